@@ -1,0 +1,48 @@
+"""What a meter is: it turns a call into samples in a child process, and samples into a value in the supervisor.
+
+This file imports no torch; a meter imports what it measures with inside `measure`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric's value with its 95 % interval and what it rests on."""
+
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+    count: int = 1  # samples
+    processes: int = 1
+    converged: bool | None = None  # None where there is nothing to converge
+    stop_reason: str = ""
+
+
+class Meter:
+    """One way to measure. The card says what it gives; `measure` runs in the child, `reduce` in the supervisor."""
+
+    metrics: ClassVar[dict[str, tuple[str, bool | None]]] = {}  # name -> (unit, higher is better; None = neither)
+    method: ClassVar[str] = ""  # one sentence, printed by `cab list meters` and beside the numbers
+    version: ClassVar[int] = 1  # of the method; another version is another number
+    environment: ClassVar[bool] = False  # whether the host matters
+    processes: ClassVar[int] = 1  # how many fresh processes one value takes
+    pinned_allocator: ClassVar[bool] = False  # whether the child pins glibc's allocator first
+
+    def unavailable(self, device: str) -> str | None:
+        """Say why this meter cannot measure on `device` here, or None."""
+        return None
+
+    def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Measure `call` (a `cab.workload.Workload`) in the child.
+
+        Returns metric -> {"samples": [numbers], and whatever else `reduce` needs}; JSON-able.
+        """
+        raise NotImplementedError
+
+    def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
+        """Turn what `measure` returned in each process into the value. Must need nothing but these samples."""
+        samples = [float(s) for process in processes for s in process["samples"]]
+        return Reading(samples[-1], count=len(samples), processes=len(processes))
