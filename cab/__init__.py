@@ -14,7 +14,6 @@ if not (Path(__file__).parent / "mechanisms").is_dir():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cab.api import load, mechanism, run
     from cab.contracts.mechanism import Mechanism
     from cab.contracts.meter import Meter, Reading
     from cab.contracts.pattern import Pattern
@@ -34,9 +33,6 @@ _HOME = {
     "Source": "cab.contracts.task",
     "Task": "cab.contracts.task",
     "Unsupported": "cab.errors",
-    "load": "cab.api",
-    "mechanism": "cab.api",
-    "run": "cab.api",
 }
 __all__ = [
     "Batch",
@@ -50,9 +46,6 @@ __all__ = [
     "Task",
     "Unsupported",
     "__version__",
-    "load",
-    "mechanism",
-    "run",
 ]
 
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported, unknown
 
@@ -53,7 +52,8 @@ class Mechanism(nn.Module):
                 why = self.refuses.get(name)
                 supported = ", ".join(self.patterns) or "none"
                 raise Unsupported(
-                    f"{type(self).__name__} does not support {name}" + (f": {why}" if why else f" (supports {supported})")
+                    f"{type(self).__name__} does not support {name}"
+                    + (f": {why}" if why else f" (supports {supported})")
                 )
             self.grade = self.patterns[name]
         if slot.key_heads != slot.heads and not self.grouped:
@@ -98,9 +98,7 @@ class Mechanism(nn.Module):
         """Count the operations that the definition needs at least; `flops` unless the mechanism says otherwise."""
         return self.flops(n, m)
 
-    def init_state(
-        self, k: Tensor | None, v: Tensor | None, key_mask: Tensor | None = None, **inputs: Tensor
-    ) -> Any:
+    def init_state(self, k: Tensor | None, v: Tensor | None, key_mask: Tensor | None = None, **inputs: Tensor) -> Any:
         """Begin streaming: read the source (CC), or tensors of length 0 (CS). A state is any nesting of tensors."""
         raise Unsupported(f"{type(self).__name__} does not stream")
 
@@ -176,7 +174,7 @@ class _Arguments:
         inputs: dict[str, Tensor],
     ) -> None:
         slot, reads = mechanism.slot, mechanism.reads
-        sizes = {
+        shapes = {
             "q": (slot.heads, slot.dim),
             "k": (slot.key_heads, slot.dim),
             "v": (slot.key_heads, slot.values),
@@ -186,9 +184,9 @@ class _Arguments:
             if (tensor is None) == (name in reads):
                 state = "is missing" if tensor is None else "was given"
                 raise ValueError(f"{name} {state}; {type(mechanism).__name__} reads '{reads}'")
-            if tensor is not None and (tensor.dim() != 4 or (tensor.shape[1], tensor.shape[3]) != sizes[name]):
-                heads, size = sizes[name]
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not (batch, {heads}, length, {size})")
+            if tensor is not None and (tensor.dim() != 4 or (tensor.shape[1], tensor.shape[3]) != shapes[name]):
+                heads, dim = shapes[name]
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not (batch, {heads}, length, {dim})")
         if not slot.pattern.cross:
             if query_mask is not None:
                 raise ValueError(f"query_mask was given; in {slot.pattern.value} key_mask is both")
@@ -198,10 +196,9 @@ class _Arguments:
                 raise ValueError(f"{mask_name} is {mask.dtype} of shape {tuple(mask.shape)}, not bool (batch, length)")
 
         keyed = [t for t in (k, v) if t is not None]
-        source_inputs = [inputs[name] for name, (axis, *_) in mechanism.inputs.items() if axis == "keys" and name in inputs]
-        target_inputs = [
-            inputs[name] for name, (axis, *_) in mechanism.inputs.items() if axis == "queries" and name in inputs
-        ]
+        axes = {name: axis for name, (axis, *_) in mechanism.inputs.items() if name in inputs}
+        source_inputs = [inputs[name] for name, axis in axes.items() if axis == "keys"]
+        target_inputs = [inputs[name] for name, axis in axes.items() if axis == "queries"]
         n = _length("queries", [q] if q is not None else [], query_mask, target_inputs)
         m = _length("keys", keyed, key_mask, source_inputs)
         if not slot.pattern.cross:
@@ -215,12 +212,12 @@ class _Arguments:
             if length > most:
                 raise ValueError(f"{length} {what} in a slot of at most {most}")
         batch = _batch([q, k, v, key_mask, query_mask, *inputs.values()])
-        missing = sorted(set(mechanism.inputs) - set(inputs))
-        if missing or set(inputs) - set(mechanism.inputs):
-            raise ValueError(f"inputs {sorted(inputs)} were given; {type(mechanism).__name__} takes {sorted(mechanism.inputs)}")
+        if set(inputs) != set(mechanism.inputs):
+            takes = f"{type(mechanism).__name__} takes {sorted(mechanism.inputs)}"
+            raise ValueError(f"inputs {sorted(inputs)} were given; {takes}")
         for name, (axis, kind, size) in mechanism.inputs.items():
             length = n if axis == "queries" else m
-            width = size if isinstance(size, int) else getattr(slot, size)
+            width: int = size if isinstance(size, int) else getattr(slot, size)
             shape = (batch, length, width) if kind == "real" else (batch, length)
             if tuple(inputs[name].shape) != shape:
                 raise ValueError(f"input {name} has shape {tuple(inputs[name].shape)}, not {shape}")
