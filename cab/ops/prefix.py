@@ -1,0 +1,34 @@
+"""Linear attention over what came before: prefix sums of outer products, in chunks, with no loop over tokens."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
+    """Return sum over j <= i of (q_i . k_j) v_j, without a normaliser.
+
+    q and k are (batch, heads, n, features), v is (batch, heads, n, size). Inside a chunk the scores are written out;
+    before it, one state (features, size) stands for everything: O(n (chunk + features) size) time, and memory
+    linear in n (Katharopoulos et al., arXiv 2006.16236, equation 10, in the block form).
+    """
+    batch, heads, n, _ = q.shape
+    tail = -n % chunk
+    q, k, v = (
+        F.pad(t, (0, 0, 0, tail)).reshape(batch, heads, -1, chunk, t.shape[-1]) for t in (q, k, v)
+    )  # (batch, heads, chunks, chunk, ·)
+    of_chunk = k.transpose(-1, -2) @ v
+    before = of_chunk.cumsum(2) - of_chunk
+    inside = (q @ k.transpose(-1, -2)).tril()
+    return (inside @ v + q @ before).flatten(2, 3)[:, :, :n]
+
+
+def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
+    """Count what `causal_linear` executes for one head: two products inside a chunk, two with the state."""
+    chunks = -(-n // chunk)
+    return 2.0 * chunks * (chunk * chunk * (features + size) + 2 * chunk * features * size)
+
+
+def appended(state: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Add keys and values (batch, heads, c, ·) to the state (batch, heads, features, size)."""
+    return state + torch.einsum("bhcf,bhcd->bhfd", k, v)
