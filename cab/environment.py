@@ -1,0 +1,132 @@
+"""The machine that measured. What decides a number's comparability is its identity; the rest is recorded beside it."""
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cab.cases import digest
+from cab.folders import PACKAGE
+
+
+def identity(device: str, threads: int | None, pinned: bool) -> dict[str, Any]:
+    """Return what times and memory depend on: machine, CPU or GPU, threads, allocator, versions. Imports no torch."""
+    on_gpu = device.startswith("cuda")
+    return {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "gpu": _gpu() if on_gpu else None,
+        "device": device,
+        "threads": threads or usable_cores(),
+        "allocator": f"{'-'.join(platform.libc_ver()) or 'libc'}{', pinned' if pinned else ''}",
+        "python": platform.python_version(),
+        "torch": installed("torch"),
+        "driver": _driver() if on_gpu else None,
+    }
+
+
+def environment_id(facts: dict[str, Any]) -> str:
+    """Name an identity."""
+    return digest(facts, 12)
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def details() -> dict[str, Any]:
+    """Return what is recorded only: clock, load and kernel now."""
+    return {"clock_mhz": _clock(), "load": round(os.getloadavg()[0], 2), "kernel": platform.release()}
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, or None, without importing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@lru_cache
+def commit() -> str:
+    """Return the commit of `cab`'s checkout, with `+` where files differ from it; the version where there is none."""
+    if not (PACKAGE.parent / ".git").exists():
+        return f"v{version('cab-bench')}" if installed("cab-bench") else "unknown"
+    git = ["git", "-C", str(PACKAGE.parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
+
+
+def available_memory() -> int:
+    """Return the bytes that a new process could take without swapping, within the control group's limit."""
+    free = _meminfo().get("MemAvailable", 0)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such control group, or no limit ("max")
+            continue
+    return max(free, 0)
+
+
+def _meminfo() -> dict[str, int]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+
+
+@lru_cache
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _clock() -> float | None:
+    try:
+        clocks = [
+            float(line.partition(":")[2])
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("cpu MHz")
+        ]
+    except (OSError, ValueError):
+        return None
+    return max(clocks, default=None)
+
+
+@lru_cache
+def _gpu() -> str | None:
+    return _nvidia("name")
+
+
+@lru_cache
+def _driver() -> str | None:
+    return _nvidia("driver_version")
+
+
+def _nvidia(query: str) -> str | None:
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip().splitlines()[0] if asked.returncode == 0 and asked.stdout.strip() else None

@@ -1,0 +1,91 @@
+"""What each key of `cab run` accepts: one table, and messages that say what was given and what is accepted."""
+
+import re
+from typing import Any
+
+from cab.cases import DTYPES, LEVELS, PASSES
+from cab.contracts.pattern import Pattern
+from cab.engines import ENGINES
+from cab.errors import UsageError, unknown
+from cab.plugins import names
+
+SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
+PRECISIONS = ("auto", "float32", "bfloat16")
+OPTIMISERS = ("adamw", "adam")
+
+_COUNTS = ("seq_len", "batch", "heads", "dim")
+_OPTIONAL_COUNTS = ("source_len", "kv_heads", "value_dim", "threads")
+_CHOICES = {
+    "pattern": tuple(Pattern.__members__),
+    "level": LEVELS,
+    "pass": PASSES,
+    "dtype": DTYPES,
+    "engine": tuple(ENGINES),
+}
+_TRAINING_CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimiser": OPTIMISERS}
+_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
+_UNITS |= {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}
+
+
+def check_root(root: dict[str, Any]) -> None:
+    """Raise `UsageError` for the first value that no case can have."""
+    for key in _COUNTS:
+        _whole(key, root[key], least=1)
+    for key in _OPTIONAL_COUNTS:
+        if root[key] is not None:
+            _whole(key, root[key], least=1)
+    _whole("seed", root["seed"], least=0)
+    for key, accepted in _CHOICES.items():
+        if root[key] not in accepted:
+            raise unknown(key, str(root[key]), accepted)
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", str(root["device"])):
+        raise unknown("device", str(root["device"]), ["cpu", "cuda", "cuda:0", "mps"])
+    _number("padding", root["padding"], 0, 1, below=True)
+    _number("timeout", root["timeout"], 0, float("inf"), above=True)
+    memory_bytes(root["memory_limit"])
+    meters = root["meters"]
+    if not isinstance(meters, list) or not meters:
+        raise UsageError(f"meters={meters}: give a list, as in meters=[latency,memory]. Accepted: {_list('meter')}")
+    for meter in meters:
+        if meter not in names("meter"):
+            raise unknown("meter", str(meter), names("meter"))
+    _check_training(root["training"])
+
+
+def memory_bytes(text: Any) -> int | None:
+    """Read `8GiB`, `500MB` or a number of bytes; None stays None."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(text).strip())
+    if not match or match[2] not in _UNITS or not float(match[1]):
+        raise UsageError(f"memory_limit={text}: give a size, as in 8GiB. Units: {', '.join(u for u in _UNITS if u)}")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _check_training(recipe: dict[str, Any]) -> None:
+    for key, accepted in _TRAINING_CHOICES.items():
+        if recipe[key] not in accepted:
+            raise unknown(f"training.{key}", str(recipe[key]), accepted)
+    for key in ("steps", "evaluate"):
+        _whole(f"training.{key}", recipe[key], least=1)
+    _whole("training.warmup", recipe["warmup"], least=0)
+    _number("training.lr", recipe["lr"], 0, float("inf"), above=True)
+    _number("training.weight_decay", recipe["weight_decay"], 0, float("inf"))
+    if recipe["clip"] is not None:
+        _number("training.clip", recipe["clip"], 0, float("inf"), above=True)
+
+
+def _whole(key: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{key}={value}: expected a whole number of at least {least}")
+
+
+def _number(key: str, value: Any, low: float, high: float, above: bool = False, below: bool = False) -> None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    if not fits or (above and value == low) or (below and value == high):
+        bounds = f"{'above' if above else 'at least'} {low}" + (f" and below {high}" if below else "")
+        raise UsageError(f"{key}={value}: expected a number {bounds}")
+
+
+def _list(kind: str) -> str:
+    return ", ".join(names(kind))

@@ -1,0 +1,211 @@
+"""The store: one file a case and meter, and the tidy table that is made of them.
+
+A file is written whole, by rename, and holds the question, the raw samples of every process, the values made of them,
+and the environment. `rows.parquet` is a cache of the files, deletable at any time.
+
+Schema 1 (2026-11): first version.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cab.cases import canonical
+from cab.errors import UsageError
+from cab.folders import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+COLUMNS = (
+    "schema case_id run_id time commit status reason mechanism params pattern grade task task_version data_source "
+    "protocol split level pass batch heads dim n m dtype device backend seed scale step settings metric unit "
+    "higher_is_better value ci_low ci_high count processes converged stop_reason environment_id"
+).split()
+FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")
+_VALUES = ("value", "ci_low", "ci_high", "count", "processes", "converged", "stop_reason")
+_ENTRY = {"schema", "case", "meter", "key", "metrics", "processes", "environment", "run_id", "time"}
+
+
+@dataclass
+class Store:
+    """A results folder. Damaged files are set aside and listed in `damaged`, never dropped."""
+
+    folder: Path
+    damaged: list[Path] = field(default_factory=list)
+
+    def open_for_writing(self) -> "Store":
+        """Make sure that results can be kept, before anything is measured."""
+        try:
+            for name in ("cases", "locks"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / "locks" / ".writable", "")
+        except OSError as error:
+            raise UsageError(
+                f"the results folder {self.folder.absolute()} cannot be written: {error.strerror}; "
+                "choose another with --results DIR"
+            ) from error
+        return self
+
+    def path(self, file: str) -> Path:
+        """Return where the file of an item (`<case id>-<key>`) lies."""
+        return self.folder / "cases" / file[:2] / f"{file}.json"
+
+    def read(self, file: str) -> dict[str, Any] | None:
+        """Return an entry, or None where there is none (or only a damaged one, which is set aside)."""
+        return self._load(self.path(file))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Keep an entry, replacing an older one of the same question and key."""
+        write_whole(self.path(f"{entry['case_id']}-{entry['key']}"), json.dumps(entry, allow_nan=False))
+
+    def entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Return every entry that can be read."""
+        for path in sorted((self.folder / "cases").glob("??/*.json")):
+            entry = self._load(path)
+            if entry is not None:
+                yield path, entry
+
+    def _load(self, path: Path) -> dict[str, Any] | None:
+        try:
+            entry = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):  # UnicodeDecodeError is a ValueError
+            return self._set_aside(path)
+        if (
+            not isinstance(entry, dict)
+            or not _ENTRY <= set(entry)
+            or path.stem != f"{entry.get('case_id')}-{entry['key']}"
+        ):
+            return self._set_aside(path)
+        return entry
+
+    def _set_aside(self, path: Path) -> None:
+        aside = self.folder / "damaged" / path.name
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+        except OSError:
+            aside = path  # a folder that cannot be written: reported all the same
+        self.damaged.append(aside)
+
+
+def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tidy rows of an entry, one a metric (and one a metric and step of a learning curve)."""
+    case = entry["case"]
+    common = {
+        "schema": entry["schema"],
+        "case_id": entry["case_id"],
+        "run_id": entry["run_id"],
+        "time": entry["time"],
+        "commit": entry.get("commit", ""),
+        "grade": entry.get("grade", ""),
+        "task_version": entry.get("task_version"),
+        "data_source": entry.get("data_source", ""),
+        "protocol": case["task_params"].get("protocol", ""),
+        "split": entry.get("split", ""),
+        "params": canonical(case["params"]),
+        "settings": canonical({"task": case["task_params"], **case["settings"]}),
+        "environment_id": entry["environment_id"],
+        "step": None,
+        **{
+            k: case[k]
+            for k in "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
+        },
+    }
+    found = []
+    for name, metric in entry["metrics"].items():
+        about = {
+            "metric": name,
+            **{k: metric.get(k) for k in ("status", "reason", "unit", "higher_is_better", *_VALUES)},
+        }
+        found.append({**common, **about})
+    for point in entry.get("curve", []):
+        for name, value in point.get("validation", {}).items():
+            metric = entry["metrics"].get(name, {})
+            about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
+            about |= {"status": "ok", "reason": "", "value": value, "step": point["step"], "split": "validation"}
+            found.append({**common, **about})
+    return found
+
+
+def table(store: Store, history: bool = False) -> "pd.DataFrame":
+    """Return the tidy table of a store; without `history`, of each question only the newest answer an environment.
+
+    Reads the cached rows of files that did not change, and the others anew.
+    """
+    import pandas as pd
+
+    cached = _cached(store.folder)
+    stamps = {}
+    for path in (store.folder / "cases").glob("??/*.json"):
+        stamps[path.stem] = path.stat().st_mtime_ns
+    fresh = cached[[stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]]
+    known = set(fresh["file"])
+    new = []
+    for file in sorted(set(stamps) - known):
+        entry = store.read(file)
+        if entry is not None:
+            extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
+            new += [{**row, **extra} for row in rows(entry)]
+    everything = _typed(pd.DataFrame(new, columns=[*COLUMNS, *_EXTRA]))
+    if len(fresh):
+        everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
+    if new or len(fresh) != len(cached):
+        _keep(everything, store.folder)
+    if not history:
+        everything = _newest(everything)
+    return everything[COLUMNS].sort_values(["time", "case_id", "metric"], kind="stable").reset_index(drop=True)
+
+
+def environments(store: Store) -> "pd.DataFrame":
+    """Return the environments of a store, one a line."""
+    import pandas as pd
+
+    found: dict[str, dict[str, Any]] = {}
+    for _, entry in store.entries():
+        found.setdefault(entry["environment_id"], {"environment_id": entry["environment_id"], **entry["environment"]})
+    return pd.DataFrame(list(found.values()), columns=None if found else ["environment_id"])
+
+
+_EXTRA = ["file", "stamp", "meter", "hosted"]
+
+
+def _newest(everything: "pd.DataFrame") -> "pd.DataFrame":
+    """Keep, of each case and meter, the newest file; where the host matters, the newest of each environment."""
+    where = everything["environment_id"].where(everything["hosted"].astype(bool), "")
+    newest = everything.groupby([everything["case_id"], everything["meter"], where])["time"].transform("max")
+    return everything[everything["time"] == newest]
+
+
+def _typed(frame: "pd.DataFrame") -> "pd.DataFrame":
+    kinds = {
+        **dict.fromkeys(("value", "ci_low", "ci_high"), "float64"),
+        **dict.fromkeys(("step", "count", "processes", "task_version"), "Int64"),
+        **dict.fromkeys(("converged", "higher_is_better"), "boolean"),
+        **dict.fromkeys(("schema", "batch", "heads", "dim", "n", "m", "seed", "stamp"), "int64"),
+        "hosted": "bool",
+    }
+    return frame.astype({name: kinds.get(name, "string") for name in frame.columns})
+
+
+def _cached(folder: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    empty = _typed(pd.DataFrame([], columns=[*COLUMNS, *_EXTRA]))
+    try:
+        frame = pd.read_parquet(folder / "rows.parquet")
+        return _typed(frame) if list(frame.columns) == list(empty.columns) else empty
+    except Exception:  # a cache: whatever is wrong with it, the files are read instead
+        return empty
+
+
+def _keep(frame: "pd.DataFrame", folder: Path) -> None:
+    try:
+        write_whole(folder / "rows.parquet", frame.to_parquet())
+    except OSError:
+        pass  # a results folder of somebody else's, read only: the next report reads the files again
