@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cab.contracts.pattern import Pattern
     from cab.contracts.slot import Slot
     from cab.contracts.task import Batch, Missing, Source, Task
-    from cab.errors import Unsupported
+    from cab.errors import Unsupported, UsageError
+    from cab.library import load, mechanism, run
 
 # No public function may have the name of a submodule: importing the submodule would put it in the function's place.
 _HOME = {
@@ -33,6 +34,10 @@ _HOME = {
     "Source": "cab.contracts.task",
     "Task": "cab.contracts.task",
     "Unsupported": "cab.errors",
+    "UsageError": "cab.errors",
+    "load": "cab.library",
+    "mechanism": "cab.library",
+    "run": "cab.library",
 }
 __all__ = [
     "Batch",
@@ -45,7 +50,11 @@ __all__ = [
     "Source",
     "Task",
     "Unsupported",
+    "UsageError",
     "__version__",
+    "load",
+    "mechanism",
+    "run",
 ]
 
 

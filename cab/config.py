@@ -72,7 +72,7 @@ def parse(overrides: list[str]) -> Axes:
             except HydraException as error:
                 raise UsageError(f"cannot expand '{text}': {str(error).splitlines()[0]}") from error
         else:
-            values = [value]
+            values = [value]  # type: ignore[list-item]
         if not values:
             raise UsageError(f"'{text}' is an empty sweep: it stands for no value at all")
         axes[key] = [v.text if isinstance(v, QuotedString) else v for v in values]

@@ -1,8 +1,8 @@
 """What `cab` raises at its users.
 
 `UsageError` is for what was asked wrongly (exit code 2, one message, no stack trace). `Unsupported` is for what was
-asked rightly and is impossible here; it becomes a row's status. A hyper-parameter that is valid nowhere is a plain
-`ValueError`.
+asked rightly and is impossible here, `Wrong` for a computation that fails its check; each becomes a row's status. A
+hyper-parameter that is valid nowhere is a plain `ValueError`.
 """
 
 from collections.abc import Iterable
@@ -15,6 +15,10 @@ class UsageError(Exception):
 
 class Unsupported(Exception):
     """This mechanism cannot do this in this slot, backend, device, dtype or pass; `str` of it is the reason."""
+
+
+class Wrong(Exception):
+    """This mechanism does not compute what it should, so no number of it is given; `str` of it is the reason."""
 
 
 def unknown(kind: str, given: str, accepted: Iterable[str], hint: str = "") -> UsageError:

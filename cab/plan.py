@@ -65,7 +65,7 @@ def plan(overrides: Sequence[str]) -> Plan:
     expanded = points(list(overrides))
     _check_backends(expanded)
     for point in expanded:
-        case = _case(point)
+        case = case_of(point)
         if case.id not in found:  # points that come out identical are one case
             found[case.id] = _items(point, case)
     cards.keep()
@@ -81,7 +81,8 @@ def plan(overrides: Sequence[str]) -> Plan:
     return Plan(sorted(items, key=lambda item: item.case.seed))
 
 
-def _case(point: Point) -> Case:
+def case_of(point: Point) -> Case:
+    """Return the case that a point asks for; in self patterns there is no source, and m is n."""
     root = point.root
     cross = Pattern.of(root["pattern"]).cross
     settings = {key: root[key] for key, usual in _TIMING_DEFAULTS.items() if root[key] != usual}

@@ -81,7 +81,8 @@ class Store:
             or not _ENTRY <= set(entry)
             or path.stem != f"{entry.get('case_id')}-{entry['key']}"
         ):
-            return self._set_aside(path)
+            self._set_aside(path)
+            return None
         return entry
 
     def _set_aside(self, path: Path) -> None:
@@ -144,7 +145,8 @@ def table(store: Store, history: bool = False) -> "pd.DataFrame":
     stamps = {}
     for path in (store.folder / "cases").glob("??/*.json"):
         stamps[path.stem] = path.stat().st_mtime_ns
-    fresh = cached[[stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]]
+    unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]
+    fresh = cached.loc[unchanged] if unchanged else cached  # an empty list would select no column
     known = set(fresh["file"])
     new = []
     for file in sorted(set(stamps) - known):

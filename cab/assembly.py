@@ -1,0 +1,55 @@
+"""Mechanisms put together: built with their hyper-parameters, and placed into the slots of a task's model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cab import plugins
+from cab.contracts.mechanism import Mechanism
+from cab.contracts.pattern import Pattern
+from cab.contracts.slot import Slot
+from cab.errors import UsageError
+from cab.layer import AttentionLayer
+
+
+def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot, backend: str = "eager") -> Mechanism:
+    """Build `cls` for a slot. A wrapper's `params["inner"]` is {"name": ..., hyper-parameters}, and is built first."""
+    own = dict(params)
+    if cls.patterns == "inner":
+        if not isinstance(own.get("inner"), Mapping) or "name" not in own["inner"]:
+            raise UsageError(f"{cls.__name__} wraps another mechanism: give it as mechanism@mechanism.inner=NAME")
+        inner = dict(own["inner"])
+        own["inner"] = build_mechanism(plugins.load("mechanism", inner.pop("name")), inner, slot)
+    return cls(slot, **own).use(backend)
+
+
+class Attention:
+    """What a task's `model` asks for its layers: the mechanism under test in slots of one pattern, softmax elsewhere.
+
+    `built` lists the mechanisms under test, in the order in which the model asked for them.
+    """
+
+    def __init__(
+        self,
+        cls: type[Mechanism],
+        params: Mapping[str, Any],
+        pattern: Pattern | str,
+        backend: str = "eager",
+        softmax: type[Mechanism] | None = None,
+    ) -> None:
+        self.cls, self.params, self.pattern, self.backend = cls, params, Pattern.of(pattern), backend
+        self._softmax = softmax
+        self.built: list[Mechanism] = []
+
+    def __call__(self, slot: Slot) -> AttentionLayer:
+        """Return the attention layer for `slot`."""
+        if slot.pattern is not self.pattern:
+            return AttentionLayer(build_mechanism(self.softmax, {}, slot, "sdpa"))
+        self.built.append(build_mechanism(self.cls, self.params, slot, self.backend))
+        return AttentionLayer(self.built[-1])
+
+    @property
+    def softmax(self) -> type[Mechanism]:
+        """The softmax mechanism: the one given, or the plug-in of that name."""
+        if self._softmax is None:
+            self._softmax = plugins.load("mechanism", "softmax")
+        return self._softmax

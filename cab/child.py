@@ -1,0 +1,214 @@
+"""What a forked child does: construct, check the laws, train, or measure. It returns samples; it writes no results.
+
+Each job is a dictionary; its answer is {"ok": ...} or {"status": ..., "reason": ...}. Nothing but the answer's file
+and the progress file is written.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cab import plugins
+from cab.cases import Case
+from cab.errors import Unsupported, UsageError, Wrong
+from cab.folders import write_whole
+
+
+def serve(job: dict[str, Any]) -> None:
+    """Do the job and write its answer."""
+    try:
+        answer = {"ok": _KINDS[job["kind"]](job)}
+    except BaseException as error:
+        answer = failure(error)
+    write_whole(Path(job["result"]), json.dumps(answer))
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """Turn an exception into a status and its reason; the traceback goes to the child's output."""
+    from cab.workload import is_out_of_memory
+
+    for kind, status in ((Unsupported, "unsupported"), (Wrong, "wrong"), (UsageError, "usage")):
+        if isinstance(error, kind):
+            return {"status": status, "reason": str(error)}
+    traceback.print_exception(error)
+    if is_out_of_memory(error):
+        return {"status": "oom", "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
+    return {"status": "error", "reason": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
+
+
+def preflight(job: dict[str, Any]) -> dict[str, Any]:
+    """Import every plug-in and construct every mechanism and task; say which cases are refused, and why.
+
+    What is wrong in every slot (`ValueError`, an import that fails, data that is missing) is a usage error.
+    """
+    import torch
+
+    from cab.assembly import build_mechanism
+    from cab.scenes import slot_of
+
+    refused: dict[str, str] = {}
+    built: dict[str, str | None] = {}
+    for question in job["cases"]:
+        case = Case.of(question)
+        _check_device(case.device, torch)
+        cls, slot = plugins.load("mechanism", case.mechanism), slot_of(case)
+        key = repr((case.mechanism, case.params, slot, case.backend))
+        if key not in built:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    build_mechanism(cls, case.params, slot, case.backend)
+                built[key] = None
+            except Unsupported as reason:
+                built[key] = str(reason)
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"mechanism '{case.mechanism}': {error}") from error
+        if built[key] is not None:
+            refused[case.id] = str(built[key])
+    for question in {
+        json.dumps([q["task"], q["task_params"], q["n"], q["m"], q["heads"], q["dim"]]): q for q in job["cases"]
+    }.values():
+        _check_task(Case.of(question), Path(job["data"]))
+    return {"refused": refused}
+
+
+def _check_device(device: str, torch: Any) -> None:
+    available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    if device not in available and not (device == "cuda" and "cuda:0" in available):
+        raise UsageError(f"device={device} is not available here. Available: {', '.join(available)}")
+
+
+def _check_task(case: Case, folder: Path) -> None:
+    from cab.contracts.task import Missing
+
+    task = build_task(case)
+    if task.trains:
+        source = task.source(folder)
+        if isinstance(source, Missing):
+            raise UsageError(f"task '{case.task}': no data in {folder.absolute()}; run: {source.run}")
+
+
+def build_task(case: Case) -> Any:
+    """Construct the case's task; `UsageError` where a hyper-parameter is valid nowhere."""
+    cls = plugins.load("task", case.task)
+    sizes = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim}
+    takes = plugins.card("task", case.task).takes
+    try:
+        return cls(**{name: sizes[name] for name in takes}, **case.task_params)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"task '{case.task}': {error}") from error
+
+
+def laws(job: dict[str, Any]) -> dict[str, Any]:
+    """Run every law on the mechanism in one pattern, and its own hyper-parameters against `reference`."""
+    import torch
+
+    from cab.conformance import check
+    from cab.contracts.pattern import Pattern
+
+    torch.set_num_threads(1)
+    cls = plugins.load("mechanism", job["mechanism"])
+    verdicts = [v for v in check(cls) if v.pattern == job["pattern"]]
+    return {
+        "failures": [f"{v.law}: {v.reason}" for v in verdicts if v.status == "fail"],
+        "exempt": {v.law: v.reason for v in verdicts if v.status == "exempt"},
+        "count": len(verdicts),
+    }
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Let each of the job's meters measure one case; a meter that fails costs its own metrics only."""
+    if job["pinned"]:
+        from cab.allocator import pin
+
+        pin()
+    import torch
+
+    case = Case.of(job["case"])
+    torch.set_num_threads(job["threads"])
+    start = time.monotonic()
+    meters = {name: plugins.load("meter", name)() for name in job["meters"]}
+    workload = _workload(case, Path(job["data"]), real=any(meter.environment for meter in meters.values()))
+    answers: dict[str, Any] = {}
+    for name, meter in meters.items():
+        try:
+            if meter.environment:
+                workload.check()
+            answers[name] = {"ok": meter.measure(workload, case)}
+        except BaseException as error:
+            answers[name] = failure(error)
+    return {"meters": answers, "seconds": time.monotonic() - start}
+
+
+def _workload(case: Case, data: Path, real: bool) -> Any:
+    from cab.workload import build
+
+    classes = [plugins.load("task", case.task), plugins.load("mechanism", case.mechanism)]
+    classes.append(plugins.load("mechanism", "softmax"))
+    if not real:  # what is counted needs no memory: a million tokens on meta tensors
+        try:
+            return build(replace(case, device="meta"), *classes, folder=data)
+        except (NotImplementedError, RuntimeError):  # an operation that cannot do without values
+            pass
+    return build(case, *classes, folder=data)
+
+
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Train the case's model and return its test scores, one an example, with the learning curve."""
+    import torch
+
+    from cab.assembly import Attention
+    from cab.contracts.task import Missing
+    from cab.training import train as fit
+
+    case = Case.of(job["case"])
+    torch.set_num_threads(job["threads"])
+    task = build_task(case)
+    source = task.source(Path(job["data"]))
+    if isinstance(source, Missing):
+        raise UsageError(f"task '{case.task}': no data in {job['data']}; run: {source.run}")
+    attention = Attention(plugins.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
+    with torch.random.fork_rng():
+        torch.manual_seed(case.seed)
+        model = task.model(attention).to(case.device)
+    done = fit(
+        task,
+        model,
+        Path(job["data"]),
+        case.settings["training"],
+        batch=case.batch,
+        seed=case.seed,
+        device=case.device,
+        checkpoint=None,
+        progress=_progress(job["progress"]),
+    )
+    return {
+        "metrics": {name: {"samples": values} for name, values in done.scores.items()},
+        "curve": done.curve,
+        "best_step": done.best_step,
+        "floors": task.floors(),
+        "source": {"name": source.name, "comparable": source.comparable, "counts": source.counts, "note": source.note},
+    }
+
+
+def _progress(path: str) -> Callable[[str], None]:
+    last = [0.0]
+
+    def tell(line: str) -> None:
+        if time.monotonic() - last[0] > 0.2:
+            last[0] = time.monotonic()
+            write_whole(Path(path), line)
+
+    return tell
+
+
+_KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "preflight": preflight,
+    "laws": laws,
+    "measure": measure,
+    "train": train,
+}

@@ -1,0 +1,77 @@
+"""Counted FLOPs: what PyTorch's counter sees, with the operations that it misses added.
+
+2 per multiply-add of a product or convolution, 5 N log2 N per FFT of N points, nothing elementwise: the conventions
+of `Mechanism.flops`. The counter of torch 2.13 knows neither SDPA's kernel on the CPU, nor FFTs, nor products of a
+matrix or a vector with a vector.
+"""
+
+from collections.abc import Callable, Sequence
+from math import log2, prod
+from typing import Any
+
+import torch
+from torch.utils import flop_counter
+
+Shape = Sequence[int]
+
+
+def count(call: Callable[[], Any]) -> float:
+    """Count the floating-point operations of one call."""
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def _formulas() -> dict[Any, Any]:
+    aten = torch.ops.aten
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward,
+        aten._fft_r2c: _fft,
+        aten._fft_c2c: _fft,
+        aten._fft_c2r: _inverse_real_fft,
+        aten.mv: _mv,
+        aten.addmv: _addmv,
+        aten.dot: _dot,
+        aten.vdot: _dot,
+    }
+
+
+# The formulas get shapes in the place of tensors; `out_shape` is the result's.
+
+
+def _sdpa(q: Shape, k: Shape, v: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return flop_counter.sdpa_flop_count(q, *_grouped(q, k, v))  # type: ignore[no-any-return]
+
+
+def _sdpa_backward(grad: Shape, q: Shape, k: Shape, v: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return flop_counter.sdpa_backward_flop_count(grad, q, *_grouped(q, k, v))  # type: ignore[no-any-return]
+
+
+def _grouped(q: Shape, k: Shape, v: Shape) -> tuple[Shape, Shape]:
+    """Give keys and values as many heads as the queries have, which compute with them."""
+    return (k[0], q[1], *k[2:]), (v[0], q[1], *v[2:])
+
+
+def _fft(x: Shape, dim: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> float:
+    return _fft_flops(prod(x), prod(x[d] for d in dim))
+
+
+def _inverse_real_fft(x: Shape, dim: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> float:
+    return _fft_flops(prod(out_shape), prod(out_shape[d] for d in dim))
+
+
+def _fft_flops(values: int, points: int) -> float:
+    return 5.0 * values * log2(points) if points > 1 else 0.0
+
+
+def _mv(matrix: Shape, vector: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _addmv(bias: Shape, matrix: Shape, vector: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _dot(a: Shape, b: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(a)

@@ -1,0 +1,63 @@
+"""`cab data`: which data the tasks would use, and getting them. Imports torch, through the tasks."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from cab import plugins
+from cab.cases import Case
+from cab.child import build_task
+from cab.config import points
+from cab.contracts.task import Missing
+from cab.errors import UsageError
+from cab.plan import case_of
+
+
+def print_sources(folder: Path, out: Console) -> None:
+    """Print, for each task that trains, the data that a run would use now."""
+    for name in plugins.names("task"):
+        if not plugins.card("task", name).facts["trains"]:
+            out.print(f"[bold]{escape(name)}[/]: needs no data", highlight=False)
+            continue
+        try:
+            source = _task(name).source(folder)
+        except UsageError as error:
+            out.print(f"[bold]{escape(name)}[/]: [red]unusable[/]: {escape(str(error))}", highlight=False)
+            continue
+        if isinstance(source, Missing):
+            out.print(f"[bold]{escape(name)}[/]: [red]missing[/]; run: {escape(source.run)}", highlight=False)
+            continue
+        counts = ", ".join(f"{count:,} {split}" for split, count in source.counts.items())
+        compare = "comparable" if source.comparable else "not comparable"
+        out.print(
+            f"[bold]{escape(name)}[/]: {escape(source.name)} ({counts}); {compare} with published numbers",
+            highlight=False,
+        )
+        if source.note:
+            out.print(f"  {escape(source.note)}", highlight=False)
+
+
+def get(name: str, folder: Path, out: Console) -> None:
+    """Fetch a task's data into `folder`."""
+    card = plugins.card("task", name)
+    if not card.facts["trains"]:
+        raise UsageError(f"task '{name}' needs no data")
+    if "fetch" not in card.methods:
+        raise UsageError(f"task '{name}' has nothing to fetch")
+    task = _task(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        task.fetch(folder)
+    except OSError as error:
+        raise UsageError(f"the data of '{name}' could not be brought to {folder.absolute()}: {error}") from error
+    source = task.source(folder)
+    if isinstance(source, Missing):
+        raise UsageError(f"the data of '{name}' are still missing after fetching; run: {source.run}")
+    out.print(f"{escape(name)}: {escape(source.name)} in {folder}", highlight=False)
+
+
+def _task(name: str) -> Any:
+    case: Case = case_of(points([f"task={name}", "mechanism=none"])[0])
+    return build_task(case)

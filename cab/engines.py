@@ -1,0 +1,31 @@
+"""Engines: each gets a plan's items and runs a supervisor where the device is. `local` is this machine."""
+
+from collections.abc import Callable, Sequence
+
+from cab import keys
+from cab.plan import Item
+from cab.records import Store
+from cab.server import Server
+from cab.supervisor import Options, Report, Supervisor
+
+Engine = Callable[[Sequence[Item], Store, Options, Report], None]
+
+
+def local(items: Sequence[Item], store: Store, options: Options, report: Report) -> None:
+    """Measure on this machine, one child at a time."""
+    with Server() as server:
+        supervisor = Supervisor(store, server, options, report)
+        pending = supervisor.pending(items)
+        report.start(sum(item.processes for item in items), sum(item.processes for item in pending))
+        if pending:
+            supervisor.preflight(pending)
+            supervisor.carry_out(pending)
+
+
+_ENGINES: dict[str, Engine] = {"local": local}
+assert tuple(_ENGINES) == keys.ENGINES
+
+
+def engine(name: str) -> Engine:
+    """Return the engine called `name`, one of `cab.keys.ENGINES`."""
+    return _ENGINES[name]

@@ -1,0 +1,162 @@
+"""`cab list` and `cab show`: what plug-ins there are and what each is, from their cards alone."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cab import cards, plugins
+from cab.cards import Card
+from cab.config import node, options
+from cab.contracts.pattern import Pattern
+from cab.errors import UsageError, unknown
+from cab.folders import beside
+from cab.printing import lines
+
+KINDS = ("mechanisms", "tasks", "meters", "grids")
+
+
+def print_list(what: str, out: Console) -> None:
+    """Print the plug-ins of a kind, or of every kind."""
+    if what and what not in KINDS:
+        raise unknown("kind", what, KINDS)
+    printers = {"mechanisms": _mechanisms, "tasks": _tasks, "meters": _meters, "grids": _grids}
+    for kind in [what] if what else KINDS:
+        printers[kind](out)
+    cards.keep()
+
+
+def print_plugin(what: str, out: Console) -> None:
+    """Print one plug-in: `mechanism=NAME`, `task=NAME`, or the name alone where it is clear."""
+    kind, equals, name = what.partition("=")
+    if not equals:
+        owners = [k for k in plugins.KINDS if what in plugins.names(k)]
+        if not owners and not plugins.is_file(what):
+            raise unknown("plug-in", what, [f"{k}={n}" for k in ("mechanism", "task") for n in plugins.names(k)])
+        kind, name = (owners or ["mechanism"])[0], what
+    if kind not in plugins.KINDS:
+        raise unknown("kind of plug-in", kind, plugins.KINDS)
+    card = plugins.card(kind, name)
+    out.print(escape(card.doc.strip()), highlight=False)
+    out.print()
+    {"mechanism": _show_mechanism, "task": _show_task, "meter": _show_meter}[kind](card, out)
+
+
+def grades(card: Card) -> dict[str, str]:
+    """Return pattern -> grade, or - where it is refused."""
+    patterns = card.facts["patterns"]
+    if not isinstance(patterns, dict):
+        return dict.fromkeys(Pattern.__members__, "as inner")
+    return {name: patterns.get(name, "-") for name in Pattern.__members__}
+
+
+def _mechanisms(out: Console) -> None:
+    table = Table(title="Mechanisms", title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for column in ("name", *Pattern.__members__, "streams", "exact", "backends", "cost", "paper", "exempt"):
+        table.add_column(column, overflow="fold")
+    exemptions = []
+    for name, card in plugins.cards_of("mechanism").items():
+        if isinstance(card, UsageError):
+            table.add_row(escape(name), *[""] * 6, escape(f"unavailable: {card}"))
+            continue
+        facts = card.facts
+        yes = {True: "yes", False: ""}
+        more = [yes["step" in card.methods], yes[bool(facts["exact"])], " ".join(card.backends), facts["cost"]]
+        exempt = ", ".join(facts["exempt"])
+        exemptions += [f"{name} is exempt from the law {law}: {why}" for law, why in facts["exempt"].items()]
+        table.add_row(*(escape(str(cell)) for cell in (name, *grades(card).values(), *more, facts["paper"], exempt)))
+    out.print(table)
+    for line in exemptions:
+        out.print(escape(line), style="dim", highlight=False)
+    out.print()
+
+
+def _tasks(out: Console) -> None:
+    table = Table(title="Tasks", title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for column in ("name", "slots", "metrics", "scales", "what it is"):
+        table.add_column(column, overflow="fold")
+    for name, card in plugins.cards_of("task").items():
+        if isinstance(card, UsageError):
+            table.add_row(escape(name), "", "", "", escape(f"unavailable: {card}"))
+            continue
+        scales = " ".join(_scales(name))
+        cells = (name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), scales, card.headline)
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    out.print()
+
+
+def _meters(out: Console) -> None:
+    table = Table(title="Meters", title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for column in ("name", "metrics", "processes", "method", "here, on the CPU"):
+        table.add_column(column, overflow="fold")
+    for name, card in plugins.cards_of("meter").items():
+        if isinstance(card, UsageError):
+            table.add_row(escape(name), "", "", "", escape(f"unavailable: {card}"))
+            continue
+        metrics = ", ".join(f"{m} ({unit})" for m, (unit, _) in card.facts["metrics"].items()) or "the task's"
+        why = plugins.load("meter", name)().unavailable("cpu")
+        cells = (name, metrics, str(card.facts["processes"]), card.facts["method"], why or "available")
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    out.print()
+
+
+def _grids(out: Console) -> None:
+    out.print("Grids", style="bold")
+    for name in options("grid"):
+        blocks = node("grid", name).get("blocks") or []
+        out.print(f"{escape(name)}: {len(blocks)} blocks", highlight=False)
+        for block in blocks:
+            out.print(f"  {escape(' '.join(map(str, block)))}", highlight=False)
+    if not options("grid"):
+        out.print(f"none in {beside('conf') / 'grid'}")
+
+
+def _scales(name: str) -> list[str]:
+    return list(node("task", name).get("scales", {})) if name in options("task") else []
+
+
+def _params(kind: str, card: Card) -> dict[str, Any]:
+    given = node(kind, card.name) if not plugins.is_file(card.name) else {}
+    return {f"{kind}.{key}": given.get(key, default) for key, default in card.params.items()}
+
+
+def _show_mechanism(card: Card, out: Console) -> None:
+    facts, refuses = card.facts, card.facts["refuses"]
+    shown = {
+        f"pattern {k}": g if g != "-" else f"refused: {refuses.get(k, 'not declared')}" for k, g in grades(card).items()
+    }
+    shown |= {
+        "cost": facts["cost"],
+        "paper": facts["paper"] or "none",
+        "reads": ", ".join(facts["reads"]) or "nothing",
+        "inputs": ", ".join(facts["inputs"]) or "none",
+        "backends": ", ".join(card.backends),
+        "streams": "yes" if "step" in card.methods else "no",
+        "softmax, exactly": "yes" if facts["exact"] else "no",
+        "grouped key heads": "yes" if facts["grouped"] else "no",
+    }
+    shown |= {f"exempt from {law}": why for law, why in facts["exempt"].items()}
+    lines({**shown, **_params("mechanism", card), "source": card.path}, out)
+
+
+def _show_task(card: Card, out: Console) -> None:
+    facts = card.facts
+    metrics = {f"metric {k}": f"{u}, {'higher' if h else 'lower'} is better" for k, (u, h) in facts["metrics"].items()}
+    shown = {
+        "slots": ", ".join(facts["slots"]),
+        **metrics,
+        "version": facts["version"],
+        "paper": facts["paper"] or "none",
+    }
+    for name, scale in (node("task", card.name).get("scales", {}) if card.name in options("task") else {}).items():
+        shown[f"scale {name}"] = scale
+    lines({**shown, **_params("task", card), "source": card.path}, out)
+
+
+def _show_meter(card: Card, out: Console) -> None:
+    facts = card.facts
+    shown = {f"metric {name}": unit for name, (unit, _) in facts["metrics"].items()}
+    lines({**shown, "method": facts["method"], "version": facts["version"], "source": card.path}, out)

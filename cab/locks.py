@@ -1,0 +1,57 @@
+"""Locks that the kernel frees at a process's death: claims on work, and the device."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cab.folders import runtime
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Claim a piece of work; gives False where another run has it. The file goes when the claim ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _claimed(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            path.unlink(missing_ok=True)  # while it is held: nobody can hold the same file any more
+            os.close(descriptor)
+
+
+def _claimed(path: Path) -> int | None:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        try:
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # locked a file that its last holder has just removed
+
+
+@contextmanager
+def device(name: str, exclusive: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a device of this host: alone for timing, with others for training. Waits for it."""
+    descriptor = os.open(runtime() / f"{name.replace(':', '')}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""What a run and its preview look like in the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cab.runs import Preview, Run
+
+SHOWN = 40  # cases of a preview
+
+
+def console(stderr: bool = False) -> Console:
+    """Return the terminal; where there is none, lines of 120 columns."""
+    terminal = Console(stderr=stderr)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, width=120)
+
+
+def print_preview(preview: Preview, out: Console) -> None:
+    """Print what a run would do: how many cases there are, what is done already, and the cases."""
+    plan = preview.plan
+    cases = plan.cases
+    processes = sum(item.processes for item in plan.items)
+    meters = ", ".join(dict.fromkeys(item.meter for item in plan.items))
+    out.print(f"{len(cases)} cases, {len(plan.items)} measurements ({meters}), {processes} child processes;")
+    out.print(f"{preview.done} measurements are done already, {preview.refused} are unsupported.")
+    reasons = {item.case.id: item.refusal[1] for item in plan.items if item.refusal}
+    table = Table(box=None, pad_edge=False)
+    for name in ("mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", ""):
+        table.add_column(name, justify="right" if name in ("n", "m", "batch", "seed") else "left", overflow="fold")
+    for case in cases[:SHOWN]:
+        params = " ".join(f"{k}={v}" for k, v in case.params.items())
+        cells = [case.mechanism, params, case.pattern, case.task, case.n, case.m, case.batch, case.level, case.pass_]
+        cells += [case.backend, case.seed, f"unsupported: {reasons[case.id]}" if case.id in reasons else ""]
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    out.print(table)
+    if len(cases) > SHOWN:
+        out.print(f"... and {len(cases) - SHOWN} more")
+
+
+def print_run(run: Run, out: Console) -> None:
+    """Print the results of the cases that were asked for, and how they ended."""
+    from cab.records import environments
+    from cab.report import print_report
+
+    print_report(run.rows(), environments(run.store), out)
+    counts: dict[str, int] = {}
+    for status in run.statuses().values():
+        counts[status] = counts.get(status, 0) + 1
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items())
+    out.print(f"{sum(counts.values())} cases: {summary}. Results: {run.store.folder}", highlight=False)
+
+
+def lines(pairs: dict[str, Any], out: Console) -> None:
+    """Print names and values as two columns."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(escape(name), escape(str(value)))
+    out.print(table)

@@ -1,0 +1,89 @@
+"""A run: plan, measure what is missing, and say how it ended. What `cab run` and `cab.run` share."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cab.cases import STATUSES, worst
+from cab.engines import engine
+from cab.entries import finished
+from cab.errors import UsageError, unknown
+from cab.plan import Plan, plan
+from cab.records import Store, table
+from cab.supervisor import Options, Report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BAD = {"wrong", "error", "timeout", "oom"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run asked for, and the store that now holds it."""
+
+    plan: Plan
+    store: Store
+
+    def statuses(self) -> dict[str, str]:
+        """Return case id -> the worst status of its metrics."""
+        found: dict[str, list[str]] = {}
+        for item in self.plan.items:
+            entry = self.store.read(item.file)
+            names = [m["status"] for m in entry["metrics"].values()] if entry else ["error"]
+            found.setdefault(item.case.id, []).extend(names)
+        return {case: worst(of_case) for case, of_case in found.items()}
+
+    @property
+    def exit_code(self) -> int:
+        """0: all ok, unsupported or skipped; 1: some wrong, error, timeout or oom."""
+        return int(bool(BAD & set(self.statuses().values())))
+
+    def rows(self) -> "pd.DataFrame":
+        """Return the tidy rows of the cases that were asked for."""
+        everything = table(self.store)
+        return everything[everything["case_id"].isin({c.id for c in self.plan.cases})].reset_index(drop=True)
+
+
+def execute(
+    overrides: Sequence[str],
+    report: Report,
+    results: Path = Path("results"),
+    data: Path = Path("data"),
+    force: bool = False,
+    retry: Iterable[str] = (),
+) -> Run:
+    """Run what is missing or stale. `UsageError` before anything is paid; afterwards every case is a row."""
+    planned = plan(overrides)
+    again = frozenset(retry)
+    for status in again:
+        if status not in STATUSES:
+            raise unknown("status in --retry", status, STATUSES)
+    store = Store(results).open_for_writing()
+    options = Options(data=data.absolute(), force=force, retry=again)
+    engine("local")(planned.items, store, options, report)
+    for path in store.damaged:
+        report.note(f"a damaged results file was set aside: {path}")
+    return Run(planned, store)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do."""
+
+    plan: Plan
+    done: int  # items that the store holds already
+    refused: int
+
+
+def preview(overrides: Sequence[str], results: Path = Path("results")) -> Preview:
+    """Plan without running; reads the store if there is one, and writes nothing."""
+    planned = plan(overrides)
+    store = Store(results)
+    refused = sum(item.refusal is not None for item in planned.items)
+    done = sum(finished(store.read(item.file), item) for item in planned.items) if results.is_dir() else 0
+    return Preview(planned, done, refused)
+
+
+__all__ = ["Preview", "Run", "UsageError", "execute", "preview"]

@@ -1,0 +1,164 @@
+"""The supervisor's end of the fork server: start it, hand it jobs, notice its death."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cab.folders import PACKAGE
+
+TICK = 0.2  # seconds between two calls of `waiting`
+
+
+class ServerDied(Exception):
+    """The fork server ended by itself; holds the end of what it printed."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended, and what it left."""
+
+    result: dict[str, Any] | None  # what it returned; None where it died before
+    why: str  # ended, deadline, cancelled
+    exit: int | None
+    signal: int | None
+    peak: int  # bytes of its largest resident set
+    seconds: float
+    output: str  # what it printed
+
+
+class Server:
+    """A fork server that is started when first needed and started anew after its death."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="cab-"))
+        self._jobs = 0
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, once started."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the server in a session of its own, so that Ctrl-C reaches the command alone."""
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair()
+        path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), str(PACKAGE.parent)) if p)
+        self._log = open(self._folder / "server.log", "wb")
+        # -P: a file of the user's working folder must not stand in for a module of the same name
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cab.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        theirs.close()
+        self._socket, self._buffer = ours, b""
+        self._ready = False
+
+    def run(
+        self,
+        job: dict[str, Any],
+        deadline: float,
+        memory: int | None,
+        waiting: Callable[[str], None] = lambda progress: None,
+    ) -> Ending:
+        """Run a job in a child of its own; `waiting` is called with its latest progress while it runs."""
+        self.start()
+        self._jobs += 1
+        place = self._folder / str(self._jobs)
+        place.mkdir()
+        files = {name: str(place / name) for name in ("result", "output", "progress")}
+        try:
+            if not self._ready:
+                self._receive(lambda: None)
+                self._ready = True
+            self._send({**job, **files, "deadline": deadline, "memory": memory})
+            ending = self._receive(lambda: waiting(_text(files["progress"])))
+            return Ending(_result(files["result"]), **ending, output=_text(files["output"]))
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the server and with it whatever it runs."""
+        self._stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _stop(self) -> None:
+        if self._process is None:
+            return
+        self._socket.close()  # the server kills its child and ends
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+        self._process = None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            self._died(error)
+
+    def _receive(self, waiting: Callable[[], None]) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._socket], [], [], TICK)
+            if not ready:
+                waiting()
+                continue
+            try:
+                data = self._socket.recv(65536)
+            except OSError as error:
+                self._died(error)
+            if not data:
+                self._died(None)
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def _died(self, cause: BaseException | None) -> NoReturn:
+        self._stop()
+        raise ServerDied(_text(str(self._folder / "server.log"))[-2000:]) from cause
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _result(path: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(Path(path).read_bytes())  # type: ignore[no-any-return]
+    except (OSError, ValueError):
+        return None
+
+
+def describe(ending: Ending) -> str:
+    """Say in words how a child that left no result ended."""
+    if ending.signal is not None:
+        return f"killed by {signal.Signals(ending.signal).name}"
+    return f"exited with code {ending.exit} and left no result"

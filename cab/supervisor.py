@@ -1,0 +1,229 @@
+"""The supervisor: runs a plan's items through the fork server and keeps what comes back. It never raises for a case.
+
+A case is correct before it is measured: the laws run first, once, in a child of their own. Then each meter's
+processes are spread over the block in rounds, so that a drift of the machine hits all alike; each child's samples are
+stored as they come, so a kill costs one child.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cab import environment, locks, verdicts
+from cab.cases import Case
+from cab.entries import Answer, finished, merged, new_entry, statuses
+from cab.errors import UsageError
+from cab.plan import Item
+from cab.records import Store
+from cab.server import Ending, Server, ServerDied, describe
+
+BLOCK = 100  # items: the rounds of one timing are spread over about ten minutes
+PREFLIGHT_SECONDS = 600.0
+NEAR = 0.8  # a child that was killed with this share of its memory used ran out of it
+SERVER_DEATHS = 3  # a case that takes the server with it so often is an error
+
+
+class Report(Protocol):
+    """Who is told how the run goes."""
+
+    def start(self, total: int, pending: int) -> None: ...  # children: of the whole plan, and still to run
+
+    def doing(self, what: str) -> None: ...
+
+    def step(self, children: int) -> None: ...
+
+    def done(self, item: Item, status: str, reason: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; nothing here changes what is asked."""
+
+    data: Path
+    force: bool = False
+    retry: frozenset[str] = frozenset()
+
+
+class Supervisor:
+    """Carries out items on this machine."""
+
+    def __init__(self, store: Store, server: Server, options: Options, report: Report) -> None:
+        self.store, self.server, self.options, self.report = store, server, options, report
+        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        self._renewed: set[str] = set()  # files that this run has started anew
+        self._wrong: dict[str, str | None] = {}
+        self._refused: dict[str, str] = {}
+
+    def pending(self, items: Iterable[Item]) -> list[Item]:
+        """Return the items that the store does not hold yet, or that are asked for again."""
+        return [item for item in items if not finished(self._kept(item), item)]
+
+    def preflight(self, items: Sequence[Item]) -> None:
+        """Construct everything once, before anything is paid; `UsageError` says what is wrong."""
+        cases = list({i.case.id: i.case.question() for i in items if not i.refusal}.values())
+        if not cases:
+            return
+        self.report.doing("preflight: importing plug-ins")
+        answer = self._run(
+            {"kind": "preflight", "cases": cases, "data": str(self.options.data)}, PREFLIGHT_SECONDS, None
+        )
+        if answer.status != "ok":
+            raise UsageError(answer.reason)
+        self._refused = answer.value["refused"]
+        if len(self._refused) == len(cases):
+            reasons = dict.fromkeys(self._refused.values())
+            raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
+
+    def carry_out(self, items: Sequence[Item]) -> None:
+        """Measure every item; each ends in the store with a status for every metric."""
+        for start in range(0, len(items), BLOCK):
+            block = list(items[start : start + BLOCK])
+            deferred = list(block)
+            for turn in range(max(item.processes for item in block)):
+                deferred = self._round(_together(block), turn)
+            while deferred:  # another run on this store had claimed them
+                self.report.doing("waiting for another run on this store")
+                time.sleep(0.2)
+                deferred = self._round(_together(deferred), max(item.processes for item in deferred) - 1)
+
+    def _round(self, groups: Iterable[list[Item]], turn: int) -> list[Item]:
+        """Give each group of items one more process, up to `turn` + 1; return those that another run holds."""
+        busy = []
+        for group in groups:
+            if turn >= group[0].processes:
+                continue
+            with locks.claim(self.store.folder / "locks" / f"{group[0].file}.lock") as mine:
+                if not mine:
+                    busy += group
+                    continue
+                for _ in range(turn + 1):  # usually one; more where an earlier round found it claimed
+                    left = [item for item in group if not finished(self._kept(item), item, turn + 1)]
+                    if not left:
+                        break
+                    self._process(left)
+        return busy
+
+    def _process(self, items: list[Item]) -> None:
+        """Run one child for items of one case, and keep what it returns."""
+        case = items[0].case
+        answers = self._answers(items)
+        details = {**environment.details(), "time": time.time()}
+        for item in items:
+            answer = answers[item.meter]
+            entry = self._kept(item) or new_entry(item, self.run_id, environment.commit())
+            self._renewed.add(item.file)
+            if answer.status != "ok":
+                log = self._keep_output(item, answer)
+                self.report.note(f"{case.title}: {item.meter} {answer.status}: {answer.reason}{log}")
+            entry = merged(entry, item, answer, details)
+            self.store.write(entry)
+            over = finished(entry, item)
+            self.report.step(item.processes - len(entry["processes"]) + 1 if over and answer.status != "ok" else 1)
+            if over:
+                self.report.done(item, *statuses(entry))
+
+    def _answers(self, items: list[Item]) -> dict[str, Answer]:
+        item, case = items[0], items[0].case
+        refused = self._refused.get(case.id)
+        if item.refusal or refused:
+            return {i.meter: Answer(*(i.refusal or ("unsupported", refused or ""))) for i in items}
+        law = self._law(case, item.timeout)
+        if law:
+            return {i.meter: law for i in items}
+        threads = case.settings.get("threads") or environment.usable_cores()
+        job = {"kind": "train" if item.trains else "measure", "case": case.question(), "threads": threads}
+        job |= {"data": str(self.options.data), "pinned": item.pinned, "meters": [i.meter for i in items]}
+        what = f"{case.title}: {', '.join(i.meter for i in items)}"
+        self.report.doing(what)
+        timed = item.hosted and not item.trains
+        with locks.device(case.device, timed, lambda: self.report.doing(f"waiting for the device: {what}")):
+            answer = self._run(job, item.timeout, item.memory_limit, what)
+        if item.trains or answer.status != "ok":
+            return {i.meter: answer for i in items}
+        return {name: Answer.of(given) for name, given in answer.value["meters"].items()}
+
+    def _law(self, case: Case, timeout: float) -> Answer | None:
+        """Return why nothing of this case may be measured, or None where the laws hold."""
+        name = verdicts.key(case)
+        if name not in self._wrong:
+            verdict = verdicts.kept(name)
+            if verdict is None:
+                self.report.doing(f"{case.mechanism} {case.pattern}: laws")
+                job = {"kind": "laws", "mechanism": case.mechanism, "pattern": case.pattern, "params": case.params}
+                with locks.device(case.device, False):
+                    answer = self._run(job, timeout, None)
+                if answer.status != "ok":
+                    return Answer(
+                        "error" if answer.status == "usage" else answer.status,
+                        f"the laws could not be run: {answer.reason}",
+                        output=answer.output,
+                    )
+                verdict = answer.value
+                verdicts.keep(name, verdict)
+            failures = verdict["failures"]
+            more = f" (and {len(failures) - 1} more: cab check {case.mechanism})" if len(failures) > 1 else ""
+            self._wrong[name] = f"law {failures[0]}{more}" if failures else None
+        reason = self._wrong[name]
+        return Answer("wrong", reason) if reason else None
+
+    def _run(self, job: dict[str, Any], deadline: float, memory: int | None, what: str = "") -> Answer:
+        """Run a job in a child; whatever becomes of it is an answer."""
+        limit = memory if memory is not None else int(0.9 * environment.available_memory())
+        for _ in range(SERVER_DEATHS):
+            try:
+                ending = self.server.run(
+                    job,
+                    deadline,
+                    limit,
+                    lambda told: self.report.doing(f"{what}: {told}" if told else what) if what else None,
+                )
+                return _judge(ending, deadline, limit)
+            except ServerDied as error:
+                self.report.note(f"the fork server died and is started again ({str(error).strip()[-200:] or 'killed'})")
+                lost = str(error)
+        return Answer("error", f"the fork server died {SERVER_DEATHS} times under this case", output=lost)
+
+    def _kept(self, item: Item) -> dict[str, Any] | None:
+        """Return what the store holds of an item, unless it is asked for anew."""
+        entry = self.store.read(item.file)
+        if entry is None or item.file in self._renewed:
+            return entry
+        again = self.options.force or {m["status"] for m in entry["metrics"].values()} & self.options.retry
+        return None if again else entry
+
+    def _keep_output(self, item: Item, answer: Answer) -> str:
+        """Keep what a failed child printed; return where, for the message."""
+        if not answer.output.strip() or answer.status not in ("error", "oom", "timeout", "wrong"):
+            return ""
+        path = self.store.folder / "logs" / f"{item.file}.log"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(answer.output[-200_000:])
+        return f" (its output: {path})"
+
+
+def _together(items: Iterable[Item]) -> list[list[Item]]:
+    """Group items that one child measures: those of a case whose answer does not depend on the host."""
+    groups: dict[Any, list[Item]] = {}
+    for item in items:
+        alone = item.hosted or item.trains or item.processes > 1
+        groups.setdefault((item.case.id, item.meter if alone else "", bool(item.refusal)), []).append(item)
+    return list(groups.values())
+
+
+def _judge(ending: Ending, deadline: float, limit: int) -> Answer:
+    if ending.result is not None and ending.why == "ended":
+        answer = Answer.of(ending.result)
+        return Answer(answer.status, answer.reason, answer.value, ending.output)
+    if ending.why == "deadline":
+        return Answer("timeout", f"took more than {deadline:g} s", output=ending.output)
+    died = describe(ending)
+    if ending.signal is not None and ending.peak > NEAR * limit:
+        return Answer(
+            "oom", f"{died} at {ending.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB", output=ending.output
+        )
+    return Answer("error", died, output=ending.output)

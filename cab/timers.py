@@ -1,0 +1,128 @@
+"""Timers: a call's duration, many times over, in one process. They import torch for CUDA alone.
+
+Both warm up until the call is steady, and stop by one rule: when the median of the samples is known well enough, or
+at a cap, and they say which.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import repeat
+from math import ceil
+from statistics import median
+from typing import Any
+
+from cab.intervals import half_width_of_median
+
+WARM_UP = (0.010, 0.040)  # seconds: at least, at most (one call at least)
+STEADY, WINDOW = 0.03, 5  # two windows of calls whose medians differ by less are steady
+SAMPLE = 0.002  # seconds that one sample lasts at least
+BUDGET = (0.025, 0.070, 3.0)  # seconds of samples: at least, at most, and at most while there are fewer than FEWEST
+FEWEST, MOST = 5, 200  # samples
+PRECISION = 0.01  # of the median, half the width of its interval
+
+
+@dataclass
+class Timing:
+    """The durations of a call in seconds, and how they came about."""
+
+    samples: list[float] = field(default_factory=list)
+    iterations: int = 1  # calls that one sample is the mean of
+    warm_up: int = 0  # calls
+    steady: bool = False  # whether the warm-up ended because the call was
+    stop: str = ""  # precision, samples or time
+
+
+def on_cpu(call: Callable[[], Any], clock: Callable[[], int] = time.perf_counter_ns) -> Timing:
+    """Time `call` by the wall clock (in nanoseconds), with the garbage collector at rest."""
+    timing = Timing()
+    # what lives now is never looked at again, and nothing is collected between two readings of the clock
+    gc.freeze()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        durations = _warm(timing, lambda: _sample(call, 1, clock))
+        timing.iterations = max(1, ceil(SAMPLE / max(median(durations[-WINDOW:]), 1e-9)))
+        while not _enough(timing):
+            timing.samples.append(_sample(call, timing.iterations, clock))
+    finally:
+        if was_enabled:
+            gc.enable()
+        gc.unfreeze()
+    return timing
+
+
+def on_cuda(call: Callable[[], Any], device: Any) -> Timing:
+    """Time `call` on the GPU by events, each call with a cold second-level cache.
+
+    Filling a buffer twice the cache's size before each call evicts what the last one left, and gives the CPU time to
+    queue the call behind it, so that the events enclose the kernels and not the wait for them.
+    """
+    import torch
+
+    flush = _twice_the_cache(device)
+
+    def samples(count: int) -> list[float]:
+        pairs = []
+        for _ in range(count):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            flush.zero_()
+            start.record()
+            call()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize(device)
+        return [start.elapsed_time(end) / 1e3 for start, end in pairs]
+
+    timing = Timing()
+    torch.cuda.synchronize(device)
+    durations = _warm(timing, lambda: samples(1)[0])
+    # one wait for several calls, but none for long ones
+    group = max(1, min(10, int(SAMPLE * 5 / max(median(durations[-WINDOW:]), 1e-9))))
+    while not _enough(timing):
+        timing.samples += samples(group)
+    return timing
+
+
+def _warm(timing: Timing, sample: Callable[[], float]) -> list[float]:
+    """Call until the durations are steady and `WARM_UP` has passed; return them."""
+    durations: list[float] = []
+    least, most = WARM_UP
+    while True:
+        durations.append(sample())
+        timing.warm_up += 1
+        spent = sum(durations)
+        if len(durations) >= 2 * WINDOW:
+            late, early = median(durations[-WINDOW:]), median(durations[-2 * WINDOW : -WINDOW])
+            timing.steady = abs(late - early) <= STEADY * early
+        if spent >= most or (timing.steady and spent >= least):
+            return durations
+
+
+def _sample(call: Callable[[], Any], iterations: int, clock: Callable[[], int]) -> float:
+    start = clock()
+    for _ in repeat(None, iterations):
+        call()
+    return (clock() - start) / iterations / 1e9
+
+
+def _enough(timing: Timing) -> bool:
+    """Whether the samples suffice; notes the rule that says so."""
+    count = len(timing.samples)
+    spent = sum(timing.samples) * timing.iterations
+    least, most, slow = BUDGET
+    if spent >= least and half_width_of_median(timing.samples) <= PRECISION:
+        timing.stop = "precision"
+    elif count >= MOST:
+        timing.stop = "samples"
+    elif count and (spent >= slow or (count >= FEWEST and spent >= most)):
+        timing.stop = "time"
+    return bool(timing.stop)
+
+
+def _twice_the_cache(device: Any) -> Any:
+    import torch
+
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return torch.empty(2 * cache, dtype=torch.int8, device=device)

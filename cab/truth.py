@@ -1,0 +1,106 @@
+"""Correctness before measurement: a mechanism's own computation against its definition, and finite results.
+
+The truth is `reference` in float64 (`attend`, where the author wrote no definition) on the same, already rounded,
+weights and inputs.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from math import floor, log2
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cab.assembly import build_mechanism
+from cab.contracts.mechanism import Arguments, Mechanism
+from cab.decoding import stream
+from cab.draws import Draw
+from cab.errors import Unsupported, Wrong
+
+TOKENS, EXAMPLES = 301, 2  # odd, and more than the blocks that mechanisms cut sequences into
+
+
+def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: Draw, batch: int, streaming: bool) -> None:
+    """Raise `Wrong` unless the mechanism computes what `reference` defines, to the accuracy of its dtype.
+
+    float32 and float64: within the square root of the dtype's epsilon of the largest value. bfloat16 and float16: at
+    most twice the error of `reference` run in that dtype, plus half a unit in the last place of the largest value.
+    """
+    slot = mechanism.slot
+    n, m = min(TOKENS, slot.max_len), min(TOKENS, slot.keys)
+    given = draw.heads(mechanism, min(EXAMPLES, batch), n, m)
+    with torch.no_grad():
+        ours = stream(mechanism, given, n - 1) if streaming else checked(mechanism, given)
+        truth = _by_definition(mechanism, params, given, torch.float64, draw.seed)
+        largest = truth.abs().max().item()
+        eps = torch.finfo(draw.dtype).eps
+        if draw.dtype in (torch.float32, torch.float64):
+            limit, allowed = eps**0.5 * largest, "the square root of the dtype's epsilon, of the largest value"
+        else:
+            plain = _by_definition(mechanism, params, given, draw.dtype, draw.seed)
+            last_place = eps * 2.0 ** floor(log2(largest)) if largest else 0.0
+            limit = 2 * (plain.double() - truth).abs().max().item() + last_place / 2
+            allowed = f"twice the error of `reference` in {_name(draw.dtype)}, and half a unit in the last place"
+    error = (ours.double() - truth).abs().max().item()
+    if not error <= limit:  # NaN is not
+        how = "step" if streaming else f"backend {mechanism.backend}"
+        raise Wrong(
+            f"{type(mechanism).__name__}, {how}, is off from its definition by {error:.3g} at {n} tokens in "
+            f"{_name(draw.dtype)}; at most {limit:.3g} is allowed ({allowed})"
+        )
+
+
+def checked(mechanism: Mechanism, given: Mapping[str, Tensor]) -> Tensor:
+    """Compute with the mechanism's own backend; `Wrong` for a result of another shape or dtype than it must have."""
+    call = arguments(mechanism, given)
+    out = mechanism._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)
+    try:
+        return call.finish(out)
+    except ValueError as error:
+        raise Wrong(f"{type(mechanism).__name__}: {error}") from error
+
+
+def finite(results: Iterable[Tensor | None], what: str) -> None:
+    """Raise `Wrong` where a result holds NaN or infinity."""
+    for result in results:
+        if result is not None and not result.isfinite().all():
+            raise Wrong(f"{what} is not finite ({(~result.isfinite()).sum().item()} of {result.numel()} values)")
+
+
+def arguments(mechanism: Mechanism, given: Mapping[str, Tensor]) -> Arguments:
+    """Return the checked and completed arguments that `forward` would give to `attend`."""
+    named = dict(given)
+    main = [named.pop(name, None) for name in ("q", "k", "v", "key_mask", "query_mask")]
+    return Arguments(mechanism, *main, named)
+
+
+@contextmanager
+def dtype_permitting(dtype: torch.dtype) -> Iterator[None]:
+    """Turn PyTorch's "no kernel for this dtype" into `Unsupported`."""
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one
+        text = str(error)
+        if "not implemented for" in text or "Unsupported dtype" in text:
+            raise Unsupported(f"no kernel for {_name(dtype)} here: {text.splitlines()[0]}") from error
+        raise
+
+
+def _by_definition(
+    mechanism: Mechanism, params: Mapping[str, Any], given: Mapping[str, Tensor], dtype: torch.dtype, seed: int
+) -> Tensor:
+    device = next(chain(given.values(), mechanism.parameters(), mechanism.buffers())).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = build_mechanism(type(mechanism), params, mechanism.slot).to(device, dtype).eval()
+    twin.load_state_dict(mechanism.state_dict())
+    if twin.defines("reference"):
+        twin._compute = twin.reference
+    same = {name: t.to(dtype) if t.is_floating_point() else t for name, t in given.items()}
+    return checked(twin, same)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,39 @@
+"""Kept verdicts of the laws: asked once per source, hyper-parameters, pattern, backend, dtype and device."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cab import fingerprint, plugins
+from cab.cases import Case, digest
+from cab.environment import installed
+from cab.folders import PACKAGE, cache, write_whole
+
+
+def key(case: Case) -> str:
+    """Name the verdict that a case needs."""
+    source = plugins.card("mechanism", case.mechanism).path
+    laws = sorted((PACKAGE / "conformance").glob("*.py"))
+    question = [fingerprint.of(source, *laws), case.mechanism, case.params, case.pattern, case.backend]
+    return digest([*question, case.dtype, case.device, installed("torch")])
+
+
+def kept(name: str) -> dict[str, Any] | None:
+    """Return a kept verdict: `failures`, `exempt`, `count`."""
+    try:
+        verdict = json.loads(_path(name).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return verdict if isinstance(verdict, dict) and isinstance(verdict.get("failures"), list) else None
+
+
+def keep(name: str, verdict: dict[str, Any]) -> None:
+    """Keep a verdict in the user's cache; a cache that cannot be written costs time only."""
+    try:
+        write_whole(_path(name), json.dumps(verdict))
+    except OSError:
+        pass
+
+
+def _path(name: str) -> Path:
+    return cache() / "verdicts" / f"{name}.json"

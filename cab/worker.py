@@ -1,0 +1,151 @@
+"""The fork server: it has torch loaded and forks one child a job, so that a case's death is only its own.
+
+It executes no tensor operation (one parallel operation before a fork hangs every child), never touches a GPU, and
+asserts before each fork that it has one thread. It is the subreaper of its children and ends when its socket closes.
+Started as `python -m cab.worker FD`; `cab.server` is the other end.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def main(connection: socket.socket) -> None:
+    """Serve jobs, one line of JSON each, until the socket closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command, which then closes the socket
+    _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # what a child would otherwise import: a first optimiser step alone costs 0.7 s of imports
+    import torch._dynamo
+    import torch.profiler
+    import torch.utils.flop_counter  # noqa: F401
+
+    import cab.child  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # the child's collector then leaves the shared pages alone
+    connection.sendall(b'{"ready": true}\n')
+    lines = connection.makefile("rb")
+    while line := lines.readline():
+        ending = _serve(json.loads(line), connection)
+        connection.sendall(json.dumps(ending).encode() + b"\n")
+
+
+def _serve(job: dict[str, Any], connection: socket.socket) -> dict[str, Any]:
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise RuntimeError(f"the fork server has {threads} threads: a child could hang")
+    start, server = time.monotonic(), os.getpid()
+    child = os.fork()
+    if child == 0:
+        _become(job, connection, server)
+    why = _wait(child, connection, start + job["deadline"])
+    if why != "ended":
+        os.kill(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)
+    _kill_descendants()
+    if why == "closed":
+        sys.exit(0)
+    return {
+        "why": why,
+        "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+        "peak": usage.ru_maxrss * 1024,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def _wait(child: int, connection: socket.socket, deadline: float) -> str:
+    """Return `ended`, `deadline`, `cancelled` or, where nobody listens any more, `closed`."""
+    ended = os.pidfd_open(child)
+    try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.register(connection, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            ready = {fd for fd, _ in poll.poll(min(left, 60.0) * 1000)}
+            if ended in ready:
+                return "ended"
+            if connection.fileno() in ready:
+                return "cancelled" if connection.recv(1, socket.MSG_PEEK) and connection.recv(64) else "closed"
+        return "deadline"
+    finally:
+        os.close(ended)
+
+
+def _kill_descendants() -> None:
+    """Kill what a case started: orphans, escaped to other sessions or not, come to the subreaper."""
+    while True:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and _parent(entry) == os.getpid():
+                try:
+                    os.kill(int(entry), signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        time.sleep(0.002)
+
+
+def _parent(pid: str) -> int:
+    try:
+        # the command's name may hold spaces and parentheses: what follows the last one is safe
+        return int(Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return 0
+
+
+def _become(job: dict[str, Any], connection: socket.socket, server: int) -> None:
+    """Turn the forked process into the job's child. Does not return."""
+    code = 1
+    try:
+        connection.close()
+        os.setsid()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != server:  # it died before the line above
+            os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if job["memory"] is not None:
+            limit = _data_bytes() + job["memory"]
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        from cab import child
+
+        child.serve(job)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _data_bytes() -> int:
+    """Return what counts towards RLIMIT_DATA now, so that the limit is relative to it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

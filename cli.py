@@ -1,0 +1,210 @@
+"""The command line: parse, call, print, exit code. What it does stands in `cab.runs`, `cab.report` and their like.
+
+Nothing heavy is imported before a command needs it, so that `--help`, TAB and `list` answer at once.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cab.errors import Unsupported, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which attention mechanism, for which pattern, at which length, and at what cost.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="The tasks' data: what is there, and how to get it.")
+app.add_typer(data_app, name="data")
+
+Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
+Data = Annotated[Path, typer.Option(help="Where the tasks' data lie.", envvar="CAB_DATA")]
+
+
+def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what a user can mend into one message and exit code 2; Ctrl-C into 130."""
+
+    @functools.wraps(command)
+    def answered(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (UsageError, Unsupported) as error:
+            typer.echo(f"cab: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            typer.echo("cab: interrupted; what was finished is kept, and the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # `cab list | head`
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+    return answered
+
+
+def _complete(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+    from cab.completion import complete
+
+    return complete(args, incomplete)
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE...", help="e.g. mechanism=agent,softmax task=speed", autocompletion=_complete),
+]
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@_answers
+def run(
+    overrides: Overrides = None,
+    results: Results = Path("results"),
+    data: Data = Path("data"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure again what is finished.")] = False,
+    retry: Annotated[str, typer.Option(help="Statuses to try again, as in oom,timeout,error.")] = "",
+) -> None:
+    """Measure mechanisms on tasks. What is finished is not run again.
+
+    KEY=a,b and KEY=range(1,5) sweep; mechanism.KEY=VALUE and task.KEY=VALUE set hyper-parameters,
+    mechanism.NAME.KEY=VALUE those of one mechanism; grid=NAME adds the blocks of a named grid.
+    """
+    from cab.printing import console, print_preview, print_run
+    from cab.progress import Display
+    from cab.runs import execute, preview
+
+    if dry_run:
+        print_preview(preview(overrides or [], results), console())
+        return
+    with Display(console(stderr=True)) as display:
+        done = execute(overrides or [], display, results, data, force, [s for s in retry.split(",") if s])
+    print_run(done, console())
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+@_answers
+def report(
+    results: Results = Path("results"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page and the tables go; results/report by default.")
+    ] = None,
+) -> None:
+    """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
+    from cab.library import load
+    from cab.printing import console
+    from cab.records import Store, environments
+    from cab.report import print_report, write_csv, write_page, write_parquet
+
+    rows, folder = load(results), out or results / "report"
+    store = Store(results)
+    places = environments(store)
+    print_report(rows, places, console())
+    written = {"results.csv": write_csv, "results.parquet": write_parquet}
+    try:
+        for name, write in written.items():
+            write(rows, folder / name)
+        write_page(rows, places, folder / "index.html")
+    except OSError as error:
+        raise UsageError(f"the report cannot be written to {folder.absolute()}: {error.strerror}") from error
+    for path in store.damaged:
+        typer.echo(f"a damaged results file was set aside: {path}", err=True)
+    typer.echo(f"written: {', '.join(str(folder / name) for name in [*written, 'index.html'])}")
+
+
+@app.command(name="list")
+@_answers
+def list_(
+    what: Annotated[str, typer.Argument(help="mechanisms, tasks, meters or grids; all by default.")] = "",
+) -> None:
+    """List mechanisms with what each can do, tasks, meters and grids."""
+    from cab.listing import print_list
+    from cab.printing import console
+
+    print_list(what, console())
+
+
+@app.command()
+@_answers
+def show(
+    what: Annotated[str, typer.Argument(metavar="mechanism=NAME | task=NAME", autocompletion=_complete)],
+) -> None:
+    """Show a plug-in: what it is, its hyper-parameters and its sources."""
+    from cab.listing import print_plugin
+    from cab.printing import console
+
+    print_plugin(what, console())
+
+
+@app.command()
+@_answers
+def check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="MECHANISM...")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every mechanism.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the laws that hold, too.")] = False,
+) -> None:
+    """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken."""
+    from cab import plugins
+    from cab.checking import check_and_print
+    from cab.printing import console
+
+    if every == bool(names):
+        raise UsageError("which mechanism? Give names, or --all. Accepted: " + ", ".join(plugins.names("mechanism")))
+    raise typer.Exit(check_and_print(plugins.names("mechanism") if every else names or [], console(), verbose))
+
+
+@data_app.command("list")
+@_answers
+def data_list(data: Data = Path("data")) -> None:
+    """Say which data each task would use now."""
+    from cab.datasets import print_sources
+    from cab.printing import console
+
+    print_sources(data, console())
+
+
+@data_app.command("get")
+@_answers
+def data_get(
+    task: Annotated[str, typer.Argument(help="The task whose data to get.")],
+    folder: Annotated[Path, typer.Option(help="Where to put them.", envvar="CAB_DATA")] = Path("data"),
+) -> None:
+    """Download or generate a task's data: verified, and moved into place whole."""
+    from cab.datasets import get
+    from cab.printing import console
+
+    get(task, folder, console())
+
+
+@app.command()
+@_answers
+def doctor(results: Results = Path("results"), data: Data = Path("data")) -> None:
+    """Say what this machine is, and what would disturb or prevent a measurement."""
+    from cab.doctor import print_diagnosis
+    from cab.printing import console
+
+    print_diagnosis(results, data, console())
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from cab import __version__
+
+        typer.echo(f"cab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Measure attention mechanisms: accuracy, FLOPs, latency and memory, in four patterns."""
+
+
+if __name__ == "__main__":
+    app()
