@@ -142,15 +142,14 @@ def table(store: Store, history: bool = False) -> "pd.DataFrame":
     import pandas as pd
 
     cached = _cached(store.folder)
-    stamps = {}
-    for path in (store.folder / "cases").glob("??/*.json"):
-        stamps[path.stem] = path.stat().st_mtime_ns
+    paths = {path.stem: path for path in (store.folder / "cases").glob("??/*.json")}
+    stamps = {file: path.stat().st_mtime_ns for file, path in paths.items()}
     unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]
     fresh = cached.loc[unchanged] if unchanged else cached  # an empty list would select no column
     known = set(fresh["file"])
     new = []
     for file in sorted(set(stamps) - known):
-        entry = store.read(file)
+        entry = store._load(paths[file])
         if entry is not None:
             extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
             new += [{**row, **extra} for row in rows(entry)]

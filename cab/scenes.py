@@ -56,6 +56,7 @@ class Scene:
     leaves: list[Tensor] = field(default_factory=list)  # what a backward pass gives gradients, beside parameters
     given: dict[str, Tensor] = field(default_factory=dict)  # of decoding: arguments of the tokens read and to come
     lesson: Lesson | None = None
+    pieces: list[Batch] = field(default_factory=list)  # the lesson's, on the device
 
 
 def attend(case: Case, plugins: Plugins, draw: Draw) -> Scene:
@@ -114,7 +115,7 @@ def model(case: Case, plugins: Plugins, draw: Draw, lesson: Lesson | None = None
     def forward() -> Tensor:
         return torch.stack([task.loss(module, piece) for piece in pieces]).mean()
 
-    return Scene(provider.built[0], module, forward, lesson=Lesson(task, pieces))
+    return Scene(provider.built[0], module, forward, lesson=lesson, pieces=pieces)
 
 
 def slot_of(case: Case, extra: int = 0) -> Slot:

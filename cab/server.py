@@ -93,7 +93,7 @@ class Server:
             if not self._ready:
                 self._receive(lambda: None)
                 self._ready = True
-            self._send({**job, **files, "deadline": deadline, "memory": memory})
+            self._send({**job, **files, "deadline": deadline, "memory": memory, "folder": os.getcwd()})
             ending = self._receive(lambda: waiting(_text(files["progress"])))
             return Ending(_result(files["result"]), **ending, output=_text(files["output"]))
         finally:

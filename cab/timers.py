@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from math import ceil
 from statistics import median
@@ -61,12 +62,12 @@ def on_cuda(call: Callable[[], Any], device: Any) -> Timing:
     """
     import torch
 
-    flush = _twice_the_cache(device)
+    flush, event = _twice_the_cache(device), partial(torch.cuda.Event, enable_timing=True)
 
     def samples(count: int) -> list[float]:
         pairs = []
         for _ in range(count):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = event(), event()
             flush.zero_()
             start.record()
             call()

@@ -72,8 +72,8 @@ def finite(results: Iterable[Tensor | None], what: str) -> None:
 def arguments(mechanism: Mechanism, given: Mapping[str, Tensor]) -> Arguments:
     """Return the checked and completed arguments that `forward` would give to `attend`."""
     named = dict(given)
-    main = [named.pop(name, None) for name in ("q", "k", "v", "key_mask", "query_mask")]
-    return Arguments(mechanism, *main, named)
+    q, k, v, key_mask, query_mask = (named.pop(name, None) for name in ("q", "k", "v", "key_mask", "query_mask"))
+    return Arguments(mechanism, q, k, v, key_mask, query_mask, named)
 
 
 @contextmanager

@@ -124,6 +124,7 @@ def _become(job: dict[str, Any], connection: socket.socket, server: int) -> None
         for stream in (1, 2):
             os.dup2(output, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(job["folder"])  # a mechanism may be a file named from there
         if job["memory"] is not None:
             limit = _data_bytes() + job["memory"]
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

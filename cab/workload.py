@@ -1,7 +1,9 @@
 """What is measured: one case's computation, set up once, checked, and run many times."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ from cab.contracts.task import Task
 from cab.decoding import Decoder
 from cab.draws import Draw
 from cab.errors import Unsupported
-from cab.scenes import Lesson, Plugins
+from cab.scenes import Lesson, Plugins, Scene
 
 _NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class Workload:
-    """A case, ready to run. `run` makes one pass and returns its results; the meter waits for the device.
+    """A case, ready to run. It is set up when it is first needed, so before a meter starts its clock.
 
     In the passes `forward` and `decode` no tensor requires a gradient, so that no graph is recorded.
     """
@@ -30,79 +32,107 @@ class Workload:
         self.case, self.plugins = case, plugins
         self.device = _device(case.device)
         self.dtype: torch.dtype = getattr(torch, case.dtype)
-        self.calls = 1  # what one run counts as: of decoding, tokens
+        self._lesson = lesson
         self._draw = Draw(case.seed, self.dtype, self.device, case.settings.get("padding", 0.0))
-        with torch.random.fork_rng(devices=[]), truth.dtype_permitting(self.dtype):
-            torch.manual_seed(case.seed)
-            if case.level == "model":
-                self._scene = scenes.model(case, plugins, self._draw, lesson)
-            else:
-                self._scene = {"attend": scenes.attend, "layer": scenes.layer}[case.level](case, plugins, self._draw)
-            self.mechanism: Mechanism = self._scene.mechanism
-            self.module: nn.Module = self._scene.module
-            self.run: Callable[[], Any] = self._pass()
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The mechanism under test; in a model, the first one."""
+        return self._scene.mechanism
+
+    @property
+    def module(self) -> nn.Module:
+        """What runs: the mechanism, its layer or the task's model."""
+        return self._scene.module
+
+    @cached_property
+    def run(self) -> Callable[[], Any]:
+        """One pass: a function that returns its results. Who times it waits for the device."""
+        scene = self._scene
+        with self._setting_up():
+            return self._pass(scene)
+
+    @property
+    def calls(self) -> int:
+        """What one run counts as: of decoding, tokens."""
+        decoder = getattr(self.run, "__self__", None)
+        return decoder.calls if isinstance(decoder, Decoder) else 1
 
     def check(self) -> None:
         """Raise `Wrong` unless the mechanism computes what it defines, and the results on the real inputs are finite.
 
         The comparison is at 301 tokens, in the case's own dtype.
         """
-        case, mode = self.case, self.module.training
-        with truth.dtype_permitting(self.dtype), torch.random.fork_rng(devices=[]):
+        case, run, mode = self.case, self.run, self.module.training
+        with self._setting_up():
             self.module.eval()
             truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
             self.module.train(mode)
             if case.backend == "compile":
                 torch.compiler.reset()  # another length was seen: the next code would be compiled for any
             if case.pass_ in ("forward", "decode"):
-                truth.finite([self.run()], "the output")
+                truth.finite([run()], "the output")
                 return
             assert self._scene.forward is not None
             with torch.no_grad():
                 truth.finite([self._scene.forward()], "the output")
             if case.pass_ != "train":  # a step changes the weights
-                truth.finite(self.run(), "a gradient")
+                truth.finite(run(), "a gradient")
 
     def twin(self, **changes: Any) -> "Workload":
-        """Set up the same case, on the same batch, with some fields changed: device, backend, pass."""
-        return Workload(replace(self.case, **changes), self.plugins, self._scene.lesson)
+        """Return the same case, on the same batch, with some fields changed: device, backend, pass."""
+        case = replace(self.case, **changes)
+        return Workload(case, self.plugins, self._scene.lesson if case.level == "model" else None)
 
-    def _pass(self) -> Callable[[], Any]:
-        case, scene = self.case, self._scene
+    @cached_property
+    def _scene(self) -> Scene:
+        case = self.case
+        with self._setting_up():
+            if case.level == "model":
+                return scenes.model(case, self.plugins, self._draw, self._lesson)
+            return (scenes.attend if case.level == "attend" else scenes.layer)(case, self.plugins, self._draw)
+
+    @contextmanager
+    def _setting_up(self) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]), truth.dtype_permitting(self.dtype):
+            torch.manual_seed(self.case.seed)
+            yield
+
+    def _pass(self, scene: Scene) -> Callable[[], Any]:
+        case = self.case
         if case.pass_ == "decode":
             if case.level != "attend":
                 raise Unsupported(f"pass=decode is of the level attend, not {case.level}")
             self._still()
-            decoder = Decoder(scene.mechanism, scene.given, case.n)
-            self.calls = decoder.calls
-            return decoder.run
+            return Decoder(scene.mechanism, scene.given, case.n).run
         assert scene.forward is not None
         if case.pass_ == "forward":
             self._still()
             return scene.forward
         scene.module.train()
         if case.pass_ == "train":
-            return self._step()
+            return self._step(scene)
         for leaf in scene.leaves:
             leaf.requires_grad_()
         leaves = [*scene.leaves, *(p for p in scene.module.parameters() if p.requires_grad)]
         if not leaves:
             raise Unsupported(f"{type(scene.mechanism).__name__} reads nothing and has no parameter: no gradient")
-        return self._backward(scene.forward, leaves)
+        return self._backward(scene, leaves)
 
     def _still(self) -> None:
         self.module.eval().requires_grad_(False)
 
-    def _step(self) -> Callable[[], Tensor]:
-        if self.case.level != "model" or self._scene.lesson is None:
+    def _step(self, scene: Scene) -> Callable[[], Tensor]:
+        if scene.lesson is None:
             raise Unsupported(f"pass=train is of the level model, not {self.case.level}")
         recipe = training.Recipe.of(self.case.settings["training"])
-        optimiser, lesson = training.optimiser(self.module, recipe), self._scene.lesson
-        return lambda: training.step(lesson.task, self.module, optimiser, lesson.pieces, recipe)
+        optimiser, task = training.optimiser(scene.module, recipe), scene.lesson.task
+        return lambda: training.step(task, scene.module, optimiser, scene.pieces, recipe)
 
-    def _backward(self, forward: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:
+    def _backward(self, scene: Scene, leaves: list[Tensor]) -> Callable[[], Any]:
         """Return a pass that gives every leaf its gradient, for one random weighting of the output."""
-        pull = None if self._scene.shape is None else self._draw.normal("pull", self._scene.shape)
+        forward, pull = scene.forward, None if scene.shape is None else self._draw.normal("pull", scene.shape)
+        assert forward is not None
 
         def gradients(out: Tensor, keep: bool) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(out, leaves, pull, retain_graph=keep, allow_unused=True)

@@ -1,0 +1,134 @@
+"""A card that is read from the source equals the class, and what cannot be read is named."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cab import cards, plugins
+from cab.errors import UsageError
+
+ALL = [(kind, name) for kind in plugins.KINDS for name in plugins.names(kind)]
+
+
+def read(path: Path, text: str, class_name: str | None = None) -> cards.Card:
+    path.write_text(text)
+    return cards.read("mechanism", path.stem, path, class_name)
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL, ids=lambda x: str(x))
+def test_what_is_read_equals_the_class(kind: str, name: str) -> None:
+    import inspect
+    import json
+
+    card, cls = plugins.card(kind, name), plugins.load(kind, name)
+    assert cls.__name__ == card.class_name
+    for fact, value in card.facts.items():
+        if hasattr(cls, fact):
+            assert json.loads(json.dumps(getattr(cls, fact))) == value, fact
+    own = {
+        p.name: (cards.REQUIRED if p.default is p.empty else p.default)
+        for p in inspect.signature(cls.__init__).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in cards.GIVEN[kind]
+    }
+    assert json.loads(json.dumps(own)) == card.params
+    if kind == "mechanism":
+        assert card.backends == cls.backends()
+        for method in ("reference", "flops", "step"):
+            assert (method in card.methods) == cls.defines(method)
+
+
+def test_reading_runs_nothing_and_takes_facts_from_bases_in_the_file(tmp_path: Path) -> None:
+    card = read(
+        tmp_path / "two.py",
+        """
+from cab import Mechanism
+raise SystemExit
+
+
+class _Family(Mechanism):
+    patterns = {"NS": "native"}
+    exact = grouped = True
+
+    def __init__(self, slot, *, window: int = -1, size=(1, 2)): ...
+
+
+class Two(_Family):
+    grouped = False
+
+    def attend_flex(self): ...
+    def step(self): ...
+""",
+    )
+    assert (card.class_name, card.facts["exact"], card.facts["grouped"], card.facts["reads"]) == (
+        "Two",
+        True,
+        False,
+        "qkv",
+    )
+    assert card.params == {"window": -1, "size": [1, 2]} and card.backends == ["eager", "flex", "compile"]
+    assert "step" in card.methods and "reference" not in card.methods
+
+
+IMPORT = "from cab import Mechanism\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{IMPORT}class A(Mechanism):\n    patterns = dict(NS='native')\n", "`patterns` in class A must be a plain"),
+        (f"{IMPORT}class A(Mechanism):\n    def __init__(self, slot, *, w=open('x')): ...\n", "default of `w` must be"),
+        (
+            f"{IMPORT}class A(Mechanism): ...\nclass B(Mechanism): ...\n",
+            "one class derived from cab.Mechanism; found A, B",
+        ),
+        ("class A: ...\n", "found none"),
+        ("class A(:\n", "not valid Python"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path / "wrong.py", text)
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    text = "from cab import Mechanism\nclass A(Mechanism):\n    cost = 'O(1)'\n"
+    assert read(tmp_path / "a.py", text).facts["cost"] == "O(1)"
+    cards.keep()
+    assert read(tmp_path / "a.py", text.replace("1", "n")).facts["cost"] == "O(n)"
+
+
+def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(tmp_path))
+    (tmp_path / "cards.json").write_text('{"x": {"kind": "mechanism"}}')
+    cards._cache.cache_clear()
+    try:
+        assert plugins.card("mechanism", "softmax").class_name == "Softmax"
+    finally:
+        cards._cache.cache_clear()
+
+
+def test_an_installed_package_brings_plugins_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (package / "attention.py").write_text(
+        "from cab import Mechanism\nclass Pluggy(Mechanism):\n    patterns = {'NS': 'native'}\n"
+    )
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[cab.mechanisms]\npluggy = their_package.attention:Pluggy\nsoftmax = their_package.attention:Pluggy\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins._places.cache_clear()
+    try:
+        assert plugins.card("mechanism", "pluggy").class_name == "Pluggy"
+        assert "their_package" not in sys.modules
+        with pytest.raises(UsageError, match="two plug-ins are called mechanism 'softmax': .* and their_package"):
+            plugins.card("mechanism", "softmax")
+    finally:
+        plugins._places.cache_clear()

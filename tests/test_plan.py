@@ -1,0 +1,88 @@
+"""What is asked decides a case's id, what the answer depends on its key."""
+
+from pathlib import Path
+
+import pytest
+
+from cab import environment, fingerprint
+from cab.cases import Case, canonical, worst
+from cab.plan import Item, plan
+
+SPEED = ["task=speed", "mechanism=linear", "seq_len=64"]
+
+
+def only(*overrides: str) -> Item:
+    (item,) = plan([*SPEED, "meters=[latency]", *overrides]).items
+    return item
+
+
+def test_a_case_survives_its_json() -> None:
+    case = only().case
+    assert Case.of(case.question()) == case and Case.of(case.question()).id == case.id
+
+
+def test_the_id_is_what_is_asked_and_nothing_else() -> None:
+    case = only().case
+    assert only("timeout=5", "memory_limit=1GiB").case.id == case.id
+    assert only("seed=1").case.id != case.id and only("mechanism.chunk=8").case.id != case.id
+    assert only("padding=0.0", "kv_heads=null").case.id == case.id  # what is usual is not part of the question
+    assert only("padding=0.5").case.settings == {"padding": 0.5}
+
+
+def test_points_that_come_out_identical_are_one_case() -> None:
+    assert len(plan([*SPEED, "pattern=NS", "source_len=8,16", "meters=[flops]"]).cases) == 1  # self has no source
+    assert len(plan([*SPEED, "pattern=NC", "source_len=8,16", "meters=[flops]"]).cases) == 2
+
+
+def test_the_key_of_a_time_holds_the_host_and_that_of_flops_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {item.meter: item.key for item in plan([*SPEED, "meters=[latency,flops]"]).items}
+    monkeypatch.setattr(environment, "_cpu", lambda: "another CPU")
+    after = {item.meter: item.key for item in plan([*SPEED, "meters=[latency,flops]"]).items}
+    assert before["latency"] != after["latency"] and before["flops"] == after["flops"]
+
+
+def test_seeds_are_outermost() -> None:
+    cases = plan([*SPEED, "seed=0,1", "pattern=NS,CS", "meters=[flops]"]).cases
+    assert [(case.seed, case.pattern) for case in cases] == [(0, "NS"), (0, "CS"), (1, "NS"), (1, "CS")]
+
+
+def test_every_metric_that_is_asked_for_is_planned() -> None:
+    items = plan([*SPEED, "meters=[latency,memory,flops]", "pattern=NS,CC"]).items
+    assert [(item.case.pattern, item.meter) for item in items] == [
+        (pattern, meter) for pattern in ("NS", "CC") for meter in ("latency", "memory", "flops")
+    ]
+    assert all(item.metrics for item in items)
+
+
+def test_the_worst_status_is_the_cases() -> None:
+    assert worst(["ok", "skipped"]) == "skipped" and worst(["oom", "wrong", "error"]) == "wrong"
+    assert worst(["ok"]) == "ok" and worst([]) == "skipped"
+
+
+def test_canonical_json_does_not_depend_on_order() -> None:
+    assert canonical({"b": 1, "a": [1, 2.5, None]}) == '{"a":[1,2.5,null],"b":1}'
+    with pytest.raises(ValueError):
+        canonical(float("nan"))
+
+
+def test_a_comment_changes_no_fingerprint_and_an_import_does(tmp_path: Path) -> None:
+    mine, helper = tmp_path / "mine.py", tmp_path / "helper.py"
+    helper.write_text("x = 1\n")
+    mine.write_text("import helper\nfrom cab.ops.softmax import visible\n")
+    first = fingerprint.of(mine)
+    mine.write_text("# a comment\nimport helper\n\n\nfrom cab.ops.softmax import visible\n")
+    fingerprint._read.cache_clear()
+    assert fingerprint.of(mine) == first
+    helper.write_text("x = 2\n")
+    fingerprint._read.cache_clear()
+    assert fingerprint.of(mine) != first
+    mine.write_text("import helper\n")
+    fingerprint._read.cache_clear()
+    assert fingerprint.of(mine) != first
+
+
+def test_a_fingerprint_covers_the_contract_behind_the_lazy_names(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("from cab import Mechanism\n")
+    read = {path.name for path in fingerprint._read(mine)[1]}
+    assert "mechanism.py" in read

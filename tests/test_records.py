@@ -1,0 +1,94 @@
+"""The store keeps files whole, and its table is tidy, typed and the newest of each environment."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cab.plan import plan
+from cab.records import COLUMNS, Store, environments, table
+
+
+def entry(
+    metric: str = "latency", value: float = 1.0, time: str = "2026-01-01T00:00:00Z", **changes: Any
+) -> dict[str, Any]:
+    case = plan(["task=speed", "mechanism=none", "seq_len=16", f"meters=[{metric}]"]).cases[0]
+    number = {"status": "ok", "reason": "", "unit": "s", "higher_is_better": False, "value": value}
+    return {
+        "schema": 1, "case": case.question(), "case_id": case.id, "meter": metric, "key": "k1", "grade": "native",
+        "task_version": 1, "hosted": True, "environment": {"host": "a"}, "environment_id": "e1", "run_id": "r",
+        "commit": "c", "time": time, "metrics": {metric: number}, "processes": [], **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path).open_for_writing()
+
+
+def test_the_table_has_the_columns_in_order_and_their_types(store: Store) -> None:
+    store.write(entry())
+    rows = table(store)
+    assert list(rows.columns) == COLUMNS and len(rows) == 1
+    assert (
+        rows["value"].dtype == "float64" and rows["processes"].dtype == "Int64" and rows["converged"].dtype == "boolean"
+    )
+    assert json.loads(rows["settings"][0]) == {"task": {}} and rows["pass"][0] == "forward"
+
+
+def test_an_empty_store_has_an_empty_table(store: Store) -> None:
+    assert list(table(store).columns) == COLUMNS and table(store).empty
+    assert list(environments(store).columns) == ["environment_id"]
+
+
+def test_the_newest_answer_of_each_environment_counts_and_history_keeps_all(store: Store) -> None:
+    store.write(entry(value=1.0, time="2026-01-01T00:00:00Z", key="k1"))
+    store.write(entry(value=2.0, time="2026-01-02T00:00:00Z", key="k2"))
+    store.write(entry(value=3.0, time="2026-01-01T00:00:00Z", key="k3", environment_id="e2"))
+    assert sorted(table(store)["value"]) == [2.0, 3.0]
+    assert sorted(table(store, history=True)["value"]) == [1.0, 2.0, 3.0]
+
+
+def test_where_the_host_does_not_matter_the_newest_alone_counts(store: Store) -> None:
+    store.write(entry("flops", 1.0, "2026-01-01T00:00:00Z", key="k1", hosted=False))
+    store.write(entry("flops", 2.0, "2026-01-02T00:00:00Z", key="k2", hosted=False, environment_id="e2"))
+    assert list(table(store)["value"]) == [2.0]
+
+
+def test_the_cached_rows_equal_the_files(store: Store) -> None:
+    store.write(entry())
+    fresh = table(store)
+    assert (store.folder / "rows.parquet").is_file()
+    pd.testing.assert_frame_equal(table(store), fresh)
+    store.write(entry(value=5.0))
+    assert list(table(store)["value"]) == [5.0]
+    (store.folder / "rows.parquet").write_bytes(b"damaged")
+    assert list(table(store)["value"]) == [5.0]
+    store.path(f"{entry()['case_id']}-k1").unlink()
+    assert table(store).empty
+
+
+def test_a_learning_curve_is_rows_with_a_step(store: Store) -> None:
+    curve = [{"step": 10, "loss": 1.0, "validation": {"latency": 0.5}}, {"step": 20, "validation": {"latency": 0.6}}]
+    store.write(entry(curve=curve, split="test"))
+    rows = table(store)
+    assert list(rows[rows["step"].notna()]["value"]) == [0.5, 0.6]
+    assert list(rows["split"].fillna("")) == ["test", "validation", "validation"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', "\x00\xff"])
+def test_a_damaged_file_is_set_aside_and_named(store: Store, content: str) -> None:
+    store.write(entry())
+    path = store.path(f"{entry()['case_id']}-k1")
+    path.write_bytes(content.encode("latin1"))
+    assert store.read(path.stem) is None
+    assert store.damaged == [store.folder / "damaged" / path.name] and not path.exists()
+
+
+def test_a_file_under_another_name_is_not_taken_for_its_question(store: Store) -> None:
+    store.write(entry())
+    path = store.path(f"{entry()['case_id']}-k1")
+    path.rename(path.with_name("0000-k1.json"))
+    assert table(store).empty and len(store.damaged) == 1

@@ -1,0 +1,293 @@
+"""Every planned case ends as a row with a status, whatever its child does; what is finished is not run again."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cab
+from cab import verdicts
+from cab.entries import finished
+from cab.errors import UsageError
+from cab.plan import plan
+from cab.progress import Silent
+from cab.records import Store
+from cab.runs import execute, preview
+from cab.server import Server, ServerDied
+from cab.supervisor import Options, Supervisor
+
+DEADLY = f"{Path(__file__).parent / 'deadly' / 'deaths.py'}:Deadly"
+FAST = ["task=speed", "meters=[memory,flops]", "batch=1", "heads=1", "dim=4", "threads=1"]
+
+
+class Notes(Silent):
+    """Remembers what the supervisor says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.ended: list[tuple[str, str, str]] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def done(self, item: Any, status: str, reason: str) -> None:
+        self.ended.append((item.meter, status, reason))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as shared:
+        yield shared
+
+
+@pytest.fixture
+def lawful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the laws as held: they have tests of their own."""
+    monkeypatch.setattr(verdicts, "kept", lambda name: {"failures": [], "exempt": {}, "count": 1})
+
+
+def carry_out(server: Server, overrides: list[str], folder: Path, **options: Any) -> tuple[dict[str, Any], Notes]:
+    """Run with a server that is already there; return meter -> metrics of the last case."""
+    notes, store = Notes(), Store(folder / "results").open_for_writing()
+    items = plan([*FAST, *overrides]).items
+    supervisor = Supervisor(store, server, Options(data=folder, **options), notes)
+    pending = supervisor.pending(items)
+    supervisor.preflight(pending)
+    supervisor.carry_out(pending)
+    return {item.meter: store.read(item.file)["metrics"] for item in items}, notes  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "reason"),
+    [
+        ("raise", "error", "RuntimeError: it went wrong"),
+        ("exit", "error", "exited with code 9 and left no result"),
+        ("kill", "error", "killed by SIGKILL"),
+        ("segfault", "error", "killed by SIGSEGV"),
+        ("memory", "oom", "memory"),
+        ("poison", "wrong", "finite"),
+    ],
+)
+def test_a_death_is_a_row_with_its_status_and_costs_its_own_metrics_only(
+    server: Server, lawful: None, elsewhere: Path, how: str, status: str, reason: str
+) -> None:
+    found, _ = carry_out(server, [f"mechanism={DEADLY}", f"mechanism.how={how}", "seq_len=512"], elsewhere)
+    assert {m["status"] for m in found["memory"].values()} == {status}
+    assert all(reason in m["reason"] for m in found["memory"].values())
+    assert found["flops"]["flops"]["status"] == "ok"
+
+
+def test_an_endless_loop_ends_at_the_deadline(server: Server, lawful: None, elsewhere: Path) -> None:
+    found, _ = carry_out(server, [f"mechanism={DEADLY}", "mechanism.how=loop", "seq_len=512", "timeout=3"], elsewhere)
+    assert found["memory"]["peak_allocated"]["status"] == "timeout"
+    assert "more than 3 s" in found["memory"]["peak_allocated"]["reason"]
+
+
+def test_a_grandchild_that_escapes_is_killed(server: Server, lawful: None, elsewhere: Path) -> None:
+    carry_out(server, [f"mechanism={DEADLY}", "mechanism.how=escape", "seq_len=512"], elsewhere)
+    assert not [line for line in _processes() if "cab-escaped-grandchild" in line]
+
+
+def test_a_memory_limit_ends_as_oom(server: Server, lawful: None, elsewhere: Path) -> None:
+    found, _ = carry_out(server, ["mechanism=softmax", "seq_len=8192", "memory_limit=200MiB"], elsewhere)
+    assert found["memory"]["peak_allocated"]["status"] == "oom"
+    assert found["flops"]["flops"]["value"] == 2 * 8192**2 * 8
+
+
+def test_the_servers_death_costs_nothing_but_time(server: Server, lawful: None, elsewhere: Path) -> None:
+    import os
+    import signal
+
+    server.start()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    found, notes = carry_out(server, ["mechanism=softmax", "seq_len=64"], elsewhere)
+    assert found["memory"]["peak_allocated"]["status"] == "ok"
+    assert any("fork server died" in note for note in notes.notes)
+
+
+def test_the_same_command_again_runs_only_what_is_missing(server: Server, lawful: None, elsewhere: Path) -> None:
+    first, notes = carry_out(server, ["mechanism=softmax", "seq_len=64", "meters=[memory]"], elsewhere)
+    assert [meter for meter, _, _ in notes.ended] == ["memory"]
+    again, notes = carry_out(server, ["mechanism=softmax", "seq_len=64", "meters=[memory,flops]"], elsewhere)
+    assert [meter for meter, _, _ in notes.ended] == ["flops"]
+    assert again["memory"] == first["memory"]
+    _, notes = carry_out(server, ["mechanism=softmax", "seq_len=64"], elsewhere, force=True)
+    assert sorted(meter for meter, _, _ in notes.ended) == ["flops", "memory"]
+
+
+def test_failures_are_tried_again_only_where_asked(server: Server, lawful: None, elsewhere: Path) -> None:
+    overrides = [f"mechanism={DEADLY}", "mechanism.how=raise", "seq_len=512"]
+    carry_out(server, overrides, elsewhere)
+    _, notes = carry_out(server, overrides, elsewhere)
+    assert notes.ended == []
+    _, notes = carry_out(server, overrides, elsewhere, retry=frozenset({"error"}))
+    assert [(meter, status) for meter, status, _ in notes.ended] == [("memory", "error")]
+
+
+def test_a_timing_short_of_processes_is_topped_up(server: Server, lawful: None, elsewhere: Path) -> None:
+    overrides = ["mechanism=none", "seq_len=16", "meters=[latency]"]
+    carry_out(server, overrides, elsewhere)
+    (item,) = plan([*FAST, *overrides]).items
+    store = Store(elsewhere / "results")
+    entry = store.read(item.file)
+    assert entry is not None and len(entry["processes"]) == 5 and entry["metrics"]["latency"]["processes"] == 5
+    kept = entry["processes"][:2]
+    store.write({**entry, "processes": kept})
+    assert not finished(store.read(item.file), item)
+    carry_out(server, overrides, elsewhere)
+    entry = store.read(item.file)
+    assert entry is not None and len(entry["processes"]) == 5 and entry["processes"][:2] == kept
+
+
+def test_a_broken_mechanism_gets_no_number(server: Server, elsewhere: Path) -> None:
+    (elsewhere / "broken.py").write_text(
+        "from cab import Mechanism\n\n\nclass Broken(Mechanism):\n    patterns = {'CS': 'native'}\n\n"
+        "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n"
+        "        return v.mean(2, keepdim=True).expand_as(v).contiguous()\n\n    reference = attend\n\n"
+        "    def flops(self, n, m, backend='eager'):\n        return 0.0\n"
+    )
+    found, _ = carry_out(server, ["mechanism=./broken.py:Broken", "pattern=CS", "seq_len=64"], elsewhere)
+    for metrics in found.values():
+        assert {m["status"] for m in metrics.values()} == {"wrong"} and not any("value" in m for m in metrics.values())
+        assert all(m["reason"].startswith("law ") for m in metrics.values())
+
+
+def test_what_is_unsupported_is_a_row_and_the_rest_is_measured(server: Server, lawful: None, elsewhere: Path) -> None:
+    grid = ["mechanism=softmax,none", "seq_len=16", "backend=sdpa", "meters=[flops]"]
+    store = Store(elsewhere / "results").open_for_writing()
+    items = plan([*FAST, *grid]).items
+    supervisor = Supervisor(store, server, Options(data=elsewhere), Silent())
+    supervisor.preflight(items)
+    supervisor.carry_out(items)
+    entries = {item.case.mechanism: store.read(item.file)["metrics"]["flops"] for item in items}  # type: ignore[index]
+    assert entries["softmax"]["status"] == "ok" and entries["none"]["status"] == "unsupported"
+    assert entries["none"]["reason"] == "none has no backend sdpa (it has eager, compile)"
+
+
+def test_nothing_that_can_be_measured_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="nothing of this can be measured: speed has no model"):
+        plan([*FAST, "mechanism=softmax", "level=model"])
+
+
+IMPORT = "from cab import Mechanism\n"
+MINE = f"{IMPORT}\n\nclass Mine(Mechanism):\n    patterns = {{'NS': 'native'}}\n"
+REFUSES = "\n    def __init__(self, slot):\n        super().__init__(slot)\n        raise ValueError('window=0')\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (f"import nothing_of_that_name\n{MINE}", "does not import: ModuleNotFoundError"),
+        (MINE + REFUSES, "window=0"),
+    ],
+)
+def test_preflight_finds_what_is_wrong_before_anything_is_paid(
+    server: Server, elsewhere: Path, source: str, message: str
+) -> None:
+    (elsewhere / "mine.py").write_text(source)
+    with pytest.raises(UsageError, match=message):
+        carry_out(server, ["mechanism=./mine.py:Mine"], elsewhere)
+    assert not list((elsewhere / "results" / "cases").glob("*/*"))
+
+
+@pytest.mark.parametrize(("text", "message"), [("x = 1\n", "must hold one class"), ("def (", "not valid Python")])
+def test_a_file_without_the_class_is_named(elsewhere: Path, text: str, message: str) -> None:
+    (elsewhere / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        plan([*FAST, "mechanism=./mine.py"])
+    (elsewhere / "mine.py").write_text("from cab import Mechanism\nclass Mine(Mechanism):\n    pass\n")
+    with pytest.raises(UsageError, match="unknown class in .*; did you mean 'Mine'"):
+        plan([*FAST, "mechanism=./mine.py:Mime"])
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(elsewhere: Path) -> None:
+    (elsewhere / "results").write_text("a file")
+    with pytest.raises(UsageError, match="results folder .* cannot be written"):
+        execute([*FAST, "mechanism=none"], Silent())
+
+
+def test_a_damaged_file_is_set_aside_and_the_command_goes_on(server: Server, lawful: None, elsewhere: Path) -> None:
+    overrides = ["mechanism=none", "seq_len=16", "meters=[flops]"]
+    carry_out(server, overrides, elsewhere)
+    (path,) = (elsewhere / "results" / "cases").glob("*/*.json")
+    path.write_text(path.read_text()[:100])
+    found, _ = carry_out(server, overrides, elsewhere)
+    assert found["flops"]["flops"]["status"] == "ok"
+    assert (elsewhere / "results" / "damaged" / path.name).read_text().startswith('{"schema"')
+
+
+def test_a_case_that_another_run_has_claimed_is_waited_for(server: Server, lawful: None, elsewhere: Path) -> None:
+    (item,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[flops]"]).items
+    lock = elsewhere / "results" / "locks" / f"{item.file}.lock"
+    hold = "import sys, time; from pathlib import Path; from cab.locks import claim\n"
+    hold += "with claim(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(2)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "True\n"
+        start = time.monotonic()
+        found, _ = carry_out(server, ["mechanism=none", "seq_len=16", "meters=[flops]"], elsewhere)
+        assert found["flops"]["flops"]["status"] == "ok" and other.wait() == 0
+        assert time.monotonic() - start > 1
+
+
+def test_a_preview_measures_nothing_and_counts_what_is_done(server: Server, lawful: None, elsewhere: Path) -> None:
+    overrides = [*FAST, "mechanism=softmax,none", "seq_len=16", "meters=[flops]"]
+    assert (preview(overrides).done, len(preview(overrides).plan.cases)) == (0, 2)
+    assert not (elsewhere / "results").exists()
+    carry_out(server, ["mechanism=none", "seq_len=16", "meters=[flops]"], elsewhere)
+    assert preview(overrides, elsewhere / "results").done == 1
+
+
+def test_the_library_gives_tables_and_modules(elsewhere: Path) -> None:
+    for _ in range(2):  # a second call finds no function shadowed by a submodule
+        rows = cab.run([*FAST, "mechanism=none", "seq_len=16", "meters=[flops]"], progress=False)
+        assert set(rows["metric"]) == {"flops", "flops_counted", "flops_needed"} and set(rows["status"]) == {"ok"}
+        assert len(cab.load()) == len(rows)
+        agent = cab.mechanism("softmax", pattern="CS", heads=4, dim=8, max_len=64)
+        assert type(agent).__name__ == "Softmax"
+    with pytest.raises(UsageError, match="did you mean 'softmax'"):
+        cab.mechanism("sofmax", pattern="CS", heads=4, dim=8, max_len=64)
+    with pytest.raises(UsageError, match="unknown hyper-parameter"):
+        cab.mechanism("linear", pattern="CS", heads=4, dim=8, max_len=64, chunks=3)
+    with pytest.raises(UsageError, match="there are no results in"):
+        cab.load("nowhere")
+
+
+def test_cab_run_needs_no_main_guard(elsewhere: Path) -> None:
+    overrides = [*FAST, "mechanism=none", "seq_len=16", "meters=[flops]"]
+    script = f"import cab\nrows = cab.run({overrides}, progress=False)\nprint('ran', len(rows))\n"
+    (elsewhere / "script.py").write_text(script)
+    # a module of the user's working folder that has the name of one of ours must not stand in for it
+    (elsewhere / "mechanisms.py").write_text("raise SystemExit('a foreign file was imported')\n")
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=elsewhere)
+    assert done.stdout == "ran 3\n", done.stderr
+
+
+def test_a_dead_server_says_why(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(elsewhere))
+    (elsewhere / "sitecustomize.py").write_text("raise SystemExit('no torch here')\n")
+    with Server() as server, pytest.raises(ServerDied):
+        server.run({"kind": "preflight", "cases": [], "data": "."}, 10, None)
+
+
+def test_the_store_holds_valid_json_alone(server: Server, lawful: None, elsewhere: Path) -> None:
+    carry_out(server, ["mechanism=none", "seq_len=16"], elsewhere)
+    for path in (elsewhere / "results" / "cases").glob("*/*"):
+        entry = json.loads(path.read_text())
+        assert path.name == f"{entry['case_id']}-{entry['key']}.json" and path.parent.name == entry["case_id"][:2]
+    assert not list((elsewhere / "results" / "locks").glob("*.lock"))
+
+
+def _processes() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
