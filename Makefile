@@ -1,22 +1,34 @@
-# Set-up and checks. On a fresh machine with Python 3.11 and make, `make test` needs nothing before it.
+# Set-up, demo and checks. On a fresh machine with Python 3.11 and make, each target needs nothing before it.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test clean
+.PHONY: install demo check test test-all clean
 
 install: .venv/installed
 
+# the pinned torch first: an unpinned one pulls gigabytes of CUDA packages
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-test: install
+# the main job on real data, and its report
+demo: install
+	$(BIN)/cab run mechanism=agent task=lra_text
+	$(BIN)/cab report
+
+check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+
+test: check
+	$(BIN)/pytest
+
+# what takes more than 20 seconds, too: inductor, twenty kills, a wheel with torch
+test-all: test
+	$(BIN)/pytest -m long
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache

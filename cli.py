@@ -45,10 +45,11 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
     return answered
 
 
-def _complete(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
     from cab.completion import complete
 
-    return complete(args, incomplete)
+    given = ctx.params.get("overrides") or ctx.params.get("what") or []
+    return complete([given] if isinstance(given, str) else list(given), incomplete)
 
 
 Overrides = Annotated[

@@ -11,13 +11,13 @@ _VALUES = {"pattern": list(Pattern.__members__), "level": LEVELS, "pass": PASSES
 
 def complete(args: list[str], incomplete: str) -> list[str]:
     """Return the completions of the last word. bash splits words at `=`, zsh and fish do not: both are understood."""
-    if "=" in incomplete and incomplete != "=":
+    if "=" in incomplete:
         key, _, value = incomplete.partition("=")
         return [f"{key}={v}" for v in _values(key, value, args)]
-    if incomplete == "=" and args:
-        return _values(args[-1], "", args)
     if len(args) > 1 and args[-1] == "=":
         return _values(args[-2], incomplete, args)
+    if args and not incomplete and "=" not in args[-1] and args[-1].partition(".")[0] in root():
+        return _values(args[-1], "", args)  # the `=` itself was the last word
     keys = [f"{key}=" for key in root() if key != "training"]
     keys += [f"training.{key}=" for key in root()["training"]]
     keys += [f"mechanism.{param}=" for name in _chosen("mechanism", args) for param in _params("mechanism", name)]

@@ -179,7 +179,9 @@ def _expand(block: Axes) -> list[Point]:
                 axes = [plain, recipe, task_own[task_name], own[name]]
                 for values in product(*(v for axis in axes for v in axis.values())):
                     chosen = iter(values)
-                    point = Point(deepcopy(base), card, dict(defaults), task, dict(task_base))
+                    # shallow copies: what is nested deeper is never changed
+                    own_root = {**base, "training": dict(base["training"])}
+                    point = Point(own_root, card, dict(defaults), task, dict(task_base))
                     point.root.update({key: next(chosen) for key in plain})
                     point.root["training"].update({key.removeprefix("training."): next(chosen) for key in recipe})
                     point.task_params.update({key: next(chosen) for key in task_own[task_name]})

@@ -23,7 +23,7 @@ def identity(device: str, threads: int | None, pinned: bool) -> dict[str, Any]:
         "gpu": _gpu() if on_gpu else None,
         "device": device,
         "threads": threads or usable_cores(),
-        "allocator": f"{'-'.join(platform.libc_ver()) or 'libc'}{', pinned' if pinned else ''}",
+        "allocator": f"{_libc()}{', pinned' if pinned else ''}",
         "python": platform.python_version(),
         "torch": installed("torch"),
         "driver": _driver() if on_gpu else None,
@@ -45,6 +45,7 @@ def details() -> dict[str, Any]:
     return {"clock_mhz": _clock(), "load": round(os.getloadavg()[0], 2), "kernel": platform.release()}
 
 
+@lru_cache
 def installed(package: str) -> str | None:
     """Return the version of an installed package, or None, without importing it."""
     try:
@@ -98,6 +99,11 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@lru_cache
+def _libc() -> str:
+    return "-".join(platform.libc_ver()) or "libc"
 
 
 def _clock() -> float | None:

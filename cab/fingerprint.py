@@ -13,6 +13,7 @@ from cab.folders import PACKAGE, beside
 _PLUGINS = ("mechanisms", "tasks")
 
 
+@cache
 def of(*paths: str | Path) -> str:
     """Hash the files and everything of `cab` that they import, directly or not."""
     trees: dict[Path, str] = {}

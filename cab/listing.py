@@ -11,7 +11,6 @@ from cab.cards import Card
 from cab.config import node, options
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.folders import beside
 from cab.printing import lines
 
 KINDS = ("mechanisms", "tasks", "meters", "grids")
@@ -28,15 +27,17 @@ def print_list(what: str, out: Console) -> None:
 
 
 def print_plugin(what: str, out: Console) -> None:
-    """Print one plug-in: `mechanism=NAME`, `task=NAME`, or the name alone where it is clear."""
+    """Print one plug-in: `mechanism=NAME`, `task=NAME`, `grid=NAME`, or the name alone where it is clear."""
     kind, equals, name = what.partition("=")
     if not equals:
         owners = [k for k in plugins.KINDS if what in plugins.names(k)]
         if not owners and not plugins.is_file(what):
-            raise unknown("plug-in", what, [f"{k}={n}" for k in ("mechanism", "task") for n in plugins.names(k)])
+            raise unknown("plug-in", what, [name for kind in plugins.KINDS for name in plugins.names(kind)])
         kind, name = (owners or ["mechanism"])[0], what
+    if kind == "grid":
+        return _show_grid(name, out)
     if kind not in plugins.KINDS:
-        raise unknown("kind of plug-in", kind, plugins.KINDS)
+        raise unknown("kind of plug-in", kind, [*plugins.KINDS, "grid"])
     card = plugins.card(kind, name)
     out.print(escape(card.doc.strip()), highlight=False)
     out.print()
@@ -74,14 +75,13 @@ def _mechanisms(out: Console) -> None:
 
 def _tasks(out: Console) -> None:
     table = Table(title="Tasks", title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for column in ("name", "slots", "metrics", "scales", "what it is"):
+    for column in ("name", "slots", "metrics", "what it is"):
         table.add_column(column, overflow="fold")
     for name, card in plugins.cards_of("task").items():
         if isinstance(card, UsageError):
-            table.add_row(escape(name), "", "", "", escape(f"unavailable: {card}"))
+            table.add_row(escape(name), "", "", escape(f"unavailable: {card}"))
             continue
-        scales = " ".join(_scales(name))
-        cells = (name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), scales, card.headline)
+        cells = (name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), card.headline)
         table.add_row(*map(escape, cells))
     out.print(table)
     out.print()
@@ -104,18 +104,14 @@ def _meters(out: Console) -> None:
 
 
 def _grids(out: Console) -> None:
-    out.print("Grids", style="bold")
-    for name in options("grid"):
-        blocks = node("grid", name).get("blocks") or []
-        out.print(f"{escape(name)}: {len(blocks)} blocks", highlight=False)
-        for block in blocks:
-            out.print(f"  {escape(' '.join(map(str, block)))}", highlight=False)
-    if not options("grid"):
-        out.print(f"none in {beside('conf') / 'grid'}")
+    out.print(f"[bold]Grids[/]: {escape(', '.join(options('grid')) or 'none')}", highlight=False)
 
 
-def _scales(name: str) -> list[str]:
-    return list(node("task", name).get("scales", {})) if name in options("task") else []
+def _show_grid(name: str, out: Console) -> None:
+    if name not in options("grid"):
+        raise unknown("grid", name, options("grid"))
+    for block in node("grid", name)["blocks"]:
+        out.print(escape(" ".join(map(str, block))), highlight=False)
 
 
 def _params(kind: str, card: Card) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What a run and its preview look like in the terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cab.runs import Preview, Run
+if TYPE_CHECKING:
+    from cab.runs import Preview, Run
 
 SHOWN = 40  # cases of a preview
 
@@ -17,7 +18,7 @@ def console(stderr: bool = False) -> Console:
     return terminal if terminal.is_terminal else Console(stderr=stderr, width=120)
 
 
-def print_preview(preview: Preview, out: Console) -> None:
+def print_preview(preview: "Preview", out: Console) -> None:
     """Print what a run would do: how many cases there are, what is done already, and the cases."""
     plan = preview.plan
     cases = plan.cases
@@ -39,7 +40,7 @@ def print_preview(preview: Preview, out: Console) -> None:
         out.print(f"... and {len(cases) - SHOWN} more")
 
 
-def print_run(run: Run, out: Console) -> None:
+def print_run(run: "Run", out: Console) -> None:
     """Print the results of the cases that were asked for, and how they ended."""
     from cab.records import environments
     from cab.report import print_report

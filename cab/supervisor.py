@@ -110,22 +110,21 @@ class Supervisor:
 
     def _process(self, items: list[Item]) -> None:
         """Run one child for items of one case, and keep what it returns."""
-        case = items[0].case
         answers = self._answers(items)
         details = {**environment.details(), "time": time.time()}
         for item in items:
             answer = answers[item.meter]
             entry = self._kept(item) or new_entry(item, self.run_id, environment.commit())
             self._renewed.add(item.file)
-            if answer.status != "ok":
-                log = self._keep_output(item, answer)
-                self.report.note(f"{case.title}: {item.meter} {answer.status}: {answer.reason}{log}")
+            log = self._keep_output(item, answer)
             entry = merged(entry, item, answer, details)
             self.store.write(entry)
             over = finished(entry, item)
-            self.report.step(item.processes - len(entry["processes"]) + 1 if over and answer.status != "ok" else 1)
+            # a failure ends the item: none of its other processes will run
+            self.report.step(1 if answer.status == "ok" else item.processes - len(entry["processes"]))
             if over:
-                self.report.done(item, *statuses(entry))
+                status, reason = statuses(entry)
+                self.report.done(item, status, reason + log)
 
     def _answers(self, items: list[Item]) -> dict[str, Answer]:
         item, case = items[0], items[0].case

@@ -32,8 +32,7 @@ def main(connection: socket.socket) -> None:
     import torch.profiler
     import torch.utils.flop_counter  # noqa: F401
 
-    import cab.child  # noqa: F401
-
+    _warm_up()
     gc.collect()
     gc.freeze()  # the child's collector then leaves the shared pages alone
     connection.sendall(b'{"ready": true}\n')
@@ -41,6 +40,24 @@ def main(connection: socket.socket) -> None:
     while line := lines.readline():
         ending = _serve(json.loads(line), connection)
         connection.sendall(json.dumps(ending).encode() + b"\n")
+
+
+def _warm_up() -> None:
+    """Import what every child needs and read every card once, so that a child finds them in memory."""
+    import cab.assembly
+    import cab.child
+    import cab.conformance
+    import cab.training
+    import cab.workload  # noqa: F401
+    from cab import plugins
+
+    for kind in plugins.KINDS:
+        plugins.cards_of(kind)
+    for name in plugins.names("meter"):
+        try:
+            plugins.load("meter", name)
+        except Exception:  # somebody's broken meter: who asks for it is told in the child
+            continue
 
 
 def _serve(job: dict[str, Any], connection: socket.socket) -> dict[str, Any]:

@@ -65,19 +65,25 @@ def test_canonical_json_does_not_depend_on_order() -> None:
         canonical(float("nan"))
 
 
+def _forget() -> None:
+    """Sources do not change while a process plans: read them anew."""
+    fingerprint.of.cache_clear()
+    fingerprint._read.cache_clear()
+
+
 def test_a_comment_changes_no_fingerprint_and_an_import_does(tmp_path: Path) -> None:
     mine, helper = tmp_path / "mine.py", tmp_path / "helper.py"
     helper.write_text("x = 1\n")
     mine.write_text("import helper\nfrom cab.ops.softmax import visible\n")
     first = fingerprint.of(mine)
     mine.write_text("# a comment\nimport helper\n\n\nfrom cab.ops.softmax import visible\n")
-    fingerprint._read.cache_clear()
+    _forget()
     assert fingerprint.of(mine) == first
     helper.write_text("x = 2\n")
-    fingerprint._read.cache_clear()
+    _forget()
     assert fingerprint.of(mine) != first
     mine.write_text("import helper\n")
-    fingerprint._read.cache_clear()
+    _forget()
     assert fingerprint.of(mine) != first
 
 

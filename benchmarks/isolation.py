@@ -1,0 +1,58 @@
+"""What a child of its own costs: 50 `speed` cases of a trivial mechanism, each in a child, against one process.
+
+    python benchmarks/isolation.py
+
+Prints the median of the paired differences. The laws' verdict is kept, and is outside this figure.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from cab import child
+from cab.plan import plan
+from cab.server import Server
+
+CASES = 50
+
+
+def main() -> None:
+    """Print the medians and the cost of isolation."""
+    lengths = ",".join(str(16 + i) for i in range(CASES))
+    items = plan(["mechanism=none", "task=speed", f"seq_len={lengths}", "meters=[flops]", "threads=1"]).items
+    torch.set_num_threads(1)
+    apart, together = [], []
+    with tempfile.TemporaryDirectory() as data, Server() as server:
+        jobs = [
+            {
+                "kind": "measure",
+                "case": i.case.question(),
+                "data": data,
+                "pinned": False,
+                "threads": 1,
+                "meters": ["flops"],
+            }
+            for i in items
+        ]
+        server.run(jobs[0], 60, None)  # the server starts: once a run
+        child.measure(jobs[0])
+        for job in jobs:
+            start = time.perf_counter()
+            ending = server.run(job, 60, 2**33)
+            apart.append(time.perf_counter() - start)
+            assert ending.result is not None and "ok" in ending.result
+            start = time.perf_counter()
+            child.measure(job)
+            together.append(time.perf_counter() - start)
+    cost = statistics.median(a - b for a, b in zip(apart, together, strict=True))
+    print(f"{Path(__file__).name}: {len(jobs)} cases, median {1e3 * statistics.median(apart):.1f} ms in a child, ")
+    print(
+        f"{1e3 * statistics.median(together):.1f} ms in one process; isolation costs {1e3 * cost:.1f} ms (at most 40)"
+    )
+
+
+if __name__ == "__main__":
+    main()

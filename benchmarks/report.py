@@ -1,0 +1,50 @@
+"""How long the report takes on a large store: 90 mechanisms, 4 patterns, 6 lengths, 2 passes, 4 metrics.
+
+    .venv/bin/pytest -n 0 benchmarks/report.py
+
+17,280 rows. Prints the leaderboards' and the page's times; the page is written to a temporary folder.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cab.cases import digest
+from cab.records import COLUMNS
+from cab.report import leaderboard, write_page
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+METRICS = {"latency": "seconds", "flops": "FLOP", "peak_allocated": "bytes", "parameters": "parameters"}
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    """A made-up store's tidy table."""
+    found = []
+    for mechanism in range(90):
+        for pattern in ("NS", "CS", "NC", "CC"):
+            for n in LENGTHS:
+                for pass_ in ("forward", "forward_backward"):
+                    case = {"mechanism": f"m{mechanism:02}", "pattern": pattern, "n": n, "m": n, "pass": pass_}
+                    case |= {"params": "{}", "settings": "{}", "task": "speed", "level": "attend", "scale": "quick"}
+                    case |= {"batch": 2, "heads": 4, "dim": 64, "dtype": "float32", "device": "cpu", "seed": 0}
+                    case |= {"backend": "eager", "case_id": digest(case), "environment_id": "e", "status": "ok"}
+                    found += [_row(case, metric, n * (mechanism + 1.0)) for metric in METRICS]
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _row(case: dict[str, Any], metric: str, value: float) -> dict[str, Any]:
+    about = {"metric": metric, "unit": METRICS[metric], "higher_is_better": False, "value": value, "time": "1"}
+    return {**case, **about, "ci_low": value * 0.99, "ci_high": value * 1.01, "processes": 5}
+
+
+def test_leaderboards(benchmark: Any, rows: pd.DataFrame) -> None:
+    """Group, mark and rank."""
+    assert len(benchmark(leaderboard, rows)) == 48
+
+
+def test_page(benchmark: Any, rows: pd.DataFrame, tmp_path: Path) -> None:
+    """Write the whole page."""
+    benchmark(write_page, rows, pd.DataFrame(columns=["environment_id"]), tmp_path / "page.html")

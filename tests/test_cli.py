@@ -1,0 +1,121 @@
+"""The commands: one message and exit code 2 for what a user can mend, and answers without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cab.cli import app
+from typer.testing import CliRunner
+
+from cab.completion import complete
+
+HEAVY = ("torch", "pandas", "hydra", "plotly", "numpy", "scipy")
+
+
+def cab(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, list(arguments), prog_name="cab")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--help"], ()),
+        (["run", "--help"], ()),
+        (["list"], ()),
+        (["list", "mechanisms"], ()),
+        (["show", "mechanism=softmax"], ()),
+        (["run", "mechanism=softmax", "task=speed", "--dry-run"], ("hydra",)),
+        (["doctor"], ()),
+    ],
+    ids=" ".join,
+)
+def test_what_measures_nothing_imports_nothing_heavy(
+    arguments: list[str], allowed: tuple[str, ...], elsewhere: Path
+) -> None:
+    banned = [name for name in HEAVY if name not in allowed]
+    code = (
+        "import sys\nfrom cab.cli import app\n"
+        f"try:\n    app({arguments!r}, prog_name='cab')\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"found = [name for name in {banned} if name in sys.modules]\nassert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "mechanism=sofmax", "task=speed"], "unknown mechanism 'sofmax'; did you mean 'softmax'?"),
+        (["run", "mechanism=softmax"], "which task? Give task=NAME"),
+        (["run", "mechanism=softmax", "task=speed", "seq_len=0"], "seq_len=0: expected a whole number"),
+        (["run", "mechanism=softmax", "task=speed", "batch=-1"], "batch=-1: expected a whole number"),
+        (["run", "mechanism=softmax", "task=speed", "--retry", "failed"], "unknown status in --retry 'failed'"),
+        (["run", "mechanism=./none.py:X", "task=speed"], "there is no file"),
+        (["run", "mechanism=softmax", "task=lra_text", "pattern=CS", "--dry-run"], "lra_text has no slot for CS"),
+        (["show", "mechanism=agnet"], "did you mean 'agent'?"),
+        (["show", "agnet"], "did you mean"),
+        (["list", "mechanism"], "did you mean 'mechanisms'?"),
+        (["check"], "which mechanism? Give names, or --all"),
+        (["check", "sofmax"], "did you mean 'softmax'?"),
+        (["report"], "there are no results in"),
+        (["data", "get", "speed"], "needs no data"),
+        (["data", "get", "lra_txt"], "did you mean 'lra_text'?"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_a_mistake_is_answered_with_one_message_and_code_2(arguments: list[str], message: str, elsewhere: Path) -> None:
+    code, output = cab(*arguments)
+    assert code == 2 and message in output.replace("\n", " ") and "Traceback" not in output, output
+    assert not (elsewhere / "results" / "cases").exists() or not list((elsewhere / "results" / "cases").iterdir())
+
+
+def test_list_and_show_name_what_there_is(elsewhere: Path) -> None:
+    code, output = cab("list")
+    assert code == 0 and all(name in output for name in ("softmax", "linear", "none", "lra_text", "speed", "latency"))
+    code, output = cab("show", "mechanism=linear")
+    assert code == 0 and "mechanism.chunk" in output and "arXiv 2006.16236" in output
+
+
+def test_the_version_is_printed() -> None:
+    from cab import __version__
+
+    assert cab("--version") == (0, f"cab {__version__}\n")
+
+
+def test_a_run_ends_with_a_table_and_a_report_with_files(elsewhere: Path) -> None:
+    grid = ["mechanism=none,linear", "task=speed", "seq_len=16,32", "batch=1", "threads=1", "meters=[memory,flops]"]
+    code, output = cab("run", *grid)
+    assert code == 0 and "4 cases: 4 ok" in output, output
+    code, output = cab("report")
+    assert code == 0 and "linear" in output
+    report = elsewhere / "results" / "report"
+    assert sorted(path.name for path in report.iterdir()) == ["index.html", "results.csv", "results.parquet"]
+    code, output = cab("run", *grid, "--dry-run")
+    assert code == 0 and "8 measurements are done already" in output
+
+
+def test_a_failed_case_ends_the_run_with_code_1(elsewhere: Path) -> None:
+    grid = ["task=speed", "mechanism=softmax", "seq_len=16384", "memory_limit=100MiB", "meters=[memory]", "batch=1"]
+    code, output = cab("run", *grid, "heads=1", "dim=4", "threads=1")
+    assert code == 1 and "oom" in output
+
+
+@pytest.mark.parametrize(
+    ("args", "incomplete", "expected"),
+    [
+        ([], "mechanism=so", ["mechanism=softmax"]),
+        ([], "mechanism=linear,so", ["mechanism=linear,softmax"]),
+        (["mechanism", "="], "so", ["softmax"]),
+        ([], "patt", ["pattern="]),
+        (["pattern", "="], "N", ["NS", "NC"]),
+        (["mechanism=linear"], "mechanism.", ["mechanism.chunk="]),
+        (["mechanism=softmax"], "backend=s", ["backend=sdpa"]),
+        ([], "meters=[la", ["meters=[latency]"]),
+        ([], "nothing=", []),
+    ],
+)
+def test_tab_completes_in_every_shell(args: list[str], incomplete: str, expected: list[str]) -> None:
+    assert [word for word in complete(args, incomplete) if word.startswith(incomplete)] == expected
