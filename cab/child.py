@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,13 @@ def laws(job: dict[str, Any]) -> dict[str, Any]:
     """Run every law on the mechanism in one pattern, and its own hyper-parameters against `reference`."""
     import torch
 
-    from cab.conformance import check
-    from cab.contracts.pattern import Pattern
+    from cab.conformance import check, check_params
 
     torch.set_num_threads(1)
     cls = plugins.load("mechanism", job["mechanism"])
-    verdicts = [v for v in check(cls) if v.pattern == job["pattern"]]
+    how = {"backend": job["backend"], "device": job["device"]}
+    verdicts = check(cls, patterns=[job["pattern"]], **how)
+    verdicts += check_params(cls, job["pattern"], job["params"], **how)
     return {
         "failures": [f"{v.law}: {v.reason}" for v in verdicts if v.status == "fail"],
         "exempt": {v.law: v.reason for v in verdicts if v.status == "exempt"},
@@ -147,14 +149,19 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def _workload(case: Case, data: Path, real: bool) -> Any:
     from cab.workload import build
 
-    classes = [plugins.load("task", case.task), plugins.load("mechanism", case.mechanism)]
-    classes.append(plugins.load("mechanism", "softmax"))
+    load = partial(
+        build,
+        task_class=plugins.load("task", case.task),
+        mechanism_class=plugins.load("mechanism", case.mechanism),
+        softmax_class=plugins.load("mechanism", "softmax"),
+        folder=data,
+    )
     if not real:  # what is counted needs no memory: a million tokens on meta tensors
         try:
-            return build(replace(case, device="meta"), *classes, folder=data)
+            return load(replace(case, device="meta"))
         except (NotImplementedError, RuntimeError):  # an operation that cannot do without values
             pass
-    return build(case, *classes, folder=data)
+    return load(case)
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
