@@ -1,195 +1,158 @@
-"""The shipped mechanisms against their definitions, in float64, in every pattern that they declare."""
+"""Every shipped mechanism obeys every law; below, what is particular to one of them."""
+
+import inspect
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from cab.mechanisms.linear import Linear
-from cab.mechanisms.none import Nothing
-from cab.mechanisms.softmax import Softmax
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+import yaml
+from torch import Tensor, nn
 
-from cab import Pattern, Slot
+from cab import Mechanism, Pattern, Slot, Unsupported, plugins
+from cab.conformance import parametrize
+from cab.ops.ragged import pooled
+from cab.ops.running import empty, running_softmax
+from cab.ops.window import banded_pairs
 
-BACKENDS = ("eager", "sdpa")
+ROOT = Path(__file__).parents[1]
+SHIPPED = {file.stem: plugins.load("mechanism", file.stem) for file in sorted((ROOT / "mechanisms").glob("[!_]*.py"))}
 
 
-def draw(pattern: Pattern, n: int = 37, m: int = 29, heads: int = 4, kv_heads: int = 4) -> tuple[Tensor, ...]:
+@parametrize(SHIPPED.values())
+def test_every_law_holds(law: Any) -> None:
+    law()
+
+
+@pytest.mark.long
+@parametrize(SHIPPED.values(), laws=["inductor"])
+def test_the_generated_code_computes_the_same(law: Any) -> None:
+    law()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_yaml_holds_the_name_and_every_hyperparameter_with_its_default(name: str) -> None:
+    parameters = list(inspect.signature(SHIPPED[name]).parameters.values())[1:]
+    given = yaml.safe_load((ROOT / "conf" / "mechanism" / f"{name}.yaml").read_text())
+    assert given == {"name": name, **{p.name: p.default for p in parameters}}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_mechanism_has_a_definition_and_counts_its_flops(name: str) -> None:
+    assert SHIPPED[name].defines("reference") and SHIPPED[name].defines("flops")
+
+
+def build(name: str, pattern: str, max_len: int = 64, **params: Any) -> Mechanism:
+    return SHIPPED[name](Slot(Pattern.of(pattern), heads=2, dim=4, max_len=max_len), **params).double().eval()
+
+
+def tokens(n: int, size: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(1, 2, n, size, dtype=dtype, generator=torch.Generator().manual_seed(n))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("linear", {"chunk": 0}, "chunk=0"),
+        ("agent", {"agents": 0}, "agents=0"),
+        ("agent", {"agents": 65}, "64 queries"),
+        ("agent", {"conv": 4}, "conv=4"),
+        ("agent", {"conv": -1}, "conv=-1"),
+        ("agent", {"chunk": 48}, "power of two"),
+        ("local", {"window": 0}, "window=0"),
+        ("local", {"block": 0}, "block=0"),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["NS", "CC"])
+def test_a_hyperparameter_that_is_valid_nowhere_is_refused(name: str, params: Any, message: str, pattern: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(name, pattern, **params)
+
+
+def reached(mechanism: Mechanism, n: int) -> Tensor:
+    """Which values each row uses: (n, n)."""
+    v = tokens(n).requires_grad_()
+    rows = mechanism(tokens(n), tokens(n), v).sum((0, 1, 3))
+    return torch.stack([torch.autograd.grad(row, v, retain_graph=True)[0].abs().sum((0, 1, 3)) > 0 for row in rows])
+
+
+@pytest.mark.parametrize("block", [1, 4, 64])
+def test_local_sees_window_keys_on_each_side_and_itself(block: int) -> None:
+    away = torch.arange(21)[:, None] - torch.arange(21)
+    assert torch.equal(reached(build("local", "NS", window=3, block=block), 21), away.abs() <= 3)
+    assert torch.equal(reached(build("local", "CS", window=3, block=block), 21), (away >= 0) & (away <= 3))
+
+
+def test_local_costs_grow_with_the_window_and_not_with_the_square_of_the_length() -> None:
+    pairs = [banded_pairs(n, 128, 128, 64) for n in (1024, 2048, 4096)]
+    assert pairs == [n * 320 for n in (1024, 2048, 4096)]
+    assert banded_pairs(100, 128, 128, 64) == 100 * 100
+
+
+def test_local_predicts_a_place_within_the_real_source() -> None:
+    mechanism = build("local", "NC", window=1)
+    with torch.no_grad():
+        mechanism.point.mul_(1e6)  # every place is at one of the two ends
+    key_mask = torch.arange(50) < 30
+    v = tokens(50).requires_grad_()
+    mechanism(tokens(40), tokens(50), v, key_mask=key_mask[None]).square().sum().backward()
+    assert set((v.grad.abs().sum((0, 1, 3)) > 0).nonzero()[:, 0].tolist()) == {0, 1, 29}
+
+
+@pytest.mark.parametrize("bins", [1, 4, 7, 29, 40])
+def test_pooling_is_torch_s_adaptive_pooling_over_the_real_tokens(bins: int) -> None:
+    t = torch.randn(3, 2, 29, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(3, 29, generator=torch.Generator().manual_seed(1)) < 0.5
+    pool = nn.AdaptiveAvgPool1d(bins)
+    whole, some = pooled(t, None, bins), pooled(t, mask, bins)
+    for b in range(3):
+        torch.testing.assert_close(whole[b].mT, pool(t[b].mT))
+        torch.testing.assert_close(some[b].mT, pool(t[b][:, mask[b]].mT))
+
+
+def test_agents_are_pooled_where_nothing_is_causal_and_learned_where_something_is() -> None:
+    names = {p: [name for name, _ in build("agent", p, agents=4).named_parameters()] for p in ("NS", "CS", "NC", "CC")}
+    assert names == {"NS": ["kernel"], "CS": ["learned", "kernel"], "NC": [], "CC": ["learned"]}
+
+
+def test_the_running_softmax_of_agents_has_no_sdpa() -> None:
+    with pytest.raises(Unsupported, match="CS"):
+        build("agent", "CS", agents=4).use("sdpa")
+
+
+@pytest.mark.parametrize("spread", [1.0, 10.0, 1e4])
+def test_a_running_softmax_is_safe_at_any_scale_in_float32(spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    m = m if pattern.cross else n
-
-    def normal(h: int, length: int, size: int) -> Tensor:
-        return torch.randn(2, h, length, size, generator=generator, dtype=torch.float64, requires_grad=True)
-
-    return normal(heads, n, 5), normal(kv_heads, m, 5), normal(kv_heads, m, 7)
-
-
-def build(pattern: Pattern, kv_heads: int = 4) -> Softmax:
-    return Softmax(Slot(pattern, heads=4, dim=5, max_len=64, value_dim=7, kv_heads=kv_heads))
-
-
-def same(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("pattern", Pattern)
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kv_heads", [4, 2])
-@pytest.mark.parametrize("masked", [False, True])
-def test_softmax_equals_its_definition(pattern: Pattern, backend: str, kv_heads: int, masked: bool) -> None:
-    q, k, v = draw(pattern, kv_heads=kv_heads)
-    mask = torch.arange(k.shape[2]) < torch.tensor([[k.shape[2]], [11]]) if masked else None
-    softmax = build(pattern, kv_heads).use(backend)
-    out = softmax(q, k, v, key_mask=mask)
-    expected = softmax.reference(q, k, v, mask)
-    if mask is not None and not pattern.cross:
-        expected = expected * mask[:, None, :, None]
-    same(out, expected)
-    pull = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
-    for ours, theirs in zip(
-        torch.autograd.grad(out, (q, k, v), pull), torch.autograd.grad(expected, (q, k, v), pull), strict=True
+    scores, read, v = (torch.randn(1, 1, 200, size, generator=generator) for size in (3, 3, 5))
+    scores, read = spread * scores, read.softmax(-1)
+    leaves = [t.requires_grad_() for t in (scores, read, v)]
+    ours = running_softmax(scores, read, v, empty(3, v), chunk=32)[0]
+    doubles = [t.detach().double().requires_grad_() for t in leaves]
+    s, r, w = doubles
+    rows = [r[:, :, i : i + 1] @ (s[:, :, : i + 1].softmax(2).mT @ w[:, :, : i + 1]) for i in range(200)]
+    torch.testing.assert_close(ours, torch.cat(rows, 2).float(), rtol=1e-4, atol=1e-5)
+    for mine, true in zip(
+        torch.autograd.grad(ours.sum(), leaves), torch.autograd.grad(torch.cat(rows, 2).sum(), doubles), strict=True
     ):
-        same(ours, theirs)
+        assert mine.isfinite().all()
+        if spread <= 10:  # beyond, a score's own rounding is worth more than the tolerance
+            torch.testing.assert_close(mine, true.float(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("cut", [1, 2, 17, 36])
-def test_causal_self_never_sees_the_future_and_uses_the_past(backend: str, cut: int) -> None:
-    q, k, v = draw(Pattern.CS)
-    softmax = build(Pattern.CS).use(backend)
-    out = softmax(q, k, v)
-    same(softmax(q[:, :, :cut], k[:, :, :cut], v[:, :, :cut]), out[:, :, :cut])
-    changed = v.detach().clone()
-    changed[:, :, cut:] += 1
-    same(softmax(q, k, changed)[:, :, :cut], out[:, :, :cut])
-    changed = v.detach().clone()
-    changed[:, :, 0] += 1
-    assert (softmax(q, k, changed)[:, :, cut] - out[:, :, cut]).abs().max() > 1e-6
+def kept_for_backward(mechanism: Mechanism, n: int) -> int:
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = mechanism(*(tokens(n).requires_grad_() for _ in "qkv"))
+        assert out.requires_grad
+        return sum(kept.values())
 
 
-@pytest.mark.parametrize("pattern", [Pattern.CS, Pattern.CC])
-@pytest.mark.parametrize("split", [(37,), (1,) * 37, (5, 1, 20, 11)])
-def test_softmax_streams_to_the_parallel_result(pattern: Pattern, split: tuple[int, ...]) -> None:
-    q, k, v = draw(pattern)
-    softmax = build(pattern)
-    cross = pattern.cross
-    state = softmax.init_state(k if cross else k[:, :, :0], v if cross else v[:, :, :0])
-    parts, start = [], 0
-    for c in split:
-        now = slice(start, start + c)
-        new = (None, None) if cross else (k[:, :, now], v[:, :, now])
-        part, state = softmax.step(state, q[:, :, now], *new)
-        parts.append(part)
-        start += c
-    same(torch.cat(parts, 2), softmax(q, k, v))
-
-
-def test_a_masked_token_leaves_its_rows_state_as_it_was() -> None:
-    q, k, v = draw(Pattern.CS, n=6)
-    softmax = build(Pattern.CS)
-    state = softmax.init_state(k[:, :, :0], v[:, :, :0])
-    mask = torch.tensor([[True] * 6, [True, False, True, False, True, True]])
-    out, _ = softmax.step(state, q, k, v, mask)
-    kept = mask[1].nonzero()[:, 0]
-    alone = softmax(*(t[1:, :, kept] for t in (q, k, v)))
-    same(out[1:, :, kept], alone)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_sample_that_sees_nothing_gives_zeros_and_finite_gradients(backend: str) -> None:
-    q, k, v = draw(Pattern.NC)
-    mask = torch.stack([torch.ones(29, dtype=torch.bool), torch.zeros(29, dtype=torch.bool)])
-    out = build(Pattern.NC).use(backend)(q, k, v, key_mask=mask)
-    assert out[1].eq(0).all() and out[0].ne(0).all()
-    for gradient in torch.autograd.grad(out.square().sum(), (q, k, v)):
-        assert gradient.isfinite().all() and gradient[1].eq(0).all()
-
-
-def test_masked_half_is_counted_as_executed_but_not_as_needed() -> None:
-    softmax = build(Pattern.CS)
-    assert softmax.flops(10, 10) == 2 * 4 * 100 * 12
-    assert softmax.flops_needed(10, 10) == 2 * 4 * 55 * 12
-
-
-@pytest.mark.parametrize("pattern", Pattern)
-def test_none_gives_zeros_of_the_modules_dtype(pattern: Pattern) -> None:
-    slot = Slot(pattern, heads=4, dim=5, max_len=64, value_dim=7)
-    mask = torch.ones(2, 9, dtype=torch.bool)
-    masks = {"query_mask": mask} if pattern.cross else {"key_mask": mask}
-    out = Nothing(slot).bfloat16()(**masks)
-    assert out.shape == (2, 4, 9, 7) and out.dtype == torch.bfloat16 and out.eq(0).all()
-
-
-def build_linear(pattern: Pattern, chunk: int = 4) -> Linear:
-    return Linear(Slot(pattern, heads=4, dim=5, max_len=64, value_dim=7), chunk=chunk)
-
-
-@pytest.mark.parametrize("pattern", Pattern)
-@pytest.mark.parametrize("chunk", [1, 4, 64])
-@pytest.mark.parametrize("masked", [False, True])
-def test_linear_equals_its_definition(pattern: Pattern, chunk: int, masked: bool) -> None:
-    q, k, v = draw(pattern)
-    mask = torch.arange(k.shape[2]) < torch.tensor([[k.shape[2]], [11]]) if masked else None
-    linear = build_linear(pattern, chunk)
-    out = linear(q, k, v, key_mask=mask)
-    expected = linear.reference(q, k, v, mask)
-    if mask is not None and not pattern.cross:
-        expected = expected * mask[:, None, :, None]
-    same(out, expected)
-    pull = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
-    for ours, theirs in zip(
-        torch.autograd.grad(out, (q, k, v), pull), torch.autograd.grad(expected, (q, k, v), pull), strict=True
-    ):
-        same(ours, theirs)
-
-
-@pytest.mark.parametrize("cut", [1, 3, 4, 5, 36])
-def test_causal_linear_never_sees_the_future_and_uses_the_past(cut: int) -> None:
-    q, k, v = draw(Pattern.CS)
-    linear = build_linear(Pattern.CS)
-    out = linear(q, k, v)
-    same(linear(q[:, :, :cut], k[:, :, :cut], v[:, :, :cut]), out[:, :, :cut])
-    changed = v.detach().clone()
-    changed[:, :, 0] += 1
-    assert (linear(q, k, changed)[:, :, cut] - out[:, :, cut]).abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("pattern", [Pattern.CS, Pattern.CC])
-@pytest.mark.parametrize("split", [(37,), (1,) * 37, (5, 1, 20, 11)])
-def test_linear_streams_to_the_parallel_result(pattern: Pattern, split: tuple[int, ...]) -> None:
-    q, k, v = draw(pattern)
-    linear = build_linear(pattern)
-    cross = pattern.cross
-    state = linear.init_state(k if cross else k[:, :, :0], v if cross else v[:, :, :0])
-    parts, start = [], 0
-    for c in split:
-        now = slice(start, start + c)
-        new = (None, None) if cross else (k[:, :, now], v[:, :, now])
-        part, state = linear.step(state, q[:, :, now], *new)
-        parts.append(part)
-        start += c
-    same(torch.cat(parts, 2), linear(q, k, v))
-
-
-def test_a_linear_sample_that_sees_nothing_gives_zeros_and_finite_gradients() -> None:
-    q, k, v = draw(Pattern.NC)
-    mask = torch.stack([torch.ones(29, dtype=torch.bool), torch.zeros(29, dtype=torch.bool)])
-    out = build_linear(Pattern.NC)(q, k, v, key_mask=mask)
-    assert out[1].eq(0).all() and out[0].ne(0).all()
-    for gradient in torch.autograd.grad(out.square().sum(), (q, k, v)):
-        assert gradient.isfinite().all() and gradient[1].eq(0).all()
-
-
-@pytest.mark.parametrize("pattern", Pattern)
-@pytest.mark.parametrize("mechanism", [Softmax, Linear])
-def test_flops_equal_what_the_counter_sees_on_meta_tensors(pattern: Pattern, mechanism: type[Softmax | Linear]) -> None:
-    n, m = 301, 203 if pattern.cross else 301
-    slot = Slot(pattern, heads=4, dim=16, max_len=301, source_len=m, value_dim=24)
-    q, k, v = (torch.empty(1, 4, length, size, device="meta") for length, size in ((n, 16), (m, 16), (m, 24)))
-    with FlopCounterMode(display=False) as counter:
-        mechanism(slot).attend(q, k, v)
-    assert mechanism(slot).flops(n, m) == pytest.approx(counter.get_total_flops(), rel=0.02)
-
-
-def test_a_chunk_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="chunk=0"):
-        build_linear(Pattern.CS, 0)
+@pytest.mark.parametrize("name", ["agent", "linear", "local"])
+def test_memory_of_the_causal_form_is_linear_in_the_length(name: str) -> None:
+    short, long = (kept_for_backward(build(name, "CS", max_len=8192), n) for n in (2048, 8192))
+    assert 3.5 < long / short < 4.2

@@ -1,18 +1,46 @@
-"""The laws. Each takes a subject and raises `Broken` where it does not hold."""
+"""The table of laws: each one's name, what runs it, where it applies, and whether an author may be exempt from it."""
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import getdoc
 
-from cab.conformance.subject import Broken, Call, Subject, equal
-from cab.contracts.pattern import Pattern
+from cab.conformance import (
+    causality,
+    compilation,
+    cost,
+    definition,
+    evaluation,
+    independence,
+    padding,
+    precision,
+    use,
+)
+from cab.conformance.subject import Broken, Subject
 from cab.errors import Unsupported
 
-CUTS = (1, 3, 4, 5, 17, 36)
+Run = Callable[[Subject], None]
+Applies = Callable[[Subject], bool]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law: `run` raises `Broken` where it does not hold. `first`: with the first entry of `checks` alone."""
+
+    run: Run
+    applies: Applies = lambda subject: True
+    exemptible: bool = False
+    first: bool = False
+    long: bool = False
+
+    @property
+    def doc(self) -> str:
+        """What the law says, in a line."""
+        return (getdoc(self.run) or "").splitlines()[0]
 
 
 def refuses(subject: Subject) -> None:
-    """A pattern that the card lists is built; any other is refused with `Unsupported`."""
-    declared = subject.pattern.value in subject.cls.patterns
+    """A declared pattern is built, any other is refused, and so are grouped key heads where they are not declared."""
+    declared = subject.pattern.value in declared_patterns(subject)
     try:
         subject.build()
     except Unsupported as reason:
@@ -21,159 +49,65 @@ def refuses(subject: Subject) -> None:
         return
     if not declared:
         raise Broken("not declared, yet built")
+    if not subject.cls.grouped:
+        try:
+            subject.build(subject.slot(heads=4, kv_heads=2))
+        except Unsupported:
+            return
+        raise Broken("grouped is not declared, yet kv_heads < heads is built")
 
 
-def truncation(subject: Subject) -> None:
-    """CS and CC: the first rows are what the first tokens alone give (CAB's test); CC with n < m and n > m."""
-    if not subject.pattern.causal:
-        return
-    mechanism = subject.build()
-    for m in (29, 51):
-        call = subject.draw(m=m)
-        whole = mechanism(**call)
-        for cut in CUTS:
-            equal(mechanism(**subject.cut(call, cut, "queries")), whole[:, :, :cut], f"first {cut} tokens alone")
+def declared_patterns(subject: Subject) -> tuple[str, ...]:
+    """Return the patterns of the card; a wrapper has its inner mechanism's."""
+    patterns = subject.cls.patterns
+    if isinstance(patterns, str):
+        from cab import plugins
+
+        patterns = plugins.load("mechanism", subject.params["inner"]["name"]).patterns
+    return tuple(patterns)
 
 
-def suffix(subject: Subject) -> None:
-    """CS and CC: later tokens (CC: later queries) change no earlier row."""
-    if not subject.pattern.causal:
-        return
-    mechanism, call = subject.build(), subject.draw()
-    whole = mechanism(**call)
-    for cut in CUTS:
-        changed = {
-            name: _perturbed(t, name, cut, t.shape[2 if name in "qkv" else 1])
-            if t.is_floating_point() and (not subject.pattern.cross or subject.axis(name) == "queries")
-            else t
-            for name, t in call.items()
-        }
-        equal(mechanism(**changed)[:, :, :cut], whole[:, :, :cut], f"rows before {cut} after a later change")
+def _causal(subject: Subject) -> bool:
+    return subject.causal
 
 
-def use(subject: Subject) -> None:
-    """Past values reach later rows (CS, NS), future values earlier ones (NS), the source the target (cross)."""
-    mechanism, call = subject.build(), subject.draw()
-    whole = mechanism(**call)
-    pairs = [(0, -1)] if subject.pattern is not Pattern.NS else [(0, -1), (-1, 0)]
-    for at, row in pairs:
-        places = call["key_mask"].shape[1]
-        start = at % places
-        changed = {
-            name: _perturbed(t, name, start, start + 1)
-            if t.is_floating_point() and name != "q" and (not subject.pattern.cross or subject.axis(name) == "keys")
-            else t
-            for name, t in call.items()
-        }
-        if (mechanism(**changed) - whole)[:, :, row].abs().max() < 1e-12:
-            raise Broken(f"token {at} does not reach row {row}")
+def _streams(subject: Subject) -> bool:
+    return subject.causal and subject.mechanism.defines("step")
 
 
-def padding(subject: Subject) -> None:
-    """A masked tail equals truncation, whatever it holds; a sample that is all masked gives zeros."""
-    mechanism, call = subject.build(), subject.draw()
-    for axis in ("queries", "keys") if subject.pattern.cross else ("both",):
-        mask_name = "query_mask" if axis == "queries" else "key_mask"
-        for real in (1, 11):
-            mask = torch.arange(call[mask_name].shape[1]).expand_as(call[mask_name]) < real
-            padded = mechanism(**{**call, mask_name: mask})
-            short = mechanism(**subject.cut(call, real, axis))
-            equal(padded[:, :, : short.shape[2]], short, f"masked after {real} against cut")
-            if padded[:, :, short.shape[2] :].any():
-                raise Broken("a masked query does not give zeros")
-    tracked = {name: t.clone().requires_grad_() if t.is_floating_point() else t for name, t in call.items()}
-    tracked["key_mask"] = call["key_mask"].clone()
-    tracked["key_mask"][1] = False
-    out = mechanism(**tracked)
-    if out[1].any():
-        raise Broken("a sample that sees nothing does not give zeros")
-    if out.requires_grad:
-        out.square().sum().backward()
-    for name, t in tracked.items():
-        if t.grad is not None and not t.grad.isfinite().all():
-            raise Broken(f"a sample that sees nothing gives {name} a gradient that is not finite")
-
-
-def batch(subject: Subject) -> None:
-    """A sample's result does not depend on the others."""
-    mechanism, call = subject.build(), subject.draw()
-    alone = mechanism(**{name: t[:1] for name, t in call.items()})
-    equal(mechanism(**call)[:1], alone, "a sample in a batch against alone")
-
-
-def learning(subject: Subject) -> None:
-    """Every tensor that is read and every parameter receives a gradient."""
-    mechanism, call = subject.build(), subject.draw()
-    tracked = {name: t.clone().requires_grad_() if t.is_floating_point() else t for name, t in call.items()}
-    out = mechanism(**tracked)
-    weight = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
-    if out.requires_grad:
-        (out * weight).sum().backward()
-    leaves = {name: t for name, t in tracked.items() if t.is_floating_point()} | dict(mechanism.named_parameters())
-    for name, t in leaves.items():
-        if t.grad is None or not t.grad.any():
-            raise Broken(f"{name} receives no gradient")
-
-
-def definition(subject: Subject) -> None:
-    """`attend`, and each backend that is a method, equals `reference`, forward and backward."""
-    mechanism, call = subject.build(), subject.draw()
-    if not mechanism.defines("reference"):
-        raise Broken("there is no reference")
-    call["key_mask"][1, 11:] = False
-    wanted = _with_gradients(subject.build(), call, by_reference=True)
-    for backend in mechanism.backends():
-        if backend != "compile":
-            got = _with_gradients(subject.build().use(backend), call)
-            for name, expected in wanted.items():
-                equal(got[name], expected, f"{backend}, {name}")
-
-
-def streaming(subject: Subject) -> None:
-    """Where there is `step`, any split into steps gives the parallel result."""
-    mechanism, call = subject.build(), subject.draw()
-    if not subject.pattern.causal or not mechanism.defines("step"):
-        return
-    whole = mechanism(**call)
-    cross = subject.pattern.cross
-    for split in ((37,), (1,) * 37, (5, 1, 20, 11)):
-        state = mechanism.init_state(*(call.get(name) if cross else _part(call, name, 0, 0) for name in "kv"))
-        rows, start = [], 0
-        for c in split:
-            k, v = (None, None) if cross else (_part(call, name, start, c) for name in "kv")
-            out, state = mechanism.step(state, _part(call, "q", start, c), k, v)
-            rows.append(out)
-            start += c
-        equal(torch.cat(rows, 2), whole, f"steps of {split[:4]} tokens")
-
-
-def saving(subject: Subject) -> None:
-    """Eval draws no random number, and a fresh instance with the saved state gives the same result."""
-    mechanism, call = subject.build(), subject.draw()
-    first = mechanism(**call)
-    other = subject.build(seed=1)
-    other.load_state_dict(mechanism.state_dict())
-    equal(other(**call), first, "after saving and loading")
-
-
-def _perturbed(t: Tensor, name: str, start: int, stop: int) -> Tensor:
-    changed = t.clone()
-    changed.narrow(2 if name in ("q", "k", "v") else 1, start, stop - start).mul_(-2).add_(3)
-    return changed
-
-
-def _part(call: Call, name: str, start: int, count: int) -> Tensor | None:
-    return call[name].narrow(2, start, count) if name in call else None
-
-
-def _with_gradients(mechanism: torch.nn.Module, call: Call, by_reference: bool = False) -> dict[str, Tensor]:
-    """Return the output and the gradient of each leaf, for one fixed weighting of the output."""
-    tracked = {name: t.clone().requires_grad_() if t.is_floating_point() else t for name, t in call.items()}
-    if by_reference:
-        mechanism._compute = mechanism.reference  # so that `forward` completes the arguments for it too
-    out = mechanism(**tracked)
-    weight = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
-    if out.requires_grad:
-        (out * weight).sum().backward()
-    leaves = {**tracked, **dict(mechanism.named_parameters())}
-    return {"output": out} | {f"gradient of {name}": t.grad for name, t in leaves.items() if t.grad is not None}
+LAWS: dict[str, Law] = {
+    "refuses": Law(refuses),
+    "truncation": Law(causality.truncation, _causal),
+    "suffix": Law(causality.suffix, _causal),
+    "gradient": Law(causality.gradient, _causal),
+    "training": Law(causality.training, _causal),
+    "streaming": Law(causality.streaming, _streams),
+    "ragged": Law(causality.ragged, _streams),
+    "leaks": Law(causality.leaks, lambda subject: subject.mechanism.grade == "leaky"),
+    "use": Law(use.use, exemptible=True),
+    "learning": Law(use.learning, exemptible=True),
+    "padding": Law(padding.padding),
+    "hidden": Law(padding.hidden),
+    "mask": Law(padding.mask),
+    "empty": Law(padding.empty),
+    "raster": Law(padding.raster),
+    "batch": Law(independence.batch),
+    "batch_training": Law(independence.batch_training, exemptible=True),
+    "heads": Law(independence.heads, exemptible=True),
+    "definition": Law(definition.definition),
+    "lengths": Law(definition.lengths),
+    "defaults": Law(definition.defaults, first=True),
+    "grouped": Law(definition.grouped, lambda subject: subject.cls.grouped),
+    "exact": Law(definition.exact, lambda subject: subject.cls.exact),
+    "limits": Law(definition.limits, lambda subject: bool(subject.cls.limits), first=True),
+    "randomness": Law(evaluation.randomness),
+    "saving": Law(evaluation.saving),
+    "untouched": Law(evaluation.untouched),
+    "layout": Law(evaluation.layout),
+    "bf16": Law(precision.bf16, exemptible=True),
+    "flops": Law(cost.flops),
+    "meta": Law(cost.meta, exemptible=True, first=True),
+    "compile": Law(compilation.aot_eager, exemptible=True, first=True),
+    "inductor": Law(compilation.inductor, exemptible=True, first=True, long=True),
+}
+EXEMPTIBLE = tuple(name for name, law in LAWS.items() if law.exemptible)

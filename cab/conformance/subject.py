@@ -1,78 +1,189 @@
-"""A mechanism class in one pattern with one set of hyper-parameters, and inputs for it."""
+"""What a law is run on: a mechanism class in one pattern with one set of hyper-parameters, and inputs for it."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cab.assembly import build_mechanism
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 
-HEADS, DIM, VALUE_DIM, MOST = 2, 5, 7, 61
+# odd lengths, so that blocks of 2, 3, 4, 8 and 16 tokens are crossed and left unfilled
+N, M, LONG_M, MOST = 37, 29, 51, 61
+CUTS = (1, 3, 4, 5, 17, 18, 36)  # where not every cut is affordable
 Call = dict[str, Tensor]
 
 
 class Broken(Exception):
-    """A law does not hold; says by how much."""
+    """A law does not hold; says where and by how much."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What the laws are run on."""
+    """Builds instances and draws inputs; equal seeds give equal ones.
+
+    `most` is the length of its slot; `place` is a slot of a case, to use instead of a small one.
+    """
 
     cls: type[Mechanism]
     pattern: Pattern
-    params: dict[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = "eager"
+    device: str = "cpu"
+    most: int = MOST
+    place: Slot | None = None
 
-    def build(self, seed: int = 0) -> Mechanism:
-        """Build a fresh instance in float64 and eval mode; equal seeds give equal instances."""
-        slot = Slot(self.pattern, heads=HEADS, dim=DIM, max_len=MOST, value_dim=VALUE_DIM)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.cls(slot, **self.params).double().eval()
+    def __str__(self) -> str:
+        return f"{self.cls.__name__} {self.pattern.value} {json.dumps(dict(self.params))}"
 
-    def draw(self, n: int = 37, m: int = 29, batch: int = 2) -> Call:
-        """Draw what the mechanism reads, and the masks that say how many tokens there are."""
-        m = m if self.pattern.cross else n
-        generator = torch.Generator().manual_seed(n * 1000 + m)
-        sizes = {"q": (n, DIM), "k": (m, DIM), "v": (m, VALUE_DIM)}
-        call = {
-            name: torch.randn(batch, HEADS, *sizes[name], dtype=torch.float64, generator=generator)
-            for name in self.cls.reads
+    def slot(self, **changes: Any) -> Slot:
+        """Return its slot, or a small one in which no two sizes are equal, with changes."""
+        if self.place is not None:
+            return replace(self.place, **changes)
+        sizes: dict[str, Any] = {"heads": 2, "dim": 8, "value_dim": 6, "width": 20, "max_len": self.most}
+        return Slot(self.pattern, **{**sizes, **changes})
+
+    def build(
+        self,
+        slot: Slot | None = None,
+        seed: int = 0,
+        training: bool = False,
+        definition: bool = False,
+        backend: str | None = None,
+    ) -> Mechanism:
+        """Build a fresh instance in float64, its parameters moved a little, as zeros would hide what they multiply.
+
+        With `definition`, `forward` computes `reference`.
+        """
+        with seeded("cpu", seed):
+            built = build_mechanism(self.cls, self.params, slot or self.slot()).double()
+            with torch.no_grad():
+                for parameter in built.parameters():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        built.to(self.device).train(training).use(backend or self.backend)
+        if definition:
+            if not built.defines("reference"):
+                raise Broken("there is no reference")
+            built._compute = built.reference  # `forward` completes the arguments for it too
+        return built
+
+    @cached_property
+    def mechanism(self) -> Mechanism:
+        """The instance in eval mode that laws share; none of them changes it."""
+        return self.build()
+
+    @property
+    def causal(self) -> bool:
+        """Whether the causality laws hold it to its pattern: a leaky instance is only asked to leak."""
+        return self.pattern.causal and self.mechanism.grade != "leaky"
+
+    @property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        """(queries, keys): more keys than queries and fewer in cross patterns, else equal."""
+        return ((N, M), (N, LONG_M)) if self.pattern.cross else ((N, N),)
+
+    def draw(self, n: int = N, m: int = M, batch: int = 2, slot: Slot | None = None, masks: bool = False) -> Call:
+        """Draw what the mechanism reads; masks (of real tokens only) where asked for, or where nothing else tells n."""
+        slot, m = slot or self.slot(), m if self.pattern.cross else n
+        generator = torch.Generator().manual_seed(1000 * n + m)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+        shapes = {
+            "q": (slot.heads, n, slot.dim),
+            "k": (slot.key_heads, m, slot.dim),
+            "v": (slot.key_heads, m, slot.values),
         }
-        for name, (axis, kind, size) in self.cls.inputs.items():
+        reads, inputs = self.mechanism.reads, self.mechanism.inputs
+        call = {name: normal(batch, *shapes[name]) for name in reads}
+        for name, (axis, kind, size) in inputs.items():
             length = n if axis == "queries" else m
-            width = size if isinstance(size, int) else HEADS * DIM if size == "width" else {"dim": DIM}[size]
-            if kind == "real":
-                call[name] = torch.randn(batch, length, width, dtype=torch.float64, generator=generator)
-            else:
-                call[name] = torch.randint(width, (batch, length), generator=generator)
-        call["key_mask"] = torch.ones(batch, m, dtype=torch.bool)
-        if self.pattern.cross:
-            call["query_mask"] = torch.ones(batch, n, dtype=torch.bool)
-        return call
+            width: int = size if isinstance(size, int) else getattr(slot, size)
+            real = kind == "real"
+            call[name] = (
+                normal(batch, length, width) if real else torch.randint(width, (batch, length), generator=generator)
+            )
+        unknown = "q" not in reads if self.pattern.cross else not call
+        if masks or unknown:
+            call["key_mask"] = torch.ones(batch, m, dtype=torch.bool)
+            if self.pattern.cross:
+                call["query_mask"] = torch.ones(batch, n, dtype=torch.bool)
+        return {name: t.to(self.device) for name, t in call.items()}
 
     def axis(self, name: str) -> str:
-        """Say which length a tensor of a call has: queries or keys (in self patterns they are one)."""
-        if name in self.cls.inputs:
-            return self.cls.inputs[name][0]
+        """Say whose length a tensor of a call has: queries or keys (in self patterns they are one)."""
+        if name in self.mechanism.inputs:
+            return self.mechanism.inputs[name][0]
         return "queries" if name in ("q", "query_mask") else "keys"
 
-    def cut(self, call: Call, stop: int, axis: str) -> Call:
-        """Keep the first `stop` tokens of the queries or keys; in self patterns, of both."""
-        both = not self.pattern.cross
+    def on(self, axis: str, name: str) -> bool:
+        """Whether a change of the `axis` tokens concerns this tensor."""
+        return not self.pattern.cross or self.axis(name) == axis
+
+    def cut(self, call: Call, stop: int, axis: str = "queries") -> Call:
+        """Keep the first `stop` tokens of an axis; in self patterns there is one axis."""
         return {
-            name: t.narrow(2 if name in ("q", "k", "v") else 1, 0, stop) if both or self.axis(name) == axis else t
+            name: t.narrow(2 if name in ("q", "k", "v") else 1, 0, stop) if self.on(axis, name) else t
             for name, t in call.items()
         }
 
+    def changed(
+        self, call: Call, where: Tensor, axis: str = "queries", names: str | None = None, scale: float = 1.0
+    ) -> Call:
+        """Put something else into the tokens of an axis at `where` (batch, length); masks stay."""
+        result = dict(call)
+        for name, t in call.items():
+            if name.endswith("_mask") or not self.on(axis, name) or (names is not None and name not in names.split()):
+                continue
+            if name in ("q", "k", "v"):
+                result[name] = torch.where(where[:, None, :, None], scale * (3 - 2 * t), t)
+            elif t.is_floating_point():
+                result[name] = torch.where(where[:, :, None], scale * (3 - 2 * t), t)
+            else:
+                size = self.mechanism.inputs[name][2]
+                width: int = size if isinstance(size, int) else getattr(self.slot(), size)
+                result[name] = torch.where(where, (t + 1) % width, t)
+        return result
 
-def equal(ours: Tensor, theirs: Tensor, what: str) -> None:
-    """Raise `Broken` unless the tensors agree to float64 rounding."""
+
+def repeated(call: Call, copies: int) -> Call:
+    """Make a batch of copies of the first sample."""
+    return {name: t[:1].repeat(copies, *[1] * (t.dim() - 1)) for name, t in call.items()}
+
+
+def tracked(call: Call) -> Call:
+    """Copy a call, its real tensors as leaves that take a gradient."""
+    return {name: t.detach().clone().requires_grad_(t.is_floating_point()) for name, t in call.items()}
+
+
+def weighted(out: Tensor) -> Tensor:
+    """Sum the output with fixed random weights, so that no gradient cancels."""
+    weight = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return (out * weight.to(out)).sum()
+
+
+@contextmanager
+def seeded(device: str, seed: int = 0) -> Iterator[None]:
+    """Draw the same random numbers inside, and leave the generators as they were."""
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
+        torch.manual_seed(seed)
+        yield
+
+
+def equal(ours: Tensor, theirs: Tensor, what: str, tolerance: float = 1e-9) -> None:
+    """Raise `Broken` unless the tensors agree to `tolerance`, relative to the largest entry."""
     if ours.shape != theirs.shape:
         raise Broken(f"{what}: shape {tuple(ours.shape)}, not {tuple(theirs.shape)}")
-    gap = (ours - theirs).abs().max().item() if ours.numel() else 0.0
-    if not gap <= 1e-9 * (1 + theirs.abs().max().item() if theirs.numel() else 1):
-        raise Broken(f"{what}: off by {gap:.2e}")
+    if not ours.numel():
+        return
+    gap, most = (ours - theirs).abs().max().item(), theirs.abs().max().item()
+    if not gap <= tolerance * (1 + most):  # NaN is not
+        raise Broken(f"{what}: off by {gap:.2e}, the largest entry being {most:.2e}")

@@ -34,7 +34,9 @@ class Mechanism(nn.Module):
     grouped: ClassVar[bool] = False  # takes kv_heads < heads
     rotates: ClassVar[bool] = False  # rotates q and k itself
     checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # hyper-parameters that the laws run with
-    limits: ClassVar[tuple[dict[str, Any], ...]] = ()  # limit cases: params, equals, optional weights
+    # limit cases: "params" and what it "equals" with them ("softmax", or another mechanism with its "equals_params"),
+    # in all patterns or in some "patterns", where its "weights" (parameter or buffer -> constant) are set so
+    limits: ClassVar[tuple[dict[str, Any], ...]] = ()
     exempt: ClassVar[dict[str, str]] = {}  # law -> reason
 
     grade: str
@@ -155,12 +157,12 @@ class Mechanism(nn.Module):
         Self patterns take `key_mask` alone. Where q is not read, cross patterns need `query_mask`, because it says
         how many queries there are.
         """
-        call = _Arguments(self, q, k, v, key_mask, query_mask, inputs)
+        call = Arguments(self, q, k, v, key_mask, query_mask, inputs)
         out = self._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)
         return call.finish(out)
 
 
-class _Arguments:
+class Arguments:
     """One call's arguments, checked against the slot and completed for `attend`."""
 
     def __init__(

@@ -35,14 +35,22 @@ class Meter:
         """Say why this meter cannot measure on `device` here, or None."""
         return None
 
+    def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
+        """Return the metrics that this meter gives for `case` (a `cab.cases.Case`); {} for none. Needs no torch."""
+        return self.metrics
+
     def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Measure `call` (a `cab.workload.Workload`) in the child.
 
-        Returns metric -> {"samples": [numbers], and whatever else `reduce` needs}; JSON-able.
+        Returns metric -> {"samples": [numbers], and what else says how they came about}, JSON-able; or, for a metric
+        that cannot be had here while others can, {"status": one of `cab.cases.STATUSES`, "reason": why}.
         """
         raise NotImplementedError
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Turn what `measure` returned in each process into the value. Must need nothing but these samples."""
+        """Turn what `measure` returned for the metric in each process into its value, needing nothing else.
+
+        Processes without samples (a status instead) are left out before this is called.
+        """
         samples = [float(s) for process in processes for s in process["samples"]]
         return Reading(samples[-1], count=len(samples), processes=len(processes))

@@ -56,7 +56,10 @@ class Batch:
 
 
 class Split(Protocol):
-    """Map-style examples: item i depends on the data, the seed and i alone."""
+    """Map-style examples: item i depends on the data, the seed and i alone.
+
+    A split may have `lengths`, a number an example; batches are then made of examples of like lengths.
+    """
 
     def __len__(self) -> int: ...
 
@@ -98,8 +101,11 @@ class Task:
         """Return "train", "validation" or "test" of the data that the last `source` found."""
         raise NotImplementedError
 
-    def collate(self, examples: Sequence[Any]) -> Batch:
-        """Put examples together into one batch."""
+    def collate(self, examples: Sequence[Any], trim: bool = False) -> Batch:
+        """Put examples together into one batch, padded to the task's lengths, so that timing sees n and m tokens.
+
+        With `trim` padding may end where the longest example does; training and scoring ask for that.
+        """
         raise NotImplementedError
 
     def model(self, attention: Attention) -> nn.Module:

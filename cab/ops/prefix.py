@@ -13,6 +13,7 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     linear in n (Katharopoulos et al., arXiv 2006.16236, equation 10, in the block form).
     """
     batch, heads, n, _ = q.shape
+    chunk = min(chunk, n)
     tail = -n % chunk
     q, k, v = (
         F.pad(t, (0, 0, 0, tail)).reshape(batch, heads, -1, chunk, t.shape[-1]) for t in (q, k, v)
@@ -25,6 +26,7 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
 
 def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
     """Count what `causal_linear` executes for one head: two products inside a chunk, two with the state."""
+    chunk = min(chunk, n)
     chunks = -(-n // chunk)
     return 2.0 * chunks * (chunk * chunk * (features + size) + 2 * chunk * features * size)
 

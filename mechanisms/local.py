@@ -1,0 +1,171 @@
+"""Local attention: softmax over the keys near a query's own place, or near a place that it predicts.
+
+Self patterns, a sliding window (as in arXiv 2004.05150): query i sees the keys |i - j| <= window in NS (2 window + 1
+keys) and 0 <= i - j <= window in CS (window + 1 keys): itself always included, fewer at the ends.
+
+Cross patterns, local-p (Luong et al., arXiv 1508.04025, equations 9 and 10): i has no place in the source, so the
+query predicts one, p = length sigmoid(v^T tanh(W q)), sees the keys |j - p| <= window, and each softmax weight is
+multiplied by exp(-(j - p)^2 / (2 sigma^2)), sigma = window / 2, and not normalised again. `length` is the place after
+the last real key, so a masked tail moves nothing. A row needs its own query alone, so CC equals NC. W and v are one a
+head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cab import Mechanism
+from cab.ops.ragged import real_first, taken
+from cab.ops.softmax import masked_softmax, repeat_heads
+from cab.ops.window import banded_pairs, banded_softmax, window_pairs
+
+GATHERED = 8  # a score of a gathered key costs about as much as this many scores of all keys
+
+
+class Local(Mechanism):
+    """Every query weighs the keys in one window."""
+
+    patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
+    paper = "arXiv 1508.04025"
+    cost = "O(n w d)"
+    grouped = True
+    checks = ({"window": 3, "block": 4}, {"window": 1, "block": 1}, {"window": 9, "block": 16})
+    limits = (
+        {"params": {"window": 64}, "equals": "softmax", "patterns": ["NS", "CS"]},
+        {"params": {"window": 1000000000}, "equals": "softmax"},
+    )
+
+    def __init__(self, slot: Any, *, window: int = 128, block: int = 64) -> None:
+        super().__init__(slot)
+        if window < 1:
+            raise ValueError(f"window={window}: at least 1 key on a side is needed")
+        if block < 1:
+            raise ValueError(f"block={block}: at least 1 query is needed")
+        self.window, self.block = window, block
+        self.reach = min(window, slot.max_len - 1)  # keys before a query, at most
+        if slot.pattern.cross:
+            bound = slot.dim**-0.5
+            self.turn = nn.Parameter(torch.empty(slot.heads, slot.dim, slot.dim).uniform_(-bound, bound))
+            self.point = nn.Parameter(torch.empty(slot.heads, slot.dim, 1).uniform_(-bound, bound))
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Work in blocks of queries (self); around the predicted places, gathering keys where they are few (cross)."""
+        k, v, scaled = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads), q * self.slot.dim**-0.5
+        if not self.slot.pattern.cross:
+            after = 0 if self.slot.pattern.causal else self.window
+            return banded_softmax(scaled, k, v, self.window, after, self.block, key_mask)
+        place = self._place(q, k.shape[2], key_mask)
+        near = self._gathered if self._gathers(k.shape[2]) else self._written_out
+        return near(scaled, k, v, place, key_mask)
+
+    def reference(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Write every weight, head by head, and cut what lies outside the window."""
+        n, m, dim = q.shape[2], k.shape[2], self.slot.dim
+        j = torch.arange(m, device=q.device)
+        real = torch.ones(q.shape[0], m, device=q.device, dtype=torch.bool) if key_mask is None else key_mask
+        out = []
+        for head in range(self.slot.heads):
+            of = head * k.shape[1] // self.slot.heads
+            weights = (torch.einsum("bid,bjd->bij", q[:, head], k[:, of]) / dim**0.5).exp()
+            if self.slot.pattern.cross:
+                length = torch.stack([(row * (j + 1)).max() for row in real]).to(q.dtype)
+                turned = torch.tanh(torch.einsum("bid,de->bie", q[:, head], self.turn[head]))
+                place = length[:, None] * torch.sigmoid(turned @ self.point[head, :, 0])
+                away = j - place[:, :, None]
+                far, factor = away.abs() > self.window, (-(away**2) / (2 * (self.window / 2) ** 2)).exp()
+            else:
+                ahead = j[None, :] - torch.arange(n, device=q.device)[:, None]
+                last = 0 if self.slot.pattern.causal else self.window
+                far, factor = ((ahead < -self.window) | (ahead > last))[None], torch.ones_like(weights)
+            weights = weights.masked_fill(far | ~real[:, None, :], 0.0)
+            total = weights.sum(-1, keepdim=True)
+            out.append((weights / total.where(total > 0, 1.0) * factor) @ v[:, of])
+        return torch.stack(out, 1)
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Scores and sums over the pairs that are computed, and in cross patterns the predicted places."""
+        dim, size = self.slot.dim, self.slot.values
+        if not self.slot.pattern.cross:
+            after = 0 if self.slot.pattern.causal else self.window
+            return 2.0 * self.slot.heads * banded_pairs(n, self.window, after, self.block) * (dim + size)
+        keys = 2 * self.window + 1 if self._gathers(m) else m
+        return 2.0 * self.slot.heads * n * (keys * (dim + size) + dim * (dim + 1))
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """The pairs in the window alone (cross: the most that a window can hold)."""
+        dim, size = self.slot.dim, self.slot.values
+        if not self.slot.pattern.cross:
+            after = 0 if self.slot.pattern.causal else self.window
+            return 2.0 * self.slot.heads * window_pairs(n, self.window, after) * (dim + size)
+        return 2.0 * self.slot.heads * n * (min(2 * self.window + 1, m) * (dim + size) + dim * (dim + 1))
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
+        """Keep the source (CC), or room for the last `window` keys (CS), and which of them are real."""
+        if self.slot.pattern.cross:
+            real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
+            return k, v, real if key_mask is None else key_mask
+        unfilled = (0, 0, self.reach, 0)
+        return F.pad(k, unfilled), F.pad(v, unfilled), k.new_zeros(k.shape[0], self.reach, dtype=torch.bool)
+
+    def step(
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Read the source (CC); or the last keys and the new ones, real ones first so that distances hold (CS)."""
+        keys, values, real = state
+        if k is None or v is None:
+            return self.attend(q, keys, values, real), state
+        order = back = None
+        new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+        if key_mask is not None:
+            order, back = real_first(key_mask)
+            q, k, v, new = taken(q, order), taken(k, order), taken(v, order), key_mask.gather(1, order)
+        keys, values, real = torch.cat([keys, k], 2), torch.cat([values, v], 2), torch.cat([real, new], 1)
+        wide_k, wide_v = repeat_heads(keys, self.slot.heads), repeat_heads(values, self.slot.heads)
+        q = q * self.slot.dim**-0.5
+        out = banded_softmax(q, wide_k, wide_v, self.reach, 0, self.block, real, past=self.reach)
+        last = torch.arange(self.reach, device=q.device) + new.sum(1, keepdim=True)
+        state = taken(keys, last), taken(values, last), real.gather(1, last)
+        return out if back is None else taken(out, back), state
+
+    def _gathers(self, m: int) -> bool:
+        return GATHERED * (2 * self.window + 1) <= m
+
+    def _place(self, q: Tensor, m: int, key_mask: Tensor | None) -> Tensor:
+        """Predict where in the source each query looks: (batch, heads, n, 1), in float32 at least."""
+        share = torch.sigmoid(torch.tanh(q @ self.turn) @ self.point)
+        share = share.to(torch.promote_types(q.dtype, torch.float32))  # a 16-bit place would be off by whole tokens
+        if key_mask is None:
+            return share * m
+        length = (key_mask * torch.arange(1, m + 1, device=q.device)).amax(1)
+        return share * length[:, None, None, None]
+
+    def _written_out(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, key_mask: Tensor | None) -> Tensor:
+        away = torch.arange(k.shape[2], device=q.device) - place
+        seen = away.abs() <= self.window
+        if key_mask is not None:
+            seen = seen & key_mask[:, None, None, :]
+        weights = masked_softmax(q @ k.transpose(-1, -2), seen)
+        return (weights * self._nearness(away).to(v.dtype)) @ v
+
+    def _gathered(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, key_mask: Tensor | None) -> Tensor:
+        batch, heads, m, _ = k.shape
+        index = (place - self.window).ceil().long() + torch.arange(2 * self.window + 1, device=q.device)
+        away = index - place
+        seen = (away <= self.window) & (index >= 0) & (index < m)
+        index = index.clamp(0, m - 1)
+        if key_mask is not None:
+            seen = seen & key_mask[:, None, None, :].expand(-1, heads, q.shape[2], -1).gather(3, index)
+        row = torch.arange(batch * heads, device=q.device).view(batch, heads, 1, 1) * m + index
+        near_k, near_v = (F.embedding(row, t.reshape(batch * heads * m, -1)) for t in (k, v))
+        weights = masked_softmax((q.unsqueeze(3) @ near_k.transpose(-1, -2)).squeeze(3), seen)
+        weights = weights * self._nearness(away).to(v.dtype)
+        return (weights.unsqueeze(3) @ near_v).squeeze(3)
+
+    def _nearness(self, away: Tensor) -> Tensor:
+        return (-2.0 * (away / self.window) ** 2).exp()

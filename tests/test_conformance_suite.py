@@ -1,0 +1,175 @@
+"""How the laws are run: verdicts, exemptions, pytest cases, other backends, a case's own hyper-parameters."""
+
+from collections import Counter
+
+import pytest
+import torch
+from _pytest.outcomes import XFailed
+from torch.utils.flop_counter import FlopCounterMode
+
+from cab import Mechanism, Pattern, Slot, Unsupported, plugins
+from cab.conformance import EXEMPTIBLE, LAWS, check, check_params, parametrize
+from cab.conformance.cost import FFTS
+from cab.errors import UsageError
+
+LOCAL, AGENT, NONE = (plugins.load("mechanism", name) for name in ("local", "agent", "none"))
+FAST = ["refuses", "suffix", "use"]
+
+
+def cases(decorator):
+    return {case.id: case.values[0] for case in decorator.mark.args[1]}
+
+
+def test_a_law_has_a_stable_name_and_says_what_it_demands_in_a_line() -> None:
+    for name, law in LAWS.items():
+        assert name.replace("_", "").isalnum() and name.islower()
+        assert law.doc.endswith((".", ").")), name
+
+
+def test_laws_that_admit_exemptions_are_those_of_the_contract() -> None:
+    expected = {"use", "learning", "batch_training", "heads", "bf16", "meta", "compile", "inductor"}
+    assert set(EXEMPTIBLE) == expected
+
+
+def test_every_pattern_and_every_entry_of_checks_is_run() -> None:
+    ran = Counter((verdict.pattern, verdict.law) for verdict in check(LOCAL, laws=FAST))
+    each = len(LOCAL.checks)
+    assert ran == {
+        **{(p, law): each for p in ("NS", "CS", "NC", "CC") for law in ("refuses", "use")},
+        **{(p, "suffix"): each for p in ("CS", "CC")},
+    }
+
+
+def test_patterns_and_hyperparameters_can_be_chosen() -> None:
+    verdicts = check(LOCAL, patterns=["CS"], params={"window": 2, "block": 2}, laws=FAST)
+    assert [(v.pattern, v.params, v.status) for v in verdicts] == [("CS", {"window": 2, "block": 2}, "pass")] * 3
+    assert all(verdict.seconds > 0 for verdict in verdicts)
+
+
+def test_an_undeclared_pattern_is_only_asked_to_be_refused() -> None:
+    class OnlyNoncausal(LOCAL):
+        patterns = {"NS": "native"}
+
+    verdicts = check(OnlyNoncausal, patterns=["CC"], params={"window": 2})
+    assert [(v.law, v.status) for v in verdicts] == [("card", "pass"), ("refuses", "pass")]
+
+
+def test_an_unknown_law_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="did you mean 'suffix'"):
+        check(LOCAL, laws=["sufix"])
+
+
+def test_an_exemption_carries_its_reason() -> None:
+    verdicts = [verdict for verdict in check(NONE, laws=["use"]) if verdict.law == "use"]
+    assert {verdict.status for verdict in verdicts} == {"exempt"}
+    assert verdicts[0].reason == NONE.exempt["use"]
+
+
+def test_a_crash_under_a_law_is_a_failure_that_says_what_was_raised() -> None:
+    class Crashes(LOCAL):
+        def attend(self, *args, **inputs):
+            raise IndexError("out of range")
+
+    verdicts = check(Crashes, patterns=["NS"], laws=["use"])
+    assert {(verdict.status, verdict.reason) for verdict in verdicts} == {("fail", "IndexError: out of range")}
+
+
+def test_laws_run_on_one_thread_and_leave_the_number_of_threads_and_the_generator() -> None:
+    threads, state, seen = torch.get_num_threads(), torch.get_rng_state(), []
+
+    class Counts(LOCAL):
+        def attend(self, *args, **inputs):
+            seen.append(torch.get_num_threads())
+            return super().attend(*args, **inputs)
+
+    check(Counts, patterns=["NS"], laws=["use", "training", "randomness", "learning"])
+    assert set(seen) == {1} and torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_another_backend_is_held_to_the_same_laws_where_it_runs() -> None:
+    verdicts = check(AGENT, backend="sdpa", laws=FAST)
+    assert {verdict.pattern for verdict in verdicts} == {"NS", "NC", "CC"}
+    assert {verdict.status for verdict in verdicts} == {"pass"}
+    with pytest.raises(Unsupported, match="CS"):
+        check(AGENT, patterns=["CS"], backend="sdpa", laws=FAST)
+
+
+def test_cases_are_called_by_mechanism_pattern_and_law() -> None:
+    names = list(cases(parametrize([LOCAL, NONE])))
+    assert {"local-CS-suffix", "local-NC-limits", "local-card", "none-CC-use"} <= set(names)
+    assert "local-NS-suffix" not in names and "none-NS-grouped" in names
+    assert not any(name.endswith("inductor") for name in names)
+    assert list(cases(parametrize(NONE, laws=["inductor"]))) == [f"none-{p.value}-inductor" for p in Pattern]
+
+
+def test_a_case_passes_fails_or_is_an_expected_failure() -> None:
+    class SeesAll(LOCAL):
+        def attend(self, q, k, v, key_mask=None, query_mask=None):
+            return super().attend(q, k, v, key_mask) + v.mean(2, keepdim=True)
+
+    cases(parametrize(LOCAL, laws=["suffix"]))["local-CS-suffix"]()
+    with pytest.raises(AssertionError, match=r"SeesAll CS .*change earlier rows"):
+        cases(parametrize(SeesAll, laws=["suffix"]))["SeesAll-CS-suffix"]()
+    with pytest.raises(XFailed, match="floor"):
+        cases(parametrize(NONE, laws=["use"]))["none-NS-use"]()
+
+
+def test_the_card_s_case_fails_for_an_exemption_that_nothing_needs() -> None:
+    class Needless(LOCAL):
+        exempt = {"heads": "talking heads"}
+
+    with pytest.raises(AssertionError, match="heads is exempt, and nothing needs it"):
+        cases(parametrize(Needless))["Needless-card"]()
+
+
+def test_own_hyperparameters_are_compared_with_the_reference_in_a_slot_that_is_long_enough() -> None:
+    (verdict,) = check_params(AGENT, "CS", {"agents": 512, "chunk": 16})
+    assert (verdict.law, verdict.status) == ("params", "pass")
+    (verdict,) = check_params(AGENT, "CS", {"chunk": 48})
+    assert verdict.status == "fail" and "power of two" in verdict.reason
+
+
+def test_own_hyperparameters_are_checked_in_the_slot_of_the_case_by_its_backend() -> None:
+    slot = Slot(Pattern.NC, heads=4, dim=16, max_len=32, source_len=512)
+    (verdict,) = check_params(AGENT, Pattern.NC, {"agents": 32}, backend="sdpa", slot=slot)
+    assert verdict.status == "pass"
+
+    class Off(AGENT):
+        def attend_sdpa(self, *args, **inputs):
+            return 2 * super().attend_sdpa(*args, **inputs)
+
+    (verdict,) = check_params(Off, Pattern.NC, {"agents": 32}, backend="sdpa", slot=slot)
+    assert verdict.status == "fail" and "32 tokens, sdpa" in verdict.reason
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_the_counter_counts_five_n_log_n_for_each_fourier_transform(real: bool) -> None:
+    t = torch.empty(3, 64, 7, device="meta", dtype=torch.float32 if real else torch.complex64)
+    with FlopCounterMode(display=False, custom_mapping=FFTS) as counter:
+        there = torch.fft.rfft(t, dim=1) if real else torch.fft.fft(t, dim=1)
+        torch.fft.irfft(there, n=64, dim=1) if real else torch.fft.ifft(there, dim=1)
+    assert counter.get_total_flops() == 2 * 3 * 7 * 5 * 64 * 6
+
+
+def test_a_wrapper_is_checked_around_softmax_unless_it_says_otherwise() -> None:
+    class Doubled(Mechanism):
+        patterns = "inner"
+
+        def __init__(self, slot, *, inner):
+            super().__init__(slot)
+            self.inner, self.grade, self.reads, self.inputs = inner, inner.grade, inner.reads, inner.inputs
+
+        def attend(self, *args, **inputs):
+            return 2 * self.inner.attend(*args, **inputs)
+
+        def reference(self, *args, **inputs):
+            return 2 * self.inner.reference(*args, **inputs)
+
+        def flops(self, n, m, backend="eager"):
+            return self.inner.flops(n, m, backend)
+
+    laws = [name for name, law in LAWS.items() if not law.long and name != "compile"]
+    verdicts = check(Doubled, laws=laws)
+    assert {verdict.status for verdict in verdicts} == {"pass"}
+    assert {verdict.pattern for verdict in verdicts} == {"NS", "CS", "NC", "CC"}
