@@ -2,8 +2,8 @@
 
     python benchmarks/latency_against_torch.py
 
-Prints the ratio of the two per case: the median over rounds, each round timing both within a moment of each other, in
-alternating order. Both must agree within 5 %. One thread.
+Prints the ratio of the two per case: the median over rounds, with half the width of its 95 % interval; each round times
+both within a moment of each other, in alternating order. They must agree within 5 %. One thread.
 """
 
 from dataclasses import replace
@@ -19,9 +19,10 @@ from torch.utils.benchmark import Timer  # noqa: E402
 
 from cab import timers  # noqa: E402
 from cab.cases import Case  # noqa: E402
+from cab.intervals import half_width_of_median  # noqa: E402
 from cab.workload import Workload, build  # noqa: E402
 
-ROUNDS, SECONDS = 9, 0.1  # the latter as long as our timer takes, about
+ROUNDS, SECONDS = 25, 0.1  # the latter about as long as our timer takes
 BASE = Case(
     mechanism="softmax",
     params={},
@@ -63,8 +64,8 @@ def workload(case: Case) -> Workload:
     return made
 
 
-def ratios(made: Workload) -> tuple[float, float, float]:
-    """Return our median seconds, theirs, and the median over rounds of their ratio."""
+def ratios(made: Workload) -> tuple[float, float, float, float]:
+    """Return our median seconds, theirs, the median over rounds of their ratio, and its half width."""
     theirs = Timer("run()", globals={"run": made.run}, num_threads=1)
     found = []
     for turn in range(ROUNDS):
@@ -76,7 +77,7 @@ def ratios(made: Workload) -> tuple[float, float, float]:
                 pair[name] = theirs.blocked_autorange(min_run_time=SECONDS).median
         found.append((pair["ours"], pair["theirs"], pair["ours"] / pair["theirs"]))
     ours, others, ratio = (median(column) for column in zip(*found, strict=True))
-    return ours, others, ratio
+    return ours, others, ratio, half_width_of_median([row[2] for row in found])
 
 
 def main() -> None:
@@ -86,9 +87,9 @@ def main() -> None:
     print(f"{'case':58} {'ours':>10} {'torch':>10} {'ratio':>7}")
     within = 0
     for case in CASES:
-        ours, theirs, ratio = ratios(workload(case))
+        ours, theirs, ratio, half = ratios(workload(case))
         within += abs(ratio - 1) <= 0.05
-        print(f"{case.title:58} {ours * 1e6:7.1f} us {theirs * 1e6:7.1f} us {ratio:7.3f}", flush=True)
+        print(f"{case.title:58} {ours * 1e6:7.1f} us {theirs * 1e6:7.1f} us {ratio:7.3f} ±{half:.3f}", flush=True)
     print(f"{within} of {len(CASES)} within 5 %")
 
 

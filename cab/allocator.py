@@ -37,13 +37,17 @@ def trim() -> bool:
     return True
 
 
+def mapped() -> int:
+    """Return the bytes of blocks that were served from fresh pages; 0 in a pinned process."""
+    return int(_info(ctypes.CDLL(None)).hblkhd) if is_glibc() else 0
+
+
 @lru_cache
 def is_glibc() -> bool:
     """Whether `malloc` is glibc's own: another one (preloaded jemalloc, musl) would ignore `mallopt` silently."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):
         return False
-    libc.mallinfo2.restype = _Mallinfo2
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     before = _held(libc)
@@ -54,5 +58,11 @@ def is_glibc() -> bool:
 
 
 def _held(libc: ctypes.CDLL) -> int:
-    info = libc.mallinfo2()
+    info = _info(libc)
     return int(info.uordblks) + int(info.hblkhd)
+
+
+def _info(libc: ctypes.CDLL) -> _Mallinfo2:
+    libc.mallinfo2.restype = _Mallinfo2
+    found: _Mallinfo2 = libc.mallinfo2()
+    return found

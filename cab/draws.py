@@ -65,5 +65,5 @@ class Draw:
         return torch.randn(shape, generator=self._generator(name)).to(self.device, self.dtype)
 
     def _generator(self, name: str) -> torch.Generator:
-        # one a name, so that what a mechanism does not read does not change the rest
-        return torch.Generator().manual_seed(self.seed * 2**32 + crc32(name.encode()))
+        # one a name, so that what a mechanism does not read does not change the rest; of a seed 32 bits count
+        return torch.Generator().manual_seed(crc32(f"{self.seed} {name}".encode()))

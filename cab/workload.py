@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from cab import scenes, training, truth
 from cab.cases import Case
@@ -139,8 +140,10 @@ class Workload:
 
         if self.case.pass_ == "forward_backward":
             return lambda: gradients(forward(), False)
-        # the graph is made once, and kept; compiled code would give up buffers that the next run needs
-        with torch._functorch.config.patch(donated_buffer=False):
+        # the graph is made once, and kept; code compiled earlier, or by default, gives up buffers that it needs again
+        if self.case.backend == "compile":
+            torch.compiler.reset()
+        with functorch.patch(donated_buffer=False):
             out = forward()
         return lambda: gradients(out, True)
 

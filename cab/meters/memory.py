@@ -1,0 +1,110 @@
+"""Memory: what a pass takes beyond what was held before it. Never one number."""
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cab import Meter, Reading
+from cab.allocator import trim
+
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+class Memory(Meter):
+    """Peaks of one pass after a first one, beyond inputs, parameters and, in `backward`, the graph."""
+
+    metrics = {
+        "peak_allocated": ("bytes", False),
+        "peak_resident": ("bytes", False),
+        "peak_reserved": ("bytes", False),
+    }
+    method = (
+        "peak_allocated: most bytes of tensors and workspaces held at once (CPU: the profiler's memory events, exact "
+        "from run to run); peak_resident: growth of the process's resident set, reset before the pass (CPU); "
+        "peak_reserved: growth of what the caching allocator holds (CUDA)"
+    )
+    version = 1
+    environment = True
+
+    def unavailable(self, device: str) -> str | None:
+        """Only the CPU and CUDA are known."""
+        return None if device.split(":")[0] in ("cpu", "cuda") else f"memory on {device} is not measured"
+
+    def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
+        """Resident memory is the CPU's, reserved memory the CUDA allocator's."""
+        other = "peak_resident" if case.device.startswith("cuda") else "peak_reserved"
+        return {name: about for name, about in self.metrics.items() if name != other}
+
+    def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Run once to let one-time buffers appear, then measure each metric in a pass of its own."""
+        call.run()
+        if call.device.type == "cuda":
+            return _on_cuda(call.run, call.device)
+        resident = resident_growth(call.run)
+        return {"peak_allocated": {"samples": [peak_allocated(call.run)]}, "peak_resident": resident}
+
+    def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
+        """Take the largest: a peak that was seen once was needed."""
+        samples = [float(s) for process in processes for s in process["samples"]]
+        return Reading(max(samples), count=len(samples), processes=len(processes))
+
+
+def peak_allocated(call: Callable[[], Any]) -> int:
+    """Return the most bytes held at once during a call on the CPU, beyond what was held before it.
+
+    The profiler sees every allocation, kernels' workspaces too, which a dispatch mode does not.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        result = call()  # held until the profiler has stopped, as the caller would hold it
+    del result
+    assert record.profiler is not None
+    events = record.profiler.kineto_results.events()
+    held = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def resident_growth(call: Callable[[], Any]) -> dict[str, Any]:
+    """Return the growth of the resident set's peak during a call, as what `measure` gives for a metric."""
+    if not os.access(_CLEAR, os.W_OK):
+        return {"status": "unsupported", "reason": f"{_CLEAR} cannot be written, so the resident peak cannot be reset"}
+    gc.collect()
+    if not trim():
+        return {"status": "unsupported", "reason": "the allocator is not glibc's, so free memory cannot be given back"}
+    _CLEAR.write_text("5")
+    before = _peak_resident()
+    result = call()
+    after = _peak_resident()
+    del result
+    return {"samples": [after - before]}
+
+
+def _peak_resident() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no line VmHWM")
+
+
+def _on_cuda(call: Callable[[], Any], device: Any) -> dict[str, dict[str, Any]]:
+    import torch
+
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    result = call()
+    torch.cuda.synchronize(device)
+    del result
+    return {
+        "peak_allocated": {"samples": [torch.cuda.max_memory_allocated(device) - allocated]},
+        "peak_reserved": {"samples": [torch.cuda.max_memory_reserved(device) - reserved]},
+    }
