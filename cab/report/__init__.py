@@ -1,0 +1,22 @@
+"""What a store says: leaderboards, tables in the terminal, tidy files and one page. Imports no torch.
+
+`rows` and `environments` are the two tables of a store, as `cab.records` reads them.
+"""
+
+from cab.report.board import Board, Cell, Line, Metric
+from cab.report.files import write_csv, write_parquet
+from cab.report.page import write_page
+from cab.report.ranking import leaderboard
+from cab.report.terminal import print_report
+
+__all__ = [
+    "Board",
+    "Cell",
+    "Line",
+    "Metric",
+    "leaderboard",
+    "print_report",
+    "write_csv",
+    "write_page",
+    "write_parquet",
+]

@@ -1,0 +1,31 @@
+"""The rows as files for other tools, one line a case and metric, written whole or not at all."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cab.errors import UsageError
+from cab.folders import write_whole
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def write_csv(rows: "DataFrame", path: Path) -> None:
+    """Write the rows as CSV, in full precision; what is missing is empty."""
+    write(path, rows.to_csv(index=False))
+
+
+def write_parquet(rows: "DataFrame", path: Path) -> None:
+    """Write the rows as Parquet."""
+    buffer = BytesIO()
+    rows.to_parquet(buffer, index=False)
+    write(path, buffer.getvalue())
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole; `UsageError` says why it cannot be written."""
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; give a path that can be written") from error
