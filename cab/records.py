@@ -106,7 +106,7 @@ def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
         "commit": entry.get("commit", ""),
         "grade": entry.get("grade", ""),
         "task_version": entry.get("task_version"),
-        "data_source": entry.get("data_source", ""),
+        "data_source": _named(entry),
         "protocol": case["task_params"].get("protocol", ""),
         "split": entry.get("split", ""),
         "params": canonical(case["params"]),
@@ -132,6 +132,12 @@ def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
             about |= {"status": "ok", "reason": "", "value": value, "step": point["step"], "split": "validation"}
             found.append({**common, **about})
     return found
+
+
+def _named(entry: dict[str, Any]) -> str:
+    """Name the data of an entry, with the remark that goes with every number from it."""
+    comparable = entry.get("data", {}).get("comparable", True)
+    return str(entry.get("data_source", "")) + ("" if comparable else " (not comparable with published numbers)")
 
 
 def table(store: Store, history: bool = False) -> "pd.DataFrame":

@@ -1,0 +1,114 @@
+"""A transformer encoder over tokens (Vaswani et al., arXiv 1706.03762), and a classifier on top of it.
+
+Every attention layer is a slot of one pattern. Nothing else moves information between positions: no convolution and
+no pooling before the end, so that what the model reads beyond a bag of tokens is the mechanism's doing.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from cab.backbones.positions import ROTARY_BASE, added
+from cab.contracts.pattern import Pattern
+from cab.contracts.slot import Slot
+from cab.contracts.task import Attention
+from cab.errors import unknown
+
+NORMS = ("post", "pre")
+POOLINGS = ("cls", "mean")
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network, each with residual, dropout and norm before it or after the sum."""
+
+    def __init__(self, attention: nn.Module, width: int, mlp: int, *, dropout: float, norm: str) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(str(unknown("norm", norm, NORMS)))
+        self.pre = norm == "pre"
+        self.attention = attention
+        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp, width))
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self.pre:
+            x = x + self.dropout(self.attention(self.attention_norm(x), mask, inputs=inputs))
+            return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask, inputs=inputs)))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Token ids (batch, n) in, one vector a token out. With `cls`, a learned token comes first: n + 1 vectors.
+
+    `max_len` counts that token. `width` is heads * dim unless given.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        pattern: Pattern,
+        *,
+        vocabulary: int,
+        max_len: int,
+        heads: int,
+        dim: int,
+        layers: int,
+        mlp: int,
+        width: int | None = None,
+        dropout: float = 0.0,
+        norm: str = "pre",
+        positions: str = "learned",
+        cls: bool = False,
+        embedding_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.width = heads * dim if width is None else width
+        self.tokens = nn.Embedding(vocabulary, self.width)
+        nn.init.normal_(self.tokens.weight, std=embedding_std)
+        self.cls = nn.Parameter(torch.zeros(self.width)) if cls else None
+        self.positions = added(positions, max_len, self.width)
+        rotary = ROTARY_BASE if positions == "rotary" else None
+        self.blocks = nn.ModuleList()
+        for layer in range(layers):
+            slot = Slot(pattern, heads, dim, max_len, width=self.width, layer=layer, layers=layers, rotary=rotary)
+            self.blocks.append(Block(attention(slot), self.width, mlp, dropout=dropout, norm=norm))
+        self.norm = nn.LayerNorm(self.width) if norm == "pre" else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors and which of them are real (None = all)."""
+        x = self.tokens(ids)
+        if self.cls is not None:
+            x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
+            mask = None if mask is None else torch.cat([mask.new_ones(len(x), 1), mask], 1)
+        x = self.dropout(self.positions(x))
+        for block in self.blocks:
+            x = block(x, mask, inputs or {})
+        return self.norm(x), mask
+
+
+class Classifier(nn.Module):
+    """An encoder, one vector of it or the mean of the real ones, and a head with one hidden layer."""
+
+    def __init__(self, encoder: Encoder, *, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Linear(encoder.width, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return logits (batch, classes). A sequence without a real token has zeros for its mean."""
+        x, mask = self.encoder(ids, mask, inputs)
+        return self.head(x[:, 0] if self.encoder.cls is not None else pooled(x, mask))  # type: ignore[no-any-return]
+
+
+def pooled(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Average x (batch, n, width) over the real tokens, in float32 at least."""
+    if mask is None:
+        return x.mean(1)
+    weight = mask.unsqueeze(-1).to(x.dtype)
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,1 @@
+"""Where tasks get real data: downloads, readers of known layouts, and splits. Knows no task and no model."""

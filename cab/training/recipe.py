@@ -1,0 +1,82 @@
+"""A recipe: everything about a training but its model, data and seed; and the learning rate at each step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import cos, pi, sqrt
+from typing import Any
+
+from cab.errors import unknown
+
+OPTIMISERS = ("adamw",)
+SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
+PRECISIONS = ("auto", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The optimiser and how it is driven. `of` reads the configuration's `training` node."""
+
+    steps: int
+    lr: float  # peak; with rsqrt the base, whose peak is lr / sqrt(warmup)
+    optimiser: str = "adamw"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: str = "constant"
+    warmup: int = 0  # steps of linear rise before the schedule
+    clip: float | None = None  # largest gradient norm
+    evaluate: int | None = None  # steps between validations; None: only after the last
+    accumulate: int = 1  # pieces that a batch is computed in, to fit into memory
+    precision: str = "auto"  # bfloat16 autocast where a GPU has it, else float32
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "evaluate"):
+            value = getattr(self, name)
+            if not (name == "evaluate" and value is None) and (type(value) is not int or value < 1):
+                raise ValueError(f"training.{name}={value!r}: a whole number of at least 1 is needed")
+        for name in ("lr", "eps", "clip"):
+            value = getattr(self, name)
+            if not (name == "clip" and value is None) and not 0 < value < float("inf"):
+                raise ValueError(f"training.{name}={value!r}: a number above 0 is needed")
+        for name in ("weight_decay", "warmup"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"training.{name}={getattr(self, name)!r}: a number of at least 0 is needed")
+        if self.warmup >= self.steps and self.schedule in ("cosine", "linear"):
+            raise ValueError(
+                f"training.warmup={self.warmup} leaves the {self.schedule} schedule no step of {self.steps}"
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"training.betas={self.betas!r}: two numbers from 0 to below 1 are needed")
+        choices = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        for name, accepted in choices.items():
+            if getattr(self, name) not in accepted:
+                raise unknown(f"training.{name}", str(getattr(self, name)), accepted)
+
+    @classmethod
+    def of(cls, settings: "Mapping[str, Any] | Recipe") -> "Recipe":
+        """Build the recipe that a mapping (JSON, YAML) spells out; unknown keys are refused."""
+        if isinstance(settings, Recipe):
+            return settings
+        names = [f.name for f in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise unknown("training setting", name, names)
+        values = dict(settings)
+        if "betas" in values:
+            values["betas"] = tuple(values["betas"])
+        return cls(**values)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0.
+
+        With s = step + 1 and w = warmup: the rise is min(1, s / w) in every schedule. After it, cosine and linear go
+        to 0, which the step after the last would have; rsqrt is LRA's lr * min(1, s / w) / sqrt(max(s, w)).
+        """
+        s, w = step + 1, self.warmup
+        rise = min(1.0, s / w) if w else 1.0
+        if self.schedule == "rsqrt":
+            return self.lr * rise / sqrt(max(s, w))
+        left = min(1.0, (self.steps - step) / (self.steps - w)) if self.schedule in ("cosine", "linear") else 1.0
+        if self.schedule == "cosine":
+            left = (1 + cos(pi * (1 - left))) / 2
+        return self.lr * rise * left
