@@ -46,7 +46,7 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
-    from cab.completion import complete
+    from cab.terminal.completion import complete
 
     given = ctx.params.get("overrides") or ctx.params.get("what") or []
     return complete([given] if isinstance(given, str) else list(given), incomplete)
@@ -73,9 +73,9 @@ def run(
     KEY=a,b and KEY=range(1,5) sweep; mechanism.KEY=VALUE and task.KEY=VALUE set hyper-parameters,
     mechanism.NAME.KEY=VALUE those of one mechanism; grid=NAME adds the blocks of a named grid.
     """
-    from cab.printing import console, print_preview, print_run
-    from cab.progress import Display
     from cab.runs import execute, preview
+    from cab.terminal.printing import console, print_preview, print_run
+    from cab.terminal.progress import Display
 
     if dry_run:
         print_preview(preview(overrides or [], results), console())
@@ -96,9 +96,9 @@ def report(
 ) -> None:
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
     from cab.library import load
-    from cab.printing import console
     from cab.records import Store, environments
     from cab.report import print_report, write_csv, write_page, write_parquet
+    from cab.terminal.printing import console
 
     rows, folder = load(results), out or results / "report"
     store = Store(results)
@@ -122,8 +122,8 @@ def list_(
     what: Annotated[str, typer.Argument(help="mechanisms, tasks, meters or grids; all by default.")] = "",
 ) -> None:
     """List mechanisms with what each can do, tasks, meters and grids."""
-    from cab.listing import print_list
-    from cab.printing import console
+    from cab.terminal.listing import print_list
+    from cab.terminal.printing import console
 
     print_list(what, console())
 
@@ -134,8 +134,8 @@ def show(
     what: Annotated[str, typer.Argument(metavar="mechanism=NAME | task=NAME", autocompletion=_complete)],
 ) -> None:
     """Show a plug-in: what it is, its hyper-parameters and its sources."""
-    from cab.listing import print_plugin
-    from cab.printing import console
+    from cab.terminal.listing import print_plugin
+    from cab.terminal.printing import console
 
     print_plugin(what, console())
 
@@ -149,8 +149,8 @@ def check(
 ) -> None:
     """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken."""
     from cab import plugins
-    from cab.checking import check_and_print
-    from cab.printing import console
+    from cab.terminal.checking import check_and_print
+    from cab.terminal.printing import console
 
     if every == bool(names):
         raise UsageError("which mechanism? Give names, or --all. Accepted: " + ", ".join(plugins.names("mechanism")))
@@ -161,8 +161,8 @@ def check(
 @_answers
 def data_list(data: Data = Path("data")) -> None:
     """Say which data each task would use now."""
-    from cab.datasets import print_sources
-    from cab.printing import console
+    from cab.terminal.datasets import print_sources
+    from cab.terminal.printing import console
 
     print_sources(data, console())
 
@@ -174,8 +174,8 @@ def data_get(
     folder: Annotated[Path, typer.Option(help="Where to put them.", envvar="CAB_DATA")] = Path("data"),
 ) -> None:
     """Download or generate a task's data: verified, and moved into place whole."""
-    from cab.datasets import get
-    from cab.printing import console
+    from cab.terminal.datasets import get
+    from cab.terminal.printing import console
 
     get(task, folder, console())
 
@@ -184,8 +184,8 @@ def data_get(
 @_answers
 def doctor(results: Results = Path("results"), data: Data = Path("data")) -> None:
     """Say what this machine is, and what would disturb or prevent a measurement."""
-    from cab.doctor import print_diagnosis
-    from cab.printing import console
+    from cab.terminal.doctor import print_diagnosis
+    from cab.terminal.printing import console
 
     print_diagnosis(results, data, console())
 

@@ -62,7 +62,7 @@ def run(
         raise UsageError(f"cab.run takes a list of overrides: cab.run([{overrides!r}])")
     from rich.console import Console
 
-    from cab.progress import Display, Silent
+    from cab.terminal.progress import Display, Silent
 
     if not progress:
         return execute(overrides, Silent(), Path(results), Path(data), force, retry).rows()

@@ -75,7 +75,8 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # UnicodeDecodeError is a ValueError
-            return self._set_aside(path)
+            self._set_aside(path)
+            return None
         if (
             not isinstance(entry, dict)
             or not _ENTRY <= set(entry)

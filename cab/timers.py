@@ -6,7 +6,8 @@ at a cap, and they say which.
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -38,19 +39,11 @@ class Timing:
 def on_cpu(call: Callable[[], Any], clock: Callable[[], int] = time.perf_counter_ns) -> Timing:
     """Time `call` by the wall clock (in nanoseconds), with the garbage collector at rest."""
     timing = Timing()
-    # what lives now is never looked at again, and nothing is collected between two readings of the clock
-    gc.freeze()
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_at_rest():
         durations = _warm(timing, lambda: _sample(call, 1, clock))
         timing.iterations = max(1, ceil(SAMPLE / max(median(durations[-WINDOW:]), 1e-9)))
         while not _enough(timing):
             timing.samples.append(_sample(call, timing.iterations, clock))
-    finally:
-        if was_enabled:
-            gc.enable()
-        gc.unfreeze()
     return timing
 
 
@@ -84,6 +77,18 @@ def on_cuda(call: Callable[[], Any], device: Any) -> Timing:
     while not _enough(timing):
         timing.samples += samples(group)
     return timing
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Collect no garbage meanwhile: neither time nor memory then depends on when it would have been."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _warm(timing: Timing, sample: Callable[[], float]) -> list[float]:

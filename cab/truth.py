@@ -22,7 +22,9 @@ from cab.errors import Unsupported, Wrong
 
 TOKENS, EXAMPLES = 301, 2  # odd, and more than the blocks that mechanisms cut sequences into
 
-_NO_KERNEL = re.compile(r"not implemented for|nsupported dtype|ow precision dtypes not|types other than|of float, double")
+_NO_KERNEL = re.compile(
+    r"not implemented for|nsupported dtype|ow precision dtypes not|types other than|of float, double"
+)
 
 
 def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: Draw, batch: int, streaming: bool) -> None:

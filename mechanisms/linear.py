@@ -1,7 +1,8 @@
 """Linear attention (Katharopoulos et al., arXiv 2006.16236): phi(q) (phi(k)^T v) / phi(q) (phi(k)^T 1).
 
-phi(x) = elu(x) + 1, equation 7. A row uses its own query and sums over keys, so causal cross equals noncausal cross;
-the causal form is the paper's equations 9 and 10, chunked.
+phi is a hyper-parameter: elu(x) + 1 of the paper (equation 7), or the map of a later one (`cab.ops.feature_maps`).
+A row uses its own query and sums over keys, so causal cross equals noncausal cross; the causal form is the paper's
+equations 9 and 10, chunked.
 """
 
 from typing import Any
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops
+from cab.ops.feature_maps import FeatureMap
+from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised
 
 
 class Linear(Mechanism):
@@ -20,38 +22,39 @@ class Linear(Mechanism):
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2006.16236"
     cost = "O((n + m) d^2)"
-    checks = ({}, {"chunk": 4})
+    checks = (
+        {"chunk": 4},
+        {"features": "relu"},
+        {"features": "taylor", "size": 3, "chunk": 4},
+        {"features": "hedgehog", "chunk": 4},
+        {"features": "dpfp", "size": 3, "chunk": 4},
+        {"features": "t2r", "size": 11, "chunk": 4},
+    )
 
-    def __init__(self, slot: Any, *, chunk: int = 64) -> None:
+    def __init__(self, slot: Any, *, features: str = "elu", size: int | None = None, chunk: int = 64) -> None:
         super().__init__(slot)
         if chunk < 1:
             raise ValueError(f"chunk={chunk}: at least 1 token is needed")
         self.chunk = chunk
+        self.of_query = FeatureMap(features, slot.heads, slot.dim, size)
+        # one phi for both where the paper has one, or where it has nothing to learn
+        apart = features in ("hedgehog", "taylor") and self.of_query.flops
+        self.of_key = FeatureMap(features, slot.heads, slot.dim, size) if apart else None
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
-        q, (k, v) = features(q), self._summands(k, v, key_mask)
+        q, (k, v) = self.of_query(q), self._summands(k, v, key_mask)
         if self.slot.pattern is Pattern.CS:
             return normalised(causal_linear(q, k, v, self.chunk))
         return normalised(q @ (k.transpose(-1, -2) @ v))
 
     def reference(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Write the whole matrix of weights phi(q) phi(k)^T and normalise its rows."""
-        weights = torch.einsum("bhid,bhjd->bhij", features(q), features(k))
+        """Write the whole matrix of weights phi(q) phi(k)^T, as each paper has it, and normalise its rows."""
+        weights = self._weights(q, k)
         if self.slot.pattern is Pattern.CS:
             weights = weights.tril()
         if key_mask is not None:
@@ -60,31 +63,29 @@ class Linear(Mechanism):
         return (weights / total.where(total > 0, 1.0)) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """State and reading; in CS the products inside the chunks too. The normaliser is one more value."""
-        dim, size = self.slot.dim, self.slot.values + 1
+        """Maps, state and reading; in CS the products inside the chunks too. The normaliser is one more value."""
+        features, size = self.of_query.count, self.slot.values + 1
         if self.slot.pattern is Pattern.CS:
-            return self.slot.heads * causal_linear_flops(n, dim, size, self.chunk)
-        return 2.0 * self.slot.heads * (n + m) * dim * size
+            summing = causal_linear_flops(n, features, size, self.chunk)
+        else:
+            summing = 2.0 * (n + m) * features * size
+        return self.slot.heads * (summing + (n + m) * self.of_query.flops)
 
     def flops_needed(self, n: int, m: int) -> float:
         """Each key enters the state once and each query reads it once."""
-        return 2.0 * self.slot.heads * (n + m) * self.slot.dim * (self.slot.values + 1)
+        summing = 2.0 * self.of_query.count * (self.slot.values + 1)
+        return self.slot.heads * (n + m) * (summing + self.of_query.flops)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source: (batch, heads, dim, value_dim + 1)."""
+        """Sum over the source: (batch, heads, features, value_dim + 1)."""
         k, v = self._summands(k, v, key_mask)
         return k.transpose(-1, -2) @ v
 
     def step(
-        self,
-        state: Any,
-        q: Tensor,
-        k: Tensor | None = None,
-        v: Tensor | None = None,
-        key_mask: Tensor | None = None,
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Read the state, and among the new tokens (CS) those up to each one."""
-        q = features(q)
+        q = self.of_query(q)
         out = q @ state
         if k is not None and v is not None:
             k, v = self._summands(k, v, key_mask)
@@ -94,18 +95,31 @@ class Linear(Mechanism):
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return phi(k), zero where masked, and v with a column of ones that becomes the normaliser."""
-        k = features(k)
+        k = (self.of_key or self.of_query)(k)
         if key_mask is not None:
             k = k.masked_fill(~key_mask[:, None, :, None], 0.0)
         return k, F.pad(v, (0, 1), value=1.0)
 
-
-def features(x: Tensor) -> Tensor:
-    """elu(x) + 1: positive, so that weights are."""
-    return F.elu(x) + 1
-
-
-def normalised(sums: Tensor) -> Tensor:
-    """Divide by the last column, the sum of the weights; a row that sees nothing stays zero."""
-    out, total = sums[..., :-1], sums[..., -1:]
-    return out / total.where(total > 0, 1.0)
+    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
+        name, maps = self.of_query.name, (self.of_query, self.of_key or self.of_query)
+        if self.of_query.flops:
+            q, k = (torch.einsum("bhid,hdf->bhif", x, phi.weight) for x, phi in zip((q, k), maps, strict=True))
+        if name == "taylor":
+            scores = torch.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5
+            return 1 + scores + scores**2 / 2
+        if name == "dpfp":
+            size, total = self.of_query.size, 0.0
+            q, k = (torch.cat([x.clamp(min=0), -x.clamp(max=0)], -1) for x in (q, k))
+            for channel in range(q.shape[-1]):
+                for places in range(1, size + 1):
+                    products = [x[..., channel] * x[..., channel - places] for x in (q, k)]
+                    total = total + products[0].unsqueeze(-1) * products[1].unsqueeze(-2)
+            return total
+        if name == "hedgehog":
+            q, k = (torch.cat([s.exp() / s.exp().sum(-1, keepdim=True) for s in (x, -x)], -1) for x in (q, k))
+        elif name == "elu":
+            q, k = (torch.where(x > 0, x + 1, x.exp()) for x in (q, k))
+        else:
+            bias = self.of_query.bias if name == "t2r" else 0.0
+            q, k = ((x + bias).clamp(min=0) for x in (q, k))
+        return torch.einsum("bhif,bhjf->bhij", q, k)

@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism
+from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import real_first, taken
 from cab.ops.softmax import masked_softmax, repeat_heads
 from cab.ops.window import banded_pairs, banded_softmax, window_pairs
-
-GATHERED = 8  # a score of a gathered key costs about as much as this many scores of all keys
 
 
 class Local(Mechanism):
@@ -29,7 +28,7 @@ class Local(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 1508.04025"
-    cost = "O(n w d)"
+    cost = "O((n + m) w d)"
     grouped = True
     checks = ({"window": 3, "block": 4}, {"window": 1, "block": 1}, {"window": 9, "block": 16})
     limits = (
@@ -53,13 +52,13 @@ class Local(Mechanism):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Work in blocks of queries (self); around the predicted places, gathering keys where they are few (cross)."""
+        """Work in blocks of queries that are neighbours (self) or look at neighbouring places (cross)."""
         k, v, scaled = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads), q * self.slot.dim**-0.5
         if not self.slot.pattern.cross:
             after = 0 if self.slot.pattern.causal else self.window
             return banded_softmax(scaled, k, v, self.window, after, self.block, key_mask)
         place = self._place(q, k.shape[2], key_mask)
-        near = self._gathered if self._gathers(k.shape[2]) else self._written_out
+        near = self._in_blocks if self._pays(q.shape[2], k.shape[2]) else self._written_out
         return near(scaled, k, v, place, key_mask)
 
     def reference(
@@ -94,8 +93,8 @@ class Local(Mechanism):
         if not self.slot.pattern.cross:
             after = 0 if self.slot.pattern.causal else self.window
             return 2.0 * self.slot.heads * banded_pairs(n, self.window, after, self.block) * (dim + size)
-        keys = 2 * self.window + 1 if self._gathers(m) else m
-        return 2.0 * self.slot.heads * n * (keys * (dim + size) + dim * (dim + 1))
+        pairs = self._block_pairs(n, m) if self._pays(n, m) else n * m
+        return 2.0 * self.slot.heads * (pairs * (dim + size) + n * dim * (dim + 1))
 
     def flops_needed(self, n: int, m: int) -> float:
         """The pairs in the window alone (cross: the most that a window can hold)."""
@@ -133,8 +132,18 @@ class Local(Mechanism):
         state = taken(keys, last), taken(values, last), real.gather(1, last)
         return out if back is None else taken(out, back), state
 
-    def _gathers(self, m: int) -> bool:
-        return GATHERED * (2 * self.window + 1) <= m
+    def _sizes(self, n: int, m: int) -> tuple[int, int, int]:
+        """Return the stretches of the source, the blocks of queries that look into one, and their queries."""
+        stretches, size = -(-m // self.block), min(self.block, n)
+        return stretches, most_blocks(n, stretches, size), size
+
+    def _block_pairs(self, n: int, m: int) -> int:
+        _, blocks, size = self._sizes(n, m)
+        return blocks * size * (self.block + 2 * self.window)
+
+    def _pays(self, n: int, m: int) -> bool:
+        """Whether blocks compute fewer pairs than all queries with all keys are."""
+        return self._block_pairs(n, m) < n * m
 
     def _place(self, q: Tensor, m: int, key_mask: Tensor | None) -> Tensor:
         """Predict where in the source each query looks: (batch, heads, n, 1), in float32 at least."""
@@ -153,19 +162,24 @@ class Local(Mechanism):
         weights = masked_softmax(q @ k.transpose(-1, -2), seen)
         return (weights * self._nearness(away).to(v.dtype)) @ v
 
-    def _gathered(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, key_mask: Tensor | None) -> Tensor:
+    def _in_blocks(self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Let queries that look into one stretch of the source share its keys, and those `window` beside it."""
         batch, heads, m, _ = k.shape
-        index = (place - self.window).ceil().long() + torch.arange(2 * self.window + 1, device=q.device)
-        away = index - place
-        seen = (away <= self.window) & (index >= 0) & (index < m)
+        stretches, blocks, size = self._sizes(q.shape[2], m)
+        stretch = (place.detach().squeeze(3) / self.block).long().clamp(0, stretches - 1)
+        where, of_block = assigned(stretch, stretches, size)
+        index = of_block.unsqueeze(3) * self.block - self.window
+        index = index + torch.arange(self.block + 2 * self.window, device=q.device)
+        away = index.unsqueeze(3) - spread(place, where, blocks, size)
+        seen = (away.abs() <= self.window) & ((index >= 0) & (index < m)).unsqueeze(3)
         index = index.clamp(0, m - 1)
         if key_mask is not None:
-            seen = seen & key_mask[:, None, None, :].expand(-1, heads, q.shape[2], -1).gather(3, index)
+            real = key_mask[:, None, None, :].expand(-1, heads, blocks, -1).gather(3, index)
+            seen = seen & real.unsqueeze(3)
         row = torch.arange(batch * heads, device=q.device).view(batch, heads, 1, 1) * m + index
         near_k, near_v = (F.embedding(row, t.reshape(batch * heads * m, -1)) for t in (k, v))
-        weights = masked_softmax((q.unsqueeze(3) @ near_k.transpose(-1, -2)).squeeze(3), seen)
-        weights = weights * self._nearness(away).to(v.dtype)
-        return (weights.unsqueeze(3) @ near_v).squeeze(3)
+        weights = masked_softmax(spread(q, where, blocks, size) @ near_k.transpose(-1, -2), seen)
+        return collected((weights * self._nearness(away).to(v.dtype)) @ near_v, where)
 
     def _nearness(self, away: Tensor) -> Tensor:
         return (-2.0 * (away / self.window) ** 2).exp()

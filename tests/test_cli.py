@@ -8,7 +8,7 @@ import pytest
 from cab.cli import app
 from typer.testing import CliRunner
 
-from cab.completion import complete
+from cab.terminal.completion import complete
 
 HEAVY = ("torch", "pandas", "hydra", "plotly", "numpy", "scipy")
 

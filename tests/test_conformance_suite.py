@@ -5,11 +5,9 @@ from collections import Counter
 import pytest
 import torch
 from _pytest.outcomes import XFailed
-from torch.utils.flop_counter import FlopCounterMode
 
 from cab import Mechanism, Pattern, Slot, Unsupported, plugins
 from cab.conformance import EXEMPTIBLE, LAWS, check, check_params, parametrize
-from cab.conformance.cost import FFTS
 from cab.errors import UsageError
 
 LOCAL, AGENT, NONE = (plugins.load("mechanism", name) for name in ("local", "agent", "none"))
@@ -141,15 +139,6 @@ def test_own_hyperparameters_are_checked_in_the_slot_of_the_case_by_its_backend(
 
     (verdict,) = check_params(Off, Pattern.NC, {"agents": 32}, backend="sdpa", slot=slot)
     assert verdict.status == "fail" and "32 tokens, sdpa" in verdict.reason
-
-
-@pytest.mark.parametrize("real", [True, False])
-def test_the_counter_counts_five_n_log_n_for_each_fourier_transform(real: bool) -> None:
-    t = torch.empty(3, 64, 7, device="meta", dtype=torch.float32 if real else torch.complex64)
-    with FlopCounterMode(display=False, custom_mapping=FFTS) as counter:
-        there = torch.fft.rfft(t, dim=1) if real else torch.fft.fft(t, dim=1)
-        torch.fft.irfft(there, n=64, dim=1) if real else torch.fft.ifft(there, dim=1)
-    assert counter.get_total_flops() == 2 * 3 * 7 * 5 * 64 * 6
 
 
 def test_a_wrapper_is_checked_around_softmax_unless_it_says_otherwise() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Slot, Unsupported, plugins
 from cab.conformance import parametrize
+from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import pooled
 from cab.ops.running import empty, running_softmax
 from cab.ops.window import banded_pairs
@@ -89,14 +90,52 @@ def test_local_costs_grow_with_the_window_and_not_with_the_square_of_the_length(
     assert banded_pairs(100, 128, 128, 64) == 100 * 100
 
 
-def test_local_predicts_a_place_within_the_real_source() -> None:
-    mechanism = build("local", "NC", window=1)
+@pytest.mark.parametrize("pattern", ["NS", "CS"])
+@pytest.mark.parametrize("window", [1, 5, 20, 64])
+def test_local_needs_the_pairs_in_its_window(pattern: str, window: int) -> None:
+    mechanism = build("local", pattern, window=window)
+    assert mechanism.flops_needed(21, 21) == 2 * 2 * 8 * reached(mechanism, 21).sum()
+
+
+def test_softmax_needs_half_in_causal_self_and_linear_each_token_once_for_the_state_and_once_for_reading() -> None:
+    assert build("softmax", "CS").flops_needed(10, 10) == 2 * 2 * 8 * 55
+    assert build("softmax", "CC").flops_needed(10, 20) == 2 * 2 * 8 * 200
+    assert (
+        build("linear", "CS").flops_needed(10, 10) == build("linear", "NS").flops_needed(10, 10) == 2 * 2 * 20 * 4 * 5
+    )
+    assert build("linear", "CC").flops_needed(10, 20) == 2 * 2 * 30 * 4 * 5
+
+
+def test_agents_need_two_scores_and_two_sums_a_token_and_the_convolution() -> None:
+    assert build("agent", "NC", agents=3).flops_needed(10, 20) == 2 * 2 * 3 * 30 * 8
+    assert build("agent", "CS", agents=3, conv=5).flops_needed(10, 10) == 2 * 2 * (3 * 20 * 8 + 10 * 5 * 4)
+
+
+@pytest.mark.parametrize("block", [3, 64])
+def test_local_predicts_a_place_within_the_real_source(block: int) -> None:
+    mechanism = build("local", "NC", window=1, block=block)
     with torch.no_grad():
         mechanism.point.mul_(1e6)  # every place is at one of the two ends
     key_mask = torch.arange(50) < 30
     v = tokens(50).requires_grad_()
     mechanism(tokens(40), tokens(50), v, key_mask=key_mask[None]).square().sum().backward()
     assert set((v.grad.abs().sum((0, 1, 3)) > 0).nonzero()[:, 0].tolist()) == {0, 1, 29}
+
+
+@pytest.mark.parametrize(("n", "buckets", "size"), [(1, 1, 1), (37, 8, 4), (37, 50, 4), (64, 3, 16), (5, 9, 1)])
+@pytest.mark.parametrize("chosen", ["anywhere", "one", "in order"])
+def test_queries_of_one_bucket_share_blocks_of_a_number_that_sizes_fix(
+    n: int, buckets: int, size: int, chosen: str
+) -> None:
+    bucket = torch.randint(buckets, (2, 3, n), generator=torch.Generator().manual_seed(n))
+    bucket = {"anywhere": bucket, "one": torch.full_like(bucket, buckets - 1), "in order": bucket.sort(2)[0]}[chosen]
+    place, of_block = assigned(bucket, buckets, size)
+    blocks = most_blocks(n, buckets, size)
+    assert of_block.shape == (2, 3, blocks) and place.min() >= 0 and place.max() < blocks * size
+    assert all(len(set(row.tolist())) == n for row in place.flatten(0, 1))
+    assert torch.equal(of_block.gather(2, place // size), bucket)
+    t = torch.randn(2, 3, n, 4)
+    assert torch.equal(collected(spread(t, place, blocks, size), place), t)
 
 
 @pytest.mark.parametrize("bins", [1, 4, 7, 29, 40])

@@ -15,11 +15,11 @@ from cab import verdicts
 from cab.entries import finished
 from cab.errors import UsageError
 from cab.plan import plan
-from cab.progress import Silent
 from cab.records import Store
 from cab.runs import execute, preview
 from cab.server import Server, ServerDied
 from cab.supervisor import Options, Supervisor
+from cab.terminal.progress import Silent
 
 DEADLY = f"{Path(__file__).parent / 'deadly' / 'deaths.py'}:Deadly"
 FAST = ["task=speed", "meters=[memory,flops]", "batch=1", "heads=1", "dim=4", "threads=1"]

@@ -35,9 +35,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.pre:
             x = x + self.dropout(self.attention(self.attention_norm(x), mask, inputs=inputs))
-            return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, mask, inputs=inputs)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))  # type: ignore[no-any-return]
+            x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        else:
+            x = self.attention_norm(x + self.dropout(self.attention(x, mask, inputs=inputs)))
+            x = self.mlp_norm(x + self.dropout(self.mlp(x)))
+        return x
 
 
 class Encoder(nn.Module):

@@ -98,7 +98,7 @@ LAWS: dict[str, Law] = {
     "lengths": Law(definition.lengths),
     "defaults": Law(definition.defaults, first=True),
     "grouped": Law(definition.grouped, lambda subject: subject.cls.grouped),
-    "exact": Law(definition.exact, lambda subject: subject.cls.exact),
+    "exact": Law(definition.exact, lambda subject: subject.mechanism.exact),
     "limits": Law(definition.limits, lambda subject: bool(subject.cls.limits), first=True),
     "randomness": Law(evaluation.randomness),
     "saving": Law(evaluation.saving),

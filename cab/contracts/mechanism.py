@@ -30,7 +30,7 @@ class Mechanism(nn.Module):
     cost: ClassVar[str] = ""
     reads: ClassVar[str] = "qkv"  # which of the three it uses; the others arrive as None
     inputs: ClassVar[dict[str, tuple[str, str, str | int]]] = {}  # name -> (queries|keys, real|index, size)
-    exact: ClassVar[bool] = False  # is softmax attention
+    exact: bool = False  # is softmax attention; an instance whose hyper-parameters make it another says so
     grouped: ClassVar[bool] = False  # takes kv_heads < heads
     rotates: ClassVar[bool] = False  # rotates q and k itself
     checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # hyper-parameters that the laws run with

@@ -13,7 +13,7 @@ from pathlib import Path
 from cab.errors import UsageError
 
 PART = ".part"  # what an unfinished download is called
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what a broken connection costs at most
 
 
 def download(url: str, known_hash: str, folder: Path) -> Path:
@@ -50,7 +50,8 @@ def download(url: str, known_hash: str, folder: Path) -> Path:
 def unfinished(folder: Path, name: str) -> str | None:
     """Describe what an interrupted download of `name` left in `folder`, or None."""
     part = folder / (name + PART)
-    return f"{part} ({part.stat().st_size:,} bytes of an interrupted download)" if part.is_file() else None
+    size = part.stat().st_size if part.is_file() else 0
+    return f"{part} ({size:,} bytes of an interrupted download)" if size else None
 
 
 @contextmanager
@@ -99,13 +100,13 @@ def _resumed(part: Path) -> Callable[..., None]:
         import requests
 
         have = part.stat().st_size if part.is_file() else 0
-        ask = {"Range": f"bytes={have}-"} if have else {}
+        # the file as it lies there: what is unpacked on the way has another hash, and cannot be resumed
+        ask = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=ask, stream=True, timeout=30) as answer:
             if answer.status_code != 416:  # 416: nothing is left to ask for
                 answer.raise_for_status()
                 with part.open("ab" if answer.status_code == 206 else "wb") as file:
-                    for chunk in answer.iter_content(_CHUNK):
-                        file.write(chunk)
+                    file.writelines(answer.iter_content(_CHUNK))
         shutil.move(part, output_file)
 
     return fetch

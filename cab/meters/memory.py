@@ -8,6 +8,7 @@ from typing import Any
 
 from cab import Meter, Reading
 from cab.allocator import trim
+from cab.timers import collector_at_rest
 
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -40,9 +41,11 @@ class Memory(Meter):
     def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Run once to let one-time buffers appear, then measure each metric in a pass of its own."""
         call.run()
+        call.module.zero_grad()  # a training step leaves gradients: they are its own, not held before the next one
         if call.device.type == "cuda":
             return _on_cuda(call.run, call.device)
         resident = resident_growth(call.run)
+        call.module.zero_grad()
         return {"peak_allocated": {"samples": [peak_allocated(call.run)]}, "peak_resident": resident}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
@@ -56,14 +59,13 @@ def peak_allocated(call: Callable[[], Any]) -> int:
 
     The profiler sees every allocation, kernels' workspaces too, which a dispatch mode does not.
     """
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd.profiler import profile  # torch.profiler's takes seconds to start
 
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with collector_at_rest(), profile(profile_memory=True) as record:
         result = call()  # held until the profiler has stopped, as the caller would hold it
     del result
-    assert record.profiler is not None
-    events = record.profiler.kineto_results.events()
+    assert record.kineto_results is not None
+    events = record.kineto_results.events()
     held = peak = 0
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         held += event.nbytes()
@@ -75,13 +77,13 @@ def resident_growth(call: Callable[[], Any]) -> dict[str, Any]:
     """Return the growth of the resident set's peak during a call, as what `measure` gives for a metric."""
     if not os.access(_CLEAR, os.W_OK):
         return {"status": "unsupported", "reason": f"{_CLEAR} cannot be written, so the resident peak cannot be reset"}
-    gc.collect()
     if not trim():
         return {"status": "unsupported", "reason": "the allocator is not glibc's, so free memory cannot be given back"}
-    _CLEAR.write_text("5")
-    before = _peak_resident()
-    result = call()
-    after = _peak_resident()
+    with collector_at_rest():
+        _CLEAR.write_text("5")
+        before = _peak_resident()
+        result = call()
+        after = _peak_resident()
     del result
     return {"samples": [after - before]}
 

@@ -19,7 +19,7 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
         F.pad(t, (0, 0, 0, tail)).reshape(batch, heads, -1, chunk, t.shape[-1]) for t in (q, k, v)
     )  # (batch, heads, chunks, chunk, ·)
     of_chunk = k.transpose(-1, -2) @ v
-    before = of_chunk.cumsum(2) - of_chunk
+    before = F.pad(of_chunk[:, :, :-1].cumsum(2), (0, 0, 0, 0, 1, 0))  # of the chunks before, without subtracting
     inside = (q @ k.transpose(-1, -2)).tril()
     return (inside @ v + q @ before).flatten(2, 3)[:, :, :n]
 
@@ -34,3 +34,9 @@ def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
 def appended(state: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Add keys and values (batch, heads, c, ·) to the state (batch, heads, features, size)."""
     return state + torch.einsum("bhcf,bhcd->bhfd", k, v)
+
+
+def normalised(sums: Tensor) -> Tensor:
+    """Divide by the last column, the sum of the weights; a row that sees nothing stays zero."""
+    out, total = sums[..., :-1], sums[..., -1:]
+    return out / total.where(total > 0, 1.0)

@@ -8,7 +8,6 @@ from cab.report import notes
 from cab.report.board import Board, Cell, Line
 from cab.report.units import Scale, scale
 
-
 OPEN = 6  # remarks that are shown without being asked for
 
 

@@ -102,12 +102,9 @@ def optimiser(model: nn.Module, settings: Mapping[str, Any] | Recipe) -> torch.o
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     free = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]
     decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [{"params": decayed}, {"params": free, "weight_decay": 0.0}],
-        lr=recipe.rate(0),
-        betas=recipe.betas,
-        eps=recipe.eps,
-        weight_decay=recipe.weight_decay,
+        groups, lr=recipe.rate(0), betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
     )
 
 

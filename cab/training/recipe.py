@@ -23,7 +23,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     schedule: str = "constant"
-    warmup: int = 0  # steps of linear rise before the schedule
+    warmup: int = 0  # steps of linear rise before the schedule; may be more than there are
     clip: float | None = None  # largest gradient norm
     evaluate: int | None = None  # steps between validations; None: only after the last
     accumulate: int = 1  # pieces that a batch is computed in, to fit into memory
@@ -41,10 +41,6 @@ class Recipe:
         for name in ("weight_decay", "warmup"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"training.{name}={getattr(self, name)!r}: a number of at least 0 is needed")
-        if self.warmup >= self.steps and self.schedule in ("cosine", "linear"):
-            raise ValueError(
-                f"training.warmup={self.warmup} leaves the {self.schedule} schedule no step of {self.steps}"
-            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"training.betas={self.betas!r}: two numbers from 0 to below 1 are needed")
         choices = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "precision": PRECISIONS}
@@ -76,7 +72,7 @@ class Recipe:
         rise = min(1.0, s / w) if w else 1.0
         if self.schedule == "rsqrt":
             return self.lr * rise / sqrt(max(s, w))
-        left = min(1.0, (self.steps - step) / (self.steps - w)) if self.schedule in ("cosine", "linear") else 1.0
-        if self.schedule == "cosine":
-            left = (1 + cos(pi * (1 - left))) / 2
-        return self.lr * rise * left
+        if self.schedule == "constant" or s <= w:
+            return self.lr * rise
+        left = (self.steps - step) / (self.steps - w)
+        return self.lr * (left if self.schedule == "linear" else (1 + cos(pi * (1 - left))) / 2)

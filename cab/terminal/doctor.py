@@ -12,7 +12,7 @@ from rich.markup import escape
 from cab import environment, plugins
 from cab.errors import UsageError
 from cab.folders import PACKAGE, cache, runtime
-from cab.printing import lines
+from cab.terminal.printing import lines
 
 PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf", "typer", "rich", "plotly", "kaleido")
 

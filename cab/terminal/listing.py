@@ -11,7 +11,7 @@ from cab.cards import Card
 from cab.config import node, options
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.printing import lines
+from cab.terminal.printing import lines
 
 KINDS = ("mechanisms", "tasks", "meters", "grids")
 

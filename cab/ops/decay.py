@@ -1,0 +1,57 @@
+"""Linear attention that forgets at a fixed rate: sums of outer products, fading by head, in chunks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, both: bool = False) -> Tensor:
+    """Return sum over j <= i of exp(-rate (i - j)) (q_i . k_j) v_j; with `both`, over all j, by |i - j|.
+
+    q and k are (batch, heads, n, dim), v is (batch, heads, n, size), rate is (heads,) and not negative. The block form
+    of arXiv 2401.04658: scores inside a chunk, one state (dim, size) for what lies before it (and one for what lies
+    after). Every factor is a power of a decay, at most 1.
+    """
+    n = q.shape[2]
+    chunk = min(chunk, n)
+    q, k, v = (torch.unflatten(F.pad(t, (0, 0, 0, -n % chunk)), 2, (-1, chunk)) for t in (q, k, v))
+    out = ((q @ k.transpose(-1, -2)) * _inside(rate, chunk, both, q)) @ v
+    if q.shape[2] > 1:
+        place = torch.arange(chunk, device=q.device)
+        since = powers(rate, place + 1, q).unsqueeze(1)  # since the last token of the chunk before
+        until = powers(rate, chunk - 1 - place, q).unsqueeze(1)  # until the last token of this one
+        whole = (-rate * chunk).exp().view(-1, 1, 1)
+        out = out + (q * since) @ _before((k * until).transpose(-1, -2) @ v, whole)
+        if both:
+            later = ((k * since).transpose(-1, -2) @ v).flip(2)
+            out = out + (q * until) @ _before(later, whole).flip(2)
+    return out.flatten(2, 3)[:, :, :n]
+
+
+def fading_linear_flops(n: int, dim: int, size: int, chunk: int, both: bool = False) -> float:
+    """Count what `fading_linear` executes for one head: two products inside a chunk, two with each state."""
+    chunk = min(chunk, n)
+    chunks = -(-n // chunk)
+    states = 0 if chunks == 1 else 2 if both else 1
+    return 2.0 * chunks * (chunk * chunk * (dim + size) + states * 2 * chunk * dim * size)
+
+
+def powers(rate: Tensor, steps: Tensor, like: Tensor) -> Tensor:
+    """Return exp(-rate steps) in the type of `like`: (heads, steps, 1), or (batch, heads, steps, 1)."""
+    rate = rate.unsqueeze(-1)
+    return (-rate * (steps.unsqueeze(-2) if steps.dim() > 1 else steps)).exp().to(like.dtype).unsqueeze(-1)
+
+
+def _inside(rate: Tensor, chunk: int, both: bool, like: Tensor) -> Tensor:
+    place = torch.arange(chunk, device=like.device)
+    ahead = place.unsqueeze(1) - place
+    weights = (-rate.view(-1, 1, 1, 1) * ahead.abs()).exp()
+    return (weights if both else weights.tril()).to(like.dtype)
+
+
+def _before(gained: Tensor, kept: Tensor) -> Tensor:
+    """Sum what each chunk gained (batch, heads, chunks, dim, size) over the chunks before, fading."""
+    sums = [torch.zeros_like(gained[:, :, 0], dtype=kept.dtype)]
+    for c in range(gained.shape[2] - 1):
+        sums.append(gained[:, :, c] + kept * sums[-1])
+    return torch.stack(sums, 2).to(gained.dtype)

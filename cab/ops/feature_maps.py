@@ -1,0 +1,77 @@
+"""Feature maps of linear attention: what stands for the exponential of a product of query and key.
+
+A weight is phi(q) . phi(k). Every map here gives weights that are never negative, so that they can be normalised.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# map -> its size where none is given: taylor, the channels that are multiplied; dpfp, nu; t2r, the features
+SIZES: dict[str, int | None] = {"elu": None, "relu": None, "taylor": 16, "hedgehog": None, "dpfp": 1, "t2r": 32}
+
+
+class FeatureMap(nn.Module):
+    """phi, head by head: (batch, heads, length, dim) to (batch, heads, length, `count`).
+
+    - elu: elu(x) + 1 (arXiv 2006.16236, equation 7). relu: max(x, 0).
+    - taylor: 1 + s + s^2 / 2 with s = q.k / sqrt(size) (Based, arXiv 2402.18668), each product of two channels once;
+      wider heads are projected to `size` channels first.
+    - hedgehog: softmax(W x) beside softmax(-W x), W the identity at first (arXiv 2402.04347, in its bounded form).
+    - dpfp: the products of the channels of [relu(x), relu(-x)] with those up to `size` places before (arXiv
+      2102.11174, equation 37).
+    - t2r: relu(W x + b), `size` features (arXiv 2103.13076, equation 5).
+    """
+
+    def __init__(self, name: str, heads: int, dim: int, size: int | None = None) -> None:
+        super().__init__()
+        if name not in SIZES:
+            raise ValueError(f"features={name!r}: one of {', '.join(SIZES)}")
+        if size is not None and (SIZES[name] is None or size < 1):
+            raise ValueError(f"size={size}: features={name!r} " + ("needs at least 1" if SIZES[name] else "has no size"))
+        self.name, size = name, size or SIZES[name] or dim
+        if name == "dpfp" and size > 2 * dim:
+            raise ValueError(f"size={size}: dpfp has only {2 * dim} channels to move by")
+        self.size = min(size, dim) if name == "taylor" else size
+        self.flops = 0.0  # of one token, one head
+        if name in ("hedgehog", "t2r") or (name == "taylor" and size < dim):
+            self.weight = nn.Parameter(torch.empty(heads, dim, self.size).uniform_(-(dim**-0.5), dim**-0.5))
+            self.flops = 2.0 * dim * self.size
+        if name == "hedgehog":
+            nn.init.zeros_(self.weight)
+            with torch.no_grad():
+                self.weight.diagonal(dim1=1, dim2=2).fill_(1.0)
+        if name == "t2r":
+            self.bias = nn.Parameter(torch.zeros(heads, 1, self.size))
+        if name == "taylor":
+            rows, columns = torch.triu_indices(self.size, self.size)
+            self.register_buffer("rows", rows, persistent=False)
+            self.register_buffer("columns", columns, persistent=False)
+        counts = {"taylor": 1 + self.size + self.size * (self.size + 1) // 2, "hedgehog": 2 * dim, "t2r": self.size}
+        self.count: int = counts.get(name, 2 * dim * size if name == "dpfp" else dim)
+
+    rows: Tensor
+    columns: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map every token for itself."""
+        if self.name == "elu":
+            return F.elu(x) + 1
+        if self.name == "relu":
+            return x.relu()
+        if self.name == "taylor":
+            return self._taylor(x @ self.weight if self.flops else x)
+        if self.name == "hedgehog":
+            x = x @ self.weight
+            return torch.cat([x.softmax(-1), (-x).softmax(-1)], -1)
+        if self.name == "t2r":
+            return (x @ self.weight + self.bias).relu()
+        x = torch.cat([x.relu(), (-x).relu()], -1)
+        return torch.cat([x * x.roll(places, -1) for places in range(1, self.size + 1)], -1)
+
+    def _taylor(self, x: Tensor) -> Tensor:
+        x = x * self.size**-0.25
+        products = x.index_select(-1, self.rows) * x.index_select(-1, self.columns)
+        # a product of two different channels stands for two, and the square's half is shared by q and k
+        once = torch.where(self.rows == self.columns, x.new_full((), 0.5**0.5), x.new_ones(()))
+        return torch.cat([torch.ones_like(x[..., :1]), x, products * once], -1)

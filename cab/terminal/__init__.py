@@ -1,0 +1,1 @@
+"""What the commands print and ask: lists, previews, progress, TAB, the doctor."""

@@ -1,0 +1,118 @@
+"""cosFormer (Qin et al., arXiv 2202.08791): ReLU features, reweighted by the distance of query and key.
+
+The weight of key j for query i is relu(q_i) . relu(k_j) cos(pi (i - j) / 2M), which splits into features (equation
+10), normalised over the keys. The authors' code takes M = max(n, m); here M is fixed, the longest the slot can hold
+unless given, because a causal row must not depend on n. A smaller M than that would make weights negative.
+
+A row uses its own query and place alone, so causal cross equals noncausal cross. On a raster a missing place counts.
+"""
+
+from math import pi
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cab import Mechanism, Pattern
+from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised
+
+
+class Cosformer(Mechanism):
+    """Linear attention whose weights fall with distance, as a cosine."""
+
+    patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "extension"}
+    paper = "arXiv 2202.08791"
+    cost = "O((n + m) d^2)"
+    checks = ({"chunk": 4}, {"features": "elu", "length": 200})
+    limits = (
+        {
+            "params": {"length": 1000000000},
+            "equals": "linear",
+            "equals_params": {"features": "relu"},
+        },
+    )
+
+    def __init__(self, slot: Any, *, features: str = "relu", length: int | None = None, chunk: int = 64) -> None:
+        super().__init__(slot)
+        longest = max(slot.max_len, slot.source_len)
+        if features not in ("relu", "elu"):
+            raise ValueError(f"features={features!r}: relu, or elu for elu(x) + 1")
+        if length is not None and length < longest:
+            raise ValueError(f"length={length}: at least the {longest} tokens of the slot, or weights are negative")
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
+        self.features, self.length, self.chunk = features, length or longest, chunk
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
+        q, (k, v) = self._features(q, self._places(q)), self._summands(k, v, self._places(k), key_mask)
+        if self.slot.pattern is Pattern.CS:
+            return normalised(causal_linear(q, k, v, self.chunk))
+        return normalised(q @ (k.transpose(-1, -2) @ v))
+
+    def reference(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Write every weight, with the cosine of its distance, and normalise the rows."""
+        i, j = (torch.arange(t.shape[2], device=q.device, dtype=torch.float64) for t in (q, k))
+        near = torch.cos(pi * (i[:, None] - j[None, :]) / (2 * self.length)).to(q.dtype)
+        q, k = (x.clamp(min=0) if self.features == "relu" else torch.where(x > 0, x + 1, x.exp()) for x in (q, k))
+        weights = torch.einsum("bhid,bhjd->bhij", q, k) * near
+        if self.slot.pattern is Pattern.CS:
+            weights = weights.tril()
+        if key_mask is not None:
+            weights = weights * key_mask[:, None, None, :]
+        total = weights.sum(-1, keepdim=True)
+        return (weights / total.where(total > 0, 1.0)) @ v
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """State and reading of two features a channel; in CS the products inside the chunks too."""
+        features, size = 2 * self.slot.dim, self.slot.values + 1
+        if self.slot.pattern is Pattern.CS:
+            return self.slot.heads * causal_linear_flops(n, features, size, self.chunk)
+        return self.flops_needed(n, m)
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """Each key enters the state once and each query reads it once."""
+        return 2.0 * self.slot.heads * (n + m) * 2 * self.slot.dim * (self.slot.values + 1)
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
+        """Sum over the source or nothing, and how many queries came: (batch,)."""
+        k, v = self._summands(k, v, self._places(k), key_mask)
+        return k.transpose(-1, -2) @ v, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+
+    def step(
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Read the sum from the next places, and among the new tokens (CS) those up to each one."""
+        sums, count = state
+        new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
+        places = (count.unsqueeze(1) + new.cumsum(1) - 1)[:, None, :, None]
+        q = self._features(q, places)
+        out = q @ sums
+        if k is not None and v is not None:
+            k, v = self._summands(k, v, places, key_mask)
+            out = out + causal_linear(q, k, v, self.chunk)
+            sums = appended(sums, k, v)
+        return normalised(out), (sums, count + new.sum(1))
+
+    def _places(self, t: Tensor) -> Tensor:
+        return torch.arange(t.shape[2], device=t.device).unsqueeze(1)
+
+    def _features(self, x: Tensor, places: Tensor) -> Tensor:
+        """Return the features times cosine, and times sine, of the place."""
+        x = x.relu() if self.features == "relu" else F.elu(x) + 1
+        # angles in float32 at least: in 16 bits neighbouring places would be one
+        angle = places * torch.ones((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        angle = angle * (pi / (2 * self.length))
+        return torch.cat([x * angle.cos().to(x.dtype), x * angle.sin().to(x.dtype)], -1)
+
+    def _summands(self, k: Tensor, v: Tensor, places: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the keys' features, zero where masked, and v with a column of ones that becomes the normaliser."""
+        k = self._features(k, places)
+        if key_mask is not None:
+            k = k.masked_fill(~key_mask[:, None, :, None], 0.0)
+        return k, F.pad(v, (0, 1), value=1.0)

@@ -1,0 +1,58 @@
+"""Nystromformer: the iteration reaches the inverse, and the stretches take each token once."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cab import Pattern, Slot, plugins
+from cab.ops.segments import segment_means, segment_of
+
+
+def build(**params: Any) -> Any:
+    slot = Slot(Pattern.NS, heads=1, dim=8, max_len=64)
+    return plugins.load("mechanism", "nystrom")(slot, **params).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"landmarks": 0}, "landmarks=0"),
+        ({"landmarks": 65}, "64 queries"),
+        ({"conv": 4}, "conv=4"),
+        ({"iterations": 0}, "iterations=0"),
+    ],
+)
+def test_a_hyperparameter_that_is_valid_nowhere_is_refused(params: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**params)
+
+
+def test_with_more_iterations_it_nears_the_true_pseudo_inverse() -> None:
+    q, k, v = (
+        torch.randn(1, 1, 40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3)
+    )
+    to, by = segment_means(k, None, 8)[0], segment_means(q, None, 8)[0]
+    first, middle, last = ((a @ b.mT / 8**0.5).softmax(-1) for a, b in ((q, to), (by, to), (by, k)))
+    exact = first @ torch.linalg.pinv(middle) @ (last @ v)
+    off = [
+        (build(landmarks=8, conv=0, iterations=steps)(q, k, v) - exact).abs().max().item() for steps in (6, 12, 30)
+    ]
+    assert off[0] > off[1] > off[2] and off[2] < 1e-6
+
+
+@pytest.mark.parametrize("segments", [1, 4, 7, 29, 40])
+def test_stretches_take_each_real_token_once_and_differ_by_one_token_at_most(segments: int) -> None:
+    t = torch.randn(3, 2, 29, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(3, 29, generator=torch.Generator().manual_seed(1)) < 0.5
+    full = torch.ones_like(mask)
+    for one in (mask, full):
+        place = segment_of(one, segments)
+        means, filled = segment_means(t, one, segments)
+        for b in range(3):
+            sizes = torch.bincount(place[b], minlength=segments + 1)
+            assert sizes[-1] == (~one[b]).sum() and sizes[:-1].max() - sizes[:-1].min() <= 1
+            assert filled is not None and torch.equal(filled[b], sizes[:-1] > 0)
+            for s in filled[b].nonzero()[:, 0].tolist():
+                torch.testing.assert_close(means[b, :, s], t[b][:, place[b] == s].mean(1))
+    torch.testing.assert_close(segment_means(t, None, segments)[0], segment_means(t, full, segments)[0])
