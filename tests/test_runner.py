@@ -145,6 +145,15 @@ def test_a_timing_short_of_processes_is_topped_up(server: Server, lawful: None, 
     assert entry is not None and len(entry["processes"]) == 5 and entry["processes"][:2] == kept
 
 
+def test_the_readmes_mechanism_is_lawful_and_measured(server: Server, elsewhere: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = [part for part in readme.split("```python\n") if "class MyAttention" in part]
+    (elsewhere / "my_attention.py").write_text(block.partition("```")[0])
+    found, _ = carry_out(server, ["mechanism=./my_attention.py:MyAttention", "pattern=CS", "seq_len=64"], elsewhere)
+    assert found["memory"]["peak_allocated"]["status"] == found["flops"]["flops_counted"]["status"] == "ok"
+    assert found["flops"]["flops"]["reason"] == "MyAttention does not define flops"
+
+
 def test_a_broken_mechanism_gets_no_number(server: Server, elsewhere: Path) -> None:
     (elsewhere / "broken.py").write_text(
         "from cab import Mechanism\n\n\nclass Broken(Mechanism):\n    patterns = {'CS': 'native'}\n\n"

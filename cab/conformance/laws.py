@@ -75,6 +75,10 @@ def _streams(subject: Subject) -> bool:
     return subject.causal and subject.mechanism.defines("step")
 
 
+def _counts(subject: Subject) -> bool:
+    return subject.cls.defines("flops")
+
+
 LAWS: dict[str, Law] = {
     "refuses": Law(refuses),
     "truncation": Law(causality.truncation, _causal),
@@ -105,8 +109,8 @@ LAWS: dict[str, Law] = {
     "untouched": Law(evaluation.untouched),
     "layout": Law(evaluation.layout),
     "bf16": Law(precision.bf16, exemptible=True),
-    "flops": Law(cost.flops),
-    "meta": Law(cost.meta, exemptible=True, first=True),
+    "flops": Law(cost.flops, _counts),
+    "meta": Law(cost.meta, _counts, exemptible=True, first=True),
     "compile": Law(compilation.aot_eager, exemptible=True, first=True),
     "inductor": Law(compilation.inductor, exemptible=True, first=True, long=True),
 }

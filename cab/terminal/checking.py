@@ -27,6 +27,9 @@ def check_and_print(names: list[str], out: Console, verbose: bool) -> int:
         out.print(
             f"{escape(name)}: {mark}, {len(verdicts)} verdicts, {len(failures)} failures, {took}", highlight=False
         )
+        for method, lost in (("reference", "what it computes is held to no definition"), ("flops", "only counted")):
+            if not cls.defines(method):
+                out.print(f"  no {method}: {lost}", highlight=False)
         for law, why in exempt.items():
             out.print(f"  exempt from {escape(law)}: {escape(why)}", highlight=False)
         for v in verdicts if verbose else failures:

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cab import plugins
+
 if TYPE_CHECKING:
     from cab.runs import Preview, Run
 
@@ -24,8 +26,8 @@ def print_preview(preview: "Preview", out: Console) -> None:
     cases = plan.cases
     processes = sum(item.processes for item in plan.items)
     meters = ", ".join(dict.fromkeys(item.meter for item in plan.items))
-    out.print(f"{len(cases)} cases, {len(plan.items)} measurements ({meters}), {processes} child processes;")
-    out.print(f"{preview.done} measurements are done already, {preview.refused} are unsupported.")
+    out.print(f"cases: {len(cases)}; measurements: {len(plan.items)} ({meters}); child processes: {processes}")
+    out.print(f"measurements done already: {preview.done}; unsupported: {preview.refused}")
     reasons = {item.case.id: item.refusal[1] for item in plan.items if item.refusal}
     table = Table(box=None, pad_edge=False)
     for name in ("mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", ""):
@@ -46,11 +48,14 @@ def print_run(run: "Run", out: Console) -> None:
     from cab.report import print_report
 
     print_report(run.rows(), environments(run.store), out)
+    for name in dict.fromkeys(case.mechanism for case in run.plan.cases):
+        if "reference" not in plugins.card("mechanism", name).methods:
+            out.print(f"{escape(name)} has no reference: what it computes was held to no definition", highlight=False)
     counts: dict[str, int] = {}
     for status in run.statuses().values():
         counts[status] = counts.get(status, 0) + 1
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
-    out.print(f"{sum(counts.values())} cases: {summary}. Results: {run.store.folder}", highlight=False)
+    out.print(f"cases: {summary}. Results: {run.store.folder}", highlight=False)
 
 
 def lines(pairs: dict[str, Any], out: Console) -> None:
