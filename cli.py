@@ -97,23 +97,23 @@ def report(
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
     from cab.library import load
     from cab.records import Store, environments
-    from cab.report import print_report, write_csv, write_page, write_parquet
+    from cab.report import print_report, print_winning, winning, write_csv, write_page, write_parquet
     from cab.terminal.printing import console
 
     rows, folder = load(results), out or results / "report"
     store = Store(results)
     places = environments(store)
     print_report(rows, places, console())
-    written = {"results.csv": write_csv, "results.parquet": write_parquet}
-    try:
-        for name, write in written.items():
-            write(rows, folder / name)
-        write_page(rows, places, folder / "index.html")
-    except OSError as error:
-        raise UsageError(f"the report cannot be written to {folder.absolute()}: {error.strerror}") from error
+    print_winning(rows, console())
+    lengths, growths = winning(rows)
+    tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": growths}
+    for name, frame in tables.items():
+        write_csv(frame, folder / name)
+    write_parquet(rows, folder / "results.parquet")
+    write_page(rows, places, folder / "index.html")
     for path in store.damaged:
         typer.echo(f"a damaged results file was set aside: {path}", err=True)
-    typer.echo(f"written: {', '.join(str(folder / name) for name in [*written, 'index.html'])}")
+    typer.echo(f"written: {', '.join(str(folder / name) for name in [*tables, 'results.parquet', 'index.html'])}")
 
 
 @app.command(name="list")

@@ -11,7 +11,7 @@ def student(values: Sequence[float]) -> tuple[float, float] | None:
     """Return Student's t interval for the mean, or None for fewer than two values."""
     if len(values) < 2:
         return None
-    centre, half = fmean(values), _t(len(values) - 1) * stdev(values) / sqrt(len(values))
+    centre, half = fmean(values), student_quantile(len(values) - 1) * stdev(values) / sqrt(len(values))
     return centre - half, centre + half
 
 
@@ -27,7 +27,7 @@ def student_of_ratio(sums: Sequence[float], counts: Sequence[float]) -> tuple[fl
         return None
     ratio = sum(sums) / sum(counts)
     spread = stdev([s - ratio * c for s, c in zip(sums, counts, strict=True)]) / fmean(counts)
-    half = _t(len(sums) - 1) * spread / sqrt(len(sums))
+    half = student_quantile(len(sums) - 1) * spread / sqrt(len(sums))
     return ratio - half, ratio + half
 
 
@@ -55,7 +55,8 @@ def half_width_of_median(values: Sequence[float]) -> float:
     return (ordered[high] - ordered[low]) / (2 * middle)
 
 
-def _t(freedom: int) -> float:
+def student_quantile(freedom: int) -> float:
+    """Return the quantile of Student's t that a two-sided interval of LEVEL reaches to."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))

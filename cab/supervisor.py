@@ -153,7 +153,10 @@ class Supervisor:
             verdict = verdicts.kept(name)
             if verdict is None:
                 self.report.doing(f"{case.mechanism} {case.pattern}: laws")
-                job = {"kind": "laws", **{k: getattr(case, k) for k in "mechanism pattern params backend device".split()}}
+                job = {
+                    "kind": "laws",
+                    **{k: getattr(case, k) for k in "mechanism pattern params backend device".split()},
+                }
                 with locks.device(case.device, False):
                     answer = self._run(job, timeout, None)
                 if answer.status != "ok":

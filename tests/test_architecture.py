@@ -31,7 +31,7 @@ ROOMS = {
     "plan": "config keys plan",  # what the command line asks for, as a list of cases
     "store": "records",
     "run": "runs engines supervisor server entries verdicts",  # cases in, rows out; nothing here measures
-    "report": "report",
+    "report": "report efficiency",
     "layer": "layer assembly decoding draws counting",  # a mechanism put into place, and counted
     "conformance": "conformance",
     "training": "training",

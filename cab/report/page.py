@@ -13,6 +13,7 @@ from cab.report.markup import table
 from cab.report.plot import plot_data
 from cab.report.questions import QUESTION, records
 from cab.report.ranking import leaderboard
+from cab.report.winning import winning_html
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,7 +30,8 @@ def write_page(rows: "DataFrame", environments: "DataFrame", path: Path) -> None
     if not boards:
         body = [f"<p class='note'>{escape(notes.EMPTY)}</p>"]
     else:
-        body = [*_summary(rows), *_boards(boards), *_plot(boards), *_statuses(rows), *_environments(environments)]
+        body = [*_summary(rows), *_boards(boards), *_plot(boards), *winning_html(rows)]
+        body += [*_statuses(rows), *_environments(environments)]
         body += ["<h2>Methods</h2><ul>", *(f"<li>{escape(m)}</li>" for m in notes.methods(boards)), "</ul>"]
     here = Path(__file__).parent
     style, script = (here / "page.css").read_text("utf-8"), (here / "page.js").read_text("utf-8")

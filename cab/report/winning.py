@@ -1,0 +1,74 @@
+"""Where each mechanism starts to beat softmax, and how its costs grow: in the terminal, on the page, as files."""
+
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cab.efficiency import efficiency_lengths, growths
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+TITLE = "From which length it beats softmax"
+ABOUT = (
+    "the length from which the cost lies below softmax's at every longer measured length; between two measured "
+    "lengths interpolated on the logs; in brackets where the intervals of both costs let it be (nothing: open)"
+)
+GROWTH = "cost ~ n^exponent over the measured lengths, 95 % interval of the fit"
+_LINE = ("mechanism", "params", "backend", "pattern", "pass", "metric")
+
+
+def winning(rows: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
+    """Return the efficiency lengths and the growths of a tidy table; empty where too little was measured."""
+    return efficiency_lengths(rows), growths(rows)
+
+
+def print_winning(rows: "DataFrame", console: "Console") -> None:
+    """Print both, one line a mechanism, pattern, pass and metric; nothing where nothing can be said."""
+    lines = list(_lines(*winning(rows)))
+    if not lines:
+        return
+    table = Table(box=None, pad_edge=False, title=f"\n{TITLE}", title_style="bold", title_justify="left")
+    for column in lines[0]:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(value) for value in line.values()))
+    console.print(table)
+    for said in (ABOUT, GROWTH):
+        console.print(Text(f"  {said}", style="dim"))
+
+
+def winning_html(rows: "DataFrame") -> Iterator[str]:
+    """Yield the page's section."""
+    lines = list(_lines(*winning(rows)))
+    if not lines:
+        return
+    yield f"<h2>{escape(TITLE)}</h2><p class='note'>{escape(ABOUT)}. Exponent: {escape(GROWTH)}.</p>"
+    yield "<div class='wide'><table><thead><tr>"
+    yield "".join(f"<th scope='col'>{escape(name)}</th>" for name in lines[0])
+    yield "</tr></thead><tbody>"
+    for line in lines:
+        yield "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in line.values()) + "</tr>"
+    yield "</tbody></table></div>"
+
+
+def _lines(lengths: "DataFrame", growing: "DataFrame") -> Iterator[dict[str, str]]:
+    """Yield one line of text a curve: against each softmax, and the exponent."""
+    against = sorted(set(lengths["against"])) if len(lengths) else []
+    found: dict[tuple[Any, ...], dict[str, str]] = {}
+    for row in lengths.to_dict("records"):
+        found.setdefault(tuple(row[name] for name in _LINE), {})[row["against"]] = row["text"]
+    for row in growing.to_dict("records"):
+        mark = " faster than declared" if row["agrees"] is False else ""
+        text = f"{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f}){mark}"
+        found.setdefault(tuple(row[name] for name in _LINE), {})["exponent"] = text
+    for key in sorted(found, key=lambda key: (key[3], key[4], key[5], key[0])):
+        mechanism, params, backend, *rest = key
+        same = [other for other in found if other[0] == mechanism and other[2:] == key[2:]]
+        name = mechanism + (f" {params}" if len(same) > 1 else "") + ("" if backend == "eager" else f" {backend}")
+        shown = dict(zip(("mechanism", "pattern", "pass", "metric"), (name, *rest), strict=True))
+        yield shown | {title: found[key].get(title, "") for title in [*against, "exponent"]}
