@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cab import environment, locks, verdicts
-from cab.cases import Case
+from cab.cases import Case, digest
 from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
 from cab.plan import Item
@@ -58,10 +58,18 @@ class Supervisor:
         self._renewed: set[str] = set()  # files that this run has started anew
         self._wrong: dict[str, str | None] = {}
         self._refused: dict[str, str] = {}
+        self._too_long: dict[str, int] = {}  # what ran out of memory, by everything but its lengths -> the shortest
 
     def pending(self, items: Iterable[Item]) -> list[Item]:
         """Return the items that the store does not hold yet, or that are asked for again."""
-        return [item for item in items if not finished(self._kept(item), item)]
+        left = []
+        for item in items:
+            entry = self._kept(item)
+            if entry is None or not finished(entry, item):
+                left.append(item)
+            elif statuses(entry)[0] == "oom":
+                self._ran_out(item)
+        return left
 
     def preflight(self, items: Sequence[Item]) -> None:
         """Construct everything once, before anything is paid; `UsageError` says what is wrong."""
@@ -120,6 +128,8 @@ class Supervisor:
             entry = merged(entry, item, answer, details)
             self.store.write(entry)
             over = finished(entry, item)
+            if answer.status == "oom":
+                self._ran_out(item)
             # a failure ends the item: none of its other processes will run
             self.report.step(1 if answer.status == "ok" else item.processes - len(entry["processes"]))
             if over:
@@ -131,6 +141,9 @@ class Supervisor:
         refused = self._refused.get(case.id)
         if item.refusal or refused:
             return {i.meter: Answer(*(i.refusal or ("unsupported", refused or ""))) for i in items}
+        shorter = self._too_long.get(_but_lengths(item))
+        if shorter is not None and case.n > shorter:  # near its limit a machine is not to be trusted: do not insist
+            return {i.meter: Answer("skipped", f"oom at n={shorter}") for i in items}
         law = self._law(case, item.timeout)
         if law:
             return {i.meter: law for i in items}
@@ -145,6 +158,10 @@ class Supervisor:
         if item.trains or answer.status != "ok":
             return {i.meter: answer for i in items}
         return {name: Answer.of(given) for name, given in answer.value["meters"].items()}
+
+    def _ran_out(self, item: Item) -> None:
+        key = _but_lengths(item)
+        self._too_long[key] = min(item.case.n, self._too_long.get(key, item.case.n))
 
     def _law(self, case: Case, timeout: float) -> Answer | None:
         """Return why nothing of this case may be measured, or None where the laws hold."""
@@ -206,6 +223,11 @@ class Supervisor:
         path.parent.mkdir(exist_ok=True)
         path.write_text(answer.output[-200_000:])
         return f" (its output: {path})"
+
+
+def _but_lengths(item: Item) -> str:
+    question = {**item.case.question(), "n": None, "m": None}
+    return digest([question, item.meter, item.memory_limit])
 
 
 def _together(items: Iterable[Item]) -> list[list[Item]]:

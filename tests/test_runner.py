@@ -99,6 +99,18 @@ def test_a_memory_limit_ends_as_oom(server: Server, lawful: None, elsewhere: Pat
     assert found["flops"]["flops"]["value"] == 2 * 8192**2 * 8
 
 
+def test_what_is_longer_than_what_ran_out_of_memory_is_skipped(server: Server, lawful: None, elsewhere: Path) -> None:
+    grid = ["mechanism=softmax", "seq_len=64,8192,16384", "memory_limit=200MiB", "meters=[memory]"]
+    store = Store(elsewhere / "results").open_for_writing()
+    items = plan([*FAST, *grid]).items
+    for _ in range(2):  # from what was seen, and from what the store remembers
+        supervisor = Supervisor(store, server, Options(data=elsewhere, retry=frozenset({"skipped"})), Silent())
+        supervisor.carry_out(supervisor.pending(items))
+        found = {item.case.n: store.read(item.file)["metrics"]["peak_allocated"] for item in items}  # type: ignore[index]
+        assert [found[n]["status"] for n in (64, 8192, 16384)] == ["ok", "oom", "skipped"]
+        assert found[16384]["reason"] == "oom at n=8192"
+
+
 def test_the_servers_death_costs_nothing_but_time(server: Server, lawful: None, elsewhere: Path) -> None:
     import os
     import signal
