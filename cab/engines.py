@@ -16,7 +16,7 @@ def local(items: Sequence[Item], store: Store, options: Options, report: Report)
     with Server() as server:
         supervisor = Supervisor(store, server, options, report)
         pending = supervisor.pending(items)
-        report.start(sum(item.processes for item in items), sum(item.processes for item in pending))
+        report.start(items, pending)
         if pending:
             supervisor.preflight(pending)
             supervisor.carry_out(pending)

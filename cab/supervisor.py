@@ -29,7 +29,7 @@ SERVER_DEATHS = 3  # a case that takes the server with it so often is an error
 class Report(Protocol):
     """Who is told how the run goes."""
 
-    def start(self, total: int, pending: int) -> None: ...  # children: of the whole plan, and still to run
+    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None: ...
 
     def doing(self, what: str) -> None: ...
 

@@ -1,6 +1,8 @@
 """How a run tells where it is: a bar with the time left in a terminal, plain lines elsewhere, nothing in silence."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +17,7 @@ _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
 class Silent:
     """Tells nothing."""
 
-    def start(self, total: int, pending: int) -> None: ...
+    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None: ...
 
     def doing(self, what: str) -> None: ...
 
@@ -27,16 +29,19 @@ class Silent:
 
 
 class Display:
-    """Shows children done, what runs now, and the time left."""
+    """Shows cases done, what runs now, child processes done, and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live = console.is_terminal
-        self._count = self._total = 0
+        self._count = self._total = 0  # child processes
+        self._left: Counter[str] = Counter()  # case -> items that are still to end
+        self._cases = 0
         self._said = ("", 0.0)
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
-            BarColumn(bar_width=24),
+            TextColumn("{task.fields[cases]}"),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -51,19 +56,22 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start(self, total: int, pending: int) -> None:
-        """Say how much there is; `total` and `pending` count child processes."""
-        self._total = pending
-        if total > pending:
-            self.console.print(f"{total - pending} of {total} child processes are done already")
+    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None:
+        """Say how much there is, and how much of it is done already."""
+        self._left = Counter(item.case.id for item in pending)
+        self._cases = len({item.case.id for item in items})
+        self._total = sum(item.processes for item in pending)
+        done = self._cases - len(self._left)
+        if done:
+            self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
         if self._live and pending:
-            self._task = self._bar.add_task("", total=pending)
+            self._task = self._bar.add_task("", total=self._total, cases=self._progress())
             self._bar.start()
 
     def doing(self, what: str) -> None:
         """Show what runs now."""
         if self._task is not None:
-            width = max(20, self.console.width - 65)
+            width = max(20, self.console.width - 75)
             self._bar.update(self._task, description=escape(what[:width]))
         elif not self._live and what != self._said[0] and time.monotonic() - self._said[1] > 10:
             # elsewhere a line now and then, so that a log shows that a long training lives
@@ -78,12 +86,19 @@ class Display:
 
     def done(self, item: Item, status: str, reason: str) -> None:
         """Tell how one meter of one case ended."""
+        self._left[item.case.id] -= 1
+        if self._task is not None:
+            self._bar.update(self._task, cases=self._progress())
         colour = _COLOURS.get(status, "red")
         if self._live and status == "ok":
             return
         why = f": {escape(reason)}" if reason else ""
-        line = f"[{self._count}/{self._total}] {escape(item.case.title)} {item.meter} [{colour}]{status}[/]{why}"
+        line = f"[{self._progress()}] {escape(item.case.title)} {item.meter} [{colour}]{status}[/]{why}"
         self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _progress(self) -> str:
+        left = sum(count > 0 for count in self._left.values())
+        return f"{self._cases - left}/{self._cases} cases"
 
     def note(self, text: str) -> None:
         """Tell what a user should know."""
