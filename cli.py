@@ -65,6 +65,9 @@ def run(
     results: Results = Path("results"),
     data: Data = Path("data"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="With --dry-run: time and memory that each case would take.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Measure again what is finished.")] = False,
     retry: Annotated[str, typer.Option(help="Statuses to try again, as in oom,timeout,error.")] = "",
 ) -> None:
@@ -77,8 +80,10 @@ def run(
     from cab.terminal.printing import console, print_preview, print_run
     from cab.terminal.progress import Display
 
+    if estimate and not dry_run:
+        raise UsageError("--estimate goes with --dry-run: it says what a run would take")
     if dry_run:
-        print_preview(preview(overrides or [], results), console())
+        print_preview(preview(overrides or [], results, data if estimate else None), console())
         return
     with Display(console(stderr=True)) as display:
         done = execute(overrides or [], display, results, data, force, [s for s in retry.split(",") if s])

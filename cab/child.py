@@ -164,6 +164,14 @@ def _workload(case: Case, data: Path, real: bool) -> Any:
     return load(case)
 
 
+def forecast(job: dict[str, Any]) -> dict[str, Any]:
+    """Count what each case would take, on meta tensors."""
+    from cab.forecast import forecasts
+
+    cases = [Case.of(question) for question in job["cases"]]
+    return forecasts(cases, Path(job["data"]), job["threads"], lambda case, data: _workload(case, data, real=False))
+
+
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Train the case's model and return its test scores, one an example, with the learning curve."""
     import torch
@@ -216,6 +224,7 @@ def _progress(path: str) -> Callable[[str], None]:
 _KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "preflight": preflight,
     "laws": laws,
+    "forecast": forecast,
     "measure": measure,
     "train": train,
 }

@@ -1,14 +1,15 @@
 """A run: plan, measure what is missing, and say how it ended. What `cab run` and `cab.run` share."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cab.cases import STATUSES, worst
 from cab.engines import engine
 from cab.entries import finished
-from cab.errors import UsageError, unknown
+from cab.errors import unknown
+from cab.estimates import Estimate, estimate
 from cab.plan import Plan, plan
 from cab.records import Store, table
 from cab.supervisor import Options, Report
@@ -75,15 +76,13 @@ class Preview:
     plan: Plan
     done: int  # items that the store holds already
     refused: int
+    estimates: list[Estimate] = field(default_factory=list)
 
 
-def preview(overrides: Sequence[str], results: Path = Path("results")) -> Preview:
-    """Plan without running; reads the store if there is one, and writes nothing."""
+def preview(overrides: Sequence[str], results: Path = Path("results"), data: Path | None = None) -> Preview:
+    """Plan without running; reads the store if there is one, and writes nothing. With `data`, estimates costs too."""
     planned = plan(overrides)
     store = Store(results)
     refused = sum(item.refusal is not None for item in planned.items)
     done = sum(finished(store.read(item.file), item) for item in planned.items) if results.is_dir() else 0
-    return Preview(planned, done, refused)
-
-
-__all__ = ["Preview", "Run", "UsageError", "execute", "preview"]
+    return Preview(planned, done, refused, [] if data is None else estimate(planned, store, data.absolute()))

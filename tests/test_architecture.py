@@ -30,13 +30,13 @@ ROOMS = {
     "plugins": "cards plugins fingerprint",  # plug-ins by name, and their cards
     "plan": "config keys plan",  # what the command line asks for, as a list of cases
     "store": "records",
-    "run": "runs engines supervisor server entries verdicts",  # cases in, rows out; nothing here measures
+    "run": "runs engines supervisor server entries verdicts estimates",  # cases in, rows out; nothing here measures
     "report": "report efficiency",
     "layer": "layer assembly decoding draws counting",  # a mechanism put into place, and counted
     "conformance": "conformance",
     "training": "training",
     "meters": "meters timers allocator",
-    "child": "worker child workload scenes truth",  # lives in processes of its own
+    "child": "worker child workload scenes truth forecast",  # lives in processes of its own
     "command": "cli library terminal",
     "bench": "terminal.checking terminal.datasets",  # the commands that run plug-ins here
 }

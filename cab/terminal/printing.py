@@ -9,6 +9,7 @@ from rich.table import Table
 from cab import plugins
 
 if TYPE_CHECKING:
+    from cab.estimates import Estimate
     from cab.runs import Preview, Run
 
 SHOWN = 40  # cases of a preview
@@ -28,18 +29,46 @@ def print_preview(preview: "Preview", out: Console) -> None:
     meters = ", ".join(dict.fromkeys(item.meter for item in plan.items))
     out.print(f"cases: {len(cases)}; measurements: {len(plan.items)} ({meters}); child processes: {processes}")
     out.print(f"measurements done already: {preview.done}; unsupported: {preview.refused}")
+    estimates = {found.case.id: found for found in preview.estimates}
     reasons = {item.case.id: item.refusal[1] for item in plan.items if item.refusal}
     table = Table(box=None, pad_edge=False)
     for name in ("mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", ""):
-        table.add_column(name, justify="right" if name in ("n", "m", "batch", "seed") else "left", overflow="fold")
+        right = name in ("n", "m", "batch", "seed")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    if estimates:
+        for name in ("time", "peak"):
+            table.add_column(name, justify="right")
     for case in cases[:SHOWN]:
         params = " ".join(f"{k}={v}" for k, v in case.params.items())
         cells = [case.mechanism, params, case.pattern, case.task, case.n, case.m, case.batch, case.level, case.pass_]
         cells += [case.backend, case.seed, f"unsupported: {reasons[case.id]}" if case.id in reasons else ""]
+        if estimates:
+            cells += _expected(estimates.get(case.id))
         table.add_row(*(escape(str(cell)) for cell in cells))
     out.print(table)
+    if estimates:
+        _print_sum(preview.estimates, out)
     if len(cases) > SHOWN:
         out.print(f"... and {len(cases) - SHOWN} more")
+
+
+def _expected(found: "Estimate | None") -> tuple[str, str]:
+    if found is None or found.seconds is None or found.bytes is None:
+        return "?", "?"
+    return f"{found.seconds:.1f} s", f"{found.bytes / 2**20:,.1f} MiB" + ("" if found.fits else " WILL NOT FIT")
+
+
+def _print_sum(estimates: "list[Estimate]", out: Console) -> None:
+    known = [found.seconds for found in estimates if found.seconds is not None]
+    out.print(f"estimated time: {sum(known) / 60:.1f} min, without the laws", highlight=False)
+    for found in estimates:
+        if not found.fits:
+            out.print(f"will not fit: {escape(found.case.title)}", highlight=False)
+    reasons = {found.basis for found in estimates if found.seconds is None}
+    for reason in sorted(reasons)[:5]:
+        out.print(f"not estimated: {escape(reason)}", highlight=False)
+    bases = sorted({found.basis for found in estimates if found.seconds is not None})
+    out.print(f"from {'; '.join(bases)}. On meta tensors fused kernels are written out.", highlight=False)
 
 
 def print_run(run: "Run", out: Console) -> None:
