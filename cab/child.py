@@ -8,8 +8,6 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +125,19 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     if job["pinned"]:
         from cab.allocator import pin
 
-        pin()
+        if not pin():
+            raise Unsupported("the allocator cannot be pinned: another malloc than glibc's is preloaded")
     import torch
 
     case = Case.of(job["case"])
     torch.set_num_threads(job["threads"])
     start = time.monotonic()
     meters = {name: plugins.load("meter", name)() for name in job["meters"]}
-    workload = _workload(case, Path(job["data"]), real=any(meter.environment for meter in meters.values()))
+    workload = _workload(case, Path(job["data"]))
     answers: dict[str, Any] = {}
     for name, meter in meters.items():
         try:
-            if meter.environment:
+            if meter.environment:  # what is counted on meta tensors needs no real inputs
                 workload.check()
             answers[name] = {"ok": meter.measure(workload, case)}
         except BaseException as error:
@@ -146,22 +145,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     return {"meters": answers, "seconds": time.monotonic() - start}
 
 
-def _workload(case: Case, data: Path, real: bool) -> Any:
+def _workload(case: Case, data: Path) -> Any:
     from cab.workload import build
 
-    load = partial(
-        build,
+    return build(
+        case,
         task_class=plugins.load("task", case.task),
         mechanism_class=plugins.load("mechanism", case.mechanism),
         softmax_class=plugins.load("mechanism", "softmax"),
         folder=data,
     )
-    if not real:  # what is counted needs no memory: a million tokens on meta tensors
-        try:
-            return load(replace(case, device="meta"))
-        except (NotImplementedError, RuntimeError):  # an operation that cannot do without values
-            pass
-    return load(case)
 
 
 def forecast(job: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +162,7 @@ def forecast(job: dict[str, Any]) -> dict[str, Any]:
     from cab.forecast import forecasts
 
     cases = [Case.of(question) for question in job["cases"]]
-    return forecasts(cases, Path(job["data"]), job["threads"], lambda case, data: _workload(case, data, real=False))
+    return forecasts(cases, Path(job["data"]), job["threads"], _workload)
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:

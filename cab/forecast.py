@@ -51,9 +51,9 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def forecast(case: Case, workload: Callable[[Case], Any]) -> dict[str, float]:
     """Return the FLOPs of one pass and its peak bytes; `workload` sets a case up on meta tensors."""
-    built = workload(case)
-    if case.pass_ == "train":  # the counter sees products alone: a step counts as its gradients do
-        built = built.twin(pass_="forward_backward", device="meta")
+    # the counter sees products alone: a step counts as its gradients do
+    pass_ = "forward_backward" if case.pass_ == "train" else case.pass_
+    built = workload(case).twin(pass_=pass_, device="meta", backend="eager")
     flops = count(built.run)
     with Allocations() as allocations:
         built.run()

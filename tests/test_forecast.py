@@ -24,10 +24,10 @@ def test_forward_and_backward_are_counted_for_every_mechanism(name: str) -> None
     card = plugins.card("mechanism", name)
     for pattern in card.facts["patterns"]:
         asked = case(f"mechanism={name}", f"pattern={pattern}", "seq_len=512")
-        forward = forecast(asked, lambda c: _workload(c, Path("."), real=False))
+        forward = forecast(asked, lambda c: _workload(c, Path(".")))
         both = forecast(
             case(f"mechanism={name}", f"pattern={pattern}", "seq_len=512", "pass=forward_backward"),
-            lambda c: _workload(c, Path("."), real=False),
+            lambda c: _workload(c, Path(".")),
         ) if card.facts["reads"] else forward  # fmt: skip
         assert both["flops"] >= forward["flops"] >= 0 and both["bytes"] >= 0
 
