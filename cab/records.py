@@ -126,6 +126,13 @@ def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
             **{k: metric.get(k) for k in ("status", "reason", "unit", "higher_is_better", *_VALUES)},
         }
         found.append({**common, **about})
+    # what needs no mechanism stands among them under its own name, with the grade "floor"
+    for floor, values in entry.get("floors", {}).items():
+        for name, value in values.items():
+            metric = entry["metrics"].get(name, {})
+            about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
+            about |= {"status": "ok", "reason": "", "value": value, "mechanism": floor, "params": "{}", "grade": "floor"}
+            found.append({**common, **about, "backend": ""})
     for point in entry.get("curve", []):
         for name, value in point.get("validation", {}).items():
             metric = entry["metrics"].get(name, {})

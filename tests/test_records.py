@@ -70,6 +70,13 @@ def test_the_cached_rows_equal_the_files(store: Store) -> None:
     assert table(store).empty
 
 
+def test_floors_stand_among_the_rows_under_their_own_names(store: Store) -> None:
+    store.write(entry(floors={"majority class": {"latency": 0.5}}))
+    rows = table(store).set_index("mechanism")
+    assert rows.loc["majority class", "value"] == 0.5 and rows.loc["majority class", "grade"] == "floor"
+    assert rows.loc["none", "value"] == 1.0
+
+
 def test_a_learning_curve_is_rows_with_a_step(store: Store) -> None:
     curve = [{"step": 10, "loss": 1.0, "validation": {"latency": 0.5}}, {"step": 20, "validation": {"latency": 0.6}}]
     store.write(entry(curve=curve, split="test"))

@@ -91,11 +91,11 @@ def legend(boards: Sequence[Board]) -> list[str]:
     if any(cell.mark == "tied" for cell in cells):
         found.append("≈ not distinguishable from the best of its column: the 95 % intervals overlap")
     if any(line.at_floor for line in lines):
-        found.append("⌊ not above the floor: its interval reaches that of a mechanism that reads nothing")
+        found.append("⌊ not above the floors: its interval reaches one of theirs")
     if any(cell.stopped for cell in cells):
         found.append("† stopped before it converged")
     if any(line.kind == "floor" for line in lines):
-        found.append("floor: reads nothing; what every score is read against, and not ranked")
+        found.append("floor: reads no other token, or needs no model; what every score is read against, and not ranked")
     if any(line.kind == "leaky" for line in lines):
         found.append("leaky: its outputs depend on what the pattern forbids; not ranked")
     if any(line.grade == "extension" for line in lines):
@@ -160,7 +160,7 @@ class Failure:
 
 def status_counts(rows: "DataFrame") -> dict[str, tuple[int, int]]:
     """Return status -> how many rows have it, and how many cases have it as their worst."""
-    answers = final(rows)
+    answers = final(rows[rows["grade"].fillna("") != "floor"])  # which nobody asked for
     by_row = Counter(str(status) for status in answers["status"])
     worst: dict[str, int] = {}
     for case, status in zip(answers["case_id"], answers["status"], strict=True):

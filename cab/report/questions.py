@@ -84,5 +84,6 @@ def _newest(rows: list[Row], machine: Any) -> list[Row]:
             if row[name] in (None, ""):
                 row[name] = known.get((row["case_id"], name))
         where = machine(row) if row["unit"] in OF_THE_HOST else ""
-        newest[row["case_id"], row["metric"], where, row["schema"], *(row[name] for name in _OF_THE_DATA)] = row
+        whose = row["case_id"], row["mechanism"]  # a floor stands under its own name in every case of its task
+        newest[*whose, row["metric"], where, row["schema"], *(row[name] for name in _OF_THE_DATA)] = row
     return list(newest.values())

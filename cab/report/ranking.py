@@ -54,7 +54,9 @@ def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int
 
 def _line(own: tuple[str, ...], found: dict[str, list[Row]]) -> Line:
     mechanism, params, backend, grade = own
-    kind = "leaky" if grade == "leaky" else "floor" if mechanism in FLOORS else "ranked"
+    kind = grade if grade in ("leaky", "floor") else "floor" if mechanism in FLOORS else "ranked"
+    if grade == "floor":  # every case of the task says it again
+        found = {name: rows[:1] for name, rows in found.items()}
     cells = {name: _cell(rows) for name, rows in found.items()}
     return Line(mechanism, json.loads(params or "{}"), backend, grade, kind, cells)
 
@@ -87,7 +89,7 @@ def _label(lines: list[Line]) -> None:
         for name, value in line.params.items():
             if any(other.params.get(name) != value for other in others):
                 words.append(f"{name}={value['name'] if isinstance(value, dict) and 'name' in value else value}")
-        if line.backend != "eager" or any(other.backend != line.backend for other in others):
+        if line.backend not in ("", "eager") or any(other.backend != line.backend for other in others):
             words.append(line.backend)
         line.label = " ".join(words)
 
