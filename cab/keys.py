@@ -8,9 +8,10 @@ from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
 from cab.plugins import names
 
+# as cab.training has them, which imports torch; a test holds both together
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
-PRECISIONS = ("auto", "float32", "bfloat16")
-OPTIMISERS = ("adamw", "adam")
+PRECISIONS = ("auto", "bfloat16", "float32")
+OPTIMISERS = ("adamw",)
 ENGINES = ("local",)  # cab.engines has one function for each
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")
@@ -66,7 +67,7 @@ def _check_training(recipe: dict[str, Any]) -> None:
     for key, accepted in _TRAINING_CHOICES.items():
         if recipe[key] not in accepted:
             raise unknown(f"training.{key}", str(recipe[key]), accepted)
-    for key in ("steps", "evaluate"):
+    for key in ("steps", "evaluate", "accumulate"):
         _whole(f"training.{key}", recipe[key], least=1)
     _whole("training.warmup", recipe["warmup"], least=0)
     _number("training.lr", recipe["lr"], 0, float("inf"), above=True)

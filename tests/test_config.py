@@ -171,3 +171,21 @@ def test_a_plain_option_reads_as_hydra_composes_it(name: str) -> None:
     with initialize_config_dir(str(beside("conf").absolute()), version_base="1.3"):
         composed = OmegaConf.to_container(compose(f"mechanism/{name}")["mechanism"])
     assert composed == node("mechanism", name)
+
+
+def test_the_recipe_of_the_configuration_is_the_training_loops() -> None:
+    from dataclasses import fields
+
+    from cab import keys, training
+    from cab.training import recipe
+
+    assert set(config.root()["training"]) == {field.name for field in fields(training.Recipe)}
+    for name in ("SCHEDULES", "PRECISIONS", "OPTIMISERS"):
+        assert getattr(keys, name) == getattr(recipe, name)
+
+
+def test_every_engine_has_its_function() -> None:
+    from cab import keys
+    from cab.engines import engine
+
+    assert all(callable(engine(name)) for name in keys.ENGINES)
