@@ -4,6 +4,7 @@ Each job is a dictionary; its answer is {"ok": ...} or {"status": ..., "reason":
 and the progress file is written.
 """
 
+import dataclasses
 import json
 import time
 import traceback
@@ -15,6 +16,8 @@ from cab import plugins
 from cab.cases import Case
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.folders import write_whole
+
+LONG = 65536  # tokens
 
 
 def serve(job: dict[str, Any]) -> None:
@@ -64,7 +67,9 @@ def preflight(job: dict[str, Any]) -> dict[str, Any]:
             except Unsupported as reason:
                 built[key] = str(reason)
             except (ValueError, TypeError) as error:
-                raise UsageError(f"mechanism '{case.mechanism}': {error}") from error
+                if not _fits_a_longer_slot(cls, case, slot):
+                    raise UsageError(f"mechanism '{case.mechanism}': {error}") from error
+                built[key] = str(error)
         if built[key] is not None:
             refused[case.id] = str(built[key])
     for question in {
@@ -72,6 +77,23 @@ def preflight(job: dict[str, Any]) -> dict[str, Any]:
     }.values():
         _check_task(Case.of(question), Path(job["data"]))
     return {"refused": refused}
+
+
+def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:
+    """Whether the hyper-parameters are valid somewhere: more landmarks than this slot has tokens, say."""
+    import torch
+
+    from cab.assembly import build_mechanism
+
+    if slot.raster is not None:
+        return False
+    source = LONG if slot.pattern.cross else None
+    try:
+        with torch.device("meta"):
+            build_mechanism(cls, case.params, dataclasses.replace(slot, max_len=LONG, source_len=source or LONG))
+    except Exception:
+        return False
+    return True
 
 
 def _check_device(device: str, torch: Any) -> None:

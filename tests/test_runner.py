@@ -191,6 +191,22 @@ def test_what_is_unsupported_is_a_row_and_the_rest_is_measured(server: Server, l
     assert entries["none"]["reason"] == "none has no backend sdpa (it has eager, compile)"
 
 
+def test_what_does_not_fit_one_length_is_unsupported_there_and_measured_at_another(
+    server: Server, lawful: None, elsewhere: Path
+) -> None:
+    overrides = ["mechanism=agent", "mechanism.agents=49", "seq_len=16,64", "meters=[flops]"]
+    store = Store(elsewhere / "results").open_for_writing()
+    items = plan([*FAST, *overrides]).items
+    supervisor = Supervisor(store, server, Options(data=elsewhere), Silent())
+    supervisor.preflight(items)
+    supervisor.carry_out(items)
+    found = {item.case.n: store.read(item.file)["metrics"]["flops"] for item in items}  # type: ignore[index]
+    assert found[64]["status"] == "ok" and found[16]["status"] == "unsupported"
+    assert found[16]["reason"] == "agents=49: from 1 to the 16 queries of the slot"
+    with pytest.raises(UsageError, match="mechanism 'agent': agents=0"):
+        carry_out(server, ["mechanism=agent", "mechanism.agents=0"], elsewhere)
+
+
 def test_nothing_that_can_be_measured_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="nothing of this can be measured: speed has no model"):
         plan([*FAST, "mechanism=softmax", "level=model"])
