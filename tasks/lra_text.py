@@ -71,7 +71,7 @@ class LraText(Task):
         super().__init__(seq_len=seq_len, source_len=source_len)
         if pooling not in POOLINGS:
             raise unknown("pooling of lra_text", pooling, POOLINGS)
-        self.cls = pooling == "cls"
+        self.pooling, self.cls = pooling, pooling == "cls"
         if seq_len <= self.cls:
             raise ValueError(f"seq_len={seq_len}: with a class token at least 2 are needed")
         self.sizes: dict[str, Any] = {
@@ -135,7 +135,7 @@ class LraText(Task):
         encoder = Encoder(
             attention, Pattern.NS, vocabulary=VOCABULARY, max_len=self.seq_len, cls=self.cls, **self.sizes
         )
-        return Classifier(encoder, classes=2, hidden=self.sizes["mlp"])
+        return Classifier(encoder, classes=2, hidden=self.sizes["mlp"], pooling=self.pooling)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy."""

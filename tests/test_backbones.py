@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cab import Pattern, Slot, plugins
-from cab.backbones.encoder import NORMS, Classifier, Encoder, pooled
+from cab.backbones.encoder import NORMS, POOLINGS, Classifier, Encoder, pooled
 from cab.backbones.positions import POSITIONS, Sinusoidal, added
 from cab.layer import AttentionLayer
 
@@ -20,10 +20,10 @@ def attention(name: str) -> Any:
     return lambda slot: AttentionLayer(mechanism(slot))
 
 
-def classifier(name: str = "softmax", **changes: Any) -> Classifier:
+def classifier(name: str = "softmax", pooling: str = "mean", **changes: Any) -> Classifier:
     torch.manual_seed(0)
-    encoder = Encoder(attention(name), Pattern.NS, **{**SIZES, **changes})
-    return Classifier(encoder, classes=3, hidden=5).double().eval()
+    encoder = Encoder(attention(name), Pattern.NS, **{**SIZES, **changes}, cls=pooling == "cls")
+    return Classifier(encoder, classes=3, hidden=5, pooling=pooling).double().eval()
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,9 @@ def sequences() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("cls", [False, True])
-def test_padding_is_invisible(norm: str, positions: str, cls: bool) -> None:
-    model = classifier(norm=norm, positions=positions, cls=cls)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padding_is_invisible(norm: str, positions: str, pooling: str) -> None:
+    model = classifier(norm=norm, positions=positions, pooling=pooling)
     ids, mask = sequences()
     out = model(ids, mask)
     torch.testing.assert_close(model(ids.where(mask, 7), mask), out)
@@ -52,9 +52,9 @@ def test_padding_is_invisible(norm: str, positions: str, cls: bool) -> None:
     assert not torch.allclose(model(ids), out)  # the mask does something
 
 
-@pytest.mark.parametrize("cls", [False, True])
-def test_a_sequence_without_tokens_has_a_finite_output_and_gradient(cls: bool) -> None:
-    model = classifier(cls=cls)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_sequence_without_tokens_has_a_finite_output_and_gradient(pooling: str) -> None:
+    model = classifier(pooling=pooling)
     ids, mask = sequences()
     mask[1] = False
     out = model(ids, mask)
@@ -101,13 +101,13 @@ def test_slots_say_where_they_stand() -> None:
 
 
 def test_a_width_of_its_own_goes_through_the_model() -> None:
-    model = classifier(width=6, cls=True)
+    model = classifier(width=6, pooling="cls")
     assert model.encoder(sequences()[0])[0].shape == (3, 9, 6)
     assert model(sequences()[0]).shape == (3, 3)
 
 
 def test_the_class_token_comes_first_and_is_real() -> None:
-    encoder = classifier(cls=True).encoder
+    encoder = classifier(pooling="cls").encoder
     ids, mask = sequences()
     x, seen = encoder(ids, mask)
     assert x.shape[1] == 9 and seen is not None
@@ -115,12 +115,12 @@ def test_the_class_token_comes_first_and_is_real() -> None:
     assert encoder(ids)[1] is None
 
 
-@pytest.mark.parametrize("cls", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_parameter_is_used(cls: bool, norm: str) -> None:
-    model = classifier(cls=cls, norm=norm)
+def test_every_parameter_is_used(pooling: str, norm: str) -> None:
+    model = classifier(pooling=pooling, norm=norm)
     # 8 tokens and the class token: every learned position
-    model(torch.randint(1, 11, (4, 8 if cls else 9))).square().sum().backward()
+    model(torch.randint(1, 11, (4, 8 if pooling == "cls" else 9))).square().sum().backward()
     dead = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()}
     assert dead == set()
 
@@ -138,10 +138,22 @@ def test_inputs_reach_the_mechanism() -> None:
     assert [set(inputs) for inputs in seen] == [{"segment"}] * 2
 
 
-def test_pooling_averages_the_real_tokens() -> None:
-    x = torch.tensor([[[2.0], [4.0], [90.0]]])
-    assert pooled(x, torch.tensor([[True, True, False]])).item() == 3.0
-    assert pooled(x, None).item() == 32.0
+def test_pooling_reads_the_real_tokens_alone() -> None:
+    x = torch.tensor([[[2.0], [4.0], [90.0]], [[-2.0], [-5.0], [0.0]], [[1.0], [1.0], [1.0]]])
+    mask = torch.tensor([[True, True, False], [True, True, False], [False, False, False]])
+    for pooling, real, whole in (
+        ("mean", [3.0, -3.5, 0.0], [32.0, -7 / 3, 1.0]),
+        ("max", [4.0, -2.0, 0.0], [90.0, 0.0, 1.0]),
+    ):
+        assert pooled(x, mask, pooling).flatten().tolist() == real
+        torch.testing.assert_close(pooled(x, None, pooling).flatten(), torch.tensor(whole))
+    assert pooled(x, mask, "cls").flatten().tolist() == [2.0, -2.0, 1.0]
+
+
+def test_pooling_and_the_class_token_go_together() -> None:
+    for pooling, cls in (("mean", True), ("cls", False), ("first", False)):
+        with pytest.raises(ValueError, match="cls with a class token alone"):
+            Classifier(Encoder(attention("none"), Pattern.NS, **SIZES, cls=cls), classes=2, hidden=2, pooling=pooling)
 
 
 def test_norms_stand_where_their_names_say() -> None:

@@ -142,7 +142,7 @@ def test_trimming_cuts_padding_alone_to_multiples_of_64() -> None:
     assert LraText(seq_len=70).collate([(b"a" * 70, 0)], trim=True).x.shape == (1, 70)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
 def test_the_score_does_not_depend_on_padding(pooling: str) -> None:
     task = LraText(seq_len=300, pooling=pooling)
     torch_state = torch.random.get_rng_state()
@@ -172,8 +172,8 @@ def test_floors_are_the_majority_and_the_byte_frequencies(tree: Path) -> None:
 
 
 def test_wrong_hyper_parameters_are_refused() -> None:
-    with pytest.raises(UsageError, match="unknown pooling of lra_text 'max'"):
-        LraText(seq_len=8, pooling="max")
+    with pytest.raises(UsageError, match="unknown pooling of lra_text 'first'"):
+        LraText(seq_len=8, pooling="first")
     with pytest.raises(ValueError, match="seq_len=1: with a class token at least 2"):
         LraText(seq_len=1, pooling="cls")
 

@@ -16,7 +16,7 @@ from cab.contracts.task import Attention
 from cab.errors import unknown
 
 NORMS = ("post", "pre")
-POOLINGS = ("cls", "mean")
+POOLINGS = ("cls", "max", "mean")
 
 
 class Block(nn.Module):
@@ -95,22 +95,33 @@ class Encoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """An encoder, one vector of it or the mean of the real ones, and a head with one hidden layer."""
+    """An encoder, one vector of its output (`pooling`), and a head with one hidden layer.
 
-    def __init__(self, encoder: Encoder, *, classes: int, hidden: int) -> None:
+    `pooling` is the mean or, channel by channel, the maximum of the real tokens. An encoder with a class token gives
+    that one instead.
+    """
+
+    def __init__(self, encoder: Encoder, *, classes: int, hidden: int, pooling: str = "mean") -> None:
         super().__init__()
-        self.encoder = encoder
+        if pooling not in POOLINGS or (pooling == "cls") != (encoder.cls is not None):
+            raise ValueError(f"pooling={pooling!r}: one of {', '.join(POOLINGS)}, and cls with a class token alone")
+        self.encoder, self.pooling = encoder, pooling
         self.head = nn.Sequential(nn.Linear(encoder.width, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return logits (batch, classes). A sequence without a real token has zeros for its mean."""
+        """Return logits (batch, classes). A sequence without a real token is pooled to zeros."""
         x, mask = self.encoder(ids, mask, inputs)
-        return self.head(x[:, 0] if self.encoder.cls is not None else pooled(x, mask))  # type: ignore[no-any-return]
+        return self.head(pooled(x, mask, self.pooling))  # type: ignore[no-any-return]
 
 
-def pooled(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Average x (batch, n, width) over the real tokens, in float32 at least."""
+def pooled(x: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
+    """Reduce the tokens of x (batch, n, width) to one vector (batch, width); padding has no say."""
+    if pooling == "cls":
+        return x[:, 0]
     if mask is None:
-        return x.mean(1)
-    weight = mask.unsqueeze(-1).to(x.dtype)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return x.amax(1) if pooling == "max" else x.mean(1)
+    real = mask.unsqueeze(-1)
+    if pooling == "max":
+        most = x.masked_fill(~real, torch.finfo(x.dtype).min).amax(1)
+        return most.masked_fill(~mask.any(1, keepdim=True), 0.0)
+    return x.masked_fill(~real, 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
