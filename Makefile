@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo check test test-all clean
+.PHONY: install demo check test test-all test-parity clean
 
 install: .venv/installed
 
@@ -30,5 +30,16 @@ test: check
 test-all: test
 	$(BIN)/pytest -m long
 
+# our mechanisms against independent implementations, which cannot all live in one environment
+test-parity: .venv-parity/installed .venv-parity-fla/installed
+	CAB_PARITY=parity .venv-parity/bin/pytest -m "long or not long" -rs tests/parity
+	CAB_PARITY=parity-fla .venv-parity-fla/bin/pytest -m "long or not long" -rs tests/parity
+
+.venv-%/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	.venv-$*/bin/pip install --quiet -c constraints.txt -e ".[dev,$*]"
+	touch $@
+
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-parity .venv-parity-fla dist build .pytest_cache .mypy_cache .ruff_cache

@@ -157,7 +157,18 @@ def _blocks(grid: Any, own: Axes) -> Iterator[Axes]:
     if not isinstance(blocks, list) or not all(isinstance(b, list) for b in blocks):
         raise UsageError(f"grid '{grid}' must hold `blocks`, each a list of overrides")
     for block in blocks:
-        yield {**parse([str(text) for text in block]), **own}
+        theirs = parse([str(text) for text in block])
+        for group in ("mechanism", "task"):
+            if group in own:  # who narrows a grid does not want what it says of the others
+                theirs = {
+                    key: values for key, values in theirs.items() if not _scoped_elsewhere(key, group, own[group])
+                }
+        yield {**theirs, **own}
+
+
+def _scoped_elsewhere(key: str, group: str, chosen: list[Any]) -> bool:
+    parts = key.split(".")
+    return len(parts) == 3 and parts[0] == group and parts[1] not in chosen
 
 
 def _expand(block: Axes) -> list[Point]:

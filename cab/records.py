@@ -131,8 +131,9 @@ def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
         for name, value in values.items():
             metric = entry["metrics"].get(name, {})
             about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
-            about |= {"status": "ok", "reason": "", "value": value, "mechanism": floor, "params": "{}", "grade": "floor"}
-            found.append({**common, **about, "backend": ""})
+            about |= {"status": "ok", "reason": "", "value": value}
+            whose = {"mechanism": floor, "params": "{}", "grade": "floor", "backend": ""}
+            found.append({**common, **about, **whose})
     for point in entry.get("curve", []):
         for name, value in point.get("validation", {}).items():
             metric = entry["metrics"].get(name, {})

@@ -1,13 +1,14 @@
 """Local attention: softmax over the keys near a query's own place, or near a place that it predicts.
 
 Self patterns, a sliding window (as in arXiv 2004.05150): query i sees the keys |i - j| <= window in NS (2 window + 1
-keys) and 0 <= i - j <= window in CS (window + 1 keys): itself always included, fewer at the ends.
+keys) and 0 <= i - j <= window in CS (window + 1 keys): itself always included, fewer at the ends. Of a dilated window
+(same paper) it sees as many keys, every `dilation`-th one: the keys whose distance is a multiple of it.
 
 Cross patterns, local-p (Luong et al., arXiv 1508.04025, equations 9 and 10): i has no place in the source, so the
 query predicts one, p = length sigmoid(v^T tanh(W q)), sees the keys |j - p| <= window, and each softmax weight is
 multiplied by exp(-(j - p)^2 / (2 sigma^2)), sigma = window / 2, and not normalised again. `length` is the place after
 the last real key, so a masked tail moves nothing. A row needs its own query alone, so CC equals NC. W and v are one a
-head.
+head. There, windows are not dilated.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from cab import Mechanism
 from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import real_first, taken
 from cab.ops.softmax import masked_softmax, repeat_heads
-from cab.ops.window import banded_pairs, banded_softmax, window_pairs
+from cab.ops.window import banded_pairs, dilated_softmax, window_pairs
 
 
 class Local(Mechanism):
@@ -30,20 +31,27 @@ class Local(Mechanism):
     paper = "arXiv 1508.04025"
     cost = "O((n + m) w d)"
     grouped = True
-    checks = ({"window": 3, "block": 4}, {"window": 1, "block": 1}, {"window": 9, "block": 16})
+    checks = (
+        {"window": 3, "block": 4},
+        {"window": 1, "block": 1},
+        {"window": 9, "block": 16},
+        {"window": 2, "block": 3, "dilation": 3},
+    )
     limits = (
         {"params": {"window": 64}, "equals": "softmax", "patterns": ["NS", "CS"]},
         {"params": {"window": 1000000000}, "equals": "softmax"},
     )
 
-    def __init__(self, slot: Any, *, window: int = 128, block: int = 64) -> None:
+    def __init__(self, slot: Any, *, window: int = 128, dilation: int = 1, block: int = 64) -> None:
         super().__init__(slot)
         if window < 1:
             raise ValueError(f"window={window}: at least 1 key on a side is needed")
         if block < 1:
             raise ValueError(f"block={block}: at least 1 query is needed")
-        self.window, self.block = window, block
-        self.reach = min(window, slot.max_len - 1)  # keys before a query, at most
+        if dilation < 1:
+            raise ValueError(f"dilation={dilation}: 1 for neighbours, 2 for every second key, ...")
+        self.window, self.dilation, self.block = window, dilation, block
+        self.reach = min(window, -(-(slot.max_len - 1) // dilation))  # keys before a query, at most
         if slot.pattern.cross:
             bound = slot.dim**-0.5
             self.turn = nn.Parameter(torch.empty(slot.heads, slot.dim, slot.dim).uniform_(-bound, bound))
@@ -56,7 +64,7 @@ class Local(Mechanism):
         k, v, scaled = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads), q * self.slot.dim**-0.5
         if not self.slot.pattern.cross:
             after = 0 if self.slot.pattern.causal else self.window
-            return banded_softmax(scaled, k, v, self.window, after, self.block, key_mask)
+            return dilated_softmax(scaled, k, v, self.window, after, self.dilation, self.block, key_mask)
         place = self._place(q, k.shape[2], key_mask)
         near = self._in_blocks if self._pays(q.shape[2], k.shape[2]) else self._written_out
         return near(scaled, k, v, place, key_mask)
@@ -81,7 +89,8 @@ class Local(Mechanism):
             else:
                 ahead = j[None, :] - torch.arange(n, device=q.device)[:, None]
                 last = 0 if self.slot.pattern.causal else self.window
-                far, factor = ((ahead < -self.window) | (ahead > last))[None], torch.ones_like(weights)
+                far = (ahead < -self.window * self.dilation) | (ahead > last * self.dilation)
+                far, factor = (far | (ahead % self.dilation != 0))[None], torch.ones_like(weights)
             weights = weights.masked_fill(far | ~real[:, None, :], 0.0)
             total = weights.sum(-1, keepdim=True)
             out.append((weights / total.where(total > 0, 1.0) * factor) @ v[:, of])
@@ -92,7 +101,8 @@ class Local(Mechanism):
         dim, size = self.slot.dim, self.slot.values
         if not self.slot.pattern.cross:
             after = 0 if self.slot.pattern.causal else self.window
-            return 2.0 * self.slot.heads * banded_pairs(n, self.window, after, self.block) * (dim + size)
+            pairs = banded_pairs(n, self.window, after, self.block, self.dilation)
+            return 2.0 * self.slot.heads * pairs * (dim + size)
         pairs = self._block_pairs(n, m) if self._pays(n, m) else n * m
         return 2.0 * self.slot.heads * (pairs * (dim + size) + n * dim * (dim + 1))
 
@@ -101,16 +111,17 @@ class Local(Mechanism):
         dim, size = self.slot.dim, self.slot.values
         if not self.slot.pattern.cross:
             after = 0 if self.slot.pattern.causal else self.window
-            return 2.0 * self.slot.heads * window_pairs(n, self.window, after) * (dim + size)
+            return 2.0 * self.slot.heads * window_pairs(n, self.window, after, self.dilation) * (dim + size)
         return 2.0 * self.slot.heads * n * (min(2 * self.window + 1, m) * (dim + size) + dim * (dim + 1))
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Keep the source (CC), or room for the last `window` keys (CS), and which of them are real."""
+        """Keep the source (CC), or room for the last keys (CS), and which of them are real."""
         if self.slot.pattern.cross:
             real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
             return k, v, real if key_mask is None else key_mask
-        unfilled = (0, 0, self.reach, 0)
-        return F.pad(k, unfilled), F.pad(v, unfilled), k.new_zeros(k.shape[0], self.reach, dtype=torch.bool)
+        kept = self.reach * self.dilation
+        unfilled = (0, 0, kept, 0)
+        return F.pad(k, unfilled), F.pad(v, unfilled), k.new_zeros(k.shape[0], kept, dtype=torch.bool)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -127,8 +138,9 @@ class Local(Mechanism):
         keys, values, real = torch.cat([keys, k], 2), torch.cat([values, v], 2), torch.cat([real, new], 1)
         wide_k, wide_v = repeat_heads(keys, self.slot.heads), repeat_heads(values, self.slot.heads)
         q = q * self.slot.dim**-0.5
-        out = banded_softmax(q, wide_k, wide_v, self.reach, 0, self.block, real, past=self.reach)
-        last = torch.arange(self.reach, device=q.device) + new.sum(1, keepdim=True)
+        kept = self.reach * self.dilation
+        out = dilated_softmax(q, wide_k, wide_v, self.reach, 0, self.dilation, self.block, real, kept)
+        last = torch.arange(kept, device=q.device) + new.sum(1, keepdim=True)
         state = taken(keys, last), taken(values, last), real.gather(1, last)
         return out if back is None else taken(out, back), state
 

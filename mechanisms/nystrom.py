@@ -94,11 +94,10 @@ class Nystrom(Mechanism):
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Scores and sums of queries, landmarks and keys, the inverse, and the convolution."""
         dim, size, r = self.slot.dim, self.slot.values, self.landmarks
-        read = n * r * (dim + size) + n * self.conv * size
-        if m <= r:
-            return 2.0 * self.slot.heads * read
-        inverse = self.iterations * 4 * r**3
-        return 2.0 * self.slot.heads * (read + m * r * (dim + size) + r * r * (dim + size) + inverse)
+        pairs = n * r * (dim + size) + n * self.conv * size
+        if m > r:
+            pairs += m * r * (dim + size) + r * r * (dim + size) + self.iterations * 4 * r**3
+        return 2.0 * self.slot.heads * pairs
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Read the source through its landmarks: what is left is a few keys and values (CC)."""

@@ -112,7 +112,7 @@ def test_a_failed_case_ends_the_run_with_code_1(elsewhere: Path) -> None:
         (["mechanism", "="], "so", ["softmax"]),
         ([], "patt", ["pattern="]),
         (["pattern", "="], "N", ["NS", "NC"]),
-        (["mechanism=linear"], "mechanism.", ["mechanism.chunk="]),
+        (["mechanism=linear"], "mechanism.c", ["mechanism.chunk="]),
         (["mechanism=softmax"], "backend=s", ["backend=sdpa"]),
         ([], "meters=[la", ["meters=[latency]"]),
         ([], "nothing=", []),

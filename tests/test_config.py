@@ -95,6 +95,15 @@ def test_the_blocks_of_a_grid_add_up_and_the_users_keys_replace_theirs(monkeypat
     assert [row[:2] for row in shown("grid=g", "pattern=NC")] == [("softmax", "NC"), ("linear", "NC")]
 
 
+def test_who_narrows_a_grid_drops_what_it_says_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [["mechanism=linear,agent", "mechanism.linear.chunk=8", "mechanism.agent.agents=16"]]
+    real = config.node
+    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+    (point,) = points(["grid=g", "task=speed", "mechanism=linear"])
+    assert point.params["chunk"] == 8
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -138,6 +138,11 @@ def test_queries_of_one_bucket_share_blocks_of_a_number_that_sizes_fix(
     assert torch.equal(collected(spread(t, place, blocks, size), place), t)
 
 
+def test_blocks_are_no_more_than_queries_can_fill() -> None:
+    # of 37 queries in 8 buckets, 7 alone and 30 in one: 7 + ceil(30 / 4) blocks of 4
+    assert most_blocks(37, 8, 4) == 15 and most_blocks(5, 9, 4) == 5
+
+
 @pytest.mark.parametrize("bins", [1, 4, 7, 29, 40])
 def test_pooling_is_torch_s_adaptive_pooling_over_the_real_tokens(bins: int) -> None:
     t = torch.randn(3, 2, 29, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

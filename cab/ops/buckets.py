@@ -20,7 +20,7 @@ def assigned(bucket: Tensor, buckets: int, size: int) -> tuple[Tensor, Tensor]:
     """
     n = bucket.shape[2]
     blocks = most_blocks(n, buckets, size)
-    order = bucket.argsort(dim=2, stable=True)
+    order = bucket.argsort(dim=2)
     members = bucket.new_zeros(*bucket.shape[:2], buckets).scatter_add(2, bucket, torch.ones_like(bucket))
     used = -(-members // size)
     # a query stands as far behind its bucket's first place as behind its bucket's first query in sorted order

@@ -1,8 +1,9 @@
 """Linear attention that forgets at a fixed rate: sums of outer products, fading by head, in chunks."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from cab.ops.prefix import chunked
 
 
 def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, both: bool = False) -> Tensor:
@@ -14,7 +15,7 @@ def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, bot
     """
     n = q.shape[2]
     chunk = min(chunk, n)
-    q, k, v = (torch.unflatten(F.pad(t, (0, 0, 0, -n % chunk)), 2, (-1, chunk)) for t in (q, k, v))
+    q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
     out = ((q @ k.transpose(-1, -2)) * _inside(rate, chunk, both, q)) @ v
     if q.shape[2] > 1:
         place = torch.arange(chunk, device=q.device)
@@ -52,6 +53,6 @@ def _inside(rate: Tensor, chunk: int, both: bool, like: Tensor) -> Tensor:
 def _before(gained: Tensor, kept: Tensor) -> Tensor:
     """Sum what each chunk gained (batch, heads, chunks, dim, size) over the chunks before, fading."""
     sums = [torch.zeros_like(gained[:, :, 0], dtype=kept.dtype)]
-    for c in range(gained.shape[2] - 1):
-        sums.append(gained[:, :, c] + kept * sums[-1])
+    for new in gained[:, :, :-1].unbind(2):  # indexed one by one, their backward would be quadratic
+        sums.append(new + kept * sums[-1])
     return torch.stack(sums, 2).to(gained.dtype)

@@ -28,7 +28,9 @@ class FeatureMap(nn.Module):
         if name not in SIZES:
             raise ValueError(f"features={name!r}: one of {', '.join(SIZES)}")
         if size is not None and (SIZES[name] is None or size < 1):
-            raise ValueError(f"size={size}: features={name!r} " + ("needs at least 1" if SIZES[name] else "has no size"))
+            raise ValueError(
+                f"size={size}: features={name!r} " + ("needs at least 1" if SIZES[name] else "has no size")
+            )
         self.name, size = name, size or SIZES[name] or dim
         if name == "dpfp" and size > 2 * dim:
             raise ValueError(f"size={size}: dpfp has only {2 * dim} channels to move by")

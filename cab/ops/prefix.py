@@ -5,6 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def chunked(t: Tensor, chunk: int, value: float = 0.0) -> Tensor:
+    """Cut (batch, heads, n, ·) into (batch, heads, chunks, chunk, ·); `value` fills up the last one."""
+    tail = -t.shape[2] % chunk
+    return torch.unflatten(F.pad(t, (0, 0, 0, tail), value=value) if tail else t, 2, (-1, chunk))
+
+
 def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     """Return sum over j <= i of (q_i . k_j) v_j, without a normaliser.
 
@@ -12,12 +18,9 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     before it, one state (features, size) stands for everything: O(n (chunk + features) size) time, and memory
     linear in n (Katharopoulos et al., arXiv 2006.16236, equation 10, in the block form).
     """
-    batch, heads, n, _ = q.shape
+    n = q.shape[2]
     chunk = min(chunk, n)
-    tail = -n % chunk
-    q, k, v = (
-        F.pad(t, (0, 0, 0, tail)).reshape(batch, heads, -1, chunk, t.shape[-1]) for t in (q, k, v)
-    )  # (batch, heads, chunks, chunk, ·)
+    q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
     of_chunk = k.transpose(-1, -2) @ v
     before = F.pad(of_chunk[:, :, :-1].cumsum(2), (0, 0, 0, 0, 1, 0))  # of the chunks before, without subtracting
     inside = (q @ k.transpose(-1, -2)).tril()

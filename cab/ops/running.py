@@ -47,8 +47,8 @@ def running_softmax(
     gained = (scores - end.unsqueeze(3)).exp().transpose(-1, -2) @ v
     kept = (start - end).exp().unsqueeze(-1)
     means = [mean]
-    for c in range(end.shape[2]):
-        means.append(torch.addcmul(gained[:, :, c], kept[:, :, c], means[-1]))
+    for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic
+        means.append(torch.addcmul(new, share, means[-1]))
     before = (read * (start.unsqueeze(3) - sums).exp()) @ torch.stack(means[:-1], 2)
     out = before + _inside(scores, sums, read, v)
     return out.flatten(2, 3)[:, :, :n].to(dtype), (end[:, :, -1], means[-1])

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.ragged import real_first
+
 
 def segment_means(t: Tensor, mask: Tensor | None, segments: int) -> tuple[Tensor, Tensor | None]:
     """Return the means (batch, heads, segments, size) of stretches of t's real tokens, and which hold a token.
@@ -42,3 +44,23 @@ def segment_of(mask: Tensor, segments: int) -> Tensor:
     early = rank // short.clamp(min=1)
     late = fewer + (rank - fewer * short) // (short + 1)
     return torch.where(rank < fewer * short, early, late).where(mask, segments)
+
+
+def segment_members(length: int, mask: Tensor | None, segments: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the places (batch or 1, segments, width) of each stretch's tokens, and which of them are in it.
+
+    The stretches are those of `segment_means`; `width` is the longest that may be.
+    """
+    if mask is None:
+        count = torch.full((1, 1), length, device=device)
+    else:
+        count = mask.sum(1, keepdim=True)
+    number = torch.arange(segments, device=device)
+    short, fewer = count // segments, segments - count % segments
+    start = number * short + (number - fewer).clamp(min=0)
+    offset = torch.arange(-(-length // segments), device=device)
+    inside = offset < (short + (number >= fewer)).unsqueeze(2)
+    places = (start.unsqueeze(2) + offset).clamp(max=length - 1)
+    if mask is not None:
+        places = real_first(mask)[0].gather(1, places.flatten(1)).view_as(places)
+    return places, inside

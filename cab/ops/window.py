@@ -35,14 +35,50 @@ def banded_softmax(
     return (weights @ v.transpose(-1, -2)).flatten(2, 3)[:, :, :n]
 
 
-def banded_pairs(n: int, before: int, after: int, block: int) -> int:
-    """Count the pairs of query and key for which `banded_softmax` of n tokens computes a score."""
-    width = block + before + after
-    return n * n if width >= n else -(-n // block) * block * width
+def dilated_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    before: int,
+    after: int,
+    dilation: int,
+    block: int,
+    key_mask: Tensor | None = None,
+    past: int = 0,
+) -> Tensor:
+    """Return `banded_softmax` over every `dilation`-th key; `past`, a multiple of it, is at most before * dilation.
+
+    The tokens of one remainder see each other alone: they are sequences of their own, side by side in the batch.
+    """
+    n = q.shape[2]
+    dilation = dilation if past else min(dilation, n)
+    if dilation == 1:
+        return banded_softmax(q, k, v, before, after, block, key_mask, past)
+
+    def apart(t: Tensor) -> Tensor:
+        t = torch.unflatten(F.pad(t, (0, 0, 0, -t.shape[2] % dilation)), 2, (-1, dilation))
+        return t.permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+    real = torch.ones(q.shape[0], k.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
+    real = F.pad(real, (0, -k.shape[2] % dilation), value=False)
+    real = torch.unflatten(real, 1, (-1, dilation)).transpose(1, 2).flatten(0, 1)
+    out = banded_softmax(apart(q), apart(k), apart(v), before, after, block, real, past // dilation)
+    return torch.unflatten(out, 0, (-1, dilation)).permute(0, 2, 3, 1, 4).flatten(2, 3)[:, :, :n]
 
 
-def window_pairs(n: int, before: int, after: int) -> int:
+def banded_pairs(n: int, before: int, after: int, block: int, dilation: int = 1) -> int:
+    """Count the pairs of query and key for which `banded_softmax` of n tokens, or the dilated one, computes a score."""
+    dilation = min(dilation, n)
+    n, width = -(-n // dilation), block + before + after
+    return dilation * (n * n if width >= n else -(-n // block) * block * width)
+
+
+def window_pairs(n: int, before: int, after: int, dilation: int = 1) -> int:
     """Count the pairs of query and key in the window."""
+    if dilation > 1:
+        each, more = divmod(n, dilation)
+        whole = window_pairs(each, before, after) if each else 0
+        return (dilation - more) * whole + (more * window_pairs(each + 1, before, after) if more else 0)
 
     def one_side(reach: int) -> int:
         reach = min(reach, n - 1)

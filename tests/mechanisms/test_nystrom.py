@@ -35,9 +35,7 @@ def test_with_more_iterations_it_nears_the_true_pseudo_inverse() -> None:
     to, by = segment_means(k, None, 8)[0], segment_means(q, None, 8)[0]
     first, middle, last = ((a @ b.mT / 8**0.5).softmax(-1) for a, b in ((q, to), (by, to), (by, k)))
     exact = first @ torch.linalg.pinv(middle) @ (last @ v)
-    off = [
-        (build(landmarks=8, conv=0, iterations=steps)(q, k, v) - exact).abs().max().item() for steps in (6, 12, 30)
-    ]
+    off = [(build(landmarks=8, conv=0, iterations=steps)(q, k, v) - exact).abs().max().item() for steps in (6, 12, 30)]
     assert off[0] > off[1] > off[2] and off[2] < 1e-6
 
 

@@ -1,0 +1,74 @@
+"""Positive random features (Performer, arXiv 2009.14794): exp(q.k) as an expectation of products of exponentials.
+
+A feature f of a token is exp(of a score s_f). Sums of products exp(a_if + b_jf) over keys j are computed here from the
+scores, each with the largest that it meets taken out, which cancels in the normalised result.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cab.ops.prefix import chunked
+
+FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
+
+
+class Sums(NamedTuple):
+    """What was summed: per feature the largest score yet, and the values (with a column of ones) times exp(score)."""
+
+    largest: Tensor  # (batch, heads, features)
+    total: Tensor  # (batch, heads, features, size + 1), times exp(-largest)
+
+
+def orthogonal(count: int, dim: int) -> Tensor:
+    """Draw `count` Gaussian directions (count, dim), orthogonal in blocks of dim; lengths as of independent ones."""
+    blocks = []
+    for _ in range(-(-count // dim)):
+        rotation, triangle = torch.linalg.qr(torch.randn(dim, dim))
+        # LAPACK chooses signs, which turns the directions to one side: without them the estimate is biased
+        blocks.append((rotation * triangle.diagonal().sign()).T)
+    lengths: Tensor = torch.linalg.vector_norm(torch.randn(count, dim), dim=1, keepdim=True)
+    return torch.cat(blocks)[:count] * lengths
+
+
+def summed(scores: Tensor, v: Tensor) -> Sums:
+    """Sum over all keys: scores (batch, heads, m, features), v (batch, heads, m, size + 1)."""
+    largest = scores.detach().amax(2)
+    return Sums(largest, (scores - largest.unsqueeze(2)).exp().transpose(-1, -2) @ v)
+
+
+def nothing(features: int, v: Tensor) -> Sums:
+    """Return the sums before the first key."""
+    shape = (*v.shape[:2], features)
+    return Sums(torch.full(shape, FLOOR, dtype=v.dtype, device=v.device), v.new_zeros(*shape, v.shape[3]))
+
+
+def read(scores: Tensor, sums: Sums) -> Tensor:
+    """Read the sums with each query's features; every row times a constant of its own."""
+    scores = scores + sums.largest.unsqueeze(2)
+    return (scores - scores.detach().amax(-1, keepdim=True)).exp() @ sums.total
+
+
+def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums) -> tuple[Tensor, Sums]:
+    """Return sum over j <= i and features f of exp(a_if + b_jf) v_j, each row times a constant, and the sums after.
+
+    a and b are (batch, heads, n, features). What is taken out of a key's scores is the largest of its chunk and all
+    chunks before, as in an online softmax, and it is put back on the queries. It cancels, so that later keys of the
+    chunk change rounding alone, as long as the scores of a chunk differ by less than the exponents of the type.
+    """
+    n = b.shape[2]
+    chunk = min(chunk, n)
+    a, b, v = chunked(a, chunk), chunked(b, chunk, FLOOR), chunked(v, chunk)
+    here = torch.cat([sums.largest.unsqueeze(2), b.detach().amax(3)], 2).cummax(2).values
+    largest = here[:, :, 1:].unsqueeze(3)
+    a = a + largest
+    a = (a - a.detach().amax(-1, keepdim=True)).exp()
+    b = (b - largest).exp()
+    gained, kept = b.transpose(-1, -2) @ v, (here[:, :, :-1] - here[:, :, 1:]).exp().unsqueeze(-1)
+    faded, total = [], sums.total
+    for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic
+        faded.append(share * total)  # the sums before the chunk, at its scale
+        total = new + faded[-1]
+    out = (a @ b.transpose(-1, -2)).tril() @ v + a @ torch.stack(faded, 2)
+    return out.flatten(2, 3)[:, :, :n], Sums(here[:, :, -1], total)

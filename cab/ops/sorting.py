@@ -1,0 +1,109 @@
+"""Blocks of tokens, and matrices that sort them softly."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cab.ops.cache import Cache, appended
+from cab.ops.softmax import masked_softmax
+
+FLOOR = -1e30  # the logarithm of what is nothing: finite, since the difference of two infinities is not a number
+
+
+def sinkhorn(scores: Tensor, rows: Tensor, columns: Tensor, iterations: int) -> Tensor:
+    """Return exp(scores) scaled to sums of 1, columns and rows in turn, rows last; what does not count is zero.
+
+    scores is (batch, heads, r, c); rows (batch or 1, r) and columns (batch or 1, c) say which count.
+    """
+    counts = rows[:, None, :, None] & columns[:, None, None, :]
+    scores = scores.masked_fill(~counts, FLOOR)
+    for _ in range(iterations):
+        for axis in (2, 3):
+            scores = (scores - scores.logsumexp(axis, keepdim=True)).masked_fill(~counts, FLOOR)
+    return scores.exp()
+
+
+def blocks_of(t: Tensor, size: int) -> Tensor:
+    """Cut t (batch, heads, n, features) into (batch, heads, blocks, size, features), zeros at the end."""
+    return torch.unflatten(F.pad(t, (0, 0, 0, -t.shape[2] % size)), 2, (-1, size))
+
+
+def means_so_far(t: Tensor, real: Tensor) -> Tensor:
+    """Return at each token the mean of the real ones up to it, in float32 at least; real is (batch or 1, n)."""
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
+    return (t * real[:, None, :, None]).cumsum(2) / real.cumsum(1).clamp(min=1)[:, None, :, None]
+
+
+def gumbel(like: Tensor) -> Tensor:
+    """Draw noise of Gumbel's distribution."""
+    return -torch.empty_like(like).exponential_().log()
+
+
+def all_real(t: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mask of t's tokens; (1, n) of True where none is given."""
+    return torch.ones(1, t.shape[2], dtype=torch.bool, device=t.device) if mask is None else mask
+
+
+def mask_blocks(real: Tensor, size: int) -> Tensor:
+    """Cut a mask (batch or 1, n) into (batch or 1, blocks, size), False at the end."""
+    return torch.unflatten(F.pad(real, (0, -real.shape[1] % size), value=False), 1, (-1, size))
+
+
+def block_means(t: Tensor, real: Tensor, size: int) -> Tensor:
+    """Average the real tokens of each block, in float32 at least: (batch, heads, blocks, features)."""
+    t = t.to(torch.promote_types(t.dtype, torch.float32)) * real[:, None, :, None]
+    return blocks_of(t, size).sum(3) / mask_blocks(real, size).sum(2).clamp(min=1)[:, None, :, None]
+
+
+def tokens_at(t: Tensor, index: Tensor) -> Tensor:
+    """Take from t (batch, heads, n, features) the tokens at index (batch, count), the same for every head."""
+    return t.gather(2, index[:, None, :, None].expand(-1, t.shape[1], -1, t.shape[3]))
+
+
+def picked(scores: Tensor, past: Tensor, picks: int) -> tuple[Tensor, Tensor]:
+    """Pick among the blocks where `past`, and as many times nothing, one after another, each by a softmax.
+
+    scores is (batch, heads, rows, blocks). Returns which, (batch, heads, rows, picks), below 0 for nothing, and the
+    weight that each had when it was picked.
+    """
+    scores = F.pad(scores, (picks, 0))
+    seen = F.pad(past, (picks, 0), value=True)
+    indices, shares = [], []
+    for _ in range(picks):
+        share, index = masked_softmax(scores, seen).max(3, keepdim=True)
+        indices.append(index - picks)
+        shares.append(share)
+        seen = seen & (torch.arange(scores.shape[3], device=scores.device) != index)
+    return torch.cat(indices, 3), torch.cat(shares, 3)
+
+
+def gathered(blocks: Tensor, index: Tensor, share: Tensor, nothing: Tensor) -> Tensor:
+    """Take blocks (batch, heads, blocks, size, features) at index (batch, heads, rows, picks), times their shares.
+
+    Below 0 stands `nothing` (heads, 1, features). Returns (batch, heads, rows, picks * size, features).
+    """
+    size, features = blocks.shape[3:]
+    at = index.clamp(min=0).flatten(2)[..., None, None].expand(-1, -1, -1, size, features)
+    found = torch.unflatten(blocks.gather(2, at), 2, index.shape[2:])
+    found = torch.where(index[..., None, None] < 0, nothing.to(blocks.dtype)[:, None, None], found)
+    return (found * share[..., None, None].to(blocks.dtype)).flatten(3, 4)
+
+
+def grown(
+    cache: Cache, totals: tuple[Tensor, ...], kept: tuple[Tensor, ...], averaged: tuple[Tensor, ...], new: Tensor
+) -> tuple[Cache, tuple[Tensor, ...], Tensor]:
+    """Append tokens to a cache, what is kept and then the means so far of what is averaged.
+
+    `totals` are the sums that those means are made of; new (batch, c) says which tokens are real. Returns both, and
+    the position of each token.
+    """
+    count = (cache[1].unsqueeze(1) + new.cumsum(1)).clamp(min=1)[:, None, :, None]
+    sums = [t + (x.to(t.dtype) * new[:, None, :, None]).cumsum(2) for t, x in zip(totals, averaged, strict=True)]
+    cache, place = appended(cache, (*kept, *(s / count for s in sums)), new)
+    return cache, tuple(s[:, :, -1:] for s in sums), place
+
+
+def one_by_one(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Let each query, scaled, read keys of its own: k and v are (batch, heads, n, keys, ·)."""
+    weights = masked_softmax((q.unsqueeze(3) @ k.transpose(-1, -2)).squeeze(3), seen)
+    return (weights.unsqueeze(3) @ v).squeeze(3)

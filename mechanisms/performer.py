@@ -1,0 +1,137 @@
+"""Performer (Choromanski et al., arXiv 2009.14794): softmax attention estimated with positive random features.
+
+FAVOR+: phi(x)_f = exp(w_f . x - |x|^2 / 2) with x scaled by dim^(-1/4) and w_f orthogonal Gaussian directions (lemma 1
+and equation 7), normalised over the keys. The paper's small constant beside each exponential is left out: with it the
+result depends on which largest score is taken out for safety, and that reads the future in CS. The directions are
+drawn once, are saved with the weights and shared by the heads; drawing them anew during training is left out.
+
+`kernel=relu` is the paper's generalised attention (its section 4.3): phi(x)_f = relu(w_f . x) + 0.001, and with
+features=0, phi(x) = relu(x) + 0.001, Long Range Arena's form.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cab import Mechanism, Pattern
+from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised
+from cab.ops.random_features import FLOOR, Sums, nothing, orthogonal, read, running, summed
+
+ABOVE = 1e-3  # what the ReLU kernel adds, as in the authors' code
+
+
+class Performer(Mechanism):
+    """Keys and values summed by random features, which queries read through theirs."""
+
+    patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
+    paper = "arXiv 2009.14794"
+    cost = "O((n + m) f d)"
+    checks = (
+        {"features": 21, "chunk": 4},
+        {"features": 5, "chunk": 1},
+        {"features": 11, "kernel": "relu", "chunk": 4},
+        {"features": 0, "kernel": "relu"},
+    )
+
+    directions: Tensor
+
+    def __init__(self, slot: Any, *, features: int = 256, kernel: str = "softmax", chunk: int = 128) -> None:
+        super().__init__(slot)
+        if kernel not in ("softmax", "relu"):
+            raise ValueError(f"kernel={kernel!r}: softmax or relu")
+        if features < (kernel == "softmax"):
+            raise ValueError(f"features={features}: at least 1, or 0 for no projection with kernel=relu")
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
+        self.features, self.kernel, self.chunk = features, kernel, chunk
+        self.count = features or slot.dim
+        if features:
+            self.register_buffer("directions", orthogonal(features, slot.dim))
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
+        (k, with_ones), a = self._summands(k, v, key_mask), self._mapped(q)
+        if self.kernel == "relu":
+            running_sum = self.slot.pattern is Pattern.CS
+            out = causal_linear(a, k, with_ones, self.chunk) if running_sum else a @ (k.transpose(-1, -2) @ with_ones)
+        elif self.slot.pattern is Pattern.CS:
+            out, _ = running(a, k, with_ones, self.chunk, nothing(self.count, with_ones))
+        else:
+            out = read(a, summed(k, with_ones))
+        return normalised(out).to(v.dtype)
+
+    def reference(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Write the features of every token and the weight of every pair, and normalise the rows."""
+        features = []
+        for x in (q, k):
+            x = x / self.slot.dim**0.25
+            products = torch.einsum("bhid,fd->bhif", x, self.directions) if self.features else x
+            if self.kernel == "relu":
+                features.append(products.clamp(min=0) + ABOVE)
+            else:
+                features.append((products - (x**2).sum(-1, keepdim=True) / 2).exp())
+        weights = torch.einsum("bhif,bhjf->bhij", *features)
+        if self.slot.pattern is Pattern.CS:
+            weights = weights.tril()
+        if key_mask is not None:
+            weights = weights * key_mask[:, None, None, :]
+        total = weights.sum(-1, keepdim=True)
+        return (weights / total.where(total > 0, 1.0)) @ v
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Features, sums and reading; in CS the products inside the chunks too. The normaliser is one more value."""
+        if self.slot.pattern is not Pattern.CS:
+            return self.flops_needed(n, m)
+        summing = causal_linear_flops(n, self.count, self.slot.values + 1, self.chunk)
+        return self.slot.heads * (summing + 2.0 * (n + m) * self.features * self.slot.dim)
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """Each token gets its features; each key enters the sums once and each query reads them once."""
+        each = self.features * self.slot.dim + self.count * (self.slot.values + 1)
+        return 2.0 * self.slot.heads * (n + m) * each
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
+        """Sum over the source, or over nothing."""
+        k, v = self._summands(k, v, key_mask)
+        if self.kernel == "relu":
+            return k.transpose(-1, -2) @ v
+        return summed(k, v) if k.shape[2] else nothing(self.count, v)
+
+    def step(
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Read the sums, and among the new tokens (CS) those up to each one."""
+        a = self._mapped(q)
+        if k is None or v is None:
+            out = a @ state if self.kernel == "relu" else read(a, Sums(*state))
+            return normalised(out).to(q.dtype), state
+        k, v = self._summands(k, v, key_mask)
+        if self.kernel == "relu":
+            out, state = a @ state + causal_linear(a, k, v, self.chunk), appended(state, k, v)
+        else:
+            out, state = running(a, k, v, self.chunk, Sums(*state))
+        return normalised(out).to(q.dtype), state
+
+    def _mapped(self, x: Tensor) -> Tensor:
+        """Return the features (ReLU), or their logarithms, for 16-bit tensors in float32: they are exponents."""
+        dtype = x.dtype if self.kernel == "relu" else torch.promote_types(x.dtype, torch.float32)
+        x = x.to(dtype) * self.slot.dim**-0.25
+        products = x @ self.directions.to(dtype).T if self.features else x
+        if self.kernel == "relu":
+            return products.relu() + ABOVE
+        return products - x.square().sum(-1, keepdim=True) / 2
+
+    def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the keys' features or logarithms and v with a column of ones, without what is masked."""
+        k = self._mapped(k)
+        v = F.pad(v.to(k.dtype), (0, 1), value=1.0)
+        if key_mask is None:
+            return k, v
+        masked = ~key_mask[:, None, :, None]
+        return k.masked_fill(masked, 0.0 if self.kernel == "relu" else FLOOR), v.masked_fill(masked, 0.0)

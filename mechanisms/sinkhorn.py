@@ -1,0 +1,272 @@
+"""Sparse Sinkhorn attention (Tay et al., arXiv 2002.11296): a block sees itself, and a block sorted to it from afar.
+
+Keys and values are cut into blocks of `block` tokens. A block of queries and one of keys are compared by the means of
+their tokens, R = mean q . mean k / sqrt(dim). From (R + noise) / temperature, with Gumbel's noise in training and none
+at evaluation, comes a matrix S that sorts keys and values softly: S K and S V. (The paper's sorting network sees one
+side and has a table of the blocks of one length; the comparison is that of the package sinkhorn-transformer.)
+
+- NS: S is doubly stochastic, by `iterations` of Sinkhorn's scaling, rows last. Queries see the sorted block and their
+  own in one softmax.
+- CS: a column's sum holds later rows, so nothing is scaled. As in sinkhorn-transformer, block t picks `picks` blocks
+  before it one after another, by a softmax that weighs each, or nothing yet: a learned key and value. It is compared
+  by the mean of the queries up to its first token, and a block of keys by the sum of the means up to each of its keys.
+- NC: as NS, with no block of its own. CC: a block is compared by the mean of the queries up to its first token, and
+  only the rows of S are scaled.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cab import Mechanism, Pattern
+from cab.ops.cache import cached
+from cab.ops.softmax import masked_softmax
+from cab.ops.sorting import (
+    all_real,
+    block_means,
+    blocks_of,
+    gathered,
+    grown,
+    gumbel,
+    mask_blocks,
+    means_so_far,
+    one_by_one,
+    picked,
+    sinkhorn,
+    tokens_at,
+)
+
+
+class Sinkhorn(Mechanism):
+    """Blocks of queries see a block of keys that is sorted to them, and their own."""
+
+    patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    paper = "arXiv 2002.11296"
+    cost = "O(n b d + n m d / b)"
+    checks = (
+        {"block": 4, "iterations": 3, "picks": 2},
+        {"block": 7, "iterations": 5, "picks": 1, "temperature": 0.5},
+        {"block": 16, "picks": 3},
+    )
+    limits = ({"params": {"block": 64}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},)
+
+    def __init__(
+        self, slot: Any, *, block: int = 64, iterations: int = 7, temperature: float = 0.75, picks: int = 2
+    ) -> None:
+        super().__init__(slot)
+        for name, value in (("block", block), ("iterations", iterations), ("picks", picks)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: at least 1 is needed")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: above 0")
+        self.block, self.iterations, self.temperature, self.picks = block, iterations, temperature, picks
+        if slot.pattern is Pattern.CS:
+            self.no_key = nn.Parameter(torch.randn(slot.heads, 1, slot.dim))
+            self.no_value = nn.Parameter(torch.randn(slot.heads, 1, slot.values))
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compare blocks, sort keys and values, and attend in blocks."""
+        n, scaled = q.shape[2], blocks_of(q * self.slot.dim**-0.5, self.block)
+        queries, keys = all_real(q, query_mask), all_real(k, key_mask)
+        own_seen = mask_blocks(keys, self.block)
+        if key_mask is not None:
+            k, v = (t.masked_fill(~key_mask[:, None, :, None], 0.0) for t in (k, v))
+        own_k, own_v = blocks_of(k, self.block), blocks_of(v, self.block)
+        if self.slot.pattern is Pattern.CS:
+            far_k, far_v, seen = self._picked(q, k, own_k, own_v, keys)
+            own = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).tril()
+            own = (own & own_seen.unsqueeze(2))[:, None].expand(*q.shape[:2], -1, -1, -1)
+            seen = torch.cat([seen.unsqueeze(3).expand(-1, -1, -1, self.block, -1), own], 4)
+        else:
+            sort = self._sorting(q, k, queries, keys).to(v.dtype)
+            far_k, far_v = ((sort @ t.flatten(3)).unflatten(3, (self.block, -1)) for t in (own_k, own_v))
+            seen = own_seen.any(1)[:, None, None, None, :]  # at a place of the sorted block, where some block has one
+            if self.slot.pattern is Pattern.NS:
+                own = own_seen[:, None, :, None, :]
+                seen = torch.cat([seen.expand_as(own), own], 4)
+        if not self.slot.pattern.cross:
+            far_k, far_v = torch.cat([far_k, own_k], 3), torch.cat([far_v, own_v], 3)
+        out = masked_softmax(scaled @ far_k.transpose(-1, -2), seen) @ far_v
+        return out.flatten(2, 3)[:, :, :n]
+
+    def reference(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Go through samples, heads and blocks one by one, and write every key that a query sees."""
+        out, wide, size = q.new_zeros(*q.shape[:3], v.shape[3]), torch.promote_types(q.dtype, torch.float32), self.block
+        causal_self = self.slot.pattern is Pattern.CS
+        for b in range(q.shape[0]):
+            in_q = range(q.shape[2]) if query_mask is None else query_mask[b].nonzero()[:, 0].tolist()
+            in_k = range(k.shape[2]) if key_mask is None else key_mask[b].nonzero()[:, 0].tolist()
+            for h in range(self.slot.heads):
+
+                def mean(t: Tensor, index: list[int]) -> Tensor:
+                    return t[index].mean(0) if index else torch.zeros_like(t[0])
+
+                of_q, of_k = q[b, h].to(wide), k[b, h].to(wide)
+                rows = [[i for i in in_q if i // size == t] for t in range(-(-q.shape[2] // size))]
+                columns = [[j for j in in_k if j // size == t] for t in range(-(-k.shape[2] // size))]
+                ours = [mean(of_q, row) for row in rows]
+                if self.slot.pattern.causal:
+                    ours = [mean(of_q, [i for i in in_q if i <= t * size]) for t in range(len(rows))]
+                theirs = [mean(of_k, column) for column in columns]
+                if causal_self:
+                    so_far = {j: mean(of_k, [i for i in in_k if i <= j]) for j in in_k}
+                    theirs = [sum((so_far[j] for j in column), torch.zeros_like(of_k[0])) for column in columns]
+                scores = torch.stack(ours) @ torch.stack(theirs).T / (self.slot.dim**0.5 * self.temperature)
+                sort = None if causal_self else self._plain_sort(scores, rows, columns)
+                for t, row in enumerate(rows):
+                    far = []
+                    if sort is not None:
+                        parts = [[(j, sort[t, c].to(v.dtype)) for c, column in enumerate(columns) for j in column]]
+                    else:
+                        parts = self._plain_picks(scores[t, :t], columns, far, h, v.dtype)
+                    for part in parts:
+                        for place in range(size):
+                            here = [(k[b, h, j] * share, v[b, h, j] * share) for j, share in part if j % size == place]
+                            if here:
+                                far.append(tuple(torch.stack(one).sum(0) for one in zip(*here, strict=True)))
+                    for i in row:
+                        own = [] if self.slot.pattern.cross else [j for j in row if j <= i or not causal_self]
+                        seen = far + [(k[b, h, j], v[b, h, j]) for j in own]
+                        if seen:
+                            keys, values = (torch.stack(one) for one in zip(*seen, strict=True))
+                            out[b, h, i] = (keys @ q[b, h, i] / self.slot.dim**0.5).softmax(0) @ values
+        return out
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Comparing blocks, sorting keys and values, and scores and sums in blocks."""
+        size, both = self.block, self.slot.dim + self.slot.values
+        rows, columns = -(-n // size), -(-m // size)
+        sorting, width = rows * columns * size * both, size
+        if self.slot.pattern is Pattern.CS:
+            sorting, width = 0, (self.picks + 1) * size
+        elif self.slot.pattern is Pattern.NS:
+            width = 2 * size
+        return 2.0 * self.slot.heads * (rows * columns * self.slot.dim + sorting + rows * size * width * both)
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
+        """Keep the source in blocks and their means (CC), or what comes (CS); and the sums that means are made of."""
+        wide = torch.promote_types(k.dtype, torch.float32)
+        total = torch.zeros(*k.shape[:2], 1, k.shape[3], dtype=wide, device=k.device)
+        so_far = k[:, :, :0].to(wide)
+        if self.slot.pattern is Pattern.CS:
+            return cached(k, v, so_far, so_far), (total, total)
+        real = all_real(k, key_mask)
+        k, v = k * real[:, None, :, None], v * real[:, None, :, None]
+        seen = mask_blocks(real, self.block).expand(k.shape[0], -1, -1)
+        means = block_means(k, real, self.block)
+        return (cached(so_far), (total,)), (
+            blocks_of(k, self.block),
+            blocks_of(v, self.block),
+            means,
+            seen,
+        )
+
+    def step(
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Sort for the block that each token falls into, a block of tokens at a time."""
+        rows = []
+        for start in range(0, q.shape[2], self.block):
+            part = slice(start, start + self.block)
+            new = all_real(q[:, :, part], None if key_mask is None else key_mask[:, part]).expand(q.shape[0], -1)
+            if k is None or v is None:
+                (cache, totals), source = state
+                cache, totals, place = grown(cache, totals, (), (q[:, :, part],), new)
+                out = self._read_source(q[:, :, part], cache[0][0], place, *source)
+                state = (cache, totals), source
+            else:
+                cache, totals = state
+                given = (k[:, :, part], q[:, :, part])
+                cache, totals, place = grown(cache, totals, (k[:, :, part], v[:, :, part]), given, new)
+                out, state = self._read_past(q[:, :, part], *cache[0], place), (cache, totals)
+            rows.append(out)
+        return torch.cat(rows, 2), state
+
+    def _read_source(
+        self, q: Tensor, so_far: Tensor, place: Tensor, k: Tensor, v: Tensor, means: Tensor, seen: Tensor
+    ) -> Tensor:
+        mine = tokens_at(so_far, place // self.block * self.block)
+        sort = masked_softmax(self._compared(mine, means), seen.any(2)[:, None, None, :]).to(v.dtype)
+        far_k, far_v = ((sort @ t.flatten(3)).unflatten(3, (self.block, -1)) for t in (k, v))
+        return one_by_one(q * self.slot.dim**-0.5, far_k, far_v, seen.any(1)[:, None, None, :])
+
+    def _read_past(self, q: Tensor, k: Tensor, v: Tensor, so_k: Tensor, so_q: Tensor, place: Tensor) -> Tensor:
+        block = place // self.block
+        own_k, own_v, sums = (
+            blocks_of(k, self.block),
+            blocks_of(v, self.block),
+            blocks_of(so_k, self.block).sum(3),
+        )
+        past = torch.arange(sums.shape[2], device=q.device) < block[:, None, :, None]
+        index, share = picked(self._compared(tokens_at(so_q, block * self.block), sums), past, self.picks)
+        far_k, far_v = (
+            gathered(own_k, index, share, self.no_key),
+            gathered(own_v, index, share, self.no_value),
+        )
+        mine = block[:, None, :, None].expand(-1, self.slot.heads, -1, -1)
+        ones = torch.ones_like(share[..., :1])
+        far_k = torch.cat([far_k, gathered(own_k, mine, ones, self.no_key)], 3)
+        far_v = torch.cat([far_v, gathered(own_v, mine, ones, self.no_value)], 3)
+        slot = torch.arange(-self.picks * self.block, self.block, device=q.device)
+        return one_by_one(
+            q * self.slot.dim**-0.5, far_k, far_v, (slot <= (place % self.block).unsqueeze(2)).unsqueeze(1)
+        )
+
+    def _compared(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        scores = ours @ theirs.transpose(-1, -2) / (self.slot.dim**0.5 * self.temperature)
+        return scores + gumbel(scores) / self.temperature if self.training else scores
+
+    def _sorting(self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return which blocks of keys each block of queries is given: (batch, heads, rows, columns)."""
+        columns = mask_blocks(keys, self.block).any(2)
+        if self.slot.pattern is Pattern.CC:
+            first = means_so_far(q, queries)[:, :, :: self.block]
+            return masked_softmax(self._compared(first, block_means(k, keys, self.block)), columns[:, None, None, :])
+        scores = self._compared(block_means(q, queries, self.block), block_means(k, keys, self.block))
+        return sinkhorn(scores, mask_blocks(queries, self.block).any(2), columns, self.iterations)
+
+    def _picked(
+        self, q: Tensor, k: Tensor, own_k: Tensor, own_v: Tensor, keys: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the picked keys and values, (batch, heads, blocks, picks * block, ·), and which are real."""
+        sums = blocks_of(means_so_far(k, keys) * keys[:, None, :, None], self.block).sum(3)
+        past = torch.ones(sums.shape[2], sums.shape[2], dtype=torch.bool, device=q.device).tril(-1)
+        index, share = picked(self._compared(means_so_far(q, keys)[:, :, :: self.block], sums), past, self.picks)
+        real = mask_blocks(keys, self.block)[:, None].expand(q.shape[0], self.slot.heads, -1, -1).unsqueeze(4)
+        ones = torch.ones_like(share)
+        seen = gathered(real.to(share.dtype), index, ones, ones.new_ones(self.slot.heads, 1, 1)).squeeze(4) > 0
+        return (
+            gathered(own_k, index, share, self.no_key),
+            gathered(own_v, index, share, self.no_value),
+            seen,
+        )
+
+    def _plain_sort(self, scores: Tensor, rows: list[list[int]], columns: list[list[int]]) -> Tensor:
+        """Scale columns and rows in turn (CC: rows once)."""
+        causal = self.slot.pattern.causal
+        has = [[bool(column) and (bool(row) or causal) for column in columns] for row in rows]
+        sort = scores.exp() * torch.tensor(has, device=scores.device)
+        for _ in range(1 if causal else self.iterations):
+            for axis in (1,) if causal else (0, 1):
+                total = sort.sum(axis, keepdim=True)
+                sort = sort / total.where(total > 0, 1.0)
+        return sort
+
+    def _plain_picks(self, scores: Tensor, columns: Any, far: list[Any], h: int, dtype: Any) -> list[Any]:
+        """Pick blocks; put the learned key and value into `far` where nothing is picked."""
+        left, parts = {**{-1 - c: scores.new_zeros(()) for c in range(self.picks)}, **dict(enumerate(scores))}, []
+        for _ in range(self.picks):
+            names = list(left)
+            share, best = torch.stack([left[name] for name in names]).softmax(0).max(0)
+            picked, share = names[int(best)], share.to(dtype)
+            del left[picked]
+            if picked < 0:
+                far += [(self.no_key[h, 0] * share, self.no_value[h, 0] * share)] * self.block
+            else:
+                parts.append([(j, share) for j in columns[picked]])
+        return parts

@@ -1,0 +1,114 @@
+"""Multi-query associative recall in causal self attention (Zoology, Arora et al., arXiv 2312.04927, section 4).
+
+    ids      a 7 c 9  .  .  c  .  a  .        pairs first, then each key once more; what is between is blank
+    labels                  9     7           the value that followed the key
+
+The values are few in a large vocabulary: a model that only pools what it has seen names one of `pairs` (`mean`), one
+that sees nothing names any value (`none`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cab import Batch, Source, Task
+from cab.backbones.decoder import Decoder
+from cab.backbones.labels import label_loss, right_and_asked
+from cab.contracts.task import Attention
+from cab.data.draws import Examples
+from cab.data.mqar import sequences
+from cab.errors import unknown
+
+
+class MQAR(Task):
+    """`pairs` of keys and values, then a query for each, in `seq_len` tokens.
+
+    Training also has more pairs, doubled up to `doublings` times: more is asked of each sequence.
+    """
+
+    slots = ("CS",)
+    metrics = {"accuracy": ("fraction", True)}
+    paper = "arXiv 2312.04927"
+
+    def __init__(
+        self,
+        *,
+        seq_len: int,
+        source_len: int | None = None,
+        heads: int = 2,
+        dim: int = 32,
+        pairs: int = 4,
+        doublings: int = 0,
+        vocabulary: int = 8192,
+        power: float = 0.01,
+        noise: bool = False,
+        examples: int = 100_000,
+        layers: int = 2,
+        mlp: int = 128,
+        dropout: float = 0.0,
+        norm: str = "pre",
+        positions: str = "rotary",
+        embedding_std: float = 1.0,
+    ) -> None:
+        super().__init__(seq_len=seq_len, source_len=source_len)
+        if pairs < 1 or seq_len % 2 or 4 * pairs > seq_len:
+            raise ValueError(f"pairs={pairs}, seq_len={seq_len}: seq_len must be even and at least 4 tokens a pair")
+        if doublings < 0 or 4 * (pairs << doublings) > seq_len:
+            raise ValueError(f"doublings={doublings}: {pairs} pairs so often doubled need 4 of seq_len={seq_len} each")
+        self.pairs, self.levels = pairs, [pairs << i for i in range(doublings + 1)]
+        if vocabulary % 2 or vocabulary < 2 * self.levels[-1] + 2:
+            raise ValueError(f"vocabulary={vocabulary}: even, and at least {2 * self.levels[-1] + 2} for these pairs")
+        self.drawn: dict[str, Any] = {"vocabulary": vocabulary, "power": power, "noise": noise}
+        self.counts = {"train": examples, "validation": 500, "test": 3000}
+        self.sizes: dict[str, Any] = {
+            "heads": heads,
+            "dim": dim,
+            "layers": layers,
+            "mlp": mlp,
+            "dropout": dropout,
+            "norm": norm,
+            "positions": positions,
+            "embedding_std": embedding_std,
+        }
+
+    def source(self, folder: Path) -> Source:
+        """Nothing is read: every example is drawn when it is asked for."""
+        return Source("generated", comparable=False, counts=self.counts)
+
+    def split(self, name: str, seed: int) -> Examples:
+        """Return numbered examples: in training also of more pairs, in the other splits of `pairs`."""
+        if name not in self.counts:
+            raise unknown("split", name, self.counts)
+        return Examples(seed, name, self.counts[name], self.levels if name == "train" else self.levels[:1])
+
+    def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
+        """Draw the examples, all at once; none is padded."""
+        ids, queries = sequences(examples, self.seq_len, **self.drawn)
+        return Batch(torch.from_numpy(ids), target=torch.from_numpy(queries))
+
+    def model(self, attention: Attention) -> nn.Module:
+        """Build a decoder whose classes are the values, and their embeddings the classes'."""
+        vocabulary = self.drawn["vocabulary"]
+        return Decoder(attention, vocabulary // 2, True, vocabulary=vocabulary, max_len=self.seq_len, **self.sizes)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy at the queries."""
+        return label_loss(*self._answers(model, batch))
+
+    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """How many of the queries are answered right."""
+        return {"accuracy": right_and_asked(*self._answers(model, batch))}
+
+    def _answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.target is not None
+        places, values = batch.target.unbind(1)
+        labels = torch.where(values < 0, values, values - self.drawn["vocabulary"] // 2)
+        return model(batch.x, batch.x_mask, batch.inputs, places), labels
+
+    def floors(self) -> dict[str, dict[str, float]]:
+        """Any value of the vocabulary, and any value of the sequence."""
+        values = self.drawn["vocabulary"] // 2
+        return {"chance": {"accuracy": 1 / values}, "a value of the sequence": {"accuracy": 1 / self.pairs}}

@@ -1,0 +1,56 @@
+"""Long-Short Transformer: which tokens each query is given."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cab import Pattern, Slot, plugins
+from cab.ops.blocks import with_neighbours
+
+N = 30
+
+
+def build(pattern: str = "CS", **params: Any) -> Any:
+    slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=64)
+    params = {"landmarks": 2, "window": 4, "chunk": 5, **params}
+    return plugins.load("mechanism", "long_short")(slot, **params).double().eval()
+
+
+def normal(length: int, seed: int, size: int = 8) -> Tensor:
+    return torch.randn(1, 2, length, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"window": 0}, "window=0"),
+        ({"landmarks": 65}, "64 keys"),
+        ({"chunk": 0}, "chunk=0"),
+        ({"rank": 6}, "rank=6: at most the 5 tokens"),
+    ],
+)
+def test_a_hyperparameter_that_is_valid_nowhere_is_refused(params: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**params)
+
+
+def test_causally_a_query_sees_the_last_window_and_the_chunks_that_ended_before_its_own() -> None:
+    mechanism, v = build(), normal(N, 2).requires_grad_()
+    y = normal(N, 3, 16)[:, 0]
+    rows = mechanism(normal(N, 0), normal(N, 1), v, y=y).square().sum((0, 1, 3))
+    seen = torch.stack([torch.autograd.grad(row, v, retain_graph=True)[0].abs().sum((0, 1, 3)) > 0 for row in rows])
+    i, j = torch.arange(N)[:, None], torch.arange(N)
+    assert torch.equal(seen, ((i - j >= 0) & (i - j < 4)) | (j // 5 < i // 5))
+
+
+@pytest.mark.parametrize(("block", "before", "after"), [(4, 0, 0), (4, 3, 0), (4, 2, 2), (5, 5, 5), (40, 1, 1)])
+def test_neighbours_are_the_tokens_beside_a_block(block: int, before: int, after: int) -> None:
+    t = normal(N, 0)
+    blocks = with_neighbours(t, block, before, after)
+    for c in range(blocks.shape[2]):
+        for place in range(blocks.shape[3]):
+            j = c * block - before + place
+            expected = t[:, :, j] if 0 <= j < N else torch.zeros_like(t[:, :, 0])
+            assert torch.equal(blocks[:, :, c, place], expected)
