@@ -28,7 +28,7 @@ ROOMS = {
     "mechanisms": "mechanisms",
     "tasks": "tasks",
     "plugins": "cards plugins fingerprint",  # plug-ins by name, and their cards
-    "plan": "config keys plan",  # what the command line asks for, as a list of cases
+    "plan": "config hyperparameters keys plan",  # what the command line asks for, as a list of cases
     "store": "records",
     "run": "runs engines supervisor server entries verdicts estimates",  # cases in, rows out; nothing here measures
     "report": "report efficiency",

@@ -217,8 +217,8 @@ def light(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
         ("list tasks", "lra_text"),
         ("show mechanism=agent", "agents"),
         ("show task=speed", "speed"),
-        ("run mechanism=agent,softmax task=speed pattern=NS,CC seq_len=64,128 --dry-run", "8 cases"),
-        ("run mechanism=agent task=lra_text --dry-run", "1 cases"),
+        ("run mechanism=agent,softmax task=speed pattern=NS,CC seq_len=64,128 --dry-run", "cases: 8;"),
+        ("run mechanism=agent task=lra_text --dry-run", "cases: 1;"),
         ("doctor", "torch is not installed"),
     ],
 )
