@@ -16,9 +16,12 @@ from cab.errors import Unsupported, UsageError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # panels would double the time of --help
     help="Which attention mechanism, for which pattern, at which length, and at what cost.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="The tasks' data: what is there, and how to get it.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The tasks' data: what is there, and how to get it."
+)
 app.add_typer(data_app, name="data")
 
 Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RUNS = 7
+RUNS = 5
 MECHANISMS = 90
 
 

@@ -11,7 +11,7 @@ from cab.cards import Card
 from cab.config import node, options
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.terminal.printing import lines
+from cab.terminal.printing import lines as print_lines
 
 KINDS = ("mechanisms", "tasks", "meters", "grids")
 
@@ -22,7 +22,10 @@ def print_list(what: str, out: Console) -> None:
         raise unknown("kind", what, KINDS)
     printers = {"mechanisms": _mechanisms, "tasks": _tasks, "meters": _meters, "grids": _grids}
     for kind in [what] if what else KINDS:
-        printers[kind](out)
+        if kind == what == "meters":
+            _meters(out, alone=True)
+        else:
+            printers[kind](out)
     cards.keep()
 
 
@@ -53,24 +56,21 @@ def grades(card: Card) -> dict[str, str]:
 
 
 def _mechanisms(out: Console) -> None:
-    table = Table(title="Mechanisms", title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for column in ("name", *Pattern.__members__, "streams", "exact", "backends", "cost", "paper", "exempt"):
-        table.add_column(column, overflow="fold")
-    exemptions = []
+    rows = [("name", *Pattern.__members__, "streams", "exact", "cost", "paper", "backends beside eager, compile")]
+    below = []
     for name, card in plugins.cards_of("mechanism").items():
         if isinstance(card, UsageError):
-            table.add_row(escape(name), *[""] * 6, escape(f"unavailable: {card}"))
+            below.append(f"{name} is unavailable: {card}")
             continue
-        facts = card.facts
-        yes = {True: "yes", False: ""}
-        more = [yes["step" in card.methods], yes[bool(facts["exact"])], " ".join(card.backends), facts["cost"]]
-        exempt = ", ".join(facts["exempt"])
-        exemptions += [f"{name} is exempt from the law {law}: {why}" for law, why in facts["exempt"].items()]
-        table.add_row(*(escape(str(cell)) for cell in (name, *grades(card).values(), *more, facts["paper"], exempt)))
-    out.print(table)
-    for line in exemptions:
-        out.print(escape(line), style="dim", highlight=False)
-    out.print()
+        facts, yes = card.facts, {True: "yes", False: ""}
+        more = [yes["step" in card.methods], yes[bool(facts["exact"])], facts["cost"], facts["paper"]]
+        rows.append((name, *grades(card).values(), *more, " ".join(card.backends[1:-1])))
+        below += [f"{name} is exempt from the law {law}: {why}" for law, why in facts["exempt"].items()]
+    # plain columns: a rich table of 90 lines takes longer to lay out than everything else together
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    out.print("Mechanisms", style="bold")
+    out.print("\n".join([*lines, *below, ""]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _tasks(out: Console) -> None:
@@ -87,17 +87,18 @@ def _tasks(out: Console) -> None:
     out.print()
 
 
-def _meters(out: Console) -> None:
+def _meters(out: Console, alone: bool = False) -> None:
     table = Table(title="Meters", title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for column in ("name", "metrics", "processes", "method", "here, on the CPU"):
+    for column in ("name", "metrics", "processes", "method", *["here, on the CPU"] * alone):
         table.add_column(column, overflow="fold")
     for name, card in plugins.cards_of("meter").items():
         if isinstance(card, UsageError):
             table.add_row(escape(name), "", "", "", escape(f"unavailable: {card}"))
             continue
         metrics = ", ".join(f"{m} ({unit})" for m, (unit, _) in card.facts["metrics"].items()) or "the task's"
-        why = plugins.load("meter", name)().unavailable("cpu")
-        cells = (name, metrics, str(card.facts["processes"]), card.facts["method"], why or "available")
+        cells = [name, metrics, str(card.facts["processes"]), card.facts["method"]]
+        if alone:  # a meter must be imported to be asked, which takes longer than the rest of the list
+            cells.append(plugins.load("meter", name)().unavailable("cpu") or "available")
         table.add_row(*map(escape, cells))
     out.print(table)
     out.print()
@@ -135,7 +136,7 @@ def _show_mechanism(card: Card, out: Console) -> None:
         "grouped key heads": "yes" if facts["grouped"] else "no",
     }
     shown |= {f"exempt from {law}": why for law, why in facts["exempt"].items()}
-    lines({**shown, **_params("mechanism", card), "source": card.path}, out)
+    print_lines({**shown, **_params("mechanism", card), "source": card.path}, out)
 
 
 def _show_task(card: Card, out: Console) -> None:
@@ -149,10 +150,10 @@ def _show_task(card: Card, out: Console) -> None:
     }
     for name, scale in (node("task", card.name).get("scales", {}) if card.name in options("task") else {}).items():
         shown[f"scale {name}"] = scale
-    lines({**shown, **_params("task", card), "source": card.path}, out)
+    print_lines({**shown, **_params("task", card), "source": card.path}, out)
 
 
 def _show_meter(card: Card, out: Console) -> None:
     facts = card.facts
     shown = {f"metric {name}": unit for name, (unit, _) in facts["metrics"].items()}
-    lines({**shown, "method": facts["method"], "version": facts["version"], "source": card.path}, out)
+    print_lines({**shown, "method": facts["method"], "version": facts["version"], "source": card.path}, out)
