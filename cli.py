@@ -103,7 +103,7 @@ def report(
     ] = None,
 ) -> None:
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
-    from cab.library import load
+    from cab.api import load
     from cab.records import Store, environments
     from cab.report import print_report, print_winning, winning, write_csv, write_page, write_parquet
     from cab.terminal.printing import console

@@ -14,13 +14,13 @@ if not (Path(__file__).parent / "mechanisms").is_dir():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cab.api import load, mechanism, run
     from cab.contracts.mechanism import Mechanism
     from cab.contracts.meter import Meter, Reading
     from cab.contracts.pattern import Pattern
     from cab.contracts.slot import Slot
     from cab.contracts.task import Batch, Missing, Source, Task
     from cab.errors import Unsupported, UsageError
-    from cab.library import load, mechanism, run
 
 # No public function may have the name of a submodule: importing the submodule would put it in the function's place.
 _HOME = {
@@ -35,9 +35,9 @@ _HOME = {
     "Task": "cab.contracts.task",
     "Unsupported": "cab.errors",
     "UsageError": "cab.errors",
-    "load": "cab.library",
-    "mechanism": "cab.library",
-    "run": "cab.library",
+    "load": "cab.api",
+    "mechanism": "cab.api",
+    "run": "cab.api",
 }
 __all__ = [
     "Batch",

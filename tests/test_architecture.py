@@ -37,7 +37,7 @@ ROOMS = {
     "training": "training",
     "meters": "meters timers allocator",
     "child": "worker child workload scenes truth forecast",  # lives in processes of its own
-    "command": "cli library terminal",
+    "command": "cli api terminal",
     "bench": "terminal.checking terminal.datasets",  # the commands that run plug-ins here
 }
 # room -> rooms that it may import
