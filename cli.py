@@ -86,7 +86,7 @@ def run(
     if estimate and not dry_run:
         raise UsageError("--estimate goes with --dry-run: it says what a run would take")
     if dry_run:
-        print_preview(preview(overrides or [], results, data if estimate else None), console())
+        print_preview(preview(overrides or [], results, data, estimate), console())
         return
     with Display(console(stderr=True)) as display:
         done = execute(overrides or [], display, results, data, force, [s for s in retry.split(",") if s])

@@ -1,10 +1,12 @@
 """The fingerprint of a plug-in: its source and what it imports from `cab`, by their syntax trees.
 
 A comment or a blank line changes nothing; a changed constant in `cab/ops` changes every mechanism that imports it.
+A task's data have a fingerprint too: where other data lie in the folder, a kept number is not the answer.
 """
 
 import ast
 import hashlib
+import os
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -25,6 +27,16 @@ def of(*paths: str | Path) -> str:
             queue += imports
     own = sorted(trees.values())  # by content alone: the same source in another folder has the same fingerprint
     return hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
+
+
+def of_data(folder: Path, names: tuple[str, ...]) -> str:
+    """Hash the names and sizes of the files that lie under `names` in a data folder; "" where there are none."""
+    files: list[str] = []
+    for name in names:
+        for inside, _, found in os.walk(folder / name):
+            within = inside.removeprefix(str(folder))
+            files += [f"{within}/{file} {os.stat(os.path.join(inside, file)).st_size}" for file in found]
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:16] if files else ""
 
 
 @cache

@@ -3,9 +3,10 @@
 The plan imports no torch. One `Item` is one meter on one case, that is, one file of the store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from cab import cards, environment, fingerprint, plugins
@@ -59,15 +60,16 @@ class Plan:
         return list({item.case.id: item.case for item in self.items}.values())
 
 
-def plan(overrides: Sequence[str]) -> Plan:
-    """Plan what `cab run` is asked; `UsageError` where nothing of it can be measured."""
+def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
+    """Plan what `cab run` is asked; `UsageError` where nothing of it can be measured. `data`: the tasks' folder."""
     found: dict[str, list[Item]] = {}
     expanded = points(list(overrides))
     _check_backends(expanded)
+    data_of = cache(partial(fingerprint.of_data, data))
     for point in expanded:
         case = case_of(point)
         if case.id not in found:  # points that come out identical are one case
-            found[case.id] = _items(point, case)
+            found[case.id] = _items(point, case, data_of)
     cards.keep()
     cases = list(found.values())
     items = [item for of_case in cases for item in of_case]
@@ -110,11 +112,12 @@ def case_of(point: Point) -> Case:
     )
 
 
-def _items(point: Point, case: Case) -> list[Item]:
+def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) -> list[Item]:
     root, found = point.root, []
     source = fingerprint.of(point.mechanism.path, point.task.path, *_harness(case))
     patterns = point.mechanism.facts["patterns"]
     refusal = _refusal(point, case)
+    found_data = data_of(tuple(point.task.facts["data"])) if case.level == "model" else ""
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
         metrics = dict(meter.applies(case))
@@ -124,7 +127,8 @@ def _items(point: Point, case: Case) -> list[Item]:
             continue
         why = meter.unavailable(case.device)
         facts = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
-        key = digest([name, meter.version, source, facts if meter.environment else None])
+        given = [name, meter.version, source, facts if meter.environment else None]
+        key = digest([*given, found_data] if found_data else given)
         found.append(
             Item(
                 case=case,

@@ -56,7 +56,7 @@ def execute(
     retry: Iterable[str] = (),
 ) -> Run:
     """Run what is missing or stale. `UsageError` before anything is paid; afterwards every case is a row."""
-    planned = plan(overrides)
+    planned = plan(overrides, data)
     again = frozenset(retry)
     for status in again:
         if status not in STATUSES:
@@ -79,10 +79,12 @@ class Preview:
     estimates: list[Estimate] = field(default_factory=list)
 
 
-def preview(overrides: Sequence[str], results: Path = Path("results"), data: Path | None = None) -> Preview:
-    """Plan without running; reads the store if there is one, and writes nothing. With `data`, estimates costs too."""
-    planned = plan(overrides)
+def preview(
+    overrides: Sequence[str], results: Path = Path("results"), data: Path = Path("data"), estimates: bool = False
+) -> Preview:
+    """Plan without running; reads the store if there is one, and writes nothing. With `estimates`, of costs too."""
+    planned = plan(overrides, data)
     store = Store(results)
     refused = sum(item.refusal is not None for item in planned.items)
     done = sum(finished(store.read(item.file), item) for item in planned.items) if results.is_dir() else 0
-    return Preview(planned, done, refused, [] if data is None else estimate(planned, store, data.absolute()))
+    return Preview(planned, done, refused, estimate(planned, store, data.absolute()) if estimates else [])

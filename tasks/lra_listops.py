@@ -49,6 +49,7 @@ class LraListops(Task):
     slots = ("NS",)
     metrics = {"accuracy": ("fraction", True)}
     paper = "arXiv 2011.04006"
+    data = ("listops-1000", "listops", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
 
     def __init__(
         self,

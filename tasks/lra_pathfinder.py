@@ -34,6 +34,16 @@ class LraPathfinder(Task):
     slots = ("NS",)
     metrics = {"accuracy": ("fraction", True)}
     paper = "arXiv 2011.04006"
+    data = (
+        "pathfinder32",
+        "pathfinder64",
+        "pathfinder/pathfinder32",
+        "pathfinder/pathfinder64",
+        "lra_release/pathfinder32",
+        "lra_release/pathfinder64",
+        "lra_release/lra_release/pathfinder32",
+        "lra_release/lra_release/pathfinder64",
+    )
 
     def __init__(
         self,

@@ -34,6 +34,16 @@ class LraPathx(Task):
     slots = ("NS",)
     metrics = {"accuracy": ("fraction", True)}
     paper = "arXiv 2011.04006"
+    data = (
+        "pathfinder128",
+        "pathfinder256",
+        "pathfinder/pathfinder128",
+        "pathfinder/pathfinder256",
+        "lra_release/pathfinder128",
+        "lra_release/pathfinder256",
+        "lra_release/lra_release/pathfinder128",
+        "lra_release/lra_release/pathfinder256",
+    )
 
     def __init__(
         self,

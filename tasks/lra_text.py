@@ -51,6 +51,7 @@ class LraText(Task):
     slots = ("NS",)
     metrics = {"accuracy": ("fraction", True)}
     paper = "arXiv 2011.04006"
+    data = ("aclImdb",)
 
     def __init__(
         self,

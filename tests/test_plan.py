@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cab import environment, fingerprint
+from cab import environment, fingerprint, plugins
 from cab.cases import Case, canonical, worst
 from cab.plan import Item, plan
 
@@ -92,3 +92,29 @@ def test_a_fingerprint_covers_the_contract_behind_the_lazy_names(tmp_path: Path)
     mine.write_text("from cab import Mechanism\n")
     read = {path.name for path in fingerprint._read(mine)[1]}
     assert "mechanism.py" in read
+
+
+@pytest.mark.parametrize("task", ["lra_text", "lra_listops", "lra_pathfinder", "lra_pathx"])
+def test_a_kept_number_is_of_the_data_that_lie_in_the_folder(task: str, tmp_path: Path) -> None:
+    def keys() -> set[str]:
+        asked = [f"task={task}", "mechanism=none", "meters=[quality,flops]"]
+        return {item.key for item in plan(asked, tmp_path).items}
+
+    generated = keys()
+    (tmp_path / "unrelated").mkdir()
+    (tmp_path / "unrelated" / "file").write_text("more")
+    assert keys() == generated
+    place = tmp_path / plugins.card("task", task).facts["data"][-1] / "inside"
+    place.mkdir(parents=True)
+    (place / "file").write_text("more")
+    with_data = keys()
+    assert not with_data & generated
+    (place / "file").write_text("even more")
+    assert not keys() & with_data
+
+
+def test_data_change_no_key_of_what_reads_none(tmp_path: Path) -> None:
+    before = [item.key for item in plan([*SPEED, "meters=[flops]"], tmp_path).items]
+    (tmp_path / "aclImdb").mkdir()
+    (tmp_path / "aclImdb" / "file").write_text("more")
+    assert [item.key for item in plan([*SPEED, "meters=[flops]"], tmp_path).items] == before

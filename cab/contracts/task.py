@@ -79,6 +79,7 @@ class Task:
     trains: ClassVar[bool] = True
     metrics: ClassVar[dict[str, tuple[str, bool]]] = {}  # name -> (unit, higher is better); the first is the headline
     inputs: ClassVar[tuple[str, ...]] = ()  # what its batches offer mechanisms beside x and y
+    data: ClassVar[tuple[str, ...]] = ()  # names in the data folder that `source` looks for: other data, other numbers
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
 
