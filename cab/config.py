@@ -8,7 +8,7 @@ theirs in every block. Precedence: config < task < the task's scale < grid < com
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from cab import plugins
 from cab.cards import REQUIRED, Card
 from cab.errors import UsageError, unknown
 from cab.folders import beside
-from cab.hyperparameters import Axes, own_axes
+from cab.hyperparameters import INNER, Axes, inner_choices, own_axes
 from cab.keys import check_root
 
 
@@ -31,6 +31,7 @@ class Point:
     params: dict[str, Any]
     task: Card
     task_params: dict[str, Any]
+    inner: Card | None = None  # what a wrapper is put around
 
 
 def points(overrides: list[str]) -> list[Point]:
@@ -59,9 +60,9 @@ def parse(overrides: list[str]) -> Axes:
             override = parser.parse_override(text)
         except HydraException as error:
             raise UsageError(f"cannot read '{text}': {str(error).splitlines()[0]}") from error
-        if text.startswith(("+", "~")) or override.package is not None:
+        key = override.get_key_element().lstrip("+~")
+        if text.startswith(("+", "~")) or (override.package is not None and key != INNER):
             raise UsageError(f"'{text}': every key of cab exists already; write key=value without +, ~ or @")
-        key = override.key_or_group
         value = override.value()
         if isinstance(value, Glob):
             values = [name for name in _options(key) if name in value.filter(_options(key))]
@@ -146,7 +147,7 @@ def root() -> dict[str, Any]:
 
 
 def _options(key: str) -> list[str]:
-    return options(key) if key in ("mechanism", "task", "grid") else []
+    return options(key.partition("@")[0]) if key in ("mechanism", "task", "grid", INNER) else []
 
 
 def _blocks(grid: Any, own: Axes) -> Iterator[Axes]:
@@ -177,6 +178,7 @@ def _expand(block: Axes) -> list[Point]:
     _check_keys(block)
     found: list[Point] = []
     mechanisms = {name: _plugin("mechanism", name) for name in map(str, block["mechanism"])}
+    inner = inner_choices(mechanisms, block, partial(_plugin, "mechanism"))
     tasks = {name: _plugin("task", name) for name in map(str, block["task"])}
     plain = {k: v for k, v in block.items() if "." not in k and k not in ("mechanism", "task", "scale")}
     recipe = {k: v for k, v in block.items() if k.startswith("training.")}
@@ -187,7 +189,7 @@ def _expand(block: Axes) -> list[Point]:
             base, task_base = _scaled(task_name, task_node, task, scale)
             for name, (card, defaults) in mechanisms.items():
                 axes = [plain, recipe, task_own[task_name], own[name]]
-                for values in product(*(v for axis in axes for v in axis.values())):
+                for *values, within in product(*(v for axis in axes for v in axis.values()), inner[name]):
                     chosen = iter(values)
                     # shallow copies: what is nested deeper is never changed
                     own_root = {**base, "training": dict(base["training"])}
@@ -196,6 +198,8 @@ def _expand(block: Axes) -> list[Point]:
                     point.root["training"].update({key.removeprefix("training."): next(chosen) for key in recipe})
                     point.task_params.update({key: next(chosen) for key in task_own[task_name]})
                     point.params.update({key: next(chosen) for key in own[name]})
+                    if within is not None:
+                        point.inner, point.params["inner"] = within
                     check_root(point.root)
                     found.append(point)
     return found
@@ -214,7 +218,7 @@ def _plugin(group: str, name: str) -> tuple[Card, dict[str, Any]]:
     if group == "task":
         known = {**card.params, "case": {}, "scales": {}}
     else:
-        known = card.params
+        known = {**card.params, "inner": {}} if card.facts["patterns"] == "inner" else card.params
     extra = set(given) - set(known)
     if extra:
         raise UsageError(f"conf/{group}/{name}.yaml sets '{min(extra)}', which {card.class_name} does not take")
@@ -250,6 +254,8 @@ def _update_known(target: dict[str, Any], changes: dict[str, Any], where: str) -
 
 def _check_keys(block: Axes) -> None:
     for key in block:
+        if key == INNER:
+            continue
         first, _, rest = key.partition(".")
         if first == "training" and rest and rest not in root()["training"]:
             raise unknown("key", key, [f"training.{k}" for k in root()["training"]])

@@ -4,7 +4,7 @@ The plan imports no torch. One `Item` is one meter on one case, that is, one fil
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cab.folders import PACKAGE
 from cab.keys import memory_bytes
 
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
+_TRAINING_DEFAULTS = dict.fromkeys(("patience", "validate", "test"))
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,11 @@ def case_of(point: Point) -> Case:
     cross = Pattern.of(root["pattern"]).cross
     settings = {key: root[key] for key, usual in _TIMING_DEFAULTS.items() if root[key] != usual}
     if point.task.facts["trains"] and root["pass"] == "train":
-        settings["training"] = root["training"]
+        settings["training"] = {
+            key: value
+            for key, value in root["training"].items()
+            if key not in _TRAINING_DEFAULTS or value != _TRAINING_DEFAULTS[key]
+        }
     return Case(
         mechanism=point.mechanism.name,
         params=point.params,
@@ -114,8 +119,9 @@ def case_of(point: Point) -> Case:
 
 def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) -> list[Item]:
     root, found = point.root, []
-    source = fingerprint.of(point.mechanism.path, point.task.path, *_harness(case))
-    patterns = point.mechanism.facts["patterns"]
+    inner = [point.inner.path] if point.inner else []
+    source = fingerprint.of(point.mechanism.path, *inner, point.task.path, *_harness(case))
+    patterns = (point.inner or point.mechanism).facts["patterns"]
     refusal = _refusal(point, case)
     found_data = data_of(tuple(point.task.facts["data"])) if case.level == "model" else ""
     for name in dict.fromkeys(root["meters"]):
@@ -126,12 +132,14 @@ def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) 
         if not metrics:
             continue
         why = meter.unavailable(case.device)
+        asked = {key: root[key] for key, usual in meter.asks.items() if root[key] != usual}
+        asked_case = replace(case, settings={**case.settings, **asked}) if asked else case
         facts = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
         given = [name, meter.version, source, facts if meter.environment else None]
         key = digest([*given, found_data] if found_data else given)
         found.append(
             Item(
-                case=case,
+                case=asked_case,
                 meter=name,
                 metrics=metrics,
                 key=key,
@@ -165,6 +173,8 @@ def _meter(name: str) -> Meter:
 
 def _refusal(point: Point, case: Case) -> tuple[str, str] | None:
     reason = _impossible(point.mechanism, point.task, case)
+    if point.inner:  # a wrapper can do what its inner mechanism can, and the wrapper alone has backends
+        reason = reason or _impossible(point.inner, point.task, replace(case, backend="eager"))
     return ("unsupported", reason) if reason else None
 
 

@@ -12,9 +12,10 @@ from cab.folders import PACKAGE, cache, write_whole
 
 def key(case: Case) -> str:
     """Name the verdict that a case needs."""
-    source = plugins.card("mechanism", case.mechanism).path
+    names = [case.mechanism, *([case.params["inner"]["name"]] if "inner" in case.params else [])]
+    sources = [plugins.card("mechanism", name).path for name in names]
     laws = sorted((PACKAGE / "conformance").glob("*.py"))
-    question = [fingerprint.of(source, *laws), case.mechanism, case.params, case.pattern, case.backend]
+    question = [fingerprint.of(*sources, *laws), case.mechanism, case.params, case.pattern, case.backend]
     return digest([*question, case.dtype, case.device, installed("torch")])
 
 

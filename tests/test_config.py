@@ -198,3 +198,42 @@ def test_every_engine_has_its_function() -> None:
     from cab.engines import engine
 
     assert all(callable(engine(name)) for name in keys.ENGINES)
+
+
+WRAPPER = """
+from cab import Mechanism
+class Doubled(Mechanism):
+    patterns = "inner"
+    def __init__(self, slot, *, inner, times: float = 2.0):
+        super().__init__(slot)
+        self.inner, self.times = inner, times
+        self.grade, self.reads, self.inputs = inner.grade, inner.reads, inner.inputs
+    def attend(self, *args, **inputs):
+        return self.times * self.inner.attend(*args, **inputs)
+"""
+
+
+def test_a_wrapper_is_put_around_each_chosen_mechanism_with_hyper_parameters_of_its_own(elsewhere: Path) -> None:
+    (elsewhere / "wrap.py").write_text(WRAPPER)
+    asked = ["mechanism=./wrap.py:Doubled", "task=speed", "mechanism.times=3.0"]
+    asked += ["mechanism@mechanism.inner=agent,local", "mechanism.inner.local.window=8,16"]
+    found = points(asked)
+    assert [point.params["inner"]["name"] for point in found] == ["agent", "local", "local"]
+    assert [point.params["inner"].get("window") for point in found] == [None, 8, 16]
+    assert {point.params["times"] for point in found} == {3.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["mechanism=./wrap.py:Doubled"], "give it as mechanism@mechanism.inner=NAME"),
+        (["mechanism=./wrap.py:Doubled", "mechanism@mechanism.inner=agnet"], "did you mean 'agent'"),
+        (["mechanism=./wrap.py:Doubled", "mechanism@mechanism.inner=agent", "mechanism.inner.windw=8"], "windw"),
+        (["mechanism=agent", "mechanism@mechanism.inner=local"], "none of the chosen mechanisms wraps another"),
+        (["mechanism=agent", "mechanism@other=local"], r"without \+, ~ or @"),
+    ],
+)
+def test_a_wrapper_that_cannot_be_put_together_is_named(asked: list[str], said: str, elsewhere: Path) -> None:
+    (elsewhere / "wrap.py").write_text(WRAPPER)
+    with pytest.raises(UsageError, match=said):
+        points([*asked, "task=speed"])
