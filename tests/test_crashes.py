@@ -63,7 +63,7 @@ def test_a_kill_costs_nothing_but_time(target: str, tmp_path: Path, undisturbed:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_moments(tmp_path: Path, undisturbed: tuple[pd.DataFrame, float]) -> None:
     expected, seconds = undisturbed
     draw = random.Random(0)
