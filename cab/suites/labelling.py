@@ -1,0 +1,80 @@
+"""Sequences with labels at some of their tokens, drawn when they are asked for: diagnostics of one ability each."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cab.backbones.decoder import Labeller
+from cab.backbones.encoder import Encoder
+from cab.backbones.labels import label_loss, right_and_asked
+from cab.contracts.pattern import Pattern
+from cab.contracts.task import Attention, Batch
+from cab.data.draws import Draws, Whole
+from cab.suites.recall import Recall
+
+
+class Labelling(Recall):
+    """A task sets `vocabulary` and `classes`, and draws ids and labels; its floor is a guess among the classes."""
+
+    slots = ("CS",)
+    pattern: ClassVar[str] = "CS"
+    levels = (0,)  # every example is as hard
+    vocabulary: int
+    classes: int
+
+    def __init__(
+        self,
+        *,
+        seq_len: int,
+        source_len: int | None = None,
+        heads: int = 2,
+        dim: int = 32,
+        examples: int = 100_000,
+        layers: int = 2,
+        mlp: int = 128,
+        dropout: float = 0.0,
+        norm: str = "pre",
+        positions: str = "rotary",
+    ) -> None:
+        super().__init__(seq_len=seq_len, source_len=source_len)
+        self.counts = {"train": examples, "validation": 512, "test": 2000}
+        self.sizes: dict[str, Any] = {
+            "heads": heads,
+            "dim": dim,
+            "layers": layers,
+            "mlp": mlp,
+            "dropout": dropout,
+            "norm": norm,
+            "positions": positions,
+        }
+
+    def drawn(self, draws: Draws) -> tuple[Whole, Whole]:
+        """Return ids (examples, n), below `vocabulary`, and labels (examples, n), `IGNORED` where nothing is asked."""
+        raise NotImplementedError
+
+    def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
+        """Draw the examples, all at once; none is padded."""
+        ids, labels = self.drawn(Draws([number for number, _ in examples]))
+        return Batch(torch.from_numpy(ids), target=torch.from_numpy(labels))
+
+    def model(self, attention: Attention) -> nn.Module:
+        """Build an encoder that answers at every token; with causal slots it is a decoder."""
+        pattern = Pattern.of(self.pattern)
+        encoder = Encoder(attention, pattern, vocabulary=self.vocabulary, max_len=self.seq_len, **self.sizes)
+        return Labeller(encoder, self.classes)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy where something is asked."""
+        assert batch.target is not None
+        return label_loss(model(batch.x, batch.x_mask, batch.inputs), batch.target)
+
+    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """How many of the labels are named."""
+        assert batch.target is not None
+        return {"accuracy": right_and_asked(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
+
+    def floors(self) -> dict[str, dict[str, float]]:
+        """Any of the classes, which are equally common."""
+        return {"chance": {"accuracy": 1 / self.classes}}
