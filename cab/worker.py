@@ -32,9 +32,12 @@ def main(connection: socket.socket) -> None:
     import torch.profiler
     import torch.utils.flop_counter  # noqa: F401
 
+    from cab.pages import collapse
+
     _warm_up()
     gc.collect()
     gc.freeze()  # the child's collector then leaves the shared pages alone
+    collapse()
     connection.sendall(b'{"ready": true}\n')
     lines = connection.makefile("rb")
     while line := lines.readline():
