@@ -179,6 +179,15 @@ def _workload(case: Case, data: Path) -> Any:
     )
 
 
+def again(question: dict[str, Any], folder: str) -> Callable[[], Any]:
+    """Set a case up anew, in a process of another tool's, and return its pass."""
+    import torch
+
+    torch.set_num_threads(1)
+    run: Callable[[], Any] = _workload(Case.of(question), Path(folder)).run
+    return run
+
+
 def forecast(job: dict[str, Any]) -> dict[str, Any]:
     """Count what each case would take, on meta tensors."""
     from cab.forecast import forecasts
@@ -187,16 +196,34 @@ def forecast(job: dict[str, Any]) -> dict[str, Any]:
     return forecasts(cases, Path(job["data"]), job["threads"], _workload)
 
 
+def peak(job: dict[str, Any]) -> dict[str, Any]:
+    """Measure what the device can do at most, with the allocator of a timing child."""
+    import torch
+
+    from cab.allocator import pin
+    from cab.rates import peaks
+
+    pin()
+    _check_device(job["device"], torch)
+    return peaks(job["device"], job["threads"])
+
+
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Train the case's model and return its test scores, one an example, with the learning curve."""
+    from cab.training import launch
+
+    case = Case.of(job["case"])
+    return launch(case.settings["training"].get("devices", 1), case.device, lambda devices: _train(job, case, devices))
+
+
+def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     import torch
 
     from cab.assembly import Attention
     from cab.contracts.task import Missing
     from cab.training import train as fit
 
-    case = Case.of(job["case"])
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(max(1, job["threads"] // devices.size))
     task = build_task(case)
     source = task.source(Path(job["data"]))
     if isinstance(source, Missing):
@@ -204,7 +231,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     attention = Attention(plugins.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
-        model = task.model(attention).to(case.device)
+        model = task.model(attention)
     done = fit(
         task,
         model,
@@ -213,14 +240,17 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         batch=case.batch,
         seed=case.seed,
         device=case.device,
-        checkpoint=None,
-        progress=_progress(job["progress"]),
+        checkpoint=Path(job["checkpoint"]),
+        progress=_progress(job["progress"]) if devices.rank == 0 else lambda line: None,
+        devices=devices,
     )
     return {
         "metrics": {name: {"samples": values} for name, values in done.scores.items()},
         "curve": done.curve,
         "best_step": done.best_step,
-        "floors": task.floors(),
+        "stopped": done.stopped,
+        "notes": done.notes,
+        "floors": task.floors() if devices.rank == 0 else {},
         "source": {"name": source.name, "comparable": source.comparable, "counts": source.counts, "note": source.note},
     }
 
@@ -241,5 +271,6 @@ _KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "laws": laws,
     "forecast": forecast,
     "measure": measure,
+    "peak": peak,
     "train": train,
 }

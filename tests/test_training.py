@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cab import Batch, Mechanism, Missing, Pattern, Slot, Source, Task
 from cab.errors import UsageError
-from cab.training import Diverged, Recipe, Training, checkpoint, evaluate, optimiser, step, train
+from cab.training import Diverged, Recipe, Training, evaluate, optimiser, step, train
 from cab.training.order import POOL, Order, by_length
+from cab.training.scoring import Part
 
 RECIPE = {"steps": 12, "lr": 0.05, "evaluate": 4, "warmup": 2, "schedule": "cosine", "clip": 1.0}
+CLIMB = {"steps": 10, "lr": 0.1, "evaluate": 1, "weight_decay": 0.0}
 
 
 class Split:
@@ -185,17 +186,12 @@ def test_missing_data_are_told_with_the_command_that_brings_them() -> None:
 # The best weights.
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_the_best_validations_weights_are_tested_and_left_in_the_model(on_disk: bool, tmp_path: Path) -> None:
-    file = tmp_path / "new" / "best.safetensors" if on_disk else None
+def test_the_best_validations_weights_are_tested_and_left_in_the_model() -> None:
     model: Any = fresh(Climb())
-    run = trained(Climb(), model, {"steps": 10, "lr": 0.1, "evaluate": 1, "weight_decay": 0.0}, checkpoint=file)
+    run = trained(Climb(), model, CLIMB)
     assert run.best_step == 5  # AdamW moves a weight of constant gradient by lr a step
     assert model.weight.item() == pytest.approx(0.5, abs=1e-6)
     assert run.scores["miss"] == pytest.approx([0.0] * 4, abs=1e-6)
-    if file is not None:
-        assert load_file(file)["weight"].item() == model.weight.item()
-        assert list(file.parent.iterdir()) == [file]
 
 
 def test_of_equal_validations_the_first_is_kept() -> None:
@@ -204,22 +200,37 @@ def test_of_equal_validations_the_first_is_kept() -> None:
     assert trained(task, fresh(task), {"steps": 6, "lr": 0.1, "evaluate": 2}).best_step == 2
 
 
-def test_a_checkpoint_whose_writing_fails_leaves_the_older_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "best.safetensors"
-    model: Any = fresh(Climb())
-    best = checkpoint.Best(file, higher_is_better=True)
-    assert best.offer(model, 1, 0.5)
+# What is scored, and how long it goes on.
 
-    def half(model: Any, path: str, metadata: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_model", half)
-    with pytest.raises(OSError, match="disk full"):
-        best.offer(model, 2, 0.9)
-    assert load_file(file)["weight"].item() == 0.0
+def test_patience_ends_a_training_that_gets_no_better_and_says_so() -> None:
+    for patience, last in ((1, 6), (3, 8), (None, 10)):
+        run = trained(Climb(), fresh(Climb()), {**CLIMB, "patience": patience})
+        assert [point["step"] for point in run.curve] == list(range(1, last + 1))
+        assert run.best_step == 5
+        early = f"stopped at step {last} of 10: none of {patience} validations beat step 5's"
+        assert run.stopped == (early if patience else "")
+    never = trained(Climb(5.0), fresh(Climb()), {**CLIMB, "patience": 1})
+    assert never.curve[-1]["step"] == 10 and not never.stopped
+
+
+def test_a_part_of_a_split_is_the_same_for_every_seed() -> None:
+    seen = {}
+    for seed in (1, 2):
+        task = First()
+        run = trained(task, fresh(task, seed), {**RECIPE, "test": 5, "validate": 3}, seed=seed)
+        seen[seed] = run.scores["index"]
+        scored = [s["shape"][0] for s in task.seen if s["kind"] == "score"]
+        assert sum(scored) == 3 * 3 + 5
+    assert seen[1] == seen[2] == sorted(seen[1]) and len(set(seen[1])) == 5
+    assert seen[1] != list(range(5))
+    assert trained(First(), fresh(First()), {**RECIPE, "test": 500}).scores["index"] == list(range(11))
+
+
+def test_a_part_has_its_examples_lengths() -> None:
+    split = Split(30, 0)
+    part = Part(split, 7)
+    assert part.lengths == [len(part[i][0]) for i in range(len(part))] and len(part) == 7
 
 
 # One step.
@@ -356,6 +367,8 @@ def test_rsqrt_is_long_range_arenas() -> None:
         ({"betas": [0.9, 1.0]}, r"training.betas=\(0.9, 1.0\)"),
         ({"clip": 0}, "training.clip=0"),
         ({"warmup": -1}, "training.warmup=-1"),
+        ({"patience": 0}, "training.patience=0"),
+        ({"test": 0}, "training.test=0"),
     ],
 )
 def test_a_wrong_recipe_is_refused(wrong: dict[str, Any], message: str) -> None:
