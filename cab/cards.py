@@ -90,7 +90,8 @@ _FIELDS = set(Card.__dataclass_fields__)
 
 @lru_cache
 def _contract_source(kind: str) -> bytes:
-    return (PACKAGE / "contracts" / f"{kind}.py").read_bytes() + Path(__file__).read_bytes()
+    contract = (PACKAGE / "contracts" / f"{kind}.py").read_bytes() + Path(__file__).read_bytes()
+    return contract + b"".join(_suite_sources().values() if kind == "task" else ())
 
 
 def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | None) -> Card:
@@ -99,14 +100,15 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{kind} '{name}': {path} is not valid Python: {error}") from error
     contract = CONTRACTS[kind]
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    fitting = [c for c in classes if contract in _chain(c, classes)[1] and not c.startswith("_")]
+    own = _classes(tree)
+    classes = _suites(tree) | own
+    fitting = [c for c in own if contract in _chain(c, classes)[1] and not c.startswith("_")]
     if class_name is None:
         if len(fitting) != 1:
             found = ", ".join(fitting) or "none"
             raise UsageError(f"{kind} '{name}': {path} must hold one class derived from cab.{contract}; found {found}")
         class_name = fitting[0]
-    elif class_name not in classes:
+    elif class_name not in own:
         raise unknown(f"class in {path}", class_name, fitting)
     chain, _ = _chain(class_name, classes)
     facts, methods = dict(_contract_facts(kind)), []
@@ -131,8 +133,27 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     return Card(kind, name, str(path), class_name, plain[0], plain[1], sorted(set(methods)), doc, takes)
 
 
+def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _suites(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    """Return the classes of `cab.suites`, what several tasks share, that a file imports or that these rest on."""
+    found: dict[str, ast.ClassDef] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cab.suites."):
+            inner = ast.parse(_suite_sources()[(node.module or "").removeprefix("cab.suites.")])
+            found |= _suites(inner) | _classes(inner)
+    return found
+
+
+@lru_cache
+def _suite_sources() -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in sorted((PACKAGE / "suites").glob("*.py"))}
+
+
 def _chain(name: str, classes: dict[str, ast.ClassDef]) -> tuple[list[ast.ClassDef], list[str]]:
-    """Return a class with its bases in the same file, and the names of all bases, in that file or not."""
+    """Return a class with its bases among `classes`, and the names of all bases, there or not."""
     chain, bases, queue = [], [], [name]
     while queue:
         current = queue.pop(0)

@@ -8,23 +8,17 @@
 `scale=paper`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from cab import Batch, Missing, Pattern, Source, Task
-from cab.backbones.encoder import POOLINGS, Classifier, Encoder
-from cab.backbones.quirks import PoolsPadding, checked
-from cab.contracts.task import Attention
+from cab import Missing, Source
 from cab.data import listops
 from cab.errors import unknown
+from cab.suites.classification import Classification
+from cab.suites.floors import majority
 
-MULTIPLE = 64  # trimmed batches have a multiple of this many tokens, so that few shapes occur
 Example = tuple[Any, int]  # token ids (uint8), value
 
 
@@ -43,12 +37,10 @@ class Expressions:
         return tokens[: self.most], value
 
 
-class LraListops(Task):
+class LraListops(Classification):
     """Values of nested list operations, with a transformer encoder."""
 
-    slots = ("NS",)
-    metrics = {"accuracy": ("fraction", True)}
-    paper = "arXiv 2011.04006"
+    classes = 10
     data = ("listops-1000", "listops", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
 
     def __init__(
@@ -71,32 +63,18 @@ class LraListops(Task):
         pooling: str = "mean",
         embedding_std: float = 1.0,
     ) -> None:
-        super().__init__(seq_len=seq_len, source_len=source_len)
-        if pooling not in POOLINGS:
-            raise unknown("pooling of lra_listops", pooling, POOLINGS)
-        self.pooling, self.cls = pooling, pooling == "cls"
-        if seq_len <= self.cls:
-            raise ValueError(f"seq_len={seq_len}: with a class token at least 2 are needed")
-        self.as_released = checked(protocol) == "lra"
+        super().__init__(
+            seq_len=seq_len, source_len=source_len, heads=heads, dim=dim, protocol=protocol, layers=layers, width=width,
+            mlp=mlp, dropout=dropout, norm=norm, positions=positions, pooling=pooling, embedding_std=embedding_std,
+        )  # fmt: skip
+        self.vocabulary = len(listops.NAMES) + self.as_released
         self.recipe, self.data_seed = listops.Recipe(shortest, longest), data_seed
-        self.sizes: dict[str, Any] = {
-            "heads": heads,
-            "dim": dim,
-            "layers": layers,
-            "width": width,
-            "mlp": mlp,
-            "dropout": dropout,
-            "norm": norm,
-            "positions": positions,
-            "embedding_std": embedding_std,
-        }
-        self.splits: dict[str, Expressions] = {}
         self._load: Any = None
 
-    def fetch(self, folder: Path, layout: str = "release") -> None:
+    def fetch(self, folder: Path, *, layout: str = "release") -> None:
         """Generate the release's three files after the published parameters, 660 MB, in seconds."""
         if layout != "release":
-            raise unknown("layout of lra_listops", layout, ("release",))
+            raise unknown("layout", layout, ("release",))
         listops.write(folder, self.data_seed)
 
     def source(self, folder: Path) -> Source | Missing:
@@ -118,7 +96,7 @@ class LraListops(Task):
         return listops.generate(self.data_seed, first, listops.OFFICIAL[name], self.recipe)
 
     def _read(self, name: str) -> Expressions:
-        self.splits[name] = Expressions(self._load(name), self.seq_len - self.cls)
+        self.splits[name] = Expressions(self._load(name), self.room)
         return self.splits[name]
 
     def split(self, name: str, seed: int) -> Expressions:
@@ -127,36 +105,6 @@ class LraListops(Task):
             raise unknown("split", name, listops.FILES, "" if self._load else "Call source(folder) first.")
         return self.splits[name] if name in self.splits else self._read(name)
 
-    def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
-        """Pad with 0."""
-        length = self.seq_len
-        if trim and not (self.as_released and not self.cls):  # pooled padding counts, so there must be all of it
-            longest = max(len(tokens) for tokens, _ in examples) + self.cls
-            length = min(length, -(-longest // MULTIPLE) * MULTIPLE)
-        x = np.zeros((len(examples), length - self.cls), dtype=np.int64)
-        for row, (tokens, _) in zip(x, examples, strict=True):
-            row[: len(tokens)] = tokens
-        ids = torch.from_numpy(x)
-        return Batch(ids, ids > 0, target=torch.tensor([value for _, value in examples]))
-
-    def model(self, attention: Attention) -> nn.Module:
-        """Build the encoder and a head with one hidden layer as wide as the feed-forward ones."""
-        vocabulary = len(listops.NAMES) + self.as_released
-        encoder = Encoder(
-            attention, Pattern.NS, vocabulary=vocabulary, max_len=self.seq_len, cls=self.cls, **self.sizes
-        )
-        kind = PoolsPadding if self.as_released else Classifier
-        return kind(encoder, classes=10, hidden=self.sizes["mlp"], pooling=self.pooling)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy."""
-        return F.cross_entropy(model(batch.x, batch.x_mask, batch.inputs).float(), batch.target)
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """1 where the likeliest value is right."""
-        chosen = model(batch.x, batch.x_mask, batch.inputs).argmax(-1)
-        return {"accuracy": (chosen == batch.target).float()}
-
     def floors(self) -> dict[str, dict[str, float]]:
         """Test accuracy of the commonest value, and of the commonest one after the same first operator."""
         train, test = (self.split(name, 0).examples for name in ("train", "test"))
@@ -164,7 +112,7 @@ class LraListops(Task):
         np.add.at(table, (_first(train), train.values), 1)
         rule = table.argmax(1)[_first(test)]
         return {
-            "majority class": {"accuracy": float((test.values == table.sum(0).argmax()).mean())},
+            "majority class": {"accuracy": majority(train.values, test.values)},
             "first operator": {"accuracy": float((test.values == rule).mean())},
         }
 

@@ -8,29 +8,27 @@ that sees nothing names any value (`none`).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cab import Batch, Source, Task
+from cab import Batch
 from cab.backbones.decoder import Decoder
 from cab.backbones.labels import label_loss, right_and_asked
 from cab.contracts.task import Attention
-from cab.data.draws import Examples
 from cab.data.mqar import sequences
-from cab.errors import unknown
+from cab.suites.recall import Recall
 
 
-class MQAR(Task):
+class MQAR(Recall):
     """`pairs` of keys and values, then a query for each, in `seq_len` tokens.
 
     Training also has more pairs, doubled up to `doublings` times: more is asked of each sequence.
     """
 
     slots = ("CS",)
-    metrics = {"accuracy": ("fraction", True)}
+    tested = 0
     paper = "arXiv 2312.04927"
 
     def __init__(
@@ -73,16 +71,6 @@ class MQAR(Task):
             "positions": positions,
             "embedding_std": embedding_std,
         }
-
-    def source(self, folder: Path) -> Source:
-        """Nothing is read: every example is drawn when it is asked for."""
-        return Source("generated", comparable=False, counts=self.counts)
-
-    def split(self, name: str, seed: int) -> Examples:
-        """Return numbered examples: in training also of more pairs, in the other splits of `pairs`."""
-        if name not in self.counts:
-            raise unknown("split", name, self.counts)
-        return Examples(seed, name, self.counts[name], self.levels if name == "train" else self.levels[:1])
 
     def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
         """Draw the examples, all at once; none is padded."""

@@ -8,30 +8,25 @@ all pairs come later, a causal mechanism stays at chance.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cab import Batch, Pattern, Source, Task
+from cab import Batch, Pattern
 from cab.backbones.decoder import Labeller
 from cab.backbones.encoder import Encoder
 from cab.backbones.fields import Fields
 from cab.backbones.labels import label_loss, right_and_asked
 from cab.contracts.task import Attention
-from cab.data.draws import Examples
 from cab.data.recall import Example, Pairs, asks_first, ladder
-from cab.errors import unknown
-
-EXAMPLES = {"validation": 512, "test": 2000}
+from cab.suites.recall import Recall
 
 
-class RecallNS(Task):
+class RecallNS(Recall):
     """`pairs` of the `seq_len` tokens answer the others; training also has fewer, halved `halvings` times."""
 
     slots = ("NS",)
-    metrics = {"accuracy": ("fraction", True)}
 
     def __init__(
         self,
@@ -54,7 +49,7 @@ class RecallNS(Task):
             raise ValueError(f"pairs={pairs}: from 1, and fewer than seq_len={seq_len}, whose other tokens ask")
         self.pairs, self.asks = pairs, seq_len - pairs
         self.levels = ladder(pairs, halvings)
-        self.counts = {"train": examples, **EXAMPLES}
+        self.counts = {"train": examples, "validation": 512, "test": 2000}
         self.sizes: dict[str, Any] = {
             "heads": heads,
             "dim": dim,
@@ -64,16 +59,6 @@ class RecallNS(Task):
             "norm": norm,
             "positions": positions,
         }
-
-    def source(self, folder: Path) -> Source:
-        """Nothing is read: every example is drawn when it is asked for."""
-        return Source("generated", comparable=False, counts=self.counts)
-
-    def split(self, name: str, seed: int) -> Examples:
-        """Return numbered examples: of every rung in training, of all pairs in the other splits."""
-        if name not in self.counts:
-            raise unknown("split", name, self.counts)
-        return Examples(seed, name, self.counts[name], self.levels if name == "train" else self.levels[-1:])
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Draw the examples, all at once; padding follows the pairs."""

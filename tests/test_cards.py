@@ -70,6 +70,14 @@ class Two(_Family):
     assert "step" in card.methods and "reference" not in card.methods
 
 
+def test_a_task_s_card_is_read_through_what_several_tasks_share(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from cab.suites.pathfinder import Pathfinder\nclass Mine(Pathfinder):\n    usual = 64\n")
+    card = cards.read("task", "mine", path)
+    assert (card.class_name, card.facts["usual"], card.facts["slots"], card.facts["classes"]) == ("Mine", 64, ["NS"], 2)
+    assert card.params["difficulty"] == "hard" and "seq_len" in card.takes and "fetch" in card.methods
+
+
 IMPORT = "from cab import Mechanism\n"
 
 

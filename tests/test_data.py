@@ -3,7 +3,9 @@
 import hashlib
 import http.server
 import io
+import os
 import shutil
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cab.data import imdb
+from cab.data import debian, imdb
 from cab.data.download import alone, download, placed, unfinished, unpack
 from cab.data.splits import part
 from cab.errors import UsageError
@@ -162,6 +164,48 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written.*Choose another data folder"), alone(tmp_path / "file"):
         pass
+
+
+# Debian packages.
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An apt-get that brings whatever packages lie in the folder that is returned."""
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("dpkg-deb is needed to make a package")
+    archive, programs, root = tmp_path / "archive", tmp_path / "bin", tmp_path / "root"
+    for folder in (archive, programs, root / "DEBIAN", root / "usr" / "share" / "x"):
+        folder.mkdir(parents=True)
+    (root / "DEBIAN" / "control").write_text(
+        "Package: x\nVersion: 1:2.0-1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
+    )
+    (root / "usr" / "share" / "x" / "file").write_bytes(CONTENT)
+    (root / "usr" / "share" / "other").write_bytes(b"other")
+    package = archive / "x_1%3a2.0-1_all.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", root, package], check=True, capture_output=True)
+    program = programs / "apt-get"
+    program.write_text(f'#!/bin/sh\nshift\ncp {archive}/$1_*.deb . || {{ echo "E: no package $1" >&2; exit 100; }}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return archive
+
+
+def test_a_package_s_files_come_with_its_version_and_nothing_is_left(apt: Path) -> None:
+    with debian.packages(["x"]) as found:
+        version, file = found["x"]
+        assert version == "1:2.0-1" and list(debian.files(file, "usr/share/x/")) == [("file", CONTENT)]
+    assert not file.parent.exists()
+
+
+def test_a_package_that_apt_does_not_know_or_that_is_damaged_is_told(apt: Path) -> None:
+    with pytest.raises(UsageError, match=r"apt-get download y failed \(E: no package y\).*`apt-get update`"):
+        with debian.packages(["y"]):
+            pass
+    package = next(apt.iterdir())
+    package.write_bytes(package.read_bytes()[:-200])
+    with debian.packages(["x"]) as found, pytest.raises(UsageError, match=r"x_1%3a2\.0-1_all\.deb cannot be unpacked"):
+        list(debian.files(found["x"][1], "usr"))
 
 
 # Splits.

@@ -336,11 +336,11 @@ def test_floors_are_the_majority_and_the_first_operator(tmp_path: Path, monkeypa
 
 
 def test_wrong_hyper_parameters_are_refused() -> None:
-    with pytest.raises(UsageError, match="unknown pooling of lra_listops 'first'"):
+    with pytest.raises(UsageError, match="unknown pooling 'first'"):
         LraListops(seq_len=8, pooling="first")
     with pytest.raises(UsageError, match="unknown protocol 'LRA'"):
         LraListops(seq_len=8, protocol="LRA")
-    with pytest.raises(UsageError, match="unknown layout of lra_listops 'hdf5'"):
+    with pytest.raises(UsageError, match="unknown layout 'hdf5'"):
         LraListops(seq_len=8).fetch(Path("nowhere"), layout="hdf5")
 
 

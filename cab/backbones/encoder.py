@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from cab.backbones.dropout import Dropout
 from cab.backbones.positions import ROTARY_BASE, added
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
@@ -28,9 +29,9 @@ class Block(nn.Module):
             raise ValueError(str(unknown("norm", norm, NORMS)))
         self.pre = norm == "pre"
         self.attention = attention
-        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp, width))
+        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), Dropout(dropout), nn.Linear(mlp, width))
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.pre:
@@ -78,7 +79,7 @@ class Encoder(nn.Module):
             slot = Slot(pattern, heads, dim, max_len, width=self.width, layer=layer, layers=layers, rotary=rotary)
             self.blocks.append(Block(attention(slot), self.width, mlp, dropout=dropout, norm=norm))
         self.norm = nn.LayerNorm(self.width) if norm == "pre" else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None

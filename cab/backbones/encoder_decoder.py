@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from cab.backbones.dropout import Dropout
 from cab.backbones.encoder import NORMS, Encoder
 from cab.backbones.positions import ROTARY_BASE, added
 from cab.contracts.pattern import Pattern
@@ -26,9 +27,9 @@ class CrossBlock(nn.Module):
             raise ValueError(str(unknown("norm", norm, NORMS)))
         self.pre = norm == "pre"
         self.attention, self.cross = attention, cross
-        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp, width))
+        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), Dropout(dropout), nn.Linear(mlp, width))
         self.attention_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, x_mask: Tensor | None, y: Tensor, y_mask: Tensor | None, inputs: Mapping[str, Tensor]
@@ -89,7 +90,7 @@ class EncoderDecoder(nn.Module):
             block = CrossBlock(attention(near), attention(far), width, mlp, dropout=dropout, norm=norm)
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(width, classes)
 
     def forward(

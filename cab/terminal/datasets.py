@@ -1,5 +1,7 @@
 """`cab data`: which data the tasks would use, and getting them. Imports torch, through the tasks."""
 
+import inspect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from cab.cases import Case
 from cab.child import build_task
 from cab.config import points
 from cab.contracts.task import Missing
-from cab.errors import UsageError
+from cab.errors import UsageError, unknown
 from cab.plan import case_of
 
 
@@ -39,23 +41,45 @@ def print_sources(folder: Path, out: Console) -> None:
             out.print(f"  {escape(source.note)}", highlight=False)
 
 
-def get(name: str, folder: Path, out: Console) -> None:
-    """Fetch a task's data into `folder`."""
+def get(name: str, folder: Path, out: Console, options: Sequence[str] = ()) -> None:
+    """Fetch a task's data into `folder`. `options`, as in --images 20, are keywords of its `fetch`."""
     card = plugins.card("task", name)
     if not card.facts["trains"]:
         raise UsageError(f"task '{name}' needs no data")
     if "fetch" not in card.methods:
         raise UsageError(f"task '{name}' has nothing to fetch")
     task = _task(name)
+    chosen = dict(_keywords(name, task.fetch, options))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        task.fetch(folder)
+        task.fetch(folder, **chosen)
     except OSError as error:
         raise UsageError(f"the data of '{name}' could not be brought to {folder.absolute()}: {error}") from error
     source = task.source(folder)
     if isinstance(source, Missing):
         raise UsageError(f"the data of '{name}' are still missing after fetching; run: {source.run}")
-    out.print(f"{escape(name)}: {escape(source.name)} in {folder}", highlight=False)
+    more = " is what a run now reads" if chosen else ""
+    out.print(f"{escape(name)}: {escape(source.name)}{more} in {folder}", highlight=False)
+
+
+def _keywords(task: str, fetch: Any, options: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Read --key value and --key=value; whole numbers where `fetch` wants them."""
+    takes = {p.name: p for p in inspect.signature(fetch).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    left = list(options)
+    while left:
+        option, equals, value = left.pop(0).partition("=")
+        key = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or key not in takes:
+            raise unknown(f"option of cab data get {task}", option, ["--folder", *(f"--{name}" for name in takes)])
+        if not equals and not left:
+            raise UsageError(f"{option} needs a value, as in {option}=VALUE")
+        value = value if equals else left.pop(0)
+        if "int" in str(takes[key].annotation):
+            if not value.isdecimal():
+                raise UsageError(f"{option}={value}: a whole number is needed")
+            yield key, int(value)
+        else:
+            yield key, value
 
 
 def _task(name: str) -> Any:

@@ -1,0 +1,23 @@
+"""`grid=lra`: five mechanisms are trained on all six tasks, every other one of the pattern takes three steps."""
+
+from pathlib import Path
+
+from cab import plugins
+from cab.plan import plan
+
+TRAINED = {"softmax", "none", "linear", "local", "agent"}
+TASKS = {name for name in plugins.names("task") if name.startswith("lra_")}
+
+
+def test_every_mechanism_of_the_pattern_meets_every_task(tmp_path: Path) -> None:
+    items = [item for item in plan(["grid=lra"], tmp_path).items if item.refusal is None]
+    cards = {name: plugins.card("mechanism", name).facts["patterns"] for name in plugins.names("mechanism")}
+    native = {name for name, patterns in cards.items() if patterns == "inner" or "NS" in patterns}
+    assert len(TASKS) == 6 and TRAINED <= native
+    assert {(i.case.mechanism, i.case.task) for i in items} == {(name, task) for name in native for task in TASKS}
+    assert len(items) == len(native) * len(TASKS) and {i.meter for i in items} == {"quality"}
+    for item in items:
+        training = item.case.settings["training"]
+        assert (training["steps"] > 3) == (item.case.mechanism in TRAINED) and item.case.scale == "quick"
+        if item.case.mechanism not in TRAINED:
+            assert training["test"] == training["validate"] == 4
