@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.gated import after, gated_flops, gated_linear, gated_scores
+from cab.ops.gated import after, fitted, gated_flops, gated_linear, gated_scores
+from cab.ops.prefix import chunked
+from cab.ops.running import Weights
 from cab.ops.softmax import masked_softmax
 
 FLOOR = -1e30  # the log-sum of nothing: finite, since the difference of two infinities is not a number
@@ -98,7 +100,11 @@ class Abc(Mechanism):
         control = 2.0 * m * self.slot.tokens * slots
         if self.slot.pattern is Pattern.CS or (self.gated and self.slot.pattern is Pattern.NS):
             ways = 1 if self.slot.pattern is Pattern.CS else 2
-            both = gated_flops(n, dim, slots, self.chunk) + gated_flops(n, slots, size, self.chunk)
+            if self.gated:
+                both = gated_flops(n, dim, slots, self.chunk) + gated_flops(n, slots, size, self.chunk)
+            else:
+                tokens, chunk = -(-n // fitted(self.chunk, n)) * fitted(self.chunk, n), fitted(self.chunk, n)
+                both = 2.0 * tokens * (2 * slots * (dim + size) + chunk * (dim + 2 * slots + size))
             return self.slot.heads * ways * (control + both)
         return self.flops_needed(n, m)
 
@@ -169,7 +175,12 @@ class Abc(Mechanism):
             gate, write = self._gates(control, key_mask)
         else:  # a running mean is a gated sum: what it keeps is the old share of the new log-sum
             if key_mask is not None:
-                control = control.masked_fill(~key_mask[:, None, :, None], FLOOR)
+                masked = ~key_mask[:, None, :, None]
+                control, k, v = control.masked_fill(masked, FLOOR), k.masked_fill(masked, 0), v.masked_fill(masked, 0)
+            chunk = fitted(self.chunk, q.shape[2])
+            weights = Weights.of(chunked(control, chunk, FLOOR), sums)
+            if weights:
+                return self._weighed(weights, *(chunked(t, chunk) for t in (q, k, v)), state, q.shape[2], dtype)
             running = torch.cat([sums.unsqueeze(2), control], 2).logcumsumexp(2)
             old, new = running[:, :, :-1], running[:, :, 1:]
             gate = (old - new).masked_fill(old <= FLOOR / 2, 0.0)  # nothing to forget yet
@@ -178,6 +189,17 @@ class Abc(Mechanism):
         products, keys = gated_scores(q, k, write, gate, keys, self.chunk)
         out, values = gated_linear(products.softmax(-1), write, v, gate, values, self.chunk)
         return out.to(dtype), (sums, keys, values)
+
+    def _weighed(
+        self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State, n: int, dtype: torch.dtype
+    ) -> tuple[Tensor, State]:
+        """Read the slots as running means, each chunk by products of matrices: q, k, v (·, chunks, chunk, size)."""
+        before, mean = weights.sums(torch.cat([k, v], 4), torch.cat([state[1].transpose(-1, -2), state[2]], 3))
+        sizes = [self.slot.dim, self.slot.values]
+        (keys, values), (end_keys, end_values) = before.split(sizes, 4), mean.split(sizes, 3)
+        products = (q @ k.transpose(-1, -2)).tril() @ weights.inside + q @ keys.transpose(-1, -2)
+        out = weights.read((products / weights.upto).softmax(-1), v, values)
+        return out.flatten(2, 3)[:, :, :n].to(dtype), (weights.end, end_keys.transpose(-1, -2), end_values)
 
     def _shares(self, control: Tensor, real: Tensor, backward: bool = False) -> Tensor:
         """Return what each slot holds of each token after the last of them (backward: the first)."""

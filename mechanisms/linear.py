@@ -45,10 +45,11 @@ class Linear(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
-        q, (k, v) = self.of_query(q), self._summands(k, v, key_mask)
+        q, k = self.of_query(q), self._features(k, key_mask)
         if self.slot.pattern is Pattern.CS:
-            return normalised(causal_linear(q, k, v, self.chunk))
-        return normalised(q @ (k.transpose(-1, -2) @ v))
+            return normalised(causal_linear(q, k, F.pad(v, (0, 1), value=1.0), self.chunk))
+        total = q @ k.sum(2).unsqueeze(-1)
+        return (q @ (k.transpose(-1, -2) @ v)) / total.where(total > 0, 1.0)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -64,17 +65,17 @@ class Linear(Mechanism):
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Maps, state and reading; in CS the products inside the chunks too. The normaliser is one more value."""
-        features, size = self.of_query.count, self.slot.values + 1
+        features = self.of_query.count
         if self.slot.pattern is Pattern.CS:
-            summing = causal_linear_flops(n, features, size, self.chunk)
+            summing = causal_linear_flops(n, features, self.slot.values + 1, self.chunk)
         else:
-            summing = 2.0 * (n + m) * features * size
+            summing = 2.0 * features * ((n + m) * self.slot.values + n)
         return self.slot.heads * (summing + (n + m) * self.of_query.flops)
 
     def flops_needed(self, n: int, m: int) -> float:
         """Each key enters the state once and each query reads it once."""
-        summing = 2.0 * self.of_query.count * (self.slot.values + 1)
-        return self.slot.heads * (n + m) * (summing + self.of_query.flops)
+        summing = 2.0 * self.of_query.count * ((n + m) * self.slot.values + n)
+        return self.slot.heads * (summing + (n + m) * self.of_query.flops)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source: (batch, heads, features, value_dim + 1)."""
@@ -95,10 +96,11 @@ class Linear(Mechanism):
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return phi(k), zero where masked, and v with a column of ones that becomes the normaliser."""
+        return self._features(k, key_mask), F.pad(v, (0, 1), value=1.0)
+
+    def _features(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         k = (self.of_key or self.of_query)(k)
-        if key_mask is not None:
-            k = k.masked_fill(~key_mask[:, None, :, None], 0.0)
-        return k, F.pad(v, (0, 1), value=1.0)
+        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         name, maps = self.of_query.name, (self.of_query, self.of_key or self.of_query)

@@ -42,7 +42,7 @@ class Local(Mechanism):
         {"params": {"window": 1000000000}, "equals": "softmax"},
     )
 
-    def __init__(self, slot: Any, *, window: int = 128, dilation: int = 1, block: int = 64) -> None:
+    def __init__(self, slot: Any, *, window: int = 128, dilation: int = 1, block: int = 128) -> None:
         super().__init__(slot)
         if window < 1:
             raise ValueError(f"window={window}: at least 1 key on a side is needed")

@@ -19,20 +19,18 @@ from torch import Tensor
 from cab import Mechanism, Pattern
 from cab.ops.cache import appended, cached
 from cab.ops.lsh import (
-    FLOOR,
     along,
     even_buckets,
     hashed,
     in_blocks,
     in_stretches,
     merged,
-    read,
     rotations,
     side_by_side,
     stretch_of,
     unit,
 )
-from cab.ops.softmax import masked_softmax
+from cab.ops.softmax import FLOOR, masked_attention, masked_softmax
 
 
 class Reformer(Mechanism):
@@ -77,18 +75,17 @@ class Reformer(Mechanism):
         band = (ahead != 0) & (ahead.abs() <= reach)
         band = band & (ahead < 0) if causal else band
         bucket = hashed(q, self.rotation, key_mask)
-        keys, q = unit(q), q * self.slot.dim**-0.5
         outs, totals = [], []
         for r in range(self.hashes):
             order, rank = side_by_side(bucket[:, :, r])
-            of = bucket[:, :, r].gather(2, order).unsqueeze(3)
+            of = bucket[:, :, r].gather(2, order).unsqueeze(3).int()
             theirs = in_stretches(of, before, after, block, -1).transpose(-1, -2)
             seen = band & (in_blocks(of, block) == theirs)
-            nearby = in_stretches(along(keys, order), before, after, block)
-            scores = in_blocks(along(q, order), block) @ nearby.transpose(-1, -2)
-            out, total = read(scores.masked_fill(~seen, FLOOR), in_stretches(along(v, order), before, after, block))
-            outs.append(along(out.flatten(2, 3), rank))
-            totals.append(along(total.flatten(2, 3), rank))
+            ours = along(q, order, rank)
+            theirs, values = (in_stretches(t, before, after, block) for t in (unit(ours), along(v, order, rank)))
+            out, total = masked_attention(in_blocks(ours * self.slot.dim**-0.5, block), theirs, values, seen)
+            outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
+            totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))
         alone = torch.stack(totals).amax(0) < FLOOR / 2
         return torch.where(alone, v, merged(outs, totals))
 

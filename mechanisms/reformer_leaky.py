@@ -18,19 +18,17 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern
 from cab.ops.lsh import (
-    FLOOR,
-    SELF,
     along,
     even_buckets,
     hashed,
     in_blocks,
     in_stretches,
     merged,
-    read,
     rotations,
     side_by_side,
     unit,
 )
+from cab.ops.softmax import SELF, masked_attention
 
 
 class ReformerLeaky(Mechanism):
@@ -69,7 +67,6 @@ class ReformerLeaky(Mechanism):
         chunk = min(self.chunk, n)
         before = 1 if n > chunk else 0
         bucket = hashed(q, self.rotation, key_mask)
-        keys, q = unit(q), q * self.slot.dim**-0.5
         outs, totals = [], []
         for r in range(self.hashes):
             order, rank = side_by_side(bucket[:, :, r])
@@ -82,12 +79,13 @@ class ReformerLeaky(Mechanism):
                 seen = seen & (other <= place)
             if not self.across:
                 seen = seen & (ours[..., 1:] == theirs[..., 1].unsqueeze(3))
-            nearby = in_stretches(along(keys, order), before, 0, chunk)
-            scores = in_blocks(along(q, order), chunk) @ nearby.transpose(-1, -2)
-            scores = scores.masked_fill(other == place, SELF).masked_fill(~seen, FLOOR)
-            out, total = read(scores, in_stretches(along(v, order), before, 0, chunk))
-            outs.append(along(out.flatten(2, 3), rank))
-            totals.append(along(total.flatten(2, 3), rank))
+            mine = along(q, order, rank)
+            nearby, values = (in_stretches(t, before, 0, chunk) for t in (unit(mine), along(v, order, rank)))
+            out, total = masked_attention(
+                in_blocks(mine * self.slot.dim**-0.5, chunk), nearby, values, seen, other == place
+            )
+            outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
+            totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))
         return merged(outs, totals)
 
     def reference(

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.buckets import assigned, collected, most_blocks, spread
+from cab.ops.buckets import assigned, collected, most_blocks, spread, tables_of
 from cab.ops.cache import appended, cached
 from cab.ops.clusters import directions, moved, similar, strayed
-from cab.ops.softmax import masked_softmax
+from cab.ops.softmax import masked_attention, masked_softmax
 
 
 class Routing(Mechanism):
@@ -144,8 +144,7 @@ class Routing(Mechanism):
         if key_mask is not None:
             near = near.masked_fill(~key_mask[:, None, :, None], -torch.inf)
         best, index = near.transpose(2, 3).topk(min(self.window, k.shape[2]), dim=3)
-        flat, shape = index.flatten(2).unsqueeze(3), index.shape[2:]
-        k, v = (t.gather(2, flat.expand(-1, -1, -1, t.shape[3])).unflatten(2, shape) for t in (k, v))
+        k, v = (tables_of(t, index) for t in (k, v))
         return k, v, best > -torch.inf
 
     def _read_cluster(
@@ -154,8 +153,7 @@ class Routing(Mechanism):
         size = min(self.block, q.shape[2])
         where, of = assigned(mine, self.clusters, size)
         k, v, real = (_of(t, of) for t in self._tables(k, v, near, key_mask))
-        scores = spread(q, where, of.shape[2], size) @ k.transpose(-1, -2)
-        return collected(masked_softmax(scores, real.unsqueeze(3)) @ v, where)
+        return collected(masked_attention(spread(q, where, of.shape[2], size), k, v, real.unsqueeze(3))[0], where)
 
     def _read_past(
         self, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None
@@ -185,14 +183,11 @@ class Routing(Mechanism):
         seen = (theirs[..., 0] > 0) & (theirs[..., 0] <= ours[..., :1]) & (theirs[..., 1] == ours[..., 1:])
         # the first table has none before it: what stands there is itself again
         again = (of_block == 0)[..., None, None] & (torch.arange(2 * window, device=q.device) < window)
-        scores = spread(q, block, blocks, size) @ k.transpose(-1, -2)
-        return collected(masked_softmax(scores, seen & ~again) @ v, block)
+        return collected(masked_attention(spread(q, block, blocks, size), k, v, seen & ~again)[0], block)
 
 
 def _of(tables: Tensor, index: Tensor, before: bool = False) -> Tensor:
     """Take the tables (batch, heads, tables, ...) at index (batch, heads, count), with the one before each in front."""
-    index = torch.stack([(index - 1).clamp(min=0), index], 3).flatten(2) if before else index
-    batch, heads, count = index.shape
-    wide = index.view(batch, heads, count, *[1] * (tables.dim() - 3)).expand(-1, -1, -1, *tables.shape[3:])
-    taken = tables.gather(2, wide)
-    return torch.unflatten(taken, 2, (-1, 2)).flatten(3, 4) if before else taken
+    if not before:
+        return tables_of(tables, index)
+    return tables_of(tables, torch.stack([(index - 1).clamp(min=0), index], 3)).flatten(3, 4)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.cache import cached
-from cab.ops.softmax import masked_softmax
+from cab.ops.softmax import masked_attention, masked_softmax
 from cab.ops.sorting import (
     all_real,
     block_means,
@@ -89,7 +89,7 @@ class Sinkhorn(Mechanism):
                 seen = torch.cat([seen.expand_as(own), own], 4)
         if not self.slot.pattern.cross:
             far_k, far_v = torch.cat([far_k, own_k], 3), torch.cat([far_v, own_v], 3)
-        out = masked_softmax(scaled @ far_k.transpose(-1, -2), seen) @ far_v
+        out = masked_attention(scaled, far_k, far_v, seen)[0]
         return out.flatten(2, 3)[:, :, :n]
 
     def reference(

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops import prefix
 from cab.ops.softmax import masked_softmax
 
 # scores (batch, heads, n, far), what each query sees of it, and the values (batch, heads, far, size)
@@ -76,4 +77,4 @@ def with_neighbours(t: Tensor, block: int, before: int, after: int) -> Tensor:
 
 def chunked(t: Tensor, chunk: int) -> Tensor:
     """Cut t (batch, heads, n, size) into (batch, heads, chunks, chunk, size), the last one filled with zeros."""
-    return torch.unflatten(F.pad(t, (0, 0, 0, -t.shape[2] % chunk)), 2, (-1, chunk))
+    return prefix.chunked(t, chunk)

@@ -1,11 +1,12 @@
 """Locality-sensitive hashing: like vectors into one bucket, buckets side by side, all rounds in one softmax."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FLOOR = -1e30  # the score of what is hidden: finite, since the difference of two infinities is not a number
-SELF = -5e4  # the score of a token with itself: it counts where nothing else is seen
+from cab.ops.prefix import chunked
 
 
 def rotations(heads: int, dim: int, rounds: int, buckets: int) -> Tensor:
@@ -39,23 +40,36 @@ def side_by_side(bucket: Tensor) -> tuple[Tensor, Tensor]:
     return order, rank
 
 
-def along(t: Tensor, index: Tensor) -> Tensor:
-    """Take from t (batch, heads, n, size) the tokens at index (batch, heads, count)."""
-    return t.gather(2, index.unsqueeze(3).expand(-1, -1, -1, t.shape[3]))
+def along(t: Tensor, order: Tensor, rank: Tensor) -> Tensor:
+    """Put the tokens of t (batch, heads, n, size) into an order, of which `rank` is the inverse.
+
+    The gradient of a permutation is its inverse: whole rows are copied both ways, and nothing is added up.
+    """
+    out: Tensor = _Permuted.apply(t, order, rank)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Permuted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, order: Tensor, rank: Tensor) -> Tensor:
+        ctx.save_for_backward(order, rank)
+        return _rows(t, order)
+
+    @staticmethod
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, None, None]:
+        order, rank = ctx.saved_tensors
+        return along(of_out, rank, order), None, None
+
+
+def _rows(t: Tensor, index: Tensor) -> Tensor:
+    batch, heads, n, size = t.shape
+    start = torch.arange(batch * heads, device=t.device).unsqueeze(1) * n
+    return t.reshape(-1, size).index_select(0, (index.flatten(0, 1) + start).flatten()).view_as(t)
 
 
 def unit(x: Tensor) -> Tensor:
     """Return the keys that belong to shared queries: of length 1."""
     return F.normalize(x, dim=-1)
-
-
-def read(scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return softmax(scores) v and the log-sums of the scores, in float32 at least; hidden scores are `FLOOR`."""
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    largest = scores.detach().amax(-1, keepdim=True)
-    weights = (scores - largest).exp()
-    total = weights.sum(-1, keepdim=True)
-    return (weights.to(v.dtype) @ v) / total.to(v.dtype), largest + total.log()
 
 
 def merged(outs: list[Tensor], totals: list[Tensor]) -> Tensor:
@@ -82,4 +96,4 @@ def in_stretches(t: Tensor, before: int, after: int, block: int, fill: int = 0) 
 
 def in_blocks(t: Tensor, block: int, fill: int = 0) -> Tensor:
     """Cut t (batch, heads, n, size) into (batch, heads, blocks, block, size)."""
-    return torch.unflatten(F.pad(t, (0, 0, 0, -t.shape[2] % block), value=fill), 2, (-1, block))
+    return chunked(t, block, fill)

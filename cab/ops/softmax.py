@@ -1,9 +1,15 @@
 """Softmax over the keys that a query may see, safe where it sees none."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cab.contracts.pattern import Pattern
+
+FLOOR = -1e30  # the score of what is hidden: finite, since the difference of two infinities is not a number
+SELF = -5e4  # the score of a token with itself, where it counts only if nothing else is seen
 
 
 def visible(pattern: Pattern, n: int, m: int, key_mask: Tensor | None, device: torch.device) -> Tensor | None:
@@ -28,3 +34,40 @@ def masked_softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
 def repeat_heads(t: Tensor, heads: int) -> Tensor:
     """Give each query head its key head: (batch, kv_heads, ...) to (batch, heads, ...)."""
     return t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], 1)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return softmax attention over the keys that are `seen`, and the log-sums of the scores (..., n, 1); q is scaled.
+
+    Pairs in `own` score `SELF`. A row that sees nothing is zero, and its log-sum is near `FLOOR`. The weights are the
+    only large tensor that is kept for backward. 16-bit scores are summed in float32.
+    """
+    out, total = _Attention.apply(q, k, v, seen, own)  # type: ignore[no-untyped-call]
+    return out, total
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
+        if own is not None:
+            scores.masked_fill_(own, SELF)
+        weights = scores.masked_fill_(~seen, FLOOR).softmax(-1)
+        largest, most = scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True)
+        del scores
+        blind = largest < FLOOR / 2
+        out = (weights.to(v.dtype) @ v).masked_fill_(blind, 0.0)
+        ctx.save_for_backward(q, k, v, weights, out, blind, own)
+        return out, largest - most.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor, of_total: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, out, blind, own = ctx.saved_tensors
+        of_out = of_out.to(v.dtype).masked_fill(blind, 0.0)  # under autocast of another type
+        row = (of_out * out).sum(-1, keepdim=True, dtype=weights.dtype) - of_total.masked_fill(blind, 0.0)
+        of_v = weights.to(v.dtype).transpose(-1, -2) @ of_out
+        of_scores = (of_out @ v.transpose(-1, -2)).to(weights.dtype).sub_(row).mul_(weights).to(q.dtype)
+        if own is not None:
+            of_scores.masked_fill_(own, 0.0)
+        return of_scores @ k, of_scores.transpose(-1, -2) @ q, of_v, None, None

@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.buckets import tables_of
 from cab.ops.cache import Cache, appended
+from cab.ops.prefix import chunked
 from cab.ops.softmax import masked_softmax
 
 FLOOR = -1e30  # the logarithm of what is nothing: finite, since the difference of two infinities is not a number
@@ -25,7 +27,7 @@ def sinkhorn(scores: Tensor, rows: Tensor, columns: Tensor, iterations: int) -> 
 
 def blocks_of(t: Tensor, size: int) -> Tensor:
     """Cut t (batch, heads, n, features) into (batch, heads, blocks, size, features), zeros at the end."""
-    return torch.unflatten(F.pad(t, (0, 0, 0, -t.shape[2] % size)), 2, (-1, size))
+    return chunked(t, size)
 
 
 def means_so_far(t: Tensor, real: Tensor) -> Tensor:
@@ -82,9 +84,7 @@ def gathered(blocks: Tensor, index: Tensor, share: Tensor, nothing: Tensor) -> T
 
     Below 0 stands `nothing` (heads, 1, features). Returns (batch, heads, rows, picks * size, features).
     """
-    size, features = blocks.shape[3:]
-    at = index.clamp(min=0).flatten(2)[..., None, None].expand(-1, -1, -1, size, features)
-    found = torch.unflatten(blocks.gather(2, at), 2, index.shape[2:])
+    found = tables_of(blocks, index.clamp(min=0))
     found = torch.where(index[..., None, None] < 0, nothing.to(blocks.dtype)[:, None, None], found)
     return (found * share[..., None, None].to(blocks.dtype)).flatten(3, 4)
 

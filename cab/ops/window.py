@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.softmax import masked_softmax
+from cab.ops.prefix import chunked
+from cab.ops.softmax import masked_attention
 
 
 def banded_softmax(
@@ -23,16 +24,29 @@ def banded_softmax(
         seen = (ahead >= -before) & (ahead <= after)
         if key_mask is not None:
             seen = seen & key_mask[:, None, None, :]
-        return masked_softmax(q @ k.transpose(-1, -2), seen) @ v
+        return masked_attention(q, k, v, seen)[0]
     tail = -n % block
     edges = (before - past, tail + after)
-    k, v = (F.pad(t, (0, 0, *edges)).unfold(2, width, block) for t in (k, v))  # (batch, heads, blocks, size, width)
+    k, v = (_overlapping(t, edges, width, block) for t in (k, v))  # (batch, heads, blocks, width, size)
     real = torch.ones(1, m, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
     real = F.pad(real, edges, value=False).unfold(1, width, block)
     ahead = torch.arange(width, device=q.device) - torch.arange(block, device=q.device).unsqueeze(1)
     seen = real[:, None, :, None, :] & (ahead >= 0) & (ahead <= before + after)
-    weights = masked_softmax(torch.unflatten(F.pad(q, (0, 0, 0, tail)), 2, (-1, block)) @ k, seen)
-    return (weights @ v.transpose(-1, -2)).flatten(2, 3)[:, :, :n]
+    out = masked_attention(chunked(q, block), k, v, seen)[0]
+    return out.flatten(2, 3)[:, :, :n]
+
+
+def _overlapping(t: Tensor, edges: tuple[int, int], width: int, block: int) -> Tensor:
+    """Pad t and cut it into stretches of `width`, one each `block`: (batch, heads, blocks, width, size).
+
+    By slices of whole blocks, not `unfold`: their gradient is several times faster.
+    """
+    length, whole = sum(edges) + t.shape[2], -(-width // block)
+    blocks = (length - width) // block + 1
+    tail = edges[1] + (blocks + whole - 1) * block - length
+    own = torch.unflatten(F.pad(t, (0, 0, edges[0], tail)), 2, (-1, block))
+    parts = [own[:, :, i : i + blocks, : min(block, width - i * block)] for i in range(whole)]
+    return torch.cat(parts, 3)
 
 
 def dilated_softmax(

@@ -65,12 +65,21 @@ def _mechanisms(out: Console) -> None:
         facts, yes = card.facts, {True: "yes", False: ""}
         more = [yes["step" in card.methods], yes[bool(facts["exact"])], facts["cost"], facts["paper"]]
         rows.append((name, *grades(card).values(), *more, " ".join(card.backends[1:-1])))
+        below += [f"{name} refuses {', '.join(which)}: {why}" for why, which in reasons(facts["refuses"]).items()]
         below += [f"{name} is exempt from the law {law}: {why}" for law, why in facts["exempt"].items()]
     # plain columns: a rich table of 90 lines takes longer to lay out than everything else together
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     out.print("Mechanisms", style="bold")
     out.print("\n".join([*lines, *below, ""]), markup=False, highlight=False, soft_wrap=True)
+
+
+def reasons(refuses: dict[str, str]) -> dict[str, list[str]]:
+    """Return reason -> the patterns that are refused for it."""
+    found: dict[str, list[str]] = {}
+    for pattern, why in refuses.items():
+        found.setdefault(why, []).append(pattern)
+    return found
 
 
 def _tasks(out: Console) -> None:

@@ -1,0 +1,113 @@
+"""Our mechanisms beside independent implementations: time and peak memory, forward, and forward with backward.
+
+    .venv-parity/bin/python benchmarks/mechanisms.py [NAME ...] [--lengths 1024 4096] [--patterns NS CS] [--seconds 6]
+    .venv-parity-fla/bin/python benchmarks/mechanisms.py
+
+Batch 2, 4 heads of 64. Times are medians of runs of the two in turn, in one process with the allocator pinned; memory
+is the most bytes held at once, by the profiler's events, in a pass of its own. A ratio above 1 is in our favour. On a
+machine that others use, `--clock cpu --threads 1` counts the processor's time in place of the wall's.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from math import prod
+from statistics import median
+
+from cab import allocator
+
+PINNED = allocator.pin()  # before the first tensor
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from peers import Contest, contests  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from cab.meters.memory import peak_allocated  # noqa: E402
+
+LEAST, MOST = 3, 30  # runs of each
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+PASSES = ("forward", "forward_backward")
+
+
+def passes(call: Callable[[], Tensor], leaves: list[Tensor]) -> dict[str, Callable[[], object]]:
+    """Return one pass of each kind."""
+    with torch.no_grad():
+        weight = torch.randn_like(call())
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return call()
+
+    def forward_backward() -> object:
+        return torch.autograd.grad(call(), leaves, weight)
+
+    return {"forward": forward, "forward_backward": forward_backward}
+
+
+def alternated(
+    one: Callable[[], object], other: Callable[[], object], budget: float, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Return the median times of two calls that run in turn."""
+
+    def seconds(call: Callable[[], object]) -> float:
+        start = clock()
+        call()
+        return clock() - start
+
+    one(), other()
+    ours: list[float] = []
+    theirs: list[float] = []
+    end = time.perf_counter() + budget
+    while len(ours) < LEAST or (time.perf_counter() < end and len(ours) < MOST):
+        ours.append(seconds(one))
+        theirs.append(seconds(other))
+    return median(ours), median(theirs)
+
+
+def compare(contest: Contest, n: int, budget: float, clock: Callable[[], float]) -> list[float]:
+    """Print one line for each pass; return the ratios of the times."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # BigBird's
+    one, other, leaves = contest.sides(contest.pattern, n)
+    mine, theirs = passes(one, leaves), passes(other, leaves)
+    ratios = []
+    for name in PASSES:
+        times = alternated(mine[name], theirs[name], budget, clock)
+        peaks = peak_allocated(mine[name]), peak_allocated(theirs[name])
+        ratio, aim = times[1] / times[0], 0.97 if contest.same_kernel else 1.0
+        misses = [what for what, missed in (("slower", ratio < aim), ("more memory", peaks[0] > peaks[1])) if missed]
+        print(
+            f"{contest.mechanism:16} {contest.pattern} {n:6} {name:17} {times[0] * 1e3:9.1f} {times[1] * 1e3:9.1f} "
+            f"{ratio:7.2f}  {peaks[0] / 2**20:8.1f} {peaks[1] / 2**20:8.1f}  {contest.peer} {' and '.join(misses)}",
+            flush=True,
+        )
+        ratios.append(ratio)
+    return ratios
+
+
+def main() -> None:
+    """Print the table and the geometric mean of the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mechanisms", nargs="*", help="all by default")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 4096])
+    parser.add_argument("--patterns", nargs="+", default=[])
+    parser.add_argument("--seconds", type=float, default=6.0, help="for the runs of one pass; at least three of each")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    warnings.simplefilter("ignore")
+    print(f"{asked.threads} threads, allocator {'pinned' if PINNED else 'not pinned'}, torch {torch.__version__}")
+    print("mechanism        pattern  n pass                 ours ms theirs ms   ratio  ours MiB   theirs  peer")
+    ratios: list[float] = []
+    for contest in contests(asked.mechanisms, asked.patterns):
+        for n in asked.lengths:
+            ratios += compare(contest, n, asked.seconds, CLOCKS[asked.clock])
+    if ratios:
+        print(f"{len(ratios)} ratios, geometric mean {prod(ratios) ** (1 / len(ratios)):.2f}, least {min(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+"""Independent implementations beside ours: the same mechanism, sizes and weights where the two can share them.
+
+Each contest gives two functions of the same tensors. A peer that projects tokens itself gets tokens, and ours then gets
+its projections of them, so that both do the same work. `tests/parity` shows where results are equal; here, what cannot
+be (random hashes and directions, a causal form that keeps its promise) has the same sizes at least.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cab import Mechanism, Pattern, Slot, plugins
+from cab.layer import rotated
+
+BATCH, HEADS, DIM = 2, 4, 64
+WIDTH = HEADS * DIM
+Sides = tuple[Callable[[], Tensor], Callable[[], Tensor], list[Tensor]]  # ours, theirs, what gradients are taken of
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One mechanism in one pattern against one peer."""
+
+    mechanism: str
+    pattern: str
+    peer: str
+    module: str
+    sides: Callable[[str, int], Sides]
+    same_kernel: bool = False
+
+    def available(self) -> bool:
+        """Whether the peer is installed here."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(self.module)
+        except ImportError:
+            return False
+        return True
+
+
+CONTESTS: list[Contest] = []
+
+
+def contest(mechanism: str, patterns: str, peer: str, module: str, same_kernel: bool = False) -> Any:
+    """Register a function of pattern and length for each of `patterns`."""
+
+    def register(sides: Callable[[str, int], Sides]) -> Callable[[str, int], Sides]:
+        CONTESTS.extend(Contest(mechanism, pattern, peer, module, sides, same_kernel) for pattern in patterns.split())
+        return sides
+
+    return register
+
+
+def ours(name: str, pattern: str, n: int, **params: Any) -> Mechanism:
+    """Build our mechanism."""
+    slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n, width=WIDTH)
+    built: Mechanism = plugins.load("mechanism", name)(slot, **params)
+    return built.eval()
+
+
+def drawn(n: int, *, tokens: bool = False) -> list[Tensor]:
+    """Return q, k and v, or the layer's tokens."""
+    if tokens:
+        return [torch.randn(BATCH, n, WIDTH, requires_grad=True)]
+    return [torch.randn(BATCH, HEADS, n, DIM, requires_grad=True) for _ in range(3)]
+
+
+def apart(t: Tensor) -> Tensor:
+    """(batch, n, width) to (batch, heads, n, dim)."""
+    return t.unflatten(2, (HEADS, -1)).transpose(1, 2)
+
+
+def turned(t: Tensor) -> Tensor:
+    """Heads before tokens, or tokens before heads."""
+    return t.transpose(1, 2)
+
+
+def projected(mine: Mechanism, layers: list[nn.Module], tokens: Tensor, **inputs: Tensor) -> Any:
+    """Return ours on the peer's own projections of tokens."""
+    return lambda: mine(*(apart(layer(tokens)) for layer in layers), **inputs)
+
+
+# softmax and windows
+
+
+@contest("softmax", "NS CS", "torch SDPA", "torch", same_kernel=True)
+def _softmax(pattern: str, n: int) -> Sides:
+    mine, (q, k, v) = ours("softmax", pattern, n).use("sdpa"), drawn(n)
+    theirs = partial(F.scaled_dot_product_attention, is_causal=pattern == "CS")
+    return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
+
+
+@contest("local", "NS CS", "local-attention", "local_attention")
+def _local(pattern: str, n: int) -> Sides:
+    peer, causal = importlib.import_module("local_attention"), pattern == "CS"
+    theirs = peer.LocalAttention(
+        window_size=128,
+        causal=causal,
+        look_backward=1,
+        look_forward=0 if causal else 1,
+        exact_windowsize=True,
+        autopad=True,
+        use_rotary_pos_emb=False,
+    )
+    mine, (q, k, v) = ours("local", pattern, n, window=128), drawn(n)
+    return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
+
+
+@contest("longformer", "NS", "transformers", "transformers")
+def _longformer(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.longformer.modeling_longformer")
+    config = importlib.import_module("transformers").LongformerConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        attention_window=[512],
+        attention_probs_dropout_prob=0.0,
+        num_hidden_layers=1,
+    )
+    theirs, (x,) = peer.LongformerSelfAttention(config, 0).eval(), drawn(n, tokens=True)
+    mine = ours("longformer", pattern, n)
+    for own, other in ((mine.to_q, "query"), (mine.to_k, "key"), (mine.to_v, "value")):
+        own.load_state_dict(getattr(theirs, f"{other}_global").state_dict())
+    first = (torch.arange(n) < 1).expand(BATCH, -1)
+    options = {
+        "attention_mask": first.float(),
+        "is_index_masked": torch.zeros(BATCH, n, dtype=torch.bool),
+        "is_index_global_attn": first,
+        "is_global_attn": True,
+    }
+    layers = [theirs.query, theirs.key, theirs.value]
+    return projected(mine, layers, x, x=x, y=x), lambda: apart(theirs(x, **options)[0]), [x]
+
+
+@contest("bigbird", "NS", "transformers", "transformers")
+def _bigbird(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.big_bird.modeling_big_bird")
+    config = importlib.import_module("transformers").BigBirdConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        block_size=64,
+        num_random_blocks=3,
+        max_position_embeddings=n,
+        attention_probs_dropout_prob=0.0,
+    )
+    theirs, (x,) = peer.BigBirdBlockSparseAttention(config).train(), drawn(n, tokens=True)
+    mine = ours("bigbird", pattern, n)
+    blocked, band, from_mask, to_mask = peer.BigBirdModel.create_masks_for_block_sparse_attn(torch.ones(BATCH, n), 64)
+
+    def other() -> Tensor:
+        return apart(theirs(x, band, from_mask, to_mask, blocked, blocked)[0])
+
+    return projected(mine, [theirs.query, theirs.key, theirs.value], x), other, [x]
+
+
+# landmarks and projections
+
+
+@contest("nystrom", "NS", "nystrom-attention", "nystrom_attention")
+def _nystrom(pattern: str, n: int) -> Sides:
+    theirs = importlib.import_module("nystrom_attention").NystromAttention(
+        dim=WIDTH, dim_head=DIM, heads=HEADS, num_landmarks=64, residual_conv_kernel=65
+    )
+    theirs.eval().to_out = nn.Identity()
+    mine, (x,) = ours("nystrom", pattern, n), drawn(n, tokens=True)
+    return lambda: mine(*(apart(t) for t in theirs.to_qkv(x).chunk(3, dim=-1))), lambda: apart(theirs(x)), [x]
+
+
+@contest("nystrom", "NS", "transformers", "transformers")
+def _nystromformer(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.nystromformer.modeling_nystromformer")
+    config = importlib.import_module("transformers").NystromformerConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_landmarks=64,
+        segment_means_seq_len=n,
+        conv_kernel_size=65,
+        attention_probs_dropout_prob=0.0,
+    )
+    theirs, (x,) = peer.NystromformerSelfAttention(config).eval(), drawn(n, tokens=True)
+    layers = [theirs.query, theirs.key, theirs.value]
+    return projected(ours("nystrom", pattern, n), layers, x), lambda: apart(theirs(x)[0]), [x]
+
+
+@contest("linformer", "NS NC CC", "linformer", "linformer")
+def _linformer(pattern: str, n: int) -> Sides:
+    theirs: Any = importlib.import_module("linformer").LinformerSelfAttention(dim=WIDTH, seq_len=n, k=256, heads=HEADS)
+    theirs.eval().to_out = nn.Identity()
+    mine, x, y = ours("linformer", pattern, n), *(drawn(n, tokens=True)[0] for _ in "xy")
+    y = x if pattern == "NS" else y
+
+    def own() -> Tensor:
+        return mine(apart(theirs.to_q(x)), apart(theirs.to_k(y)), apart(theirs.to_v(y)))
+
+    return own, lambda: apart(theirs(x, None if pattern == "NS" else y)), [x]
+
+
+@contest("probsparse", "NS", "transformers", "transformers")
+def _probsparse(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.informer.modeling_informer")
+    causal = pattern == "CS"
+    theirs = peer.InformerProbSparseAttention(WIDTH, HEADS, is_decoder=causal, sampling_factor=5).eval()
+    theirs.out_proj = nn.Identity()
+    mine = ours("probsparse_leaky" if causal else "probsparse", pattern, n)
+    (x,) = drawn(n, tokens=True)
+    mask = torch.full((n, n), -1e9).triu(1).expand(BATCH, 1, n, n) if causal else None
+    layers = [theirs.q_proj, theirs.k_proj, theirs.v_proj]
+    return projected(mine, layers, x), lambda: apart(theirs(x, attention_mask=mask)[0]), [x]
+
+
+contest("probsparse_leaky", "CS", "transformers", "transformers")(_probsparse)
+
+
+# sorted and clustered
+
+
+@contest("reformer", "NS CS", "reformer-pytorch", "reformer_pytorch")
+def _reformer(pattern: str, n: int, name: str = "reformer") -> Sides:
+    peer = importlib.import_module("reformer_pytorch.reformer_pytorch")
+    theirs = peer.LSHAttention(bucket_size=64, n_hashes=4, causal=pattern == "CS", attend_across_buckets=True)
+    mine, (q, _, v) = ours(name, pattern, n), drawn(n)
+
+    def other() -> Tensor:
+        return theirs(q.flatten(0, 1), v.flatten(0, 1))[0].unflatten(0, (BATCH, HEADS))
+
+    return lambda: mine(q, v=v), other, [q, v]
+
+
+contest("reformer_leaky", "NS CS", "reformer-pytorch", "reformer_pytorch")(partial(_reformer, name="reformer_leaky"))
+
+
+@contest("routing", "NS CS NC", "routing-transformer", "routing_transformer")
+def _routing(pattern: str, n: int, name: str = "routing") -> Sides:
+    peer = importlib.import_module("routing_transformer.routing_transformer")
+    theirs = peer.KmeansAttention(
+        n // 128, 128, HEADS, DIM, causal=pattern == "CS", receives_context=pattern == "NC"
+    ).eval()
+    theirs.kmeans.means.copy_(F.normalize(torch.randn_like(theirs.kmeans.means), dim=-1))
+    theirs.kmeans.initted.fill_(True)
+    mine, (q, k, v) = ours(name, pattern, n), drawn(n)
+    return lambda: mine(q, k, v), lambda: theirs(q, k, v)[0], [q, k, v]
+
+
+contest("routing_leaky", "NS CS NC", "routing-transformer", "routing_transformer")(
+    partial(_routing, name="routing_leaky")
+)
+
+
+@contest("sinkhorn", "NS CS", "sinkhorn-transformer", "sinkhorn_transformer")
+def _sinkhorn(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("sinkhorn_transformer.sinkhorn_transformer")
+    if pattern == "CS":
+        theirs = peer.SinkhornCausalAttention(64, WIDTH, DIM, HEADS, n, n_top_buckets=2, temperature=0.75)
+    else:
+        theirs = peer.SinkhornAttention(64, WIDTH, DIM, HEADS, n, temperature=0.75, sinkhorn_iter=7)
+    theirs.eval()
+    mine, (q, k, v) = ours("sinkhorn", pattern, n), drawn(n)
+    return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
+
+
+# kernels
+
+
+def _performer_peer() -> Any:
+    return importlib.import_module("performer_pytorch.performer_pytorch")
+
+
+@contest("performer", "NS CS NC CC", "performer-pytorch", "performer_pytorch")
+def _performer(pattern: str, n: int) -> Sides:
+    peer, mine, (q, k, v) = _performer_peer(), ours("performer", pattern, n), drawn(n)
+    theirs = peer.FastAttention(DIM, 256)
+    theirs.projection_matrix.copy_(mine.directions)
+    if pattern == "CS":  # without its CUDA kernels
+        theirs.causal, theirs.causal_linear_fn = True, peer.causal_linear_attention_noncuda
+    return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
+
+
+@contest("efficient", "NS NC CC", "performer-pytorch", "performer_pytorch")
+def _efficient(pattern: str, n: int) -> Sides:
+    theirs = _performer_peer().FastAttention(DIM, no_projection=True)
+    mine, (q, k, v) = ours("efficient", pattern, n), drawn(n)
+    return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
+
+
+@contest("linear", "NS NC CC CS", "performer-pytorch", "performer_pytorch")
+def _linear(pattern: str, n: int) -> Sides:
+    peer, mine, (q, k, v) = _performer_peer(), ours("linear", pattern, n), drawn(n)
+    theirs = peer.causal_linear_attention_noncuda if pattern == "CS" else peer.linear_attention
+    return lambda: mine(q, k, v), lambda: theirs(F.elu(q) + 1, F.elu(k) + 1, v), [q, k, v]
+
+
+@contest("lightning", "CS", "transformers", "transformers")
+def _lightning(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.minimax.modeling_minimax")
+    config = importlib.import_module("transformers").MiniMaxConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=DIM,
+        num_hidden_layers=3,
+        block_size=256,
+        hidden_act="silu",
+        layer_types=["linear_attention"] * 3,
+    )
+    theirs, (x,) = peer.MiniMaxLightningAttention(config, 0).eval(), drawn(n, tokens=True)
+    slot = Slot(Pattern.CS, heads=HEADS, dim=DIM, max_len=n, width=WIDTH, layer=0, layers=3)
+    mine: Any = plugins.load("mechanism", "lightning")(slot).eval()
+    mine.gate[0].weight, mine.scale = theirs.output_gate.weight, theirs.norm.weight
+
+    def own() -> Tensor:
+        q, k, v = theirs.qkv_proj(x).unflatten(-1, (HEADS, 3 * DIM)).transpose(1, 2).split(DIM, -1)
+        return apart(theirs.out_proj(mine(q, k, v, x=x).transpose(1, 2).flatten(2)))
+
+    return own, lambda: apart(theirs(x, None, None)[0]), [x]
+
+
+# the plain functions of flash-linear-attention
+
+
+def fla(of: str, mechanism: str, **params: Any) -> Any:
+    """Register a contest against a function of fla.ops: `of` is its module and name."""
+    module, name = of.rsplit(".", 1)
+
+    def register(call: Callable[..., Tensor]) -> Any:
+        def sides(pattern: str, n: int) -> Sides:
+            function = getattr(importlib.import_module(module), name)
+            mine, (q, k, v), (y,) = ours(mechanism, pattern, n, **params), drawn(n), drawn(n, tokens=True)
+            inputs = {name: y for name in mine.inputs}
+            return lambda: mine(q, k, v, **inputs), lambda: call(function, mine, q, k, v, y), [q, k, v]
+
+        return contest(mechanism, "CS", f"fla {name}", module)(sides)
+
+    return register
+
+
+@fla("fla.ops.linear_attn.naive.naive_recurrent_linear_attn", "linear")
+def _recurrent(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    return turned(function(turned(F.elu(q) + 1), turned(F.elu(k) + 1), turned(v), normalize=True)[0])
+
+
+@fla("fla.ops.linear_attn.naive.naive_chunk_linear_attn", "linear")
+def _chunk(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    return turned(function(turned(F.elu(q) + 1), turned(F.elu(k) + 1), turned(v), normalize=True))
+
+
+@fla("fla.ops.based.naive.naive_parallel_based", "linear", features="taylor")
+def _based(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    return function(q[..., :16], k[..., :16], v)
+
+
+@fla("fla.ops.retention.naive.naive_retention", "retention", norm="none", gate=False)
+def _retention(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    return function(rotated(q, 1e4), rotated(k, 1e4), v)
+
+
+@fla("fla.ops.simple_gla.naive.naive_chunk_simple_gla", "lightning", norm="none", gate="none")
+def _simple(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    rate = torch.tensor([2.0 ** (-8 * (head + 1) / HEADS) for head in range(HEADS)])
+    gate = -rate.expand(BATCH, q.shape[2], HEADS)
+    return turned(function(*(turned(F.silu(t)) for t in (q, k, v)), gate, scale=1.0)[0])
+
+
+@fla("fla.ops.gla.naive.naive_recurrent_gla", "gla")
+def _gla(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    out = turned(function(*(turned(t) for t in (q, k, v, mine._gates(y, None)[0])))[0])
+    return F.rms_norm(out, (DIM,), mine.scale, 1e-5) * apart(F.silu(mine.gate(y)))
+
+
+@fla("fla.ops.abc.naive.naive_cumsum_abc", "abc")
+def _abc(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    return function(q, k, v, apart(mine.control(y)))[0]
+
+
+@fla("fla.ops.gsa.naive.naive_recurrent_gsa", "abc", gated=True)
+def _gsa(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    gate = turned(F.logsigmoid(apart(mine.control(y))) / 8)
+    return turned(function(turned(q), turned(k), turned(v), 1 - gate.exp(), gate)[0])
+
+
+def contests(mechanisms: list[str], patterns: list[str]) -> Iterator[Contest]:
+    """Yield those whose peer is installed, of the mechanisms and patterns asked for (all, where none is)."""
+    for each in CONTESTS:
+        wanted = (not mechanisms or each.mechanism in mechanisms) and (not patterns or each.pattern in patterns)
+        if wanted and each.available():
+            yield each

@@ -1,0 +1,105 @@
+"""How time and peak memory of the linear-cost mechanisms grow in n, and what causal forms cost beside noncausal ones.
+
+    python benchmarks/scaling.py [NAME ...] [--patterns NS CS] [--lengths 1024 2048 4096 8192 16384] [--clock cpu]
+
+One process with the allocator pinned, batch 1, 4 heads of 64, the defaults, forward with backward. Exponents
+are `cab.efficiency.growth`'s fits, of the least time of several rounds over all lengths and of peak memory. The aims:
+at most 1.15 in time and 1.1 in memory; causal at most twice noncausal at the longest length of both.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+from cab import allocator
+
+PINNED = allocator.pin()  # before the first tensor
+
+import torch  # noqa: E402
+
+from cab import Mechanism, Pattern, Slot, plugins  # noqa: E402
+from cab.draws import Draw  # noqa: E402
+from cab.efficiency.curves import Curve, Point  # noqa: E402
+from cab.efficiency.growth import declared_exponent, growth  # noqa: E402
+from cab.meters.memory import peak_allocated  # noqa: E402
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def declared(name: str, pattern: str) -> float | None:
+    """Return the exponent on a mechanism's card; one with a cost of its own in a pattern is `O(...), CS O(...)`."""
+    cost, *others = plugins.card("mechanism", name).facts["cost"].split(", ")
+    causal = Pattern.of(pattern).causal
+    for other in others:
+        which, _, own = other.partition(" ")
+        if which == pattern or (which == "causal" and causal):
+            cost = own
+    return declared_exponent(cost)
+
+
+def one_pass(name: str, pattern: str, n: int) -> Callable[[], object]:
+    """Return a forward with its backward."""
+    slot = Slot(Pattern.of(pattern), heads=4, dim=64, max_len=n)
+    torch.manual_seed(0)
+    mechanism: Mechanism = plugins.load("mechanism", name)(slot).eval()
+    given = Draw(0, torch.float32, torch.device("cpu")).heads(mechanism, 1, n, n)
+    leaves = [t.requires_grad_() for t in given.values() if t.is_floating_point()]
+    leaves += [p for p in mechanism.parameters()]
+
+    def call() -> object:
+        out = mechanism(**given)
+        return torch.autograd.grad(out.sum(), leaves, allow_unused=True) if out.requires_grad else out
+
+    return call
+
+
+def main() -> None:
+    """Print one line for each mechanism and pattern, and the ratios of causal to noncausal."""
+    names = plugins.names("mechanism")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mechanisms", nargs="*", default=[], help="those of linear cost by default")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 2048, 4096, 8192, 16384])
+    parser.add_argument("--patterns", nargs="+", default=list(Pattern.__members__))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    clock = CLOCKS[asked.clock]
+    print(f"{asked.threads} threads, {asked.clock} clock, allocator {'pinned' if PINNED else 'not pinned'}")
+    print("mechanism        pattern  time  memory   ms and MiB at each length")
+    for name in asked.mechanisms or names:
+        patterns = [p for p in asked.patterns if p in plugins.card("mechanism", name).facts["patterns"]]
+        longest: dict[str, float] = {}
+        for pattern in patterns:
+            if not asked.mechanisms and declared(name, pattern) != 1.0:
+                continue
+            calls = {n: one_pass(name, pattern, n) for n in asked.lengths}
+            times = dict.fromkeys(calls, float("inf"))
+            for turn in range(asked.rounds + 1):
+                for n, call in calls.items():
+                    start = clock()
+                    call()
+                    times[n] = min(times[n], clock() - start) if turn else times[n]  # the first is a warm-up
+            peaks = {n: peak_allocated(call) for n, call in calls.items()}
+            longest[pattern] = times[max(times)]
+            fits = [fitted(name, values) for values in (times, peaks)]
+            misses = [what for what, fit, aim in zip(("time", "memory"), fits, (1.15, 1.1), strict=True) if fit > aim]
+            cells = ", ".join(f"{times[n] * 1e3:.0f} {peaks[n] / 2**20:.0f}" for n in calls)
+            missed = f"  above the aim: {', '.join(misses)}" if misses else ""
+            print(f"{name:16} {pattern}      {fits[0]:5.2f}   {fits[1]:5.2f}   {cells}{missed}", flush=True)
+        for causal, plain in (("CS", "NS"), ("CC", "NC")):
+            if causal in longest and plain in longest:
+                print(f"{name:16} {causal}/{plain}   {longest[causal] / longest[plain]:5.2f}", flush=True)
+
+
+def fitted(name: str, values: dict[int, float]) -> float:
+    """Return the exponent."""
+    points = tuple(Point(n, value, value, value) for n, value in values.items())
+    found = growth(Curve(name, "{}", "eager", {}, points))
+    assert found is not None
+    return found.exponent
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`cab plot mask`: the map is the weights, or shows what moves what; picture and page; one sentence for an error."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from cab.cli import app
+from PIL import Image
+from typer.testing import CliRunner
+
+from cab import UsageError, plugins
+from cab.masks import Map, effective_map
+from cab.plan import plan
+
+
+def mapped(*overrides: str) -> Map:
+    case = plan(["task=speed", "seq_len=24", "heads=2", "dim=8", "meters=[flops]", *overrides]).cases[0]
+    return effective_map(case)
+
+
+def cab(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["plot", "mask", *arguments], prog_name="cab")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+def test_the_map_of_a_causal_window_is_its_softmax() -> None:
+    found = mapped("mechanism=local", "pattern=CS", "mechanism.window=3")
+    away = torch.arange(24)[:, None] - torch.arange(24)
+    assert found.linear
+    assert torch.equal(found.weights != 0, ((away >= 0) & (away <= 3)).expand(2, -1, -1))
+    torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 24, dtype=torch.float64))
+    assert found.ahead == 0
+    assert found.seen == pytest.approx((24 * 4 - 6) / 24**2)
+
+
+@pytest.mark.parametrize("pattern", ["NS", "CS", "NC", "CC"])
+def test_more_keys_than_channels_are_put_together(pattern: str) -> None:
+    found = mapped("mechanism=softmax", f"pattern={pattern}", "seq_len=11", "source_len=19")
+    assert found.weights.shape == (2, 11, 19 if pattern[1] == "C" else 11)
+    torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 11, dtype=torch.float64))
+
+
+def test_what_is_not_linear_in_v_is_drawn_by_its_jacobian() -> None:
+    found = mapped("mechanism=retention", "pattern=CS")
+    assert not found.linear
+    assert found.ahead == 0
+    assert (found.weights.tril() != 0).sum() == 2 * 24 * 25 // 2
+
+
+@pytest.mark.parametrize("name", [n for n, c in plugins.cards_of("mechanism").items() if "CS" in c.facts["patterns"]])
+def test_no_causal_mechanism_shows_a_key_after_the_query(name: str) -> None:
+    small = plugins.card("mechanism", name).facts["checks"][0]
+    found = mapped(f"mechanism={name}", "pattern=CS", *(f"mechanism.{key}={value}" for key, value in small.items()))
+    assert found.ahead == 0
+
+
+def test_a_picture_and_a_page_are_written(tmp_path: Path) -> None:
+    code, text = cab(
+        "mechanism=local,linformer", "pattern=CS", "seq_len=16", "mechanism.local.window=4", "--out", str(tmp_path)
+    )
+    assert code == 0, text
+    assert "left out: linformer does not support CS" in text
+    picture = Image.open(tmp_path / "mask-local-CS.png").convert("RGB")
+    top = 12 + 2 * 16 + 6
+    assert picture.getpixel((12 + 2, top + 2)) != (255, 255, 255)  # the first token sees itself
+    assert picture.getpixel((12 + 383, top + 2)) == (255, 255, 255)  # and not the last one
+    html = (tmp_path / "mask-local-CS.html").read_text()
+    assert "data:image/png;base64," in html
+    assert "http" not in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mechanism=locl"], "did you mean 'local'?"),
+        (["mechanism=reformer", "pattern=NC"], "reformer does not support NC"),
+        (["mechanism=local", "seq_len=4096"], "at most 1024"),
+        (["mechanism=local", "mechanism.window=0"], "window=0"),
+        (["pattern=CS"], "which mechanism?"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    code, text = cab(*arguments, "--out", str(tmp_path / "plots"))
+    assert code == 2
+    assert message in text
+    assert len(text.strip().splitlines()) == 1
+    assert not (tmp_path / "plots").exists()
+
+
+def test_lengths_beyond_the_limit_are_refused_before_anything_is_built() -> None:
+    with pytest.raises(UsageError, match="2000 queries"):
+        mapped("mechanism=softmax", "seq_len=2000")
