@@ -23,6 +23,8 @@ data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The tasks' data: what is there, and how to get it."
 )
 app.add_typer(data_app, name="data")
+plot_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pictures of what mechanisms do.")
+app.add_typer(plot_app, name="plot")
 
 Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
 Data = Annotated[Path, typer.Option(help="Where the tasks' data lie.", envvar="CAB_DATA")]
@@ -103,9 +105,19 @@ def report(
     ] = None,
 ) -> None:
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
+    from cab import peaks
     from cab.api import load
     from cab.records import Store, environments
-    from cab.report import print_report, print_winning, winning, write_csv, write_page, write_parquet
+    from cab.report import (
+        print_report,
+        print_utilisation,
+        print_winning,
+        utilisation,
+        winning,
+        write_csv,
+        write_page,
+        write_parquet,
+    )
     from cab.terminal.printing import console
 
     rows, folder = load(results), out or results / "report"
@@ -113,8 +125,10 @@ def report(
     places = environments(store)
     print_report(rows, places, console())
     print_winning(rows, console())
+    used = utilisation(rows, peaks.load(results))
+    print_utilisation(used, console())
     lengths, growths = winning(rows)
-    tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": growths}
+    tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": growths, "utilisation.csv": used}
     for name, frame in tables.items():
         write_csv(frame, folder / name)
     write_parquet(rows, folder / "results.parquet")
@@ -128,8 +142,16 @@ def report(
 @_answers
 def list_(
     what: Annotated[str, typer.Argument(help="mechanisms, tasks, meters or grids; all by default.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="With mechanisms: as docs/mechanisms.md.")] = False,
 ) -> None:
     """List mechanisms with what each can do, tasks, meters and grids."""
+    if markdown:
+        if what != "mechanisms":
+            raise UsageError("--markdown is of mechanisms: cab list mechanisms --markdown")
+        from cab.terminal.handbook import markdown as page
+
+        typer.echo(page(), nl=False)
+        return
     from cab.terminal.listing import print_list
     from cab.terminal.printing import console
 
@@ -165,6 +187,19 @@ def check(
     raise typer.Exit(check_and_print(plugins.names("mechanism") if every else names or [], console(), verbose))
 
 
+@plot_app.command("mask")
+@_answers
+def plot_mask(
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("results/plots"),
+) -> None:
+    """Draw what each query sees of each key, head by head, as PNG and HTML: mechanism=local pattern=CS seq_len=64."""
+    from cab.terminal.plotting import plot_masks
+    from cab.terminal.printing import console
+
+    plot_masks(overrides or [], out, console())
+
+
 @data_app.command("list")
 @_answers
 def data_list(data: Data = Path("data")) -> None:
@@ -175,27 +210,43 @@ def data_list(data: Data = Path("data")) -> None:
     print_sources(data, console())
 
 
-@data_app.command("get")
+@data_app.command("get", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 @_answers
 def data_get(
+    ctx: typer.Context,
     task: Annotated[str, typer.Argument(help="The task whose data to get.")],
     folder: Annotated[Path, typer.Option(help="Where to put them.", envvar="CAB_DATA")] = Path("data"),
 ) -> None:
-    """Download or generate a task's data: verified, and moved into place whole."""
+    """Download or generate a task's data: verified, and moved into place whole.
+
+    Some tasks take more: lra_pathfinder and lra_pathx --images 20000 --size 64 --difficulty easy;
+    lra_listops --layout release; lra_image --source fashion-mnist.
+    """
     from cab.terminal.datasets import get
     from cab.terminal.printing import console
 
-    get(task, folder, console())
+    get(task, folder, console(), ctx.args)
 
 
 @app.command()
 @_answers
-def doctor(results: Results = Path("results"), data: Data = Path("data")) -> None:
+def doctor(
+    results: Results = Path("results"),
+    data: Data = Path("data"),
+    peak: Annotated[
+        bool, typer.Option("--peak", help="Measure what a device can do at most, for the report's utilisation.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="With --peak: cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="With --peak: of the CPU; all cores by default.")] = None,
+) -> None:
     """Say what this machine is, and what would disturb or prevent a measurement."""
-    from cab.terminal.doctor import print_diagnosis
+    from cab.terminal.doctor import measure_peaks, print_diagnosis
     from cab.terminal.printing import console
 
-    print_diagnosis(results, data, console())
+    if peak:
+        measure_peaks(results, device, threads, console())
+    else:
+        print_diagnosis(results, data, console())
 
 
 def _version(asked: bool) -> None:

@@ -75,7 +75,7 @@ def merged(entry: dict[str, Any], item: Item, answer: Answer, details: dict[str,
     if answer.status == "ok":
         kept = {name: given[name] for name in item.metrics if name in given}
         entry["processes"].append({"metrics": kept, "details": details})
-        for extra in ("curve", "best_step", "floors"):
+        for extra in ("curve", "best_step", "stopped", "floors"):
             if extra in answer.value:
                 entry[extra] = answer.value[extra]
         if "source" in answer.value:
@@ -118,5 +118,5 @@ def _metric(
         "count": reading.count,
         "processes": reading.processes,
         "converged": reading.converged,
-        "stop_reason": reading.stop_reason,
+        "stop_reason": reading.stop_reason or entry.get("stopped", ""),
     }

@@ -65,7 +65,9 @@ def _of(
             continue
         left = item.processes - (len(entry["processes"]) if entry else 0)
         if item.trains:
-            total += CHILD + call * case.settings["training"]["steps"]
+            recipe = case.settings["training"]
+            before = (recipe.get("pretrain_steps") or recipe["steps"]) if recipe.get("pretrain") else 0
+            total += CHILD + call * (recipe["steps"] + before)
         elif item.meter == "latency":
             total += left * (CHILD + max(TIMED, CALLS * call))
         else:

@@ -5,7 +5,6 @@ mode misses kernels' workspaces (a quarter of SDPA's backward), and on meta tens
 never a result.
 """
 
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cab.cases import Case
 from cab.counting import count
 from cab.errors import Unsupported
+from cab.rates import matmul_rate
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -60,17 +60,6 @@ def forecast(case: Case, workload: Callable[[Case], Any]) -> dict[str, float]:
     return {"flops": flops, "bytes": float(allocations.peak)}
 
 
-def rate(threads: int) -> float:
-    """Measure this machine's FLOP/s in a product of matrices, for half a second."""
-    torch.set_num_threads(threads)
-    a, b = torch.randn(512, 512), torch.randn(512, 512)
-    calls, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.5:
-        a @ b
-        calls += 1
-    return calls * 2 * 512**3 / (time.perf_counter() - start)
-
-
 def forecasts(cases: list[Case], data: Path, threads: int, build: Callable[[Case, Path], Any]) -> dict[str, Any]:
     """Return case id -> FLOPs and bytes (or why there are none), and the machine's rate."""
     found: dict[str, Any] = {}
@@ -79,4 +68,5 @@ def forecasts(cases: list[Case], data: Path, threads: int, build: Callable[[Case
             found[case.id] = forecast(case, lambda case: build(case, data))
         except (Unsupported, NotImplementedError, RuntimeError, ValueError) as error:
             found[case.id] = {"reason": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"cases": found, "rate": rate(threads)}
+    torch.set_num_threads(threads)
+    return {"cases": found, "rate": matmul_rate(torch.float32, "cpu", sizes=(512,), seconds=0.5)}

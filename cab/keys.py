@@ -12,7 +12,9 @@ from cab.plugins import names
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
 PRECISIONS = ("auto", "bfloat16", "float32")
 OPTIMISERS = ("adamw",)
+PRETRAININGS = ("clm", "mlm")
 ENGINES = ("local",)  # cab.engines has one function for each
+TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.timers has them
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")
 _OPTIONAL_COUNTS = ("source_len", "kv_heads", "value_dim", "threads")
@@ -22,8 +24,9 @@ _CHOICES = {
     "pass": PASSES,
     "dtype": DTYPES,
     "engine": ENGINES,
+    "timer": TIMERS,
 }
-_TRAINING_CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimiser": OPTIMISERS}
+_TRAINING_CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimiser": OPTIMISERS, "pretrain": PRETRAININGS}
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}
 
@@ -44,6 +47,8 @@ def check_root(root: dict[str, Any]) -> None:
     _number("padding", root["padding"], 0, 1, below=True)
     _number("timeout", root["timeout"], 0, float("inf"), above=True)
     memory_bytes(root["memory_limit"])
+    if root["latency_limit"] is not None:
+        _number("latency_limit", root["latency_limit"], 0, float("inf"), above=True)
     meters = root["meters"]
     if not isinstance(meters, list) or not meters:
         raise UsageError(f"meters={meters}: give a list, as in meters=[latency,memory]. Accepted: {_list('meter')}")
@@ -65,15 +70,18 @@ def memory_bytes(text: Any) -> int | None:
 
 def _check_training(recipe: dict[str, Any]) -> None:
     for key, accepted in _TRAINING_CHOICES.items():
-        if recipe[key] not in accepted:
+        if recipe[key] not in accepted and not (key == "pretrain" and recipe[key] is None):
             raise unknown(f"training.{key}", str(recipe[key]), accepted)
-    for key in ("steps", "evaluate", "accumulate"):
-        _whole(f"training.{key}", recipe[key], least=1)
+    for key in ("steps", "evaluate", "accumulate", "devices", "patience", "validate", "test", "pretrain_steps"):
+        if key in ("steps", "accumulate", "devices") or recipe[key] is not None:
+            _whole(f"training.{key}", recipe[key], least=1)
     _whole("training.warmup", recipe["warmup"], least=0)
     _number("training.lr", recipe["lr"], 0, float("inf"), above=True)
     _number("training.weight_decay", recipe["weight_decay"], 0, float("inf"))
-    if recipe["clip"] is not None:
-        _number("training.clip", recipe["clip"], 0, float("inf"), above=True)
+    for key in ("clip", "pretrain_lr"):
+        if recipe[key] is not None:
+            _number(f"training.{key}", recipe[key], 0, float("inf"), above=True)
+    _number("training.pretrain_mask", recipe["pretrain_mask"], 0, 1, above=True, below=True)
 
 
 def _whole(key: str, value: Any, least: int) -> None:

@@ -20,7 +20,7 @@ from cab.folders import PACKAGE
 from cab.keys import memory_bytes
 
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
-_TRAINING_DEFAULTS = dict.fromkeys(("patience", "validate", "test"))
+_TRAINING_DEFAULTS = {"devices": 1, **dict.fromkeys(("patience", "validate", "test", "pretrain"))}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Item:
     source: str = ""  # fingerprint of mechanism and task
     refusal: tuple[str, str] | None = None  # a status and its reason, known before anything runs
     trains: bool = False
+    searches: bool = False
 
     @property
     def file(self) -> str:
@@ -93,7 +94,8 @@ def case_of(point: Point) -> Case:
         settings["training"] = {
             key: value
             for key, value in root["training"].items()
-            if key not in _TRAINING_DEFAULTS or value != _TRAINING_DEFAULTS[key]
+            if (key not in _TRAINING_DEFAULTS or value != _TRAINING_DEFAULTS[key])
+            and (not key.startswith("pretrain_") or root["training"]["pretrain"])
         }
     return Case(
         mechanism=point.mechanism.name,
@@ -126,14 +128,16 @@ def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) 
     found_data = data_of(tuple(point.task.facts["data"])) if case.level == "model" else ""
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
-        metrics = dict(meter.applies(case))
+        asked = {key: root[key] for key, usual in meter.asks.items() if root[key] != usual}
+        if "memory_limit" in asked:
+            asked["memory_limit"] = memory_bytes(asked["memory_limit"])
+        asked_case = replace(case, settings={**case.settings, **asked}) if asked else case
+        metrics = dict(meter.applies(asked_case))
         if name == "quality" and point.task.facts["trains"] and case.pass_ == "train":
             metrics = {k: (unit, higher) for k, (unit, higher) in point.task.facts["metrics"].items()}
         if not metrics:
             continue
         why = meter.unavailable(case.device)
-        asked = {key: root[key] for key, usual in meter.asks.items() if root[key] != usual}
-        asked_case = replace(case, settings={**case.settings, **asked}) if asked else case
         facts = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
         given = [name, meter.version, source, facts if meter.environment else None]
         key = digest([*given, found_data] if found_data else given)
@@ -154,6 +158,7 @@ def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) 
                 source=source,
                 refusal=refusal or (("unsupported", why) if why else None),
                 trains=name == "quality",
+                searches=meter.searches,
             )
         )
     return found
@@ -195,6 +200,9 @@ def _impossible(mechanism: Card, task: Card, case: Case) -> str | None:
         return f"{task.name} has no model: its levels are attend and layer"
     if case.pass_ == "train" and case.level != "model":
         return f"pass=train is of the level model, not {case.level}"
+    pretrain = case.settings.get("training", {}).get("pretrain")
+    if pretrain and case.pattern != {"mlm": "NS", "clm": "CS"}[pretrain]:
+        return f"training.pretrain={pretrain} is of {'NS' if pretrain == 'mlm' else 'CS'}, not {case.pattern}"
     if case.pass_ == "decode":
         if case.level != "attend":
             return f"pass=decode is of the level attend, not {case.level}"

@@ -54,6 +54,10 @@ class Store:
         """Return where the file of an item (`<case id>-<key>`) lies."""
         return self.folder / "cases" / file[:2] / f"{file}.json"
 
+    def checkpoint(self, file: str) -> Path:
+        """Return where an item's training keeps its state; the folder is its own, and goes when it has ended."""
+        return (self.folder / "checkpoints" / file / "training.safetensors").absolute()
+
     def read(self, file: str) -> dict[str, Any] | None:
         """Return an entry, or None where there is none (or only a damaged one, which is set aside)."""
         return self._load(self.path(file))

@@ -5,15 +5,17 @@ processes are spread over the block in rounds, so that a drift of the machine hi
 stored as they come, so a kill costs one child.
 """
 
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cab import environment, locks, verdicts
+from cab import environment, locks, plugins, verdicts
 from cab.cases import Case, digest
+from cab.contracts.meter import Meter
 from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
 from cab.plan import Item
@@ -128,6 +130,10 @@ class Supervisor:
             entry = merged(entry, item, answer, details)
             self.store.write(entry)
             over = finished(entry, item)
+            for note in answer.value.get("notes", ()):
+                self.report.note(f"{item.case.title}: {note}")
+            if item.trains and answer.status == "ok":
+                shutil.rmtree(self.store.checkpoint(item.file).parent, ignore_errors=True)
             if answer.status == "oom":
                 self._ran_out(item)
             # a failure ends the item: none of its other processes will run
@@ -150,14 +156,38 @@ class Supervisor:
         threads = case.settings.get("threads") or environment.usable_cores()
         job = {"kind": "train" if item.trains else "measure", "case": case.question(), "threads": threads}
         job |= {"data": str(self.options.data), "pinned": item.pinned, "meters": [i.meter for i in items]}
+        place = self.store.checkpoint(item.file)
+        if item.trains:  # what a child before this one, or a run, has come to
+            if self.options.force and item.file not in self._renewed:
+                shutil.rmtree(place.parent, ignore_errors=True)
+            job |= {"checkpoint": str(place)}
         what = f"{case.title}: {', '.join(i.meter for i in items)}"
         self.report.doing(what)
         timed = item.hosted and not item.trains
         with locks.device(case.device, timed, lambda: self.report.doing(f"waiting for the device: {what}")):
+            if item.searches:
+                return {item.meter: self._search(item, job, what)}
             answer = self._run(job, item.timeout, item.memory_limit, what)
+        if item.trains and answer.status != "ok" and place.exists():
+            answer = replace(
+                answer, reason=f"{answer.reason}; --retry {answer.status} goes on from its last checkpoint"
+            )
         if item.trains or answer.status != "ok":
             return {i.meter: answer for i in items}
         return {name: Answer.of(given) for name, given in answer.value["meters"].items()}
+
+    def _search(self, item: Item, job: dict[str, Any], what: str) -> Answer:
+        """Let a meter probe the cases of its choosing, each in a child of its own."""
+
+        def probe(case: Case, pinned: bool) -> tuple[str, str, Any]:
+            asked = {**job, "case": case.question(), "pinned": pinned}
+            answer = self._run(asked, item.timeout, item.memory_limit, f"{what}: n={case.n}")
+            answer = Answer.of(answer.value["meters"][item.meter]) if answer.status == "ok" else answer
+            return answer.status, answer.reason, answer.value
+
+        meter = plugins.load("meter", item.meter)()
+        assert isinstance(meter, Meter)
+        return Answer("ok", value=meter.search(item.case, probe))
 
     def _ran_out(self, item: Item) -> None:
         key = _but_lengths(item)

@@ -59,6 +59,12 @@ class Workload:
         decoder = getattr(self.run, "__self__", None)
         return decoder.calls if isinstance(decoder, Decoder) else 1
 
+    @property
+    def state(self) -> Any:
+        """What a mechanism keeps of the tokens that it has read; None where nothing is decoded."""
+        decoder = getattr(self.run, "__self__", None)
+        return decoder.state if isinstance(decoder, Decoder) else None
+
     def check(self) -> None:
         """Raise `Wrong` unless the mechanism computes what it defines, and the results on the real inputs are finite.
 

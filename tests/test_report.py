@@ -502,3 +502,14 @@ write_parquet(rows, folder / "again.parquet")
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100, capture_output=True)
+
+
+def test_published_numbers_stand_beside_a_board_and_are_not_ranked(tmp_path: Path) -> None:
+    measured = learned("softmax", (0.6, 0.5, 0.7))
+    assert [line.mechanism for line in board_of(measured).lines] == ["softmax"]
+    text = " ".join(printed(measured, width=200).split())
+    assert "published ceiling 65.9 % (linear), published floor 53.0 % (local)" in text and "not ranked" in text
+    assert "published" not in printed(learned("softmax", (0.6, 0.5, 0.7), task="mine"))
+    write_page(rows(measured), environments(), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<h2>Published</h2>" in page and page.count("<tr><td>LRA</td>") > 10

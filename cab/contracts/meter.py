@@ -3,7 +3,7 @@
 This file imports no torch; a meter imports what it measures with inside `measure`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +30,8 @@ class Meter:
     environment: ClassVar[bool] = False  # whether the host matters
     processes: ClassVar[int] = 1  # how many fresh processes one value takes
     pinned_allocator: ClassVar[bool] = False  # whether the child pins glibc's allocator first
+    searches: ClassVar[bool] = False  # whether it chooses the cases that are measured, by `search`
+    asks: ClassVar[dict[str, Any]] = {}  # root keys that are part of this meter's question -> their usual values
 
     def unavailable(self, device: str) -> str | None:
         """Say why this meter cannot measure on `device` here, or None."""
@@ -44,6 +46,14 @@ class Meter:
 
         Returns metric -> {"samples": [numbers], and what else says how they came about}, JSON-able; or, for a metric
         that cannot be had here while others can, {"status": one of `cab.cases.STATUSES`, "reason": why}.
+        """
+        raise NotImplementedError
+
+    def search(self, case: Any, probe: Callable[[Any, bool], tuple[str, str, Any]]) -> dict[str, dict[str, Any]]:
+        """Find by probing what `measure` would return; runs in the supervisor, for a meter that `searches`.
+
+        `probe(case, pinned)` measures a case in a child of its own, under the item's limits, and returns the status,
+        the reason, and what `measure` returned.
         """
         raise NotImplementedError
 

@@ -24,6 +24,7 @@ class Latency(Meter):
     environment = True
     processes = 5
     pinned_allocator = True
+    asks = {"timer": "own"}
 
     def unavailable(self, device: str) -> str | None:
         """Only the CPU and CUDA have a timer."""
@@ -33,8 +34,8 @@ class Latency(Meter):
         """Time the workload; a sample is the mean of `iterations` calls that follow one another."""
         from cab import timers
 
-        on_cuda = call.device.type == "cuda"
-        timing = timers.on_cuda(call.run, call.device) if on_cuda else timers.on_cpu(call.run)
+        timing = timers.TIMERS[case.settings.get("timer", "own")](call.run, call.device)
+        gpu = {"clocks": timing.clocks, "throttled": [sample / call.calls for sample in timing.throttled]}
         return {
             "latency": {
                 "samples": [sample / call.calls for sample in timing.samples],
@@ -42,6 +43,7 @@ class Latency(Meter):
                 "warm_up": timing.warm_up,
                 "steady": timing.steady,
                 "stop": timing.stop,
+                **{name: found for name, found in gpu.items() if found},
             }
         }
 
@@ -61,4 +63,6 @@ class Latency(Meter):
         reason = (
             f"±{width:.1%} {'within' if met else 'exceeds'} ±{WANTED:.0%}; processes stopped by: {rules or 'unknown'}"
         )
+        if apart := sum(len(process.get("throttled", ())) for process in processes):
+            reason += f"; {apart} samples at a throttled clock set apart"
         return Reading(value, low, high, count, len(medians), met, reason)

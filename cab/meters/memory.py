@@ -20,11 +20,14 @@ class Memory(Meter):
         "peak_allocated": ("bytes", False),
         "peak_resident": ("bytes", False),
         "peak_reserved": ("bytes", False),
+        "device_wide": ("bytes", False),
+        "decode_state": ("bytes", False),
     }
     method = (
         "peak_allocated: most bytes of tensors and workspaces held at once (CPU: the profiler's memory events, exact "
         "from run to run); peak_resident: growth of the process's resident set, reset before the pass (CPU); "
-        "peak_reserved: growth of what the caching allocator holds (CUDA)"
+        "peak_reserved: growth of what the caching allocator holds (CUDA); device_wide: growth of what is in use on "
+        "the whole device, by whomever (CUDA); decode_state: what is kept after n tokens (pass=decode)"
     )
     version = 1
     environment = True
@@ -34,24 +37,36 @@ class Memory(Meter):
         return None if device.split(":")[0] in ("cpu", "cuda") else f"memory on {device} is not measured"
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
-        """Resident memory is the CPU's, reserved memory the CUDA allocator's."""
-        other = "peak_resident" if case.device.startswith("cuda") else "peak_reserved"
-        return {name: about for name, about in self.metrics.items() if name != other}
+        """Resident memory is the CPU's, what is reserved and what the device holds is CUDA's; a state is decoding's."""
+        on_gpu = case.device.startswith("cuda")
+        others = {"peak_resident"} if on_gpu else {"peak_reserved", "device_wide"}
+        others |= set() if case.pass_ == "decode" else {"decode_state"}
+        return {name: about for name, about in self.metrics.items() if name not in others}
 
     def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Run once to let one-time buffers appear, then measure each metric in a pass of its own."""
         call.run()
         call.module.zero_grad()  # a training step leaves gradients: they are its own, not held before the next one
+        kept = {"decode_state": {"samples": [state_bytes(call.state)]}} if case.pass_ == "decode" else {}
         if call.device.type == "cuda":
-            return _on_cuda(call.run, call.device)
+            return {**kept, **_on_cuda(call.run, call.device)}
         resident = resident_growth(call.run)
         call.module.zero_grad()
-        return {"peak_allocated": {"samples": [peak_allocated(call.run)]}, "peak_resident": resident}
+        return {**kept, "peak_allocated": {"samples": [peak_allocated(call.run)]}, "peak_resident": resident}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
         """Take the largest: a peak that was seen once was needed."""
         samples = [float(s) for process in processes for s in process["samples"]]
         return Reading(max(samples), count=len(samples), processes=len(processes))
+
+
+def state_bytes(state: Any) -> int:
+    """Add up the tensors of a state, any nesting of them."""
+    if isinstance(state, dict):
+        return sum(map(state_bytes, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(state_bytes, state))
+    return int(getattr(state, "nbytes", 0))
 
 
 def peak_allocated(call: Callable[[], Any]) -> int:
@@ -103,10 +118,13 @@ def _on_cuda(call: Callable[[], Any], device: Any) -> dict[str, dict[str, Any]]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    free, _ = torch.cuda.mem_get_info(device)
     result = call()
     torch.cuda.synchronize(device)
+    left, _ = torch.cuda.mem_get_info(device)  # the caching allocator gives nothing back meanwhile, so this is the peak
     del result
     return {
         "peak_allocated": {"samples": [torch.cuda.max_memory_allocated(device) - allocated]},
         "peak_reserved": {"samples": [torch.cuda.max_memory_reserved(device) - reserved]},
+        "device_wide": {"samples": [free - left]},
     }

@@ -8,6 +8,7 @@ from cab.report.files import write_csv, write_parquet
 from cab.report.page import write_page
 from cab.report.ranking import leaderboard
 from cab.report.terminal import print_report
+from cab.report.utilisation import print_utilisation, utilisation
 from cab.report.winning import print_winning, winning
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Metric",
     "leaderboard",
     "print_report",
+    "print_utilisation",
     "print_winning",
+    "utilisation",
     "winning",
     "write_csv",
     "write_page",

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cab.report import notes
+from cab.report import notes, published
 from cab.report.board import Board
 from cab.report.files import write
 from cab.report.markup import table
@@ -30,7 +30,7 @@ def write_page(rows: "DataFrame", environments: "DataFrame", path: Path) -> None
     if not boards:
         body = [f"<p class='note'>{escape(notes.EMPTY)}</p>"]
     else:
-        body = [*_summary(rows), *_boards(boards), *_plot(boards), *winning_html(rows)]
+        body = [*_summary(rows), *_boards(boards), *_plot(boards), *winning_html(rows), *published.html(boards)]
         body += [*_statuses(rows), *_environments(environments)]
         body += ["<h2>Methods</h2><ul>", *(f"<li>{escape(m)}</li>" for m in notes.methods(boards)), "</ul>"]
     here = Path(__file__).parent
@@ -90,7 +90,7 @@ def _boards(boards: Sequence[Board]) -> Iterator[str]:
         yield f"<p class='quiet'>{escape(' · '.join(word for word in about if word))}</p>"
         yield from table(board)
         yield "<ul class='quiet'>"
-        yield from (f"<li>{escape(note)}</li>" for note in notes.legend([board]))
+        yield from (f"<li>{escape(note)}</li>" for note in [*notes.legend([board]), *published.lines(board)])
         yield "</ul></article>"
 
 

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cab.report import notes
+from cab.report import notes, published
 from cab.report.board import Board, Cell, Line, Metric
 from cab.report.questions import QUESTION, machine_names
 from cab.report.ranking import leaderboard
@@ -61,9 +61,12 @@ def print_report(rows: "DataFrame", environments: "DataFrame", console: "Console
         console.print(Text(f"\n{notes.title(*group)}", style="bold"))
         console.print(Text(" · ".join(word for word in about if word), style="dim"))
         _print_tables(group, console)
+        for line in published.lines(first):
+            console.print(Text(line, style="dim"))
     console.print()
     said = ["± the longer arm of the 95 % interval"]
     said += [line + "; the page says why" * line.startswith("†") for line in notes.legend(boards)]
+    said += [published.ABOUT] * any(published.of(board) for board in boards)
     said += notes.methods(boards)
     said += [f"machine: {machine}" for machine in dict.fromkeys(machine_names(environments).values())]
     said += ["asked for: " + ", ".join(f"{count} {status}" for status, (count, _) in notes.status_counts(rows).items())]

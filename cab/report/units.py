@@ -13,9 +13,9 @@ _SHOWN = {
     "fraction": ((0.01, "%"),),
 }
 # what another machine would measure differently
-OF_THE_HOST = ("seconds", "bytes", "joules", "watts")
+OF_THE_HOST = ("seconds", "bytes", "joules", "watts", "tokens", "instructions")
 # what is asked of any mechanism, whatever the task; other units belong to a task's own scores
-OF_THE_COST = ("FLOP", "seconds", "bytes", "joules", "watts", "parameters")
+OF_THE_COST = ("FLOP", "seconds", "bytes", "joules", "watts", "parameters", "FLOP/byte", "tokens", "instructions")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab import environment, plugins
+from cab import environment, locks, peaks, plugins
 from cab.errors import UsageError
 from cab.folders import PACKAGE, cache, runtime
+from cab.records import Store
+from cab.server import Server, describe
 from cab.terminal.printing import lines
 
+SECONDS = 300.0  # that measuring the peaks may take
 PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf", "typer", "rich", "plotly", "kaleido")
 
 
@@ -32,6 +35,20 @@ def print_diagnosis(results: Path, data: Path, out: Console) -> None:
     out.print(f"\n{'Warnings' if problems else 'No warnings.'}", style="bold")
     for problem in problems:
         out.print(f"- {escape(problem)}", highlight=False)
+
+
+def measure_peaks(results: Path, device: str, threads: int | None, out: Console) -> None:
+    """Measure the device's best rates in a child, alone on it, and keep them beside the results."""
+    store = Store(results).open_for_writing()
+    job = {"kind": "peak", "device": device, "threads": threads or environment.usable_cores()}
+    with Server() as server, locks.device(device, True, lambda: out.print(f"waiting for {device}")):
+        ending = server.run(job, SECONDS, None)
+    if ending.result is None or "ok" not in ending.result:
+        raise UsageError(ending.result["reason"] if ending.result else f"the child failed: {describe(ending)}")
+    # of the timing rows' environment, whose allocator is pinned
+    path = peaks.keep(store.folder, environment.identity(device, threads, pinned=True), ending.result["ok"])
+    shown = {f"product, {name}": f"{rate / 1e9:,.1f} GFLOP/s" for name, rate in ending.result["ok"]["matmul"].items()}
+    lines({**shown, "copy": f"{ending.result['ok']['copy'] / 1e9:,.1f} GB/s, read and written", "kept in": path}, out)
 
 
 def _state(folder: Path) -> str:

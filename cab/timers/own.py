@@ -1,15 +1,10 @@
-"""Timers: a call's duration, many times over, in one process. They import torch for CUDA alone.
-
-Both warm up until the call is steady, and stop by one rule: when the median of the samples is known well enough, or
-at a cap, and they say which.
-"""
+"""Our own timer: warm up until the call is steady, sample until the median is known. Imports no torch."""
 
 import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import repeat
 from math import ceil
 from statistics import median
@@ -33,49 +28,19 @@ class Timing:
     iterations: int = 1  # calls that one sample is the mean of
     warm_up: int = 0  # calls
     steady: bool = False  # whether the warm-up ended because the call was
-    stop: str = ""  # precision, samples or time
+    stop: str = ""  # precision, samples or time; of another timer, its name
+    clocks: list[float] = field(default_factory=list)  # of a GPU, in MHz: the lowest and the highest seen
+    throttled: list[float] = field(default_factory=list)  # samples set apart, taken at a lower clock than the others
 
 
 def on_cpu(call: Callable[[], Any], clock: Callable[[], int] = time.perf_counter_ns) -> Timing:
     """Time `call` by the wall clock (in nanoseconds), with the garbage collector at rest."""
     timing = Timing()
     with collector_at_rest():
-        durations = _warm(timing, lambda: _sample(call, 1, clock))
+        durations = warm(timing, lambda: _sample(call, 1, clock))
         timing.iterations = max(1, ceil(SAMPLE / max(median(durations[-WINDOW:]), 1e-9)))
-        while not _enough(timing):
+        while not enough(timing):
             timing.samples.append(_sample(call, timing.iterations, clock))
-    return timing
-
-
-def on_cuda(call: Callable[[], Any], device: Any) -> Timing:
-    """Time `call` on the GPU by events, each call with a cold second-level cache.
-
-    Filling a buffer twice the cache's size before each call evicts what the last one left, and gives the CPU time to
-    queue the call behind it, so that the events enclose the kernels and not the wait for them.
-    """
-    import torch
-
-    flush, event = _twice_the_cache(device), partial(torch.cuda.Event, enable_timing=True)
-
-    def samples(count: int) -> list[float]:
-        pairs = []
-        for _ in range(count):
-            start, end = event(), event()
-            flush.zero_()
-            start.record()
-            call()
-            end.record()
-            pairs.append((start, end))
-        torch.cuda.synchronize(device)
-        return [start.elapsed_time(end) / 1e3 for start, end in pairs]
-
-    timing = Timing()
-    torch.cuda.synchronize(device)
-    durations = _warm(timing, lambda: samples(1)[0])
-    # one wait for several calls, but none for long ones
-    group = max(1, min(10, int(SAMPLE * 5 / max(median(durations[-WINDOW:]), 1e-9))))
-    while not _enough(timing):
-        timing.samples += samples(group)
     return timing
 
 
@@ -91,7 +56,7 @@ def collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _warm(timing: Timing, sample: Callable[[], float]) -> list[float]:
+def warm(timing: Timing, sample: Callable[[], float]) -> list[float]:
     """Call until the durations are steady and `WARM_UP` has passed; return them."""
     durations: list[float] = []
     least, most = WARM_UP
@@ -106,29 +71,22 @@ def _warm(timing: Timing, sample: Callable[[], float]) -> list[float]:
             return durations
 
 
-def _sample(call: Callable[[], Any], iterations: int, clock: Callable[[], int]) -> float:
-    start = clock()
-    for _ in repeat(None, iterations):
-        call()
-    return (clock() - start) / iterations / 1e9
-
-
-def _enough(timing: Timing) -> bool:
+def enough(timing: Timing) -> bool:
     """Whether the samples suffice; notes the rule that says so."""
     count = len(timing.samples)
-    spent = sum(timing.samples) * timing.iterations
+    spent = (sum(timing.samples) + sum(timing.throttled)) * timing.iterations
     least, most, slow = BUDGET
     if spent >= least and half_width_of_median(timing.samples) <= PRECISION:
         timing.stop = "precision"
-    elif count >= MOST:
+    elif count + len(timing.throttled) >= MOST:
         timing.stop = "samples"
     elif count and (spent >= slow or (count >= FEWEST and spent >= most)):
         timing.stop = "time"
     return bool(timing.stop)
 
 
-def _twice_the_cache(device: Any) -> Any:
-    import torch
-
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return torch.empty(2 * cache, dtype=torch.int8, device=device)
+def _sample(call: Callable[[], Any], iterations: int, clock: Callable[[], int]) -> float:
+    start = clock()
+    for _ in repeat(None, iterations):
+        call()
+    return (clock() - start) / iterations / 1e9

@@ -1,0 +1,46 @@
+"""The grid of 160 cases: how long it takes, and how narrow its latency intervals are.
+
+    python benchmarks/grid160.py [--quick]
+
+Five mechanisms x four patterns x four lengths (256 to 2,048) x two passes, each with latency, memory and FLOPs, through
+`cab run` into an empty store; the laws have been checked before. It must end within 6 minutes, with an interval of at
+most +-5 % on at least 80 % of the latency rows. `--quick`: two lengths, one pass, two mechanisms, and no verdict.
+"""
+
+import sys
+import tempfile
+import time
+
+import cab
+
+MECHANISMS = ("softmax", "linear", "abc", "performer", "local")
+
+
+def overrides(quick: bool) -> list[str]:
+    """Return the grid's keys."""
+    mechanisms = MECHANISMS[:2] if quick else MECHANISMS
+    lengths, passes = ("256,512", "forward") if quick else ("256,512,1024,2048", "forward,forward_backward")
+    return [f"mechanism={','.join(mechanisms)}", "task=speed", "pattern=NS,CS,NC,CC", f"seq_len={lengths}",
+            f"pass={passes}"]  # fmt: skip
+
+
+def main(quick: bool) -> int:
+    """Check the laws, run, and print minutes and the share of narrow intervals; return 1 where an aim is missed."""
+    asked = overrides(quick)
+    with tempfile.TemporaryDirectory() as folder:
+        cab.run([*asked, "meters=[parameters]"], results=f"{folder}/laws", progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        rows = cab.run([*asked, "meters=[latency,memory,flops]"], results=folder, progress=False)
+        minutes = (time.perf_counter() - start) / 60
+    latency = rows[rows["metric"] == "latency"]
+    timed = latency[latency["status"] == "ok"]
+    narrow, widths = float(timed["converged"].mean()), (timed["ci_high"] / timed["ci_low"]) ** 0.5 - 1
+    print(f"{len(latency)} cases, {len(timed)} timed: {minutes:.1f} minutes (aim: 6 for 160)")
+    print(f"statuses: {rows['status'].value_counts().to_dict()}")
+    print(f"within +-5 %: {narrow:.0%} of the latency rows (aim: 80 %); median +-{widths.median():.1%}")
+    return int(not quick and (minutes > 6 or narrow < 0.8 or len(latency) != 160 or len(timed) != 160))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--quick" in sys.argv[1:]))

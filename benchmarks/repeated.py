@@ -1,0 +1,59 @@
+"""Processes of the latency meter, as a run makes them, for `coverage.py` and `aa.py`. Not a benchmark itself."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from cab import locks, plugins
+from cab.cases import Case
+from cab.contracts.meter import Reading
+from cab.plan import plan
+from cab.server import Server
+
+LATENCY = plugins.load("meter", "latency")()
+
+
+def cases(count: int) -> list[Case]:
+    """Return up to 20 cases: two mechanisms and two backends, patterns, passes and lengths, one thread."""
+    common = ["task=speed", "threads=1", "batch=1", "meters=[latency]"]
+    found = [
+        item.case
+        for how, n, pass_ in product(
+            (
+                "mechanism=softmax pattern=NS,CS",
+                "mechanism=softmax backend=sdpa pattern=NS",
+                "mechanism=linear pattern=NS,CC",
+            ),
+            (128, 512),
+            ("forward", "forward_backward"),
+        )
+        for item in plan([*how.split(), f"seq_len={n}", f"pass={pass_}", *common]).items
+    ]
+    return found[:count]
+
+
+@contextmanager
+def measuring() -> Iterator[Server]:
+    """Hold the device alone, with a fork server."""
+    with Server() as server, locks.device("cpu", True):
+        yield server
+
+
+def process(server: Server, case: Case) -> dict[str, Any]:
+    """Time a case in one fresh process."""
+    job = {"kind": "measure", "case": case.question(), "threads": 1, "data": str(Path("data").absolute())}
+    ending = server.run({**job, "pinned": True, "meters": ["latency"]}, 600.0, None)
+    if not ending.result or "ok" not in ending.result or "ok" not in ending.result["ok"]["meters"]["latency"]:
+        raise SystemExit(f"{case.title}: {ending.result or ending.output}")
+    return ending.result["ok"]["meters"]["latency"]["ok"]["latency"]
+
+
+def run(server: Server, of: Sequence[Case]) -> list[Reading]:
+    """Time every case as `cab run` does: its processes in rounds over all cases."""
+    taken: list[list[dict[str, Any]]] = [[] for _ in of]
+    for _ in range(LATENCY.processes):
+        for case, processes in zip(of, taken, strict=True):
+            processes.append(process(server, case))
+    return [LATENCY.reduce("latency", processes) for processes in taken]

@@ -1,0 +1,34 @@
+"""What machines can do at most, as `cab doctor --peak` measured it: one file an environment, beside the results."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from cab import environment
+from cab.folders import write_whole
+
+
+def keep(results: Path, identity: dict[str, Any], measured: dict[str, Any]) -> Path:
+    """Keep the rates of an environment, the one of its timing rows; returns the file."""
+    name = environment.environment_id(identity)
+    path = results / "peaks" / f"{name}.json"
+    facts = {
+        "environment_id": name,
+        "environment": identity,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_whole(path, json.dumps({**facts, **measured}))
+    return path
+
+
+def load(results: Path) -> dict[str, dict[str, Any]]:
+    """Return environment id -> rates and when they were measured; what cannot be read is left out."""
+    found = {}
+    for path in sorted((results / "peaks").glob("*.json")):
+        try:
+            kept = json.loads(path.read_bytes())
+            found[str(kept["environment_id"])] = {key: kept[key] for key in ("time", "matmul", "copy")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found

@@ -1,0 +1,88 @@
+"""What a machine can do at most, and how much of it a timing used."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from cab.cli import app
+from typer.testing import CliRunner
+
+from cab import environment, peaks
+from cab.rates import copy_rate, matmul_rate
+from cab.records import COLUMNS
+from cab.report import print_utilisation, utilisation
+from cab.terminal.printing import console
+
+FACTS: dict[str, Any] = {"host": "here", "device": "cpu", "threads": 1}
+HERE = environment.environment_id(FACTS)
+
+
+def rows(**values: float) -> pd.DataFrame:
+    common = dict.fromkeys(COLUMNS, None)
+    common |= {"status": "ok", "case_id": "c", "environment_id": HERE, "dtype": "float32", "mechanism": "softmax"}
+    common |= {
+        "n": 8,
+        "m": 8,
+        "pattern": "CS",
+        "pass": "forward",
+        "params": "{}",
+        "backend": "eager",
+        "level": "attend",
+    }
+    common |= {"task": "speed"}
+    return pd.DataFrame([{**common, "metric": name, "value": value} for name, value in values.items()])
+
+
+def test_peaks_are_kept_for_their_environment_and_read_back(tmp_path: Path) -> None:
+    assert peaks.load(tmp_path) == {}
+    path = peaks.keep(tmp_path, FACTS, {"matmul": {"float32": 100.0}, "copy": 10.0})
+    (path.parent / "half.json").write_text('{"environment_id": "x", ')
+    found = peaks.load(tmp_path)
+    assert (
+        list(found) == [HERE] and found[HERE]["matmul"] == {"float32": 100.0} and found[HERE]["time"].startswith("20")
+    )
+
+
+def test_utilisation_is_of_the_needed_operations_and_the_roofline_of_what_takes_longer() -> None:
+    peak = {HERE: {"matmul": {"float32": 100.0}, "copy": 10.0, "time": "2026"}}
+    (line,) = utilisation(rows(latency=2.0, flops_needed=50.0, flops_counted=90.0, bytes_needed=4.0), peak).to_dict(
+        "records"
+    )
+    assert (line["utilisation"], line["roofline"], line["bound"], line["rate"]) == (0.25, 0.25, "compute", 25.0)
+    (line,) = utilisation(rows(latency=2.0, flops_counted=50.0, bytes_needed=10.0), peak).to_dict("records")
+    assert (line["utilisation"], line["roofline"], line["bound"]) == (0.25, 0.5, "memory")
+    assert line["peak_time"] == "2026"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"environment_id": "elsewhere"}, {"dtype": "bfloat16"}, {"status": "oom"}], ids=lambda c: next(iter(c))
+)
+def test_without_a_peak_of_the_same_environment_and_dtype_there_is_no_utilisation(changes: dict[str, str]) -> None:
+    peak = {HERE: {"matmul": {"float32": 100.0}, "copy": 10.0, "time": "2026"}}
+    found = utilisation(rows(latency=2.0, flops_needed=50.0, bytes_needed=4.0).assign(**changes), peak)
+    assert not len(found)
+    print_utilisation(found, console())
+
+
+def test_the_longest_length_of_each_curve_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    peak = {HERE: {"matmul": {"float32": 1e9}, "copy": 1e9, "time": "2026-11-25"}}
+    short, long = (
+        rows(latency=1.0, flops_needed=5e8, bytes_needed=4.0),
+        rows(latency=1.0, flops_needed=25e7, bytes_needed=4.0),
+    )
+    table = utilisation(pd.concat([short, long.assign(n=16, case_id="d")]), peak)
+    print_utilisation(table, console())
+    shown = capsys.readouterr().out
+    assert len(table) == 2 and "25.0%" in shown and "50.0%" not in shown and "measured 2026-11-25" in shown
+
+
+def test_rates_are_of_the_fastest_call() -> None:
+    assert 1e7 < matmul_rate(torch.float32, "cpu", sizes=(64, 128), seconds=0.01) < 1e13
+    assert 1e6 < copy_rate("cpu", size=1 << 20, seconds=0.01) < 1e13
+
+
+def test_a_device_that_is_not_there_has_no_peak(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--peak", "--device", "cuda:7", "--results", str(tmp_path)])
+    assert done.exit_code == 2 and "Available: cpu" in done.output and peaks.load(tmp_path) == {}
