@@ -7,6 +7,7 @@ stored as they come, so a kill costs one child.
 
 import shutil
 import time
+import traceback
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -187,7 +188,10 @@ class Supervisor:
 
         meter = plugins.load("meter", item.meter)()
         assert isinstance(meter, Meter)
-        return Answer("ok", value=meter.search(item.case, probe))
+        try:
+            return Answer("ok", value=meter.search(item.case, probe))
+        except Exception as error:  # a plug-in's: it costs its own metrics only
+            return Answer("error", f"{type(error).__name__}: {error}", output=traceback.format_exc())
 
     def _ran_out(self, item: Item) -> None:
         key = _but_lengths(item)

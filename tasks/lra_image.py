@@ -42,7 +42,7 @@ class LraImage(PixelClassification):
 
     classes = 10
     tokens = 1024
-    data = ("cifar-10-batches-bin", "cifar-10-batches-py", "fashion-mnist")
+    data = ("cifar-10-batches-bin", "fashion-mnist")
 
     def source(self, folder: Path) -> Source | Missing:
         """Take CIFAR-10 in `folder`, else Fashion-MNIST there."""

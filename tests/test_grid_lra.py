@@ -19,5 +19,6 @@ def test_every_mechanism_of_the_pattern_meets_every_task(tmp_path: Path) -> None
     for item in items:
         training = item.case.settings["training"]
         assert (training["steps"] > 3) == (item.case.mechanism in TRAINED) and item.case.scale == "quick"
+        assert (item.case.backend == "sdpa") == (item.case.mechanism == "softmax")
         if item.case.mechanism not in TRAINED:
             assert training["test"] == training["validate"] == 4

@@ -1,8 +1,7 @@
-"""LRA Image: CIFAR-10's two layouts, Fashion-MNIST's files, grey pixels, splits, floors and scales."""
+"""LRA Image: CIFAR-10's batches, Fashion-MNIST's files, grey pixels, splits, floors and scales."""
 
 import gzip
 import hashlib
-import pickle
 import struct
 import tarfile
 from pathlib import Path
@@ -35,21 +34,15 @@ def names() -> list[str]:
     return [*cifar10.BATCHES["train"], *cifar10.BATCHES["test"]]
 
 
-@pytest.fixture(params=["bin", "py"])
-def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
     """Six batches of twenty images, as the release has six of ten thousand."""
-    folder = tmp_path / f"cifar-10-batches-{request.param}"
+    folder = tmp_path / cifar10.TREE
     folder.mkdir()
     for i, name in enumerate(names()):
         part = slice(i * SIZE, (i + 1) * SIZE)
-        images, labels = COLOURS[part].reshape(SIZE, -1), LABELS[part]
-        if request.param == "bin":
-            rows = np.concatenate([labels[:, None].astype(np.uint8), images], 1)
-            (folder / f"{name}.bin").write_bytes(rows.tobytes())
-        else:
-            content = pickle.dumps({b"data": images, b"labels": labels.tolist(), b"batch_label": b"x"}, protocol=2)
-            # the release was pickled when numpy called it so
-            (folder / name).write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+        rows = np.concatenate([LABELS[part, None].astype(np.uint8), COLOURS[part].reshape(SIZE, -1)], 1)
+        (folder / name).write_bytes(rows.tobytes())
     return folder
 
 
@@ -63,7 +56,7 @@ def found(folder: Path, **changes: Any) -> tuple[Any, Source]:
 # CIFAR-10.
 
 
-def test_both_layouts_give_the_same_grey_images_in_the_order_of_the_batches(tree: Path) -> None:
+def test_images_come_out_grey_in_the_order_of_the_batches(tree: Path) -> None:
     task, source = found(tree.parent)
     assert source.name == "CIFAR-10" and source.comparable
     assert source.counts == {"train": 90, "validation": 10, "test": 20}
@@ -103,27 +96,18 @@ def test_a_damaged_batch_is_named(tree: Path, damage: str) -> None:
         LraImage(seq_len=1024).source(tree.parent)
 
 
-def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> Any:
-            return print, ("run",)
-
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for name in names():
-        (folder / name).write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(UsageError, match="data_batch_1 is not a batch of CIFAR-10"):
+def test_the_pickled_release_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(UsageError, match="as pickles, which can run anything and are not read.*brings the binary"):
         LraImage(seq_len=1024).source(tmp_path)
 
 
 def archived(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the tree into an archive of the released name, whose hash is then the known one."""
-    name = cifar10.ARCHIVES[tree.name][0]
-    file = tree.parent / name
+    file = tree.parent / cifar10.ARCHIVE
     with tarfile.open(file, "w:gz") as tar:
         tar.add(tree, tree.name)
-    digest = hashlib.md5(file.read_bytes()).hexdigest()
-    monkeypatch.setitem(cifar10.ARCHIVES, tree.name, (name, f"md5:{digest}"))
+    monkeypatch.setattr(cifar10, "HASH", f"md5:{hashlib.md5(file.read_bytes()).hexdigest()}")
     tree.rename(tree.parent / "elsewhere")
     return file
 

@@ -1,11 +1,10 @@
-"""CIFAR-10 (Krizhevsky, 2009) as released: `cifar-10-batches-py` (pickles) or `cifar-10-batches-bin`, six batches.
+"""CIFAR-10 (Krizhevsky, 2009) as released for C programs: six binary batches in `cifar-10-batches-bin`.
 
-Images come out grey, as Long Range Arena makes them.
+Images come out grey, as Long Range Arena makes them. The release for Python is pickled, and what is pickled can run
+anything: it is not read.
 """
 
 import hashlib
-import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +16,53 @@ from cab.errors import UsageError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 URL = "https://www.cs.toronto.edu/~kriz/"
-# folder -> the archive that it comes in, and its hash
-ARCHIVES = {
-    "cifar-10-batches-bin": ("cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),
-    "cifar-10-batches-py": ("cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a"),
-}
-BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+ARCHIVE = "cifar-10-binary.tar.gz"
+HASH = "md5:c32a1d4ab5d03f1284b67883e8d87530"
+TREE, PICKLED = "cifar-10-batches-bin", "cifar-10-batches-py"
+BATCHES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 SIZE = 10_000  # images in a batch
 PIXELS = 32 * 32
-# what the release's pickles are made of, by the names of 2009
-_PICKLED = {
-    ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"): ("numpy", "ndarray"),
-    ("numpy", "dtype"): ("numpy", "dtype"),
-    ("_codecs", "encode"): ("_codecs", "encode"),
-}
 
 
 def fetch(folder: Path, command: str) -> None:
-    """Bring a tree into `folder`: from an archive that lies there, else downloaded. `command` is what a user types."""
+    """Bring the tree into `folder`: from an archive that lies there, else downloaded. `command` is what users type."""
     with alone(folder):
-        if find(folder, command, begun=False) is not None:
+        if (folder / TREE).exists():
+            _complete(folder / TREE, command)
             return
-        there = [tree for tree, (archive, _) in ARCHIVES.items() if (folder / archive).is_file()]
-        tree = (there or list(ARCHIVES))[0]
-        archive, known_hash = ARCHIVES[tree]
-        if there and _hash(folder / archive) != known_hash:
+        file = folder / ARCHIVE
+        if file.is_file() and _hash(file) != HASH:
             raise UsageError(
-                f"{folder / archive} is truncated or damaged: its hash is {_hash(folder / archive)}, not {known_hash}. "
+                f"{file} is truncated or damaged: its hash is {_hash(file)}, not {HASH}. "
                 f"Delete it, and run `{command}` to download it."
             )
-        file = download(URL + archive, known_hash, folder)
-        with placed(folder / tree) as beside:
-            unpack(file, beside, lambda name: name.removeprefix(f"{tree}/") if name.startswith(f"{tree}/") else None)
+        file = download(URL + ARCHIVE, HASH, folder)
+        with placed(folder / TREE) as beside:
+            unpack(file, beside, lambda name: name.removeprefix(f"{TREE}/") if name.startswith(f"{TREE}/") else None)
             _complete(beside, command)
 
 
-def find(folder: Path, command: str, begun: bool = True) -> Path | None:
+def find(folder: Path, command: str) -> Path | None:
     """Return the tree in `folder`, or None; `UsageError` where batches are missing or a download was only begun."""
-    for tree in ARCHIVES:
-        if (folder / tree).exists():
-            _complete(folder / tree, command)
-            return folder / tree
-    for archive, _ in ARCHIVES.values():
-        left = unfinished(folder, archive)
-        if left is None and (folder / archive).exists():
-            left = f"{folder / archive}, not yet unpacked"
-        if begun and left:
-            raise UsageError(
-                f"{folder} has {left}. Run `{command}` to finish, or delete the file to do without CIFAR-10."
-            )
+    if (folder / TREE).exists():
+        _complete(folder / TREE, command)
+        return folder / TREE
+    left = unfinished(folder, ARCHIVE)
+    if left is None and (folder / ARCHIVE).exists():
+        left = f"{folder / ARCHIVE}, not yet unpacked"
+    if left:
+        raise UsageError(f"{folder} has {left}. Run `{command}` to finish, or delete the file to do without CIFAR-10.")
+    if (folder / PICKLED).exists():
+        raise UsageError(
+            f"{folder / PICKLED} is CIFAR-10 as pickles, which can run anything and are not read. `{command}` brings "
+            f"the binary release ({TREE}); move the other away to do without CIFAR-10."
+        )
     return None
 
 
 def read(tree: Path, part: str) -> tuple[Array, Array]:
     """Read "train" or "test" in the order of the batches: grey pixels (images, 1024) and labels (images,)."""
-    images, labels = zip(*(_batch(tree, name) for name in BATCHES[part]), strict=True)
+    images, labels = zip(*(_batch(tree / name) for name in BATCHES[part]), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -83,43 +73,20 @@ def grey(images: Array) -> Array:
     return found.astype(np.uint8)
 
 
-def _batch(tree: Path, name: str) -> tuple[Array, Array]:
-    binary = tree.name.endswith("bin")
-    file = tree / (f"{name}.bin" if binary else name)
-    try:
-        raw = file.read_bytes()
-        if binary:
-            table = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * PIXELS)
-            images, labels = table[:, 1:], table[:, 0]
-        else:
-            content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
-            images, labels = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
-        if images.shape != (SIZE, 3 * PIXELS) or images.dtype != np.uint8 or labels.shape != (SIZE,):
-            raise ValueError
-        if labels.min() < 0 or labels.max() > 9:
-            raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, IndexError, pickle.UnpicklingError):
+def _batch(file: Path) -> tuple[Array, Array]:
+    """Read a batch: of each image one byte of label, then its red, green and blue pixels."""
+    raw = file.read_bytes()
+    if len(raw) != SIZE * (1 + 3 * PIXELS) or max(raw[:: 1 + 3 * PIXELS]) > 9:
         raise UsageError(
             f"{file} is not a batch of CIFAR-10: {SIZE:,} colour images of 32 x 32 and their labels. It is truncated "
             "or damaged: bring it again."
-        ) from None
-    return grey(images.reshape(-1, 3, PIXELS)), labels.astype(np.int64)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads arrays, and runs nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return super().find_class(*_PICKLED[module, name])
+        )
+    table = np.frombuffer(raw, np.uint8).reshape(SIZE, 1 + 3 * PIXELS)
+    return grey(table[:, 1:].reshape(SIZE, 3, PIXELS)), table[:, 0].astype(np.int64)
 
 
 def _complete(tree: Path, command: str) -> None:
-    suffix = ".bin" if any(tree.glob("*.bin")) else ""
-    missing = [
-        f"{name}{suffix}" for names in BATCHES.values() for name in names if not (tree / f"{name}{suffix}").is_file()
-    ]
+    missing = [name for names in BATCHES.values() for name in names if not (tree / name).is_file()]
     if missing:
         raise UsageError(f"{tree} lacks {', '.join(missing)}. Complete it, or move it away and run `{command}`.")
 

@@ -58,8 +58,10 @@ def get(name: str, folder: Path, out: Console, options: Sequence[str] = ()) -> N
     source = task.source(folder)
     if isinstance(source, Missing):
         raise UsageError(f"the data of '{name}' are still missing after fetching; run: {source.run}")
-    more = " is what a run now reads" if chosen else ""
-    out.print(f"{escape(name)}: {escape(source.name)}{more} in {folder}", highlight=False)
+    if chosen:
+        out.print(f"{escape(name)}: got into {folder}; at its usual settings a run reads: {escape(source.name)}")
+    else:
+        out.print(f"{escape(name)}: {escape(source.name)} in {folder}", highlight=False)
 
 
 def _keywords(task: str, fetch: Any, options: Sequence[str]) -> Iterator[tuple[str, Any]]:
