@@ -64,17 +64,15 @@ class Plan:
 
 def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     """Plan what `cab run` is asked; `UsageError` where nothing of it can be measured. `data`: the tasks' folder."""
-    found: dict[str, list[Item]] = {}
+    found: dict[str, Item] = {}
     expanded = points(list(overrides))
     _check_backends(expanded)
     data_of = cache(partial(fingerprint.of_data, data))
     for point in expanded:
-        case = case_of(point)
-        if case.id not in found:  # points that come out identical are one case
-            found[case.id] = _items(point, case, data_of)
+        for item in _items(point, case_of(point), data_of):
+            found.setdefault(item.file, item)  # points that come out identical are one case
     cards.keep()
-    cases = list(found.values())
-    items = [item for of_case in cases for item in of_case]
+    items = list(found.values())
     if not items:
         meters = ", ".join(expanded[0].root["meters"])
         raise UsageError(f"no metric of meters=[{meters}] applies to what was asked")

@@ -103,5 +103,11 @@ def test_a_timer_is_part_of_latencys_question_where_it_is_not_the_usual_one() ->
     other = {item.meter: item.case for item in plan([*common, "timer=torch"]).items}
     assert usual["latency"].settings == {} and other["latency"].settings == {"timer": "torch"}
     assert usual["memory"].id == other["memory"].id and usual["latency"].id != other["latency"].id
+    both = plan([*common, "timer=own,torch"]).items
+    assert [(item.meter, item.case.settings.get("timer")) for item in both] == [
+        ("latency", None),
+        ("memory", None),
+        ("latency", "torch"),
+    ]
     with pytest.raises(UsageError, match="timer.*nvbench"):
         plan([*common, "timer=watch"])

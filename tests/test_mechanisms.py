@@ -100,10 +100,10 @@ def test_local_needs_the_pairs_in_its_window(pattern: str, window: int) -> None:
 def test_softmax_needs_half_in_causal_self_and_linear_each_token_once_for_the_state_and_once_for_reading() -> None:
     assert build("softmax", "CS").flops_needed(10, 10) == 2 * 2 * 8 * 55
     assert build("softmax", "CC").flops_needed(10, 20) == 2 * 2 * 8 * 200
-    assert (
-        build("linear", "CS").flops_needed(10, 10) == build("linear", "NS").flops_needed(10, 10) == 2 * 2 * 20 * 4 * 5
-    )
-    assert build("linear", "CC").flops_needed(10, 20) == 2 * 2 * 30 * 4 * 5
+    # features 4, values 4: every token enters or reads the state, every query its normaliser
+    for pattern in ("CS", "NS"):
+        assert build("linear", pattern).flops_needed(10, 10) == 2 * 2 * 4 * (20 * 4 + 10)
+    assert build("linear", "CC").flops_needed(10, 20) == 2 * 2 * 4 * (30 * 4 + 10)
 
 
 def test_agents_need_two_scores_and_two_sums_a_token_and_the_convolution() -> None:

@@ -30,7 +30,7 @@ def segment_means(t: Tensor, mask: Tensor | None, segments: int) -> tuple[Tensor
     index = place[:, None, :, None].expand(-1, heads, -1, size)
     wide = torch.promote_types(t.dtype, torch.float32)  # 16-bit sums of many tokens would stop growing
     total = torch.zeros(batch, heads, segments + 1, size, dtype=wide, device=t.device)
-    total = total.scatter_add(2, index, t.masked_fill(~mask[:, None, :, None], 0.0).to(wide))[:, :, :-1]
+    total = total.scatter_add(2, index, t.to(wide))[:, :, :-1]  # masked tokens are in the last, which goes
     count = torch.zeros(batch, segments + 1, dtype=wide, device=t.device)
     count = count.scatter_add(1, place, torch.ones_like(place, dtype=wide))[:, :-1]
     return (total / count.clamp(min=1)[:, None, :, None]).to(t.dtype), count > 0

@@ -28,7 +28,7 @@ def masked_softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
         return scores.softmax(-1)
     # a finite fill: minus infinity in a whole row gives NaN, and its gradient poisons every parameter
     weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
-    return weights.masked_fill(~seen, 0.0)
+    return weights * seen.any(-1, keepdim=True).to(weights.dtype)  # what is hidden among seen keys is exactly zero
 
 
 def repeat_heads(t: Tensor, heads: int) -> Tensor:
