@@ -98,7 +98,7 @@ def test_a_run_ends_with_a_table_and_a_report_with_files(elsewhere: Path) -> Non
     code, output = cab("report")
     assert code == 0 and "linear" in output
     report = elsewhere / "results" / "report"
-    files = ["efficiency.csv", "growth.csv", "index.html", "results.csv", "results.parquet"]
+    files = ["efficiency.csv", "growth.csv", "index.html", "results.csv", "results.parquet", "utilisation.csv"]
     assert sorted(path.name for path in report.iterdir()) == files
     code, output = cab("run", *grid, "--dry-run")
     assert code == 0 and "measurements done already: 8" in output
