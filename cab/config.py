@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import entry_points
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def options(group: str) -> list[str]:
 def folders() -> list[Path]:
     """Return conf/, and the folders of installed packages that add to it (entry points `cab.configs`)."""
     found = [beside("conf")]
-    for point in entry_points(group="cab.configs"):
+    for point in plugins.installed("cab.configs"):
         place = plugins.source_of(point)
         found.append(place.parent if place.suffix else place)
     return found

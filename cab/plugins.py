@@ -10,7 +10,7 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,21 @@ def _places(kind: str) -> dict[str, list[_Place]]:
         if not path.stem.startswith("_"):
             module = f"{_IMPORTABLE[kind]}.{path.stem}"
             found.setdefault(path.stem, []).append(_Place(path, None, module, str(path)))
-    for point in entry_points(group=f"cab.{kind}s"):
+    for point in installed(f"cab.{kind}s"):
         place = _Place(source_of(point), point.attr, point.module, f"{point.value} (an installed package)")
         found.setdefault(point.name, []).append(place)
     return found
+
+
+def installed(group: str) -> EntryPoints:
+    """Return what installed packages bring into a group."""
+    found: EntryPoints = _entry_points().select(group=group)
+    return found
+
+
+@lru_cache
+def _entry_points() -> Any:
+    return entry_points()  # of every group, since each call reads the files of all packages
 
 
 def source_of(point: EntryPoint) -> Path:

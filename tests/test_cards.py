@@ -132,11 +132,16 @@ def test_an_installed_package_brings_plugins_without_being_imported(
         "[cab.mechanisms]\npluggy = their_package.attention:Pluggy\nsoftmax = their_package.attention:Pluggy\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._places.cache_clear()
+
+    def forget() -> None:
+        plugins._entry_points.cache_clear()
+        plugins._places.cache_clear()
+
+    forget()
     try:
         assert plugins.card("mechanism", "pluggy").class_name == "Pluggy"
         assert "their_package" not in sys.modules
         with pytest.raises(UsageError, match="two plug-ins are called mechanism 'softmax': .* and their_package"):
             plugins.card("mechanism", "softmax")
     finally:
-        plugins._places.cache_clear()
+        forget()

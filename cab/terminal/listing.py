@@ -1,10 +1,10 @@
 """`cab list` and `cab show`: what plug-ins there are and what each is, from their cards alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from cab import cards, plugins
 from cab.cards import Card
@@ -67,10 +67,14 @@ def _mechanisms(out: Console) -> None:
         rows.append((name, *grades(card).values(), *more, " ".join(card.backends[1:-1])))
         below += [f"{name} refuses {', '.join(which)}: {why}" for why, which in reasons(facts["refuses"]).items()]
         below += [f"{name} is exempt from the law {law}: {why}" for law, why in facts["exempt"].items()]
-    # plain columns: a rich table of 90 lines takes longer to lay out than everything else together
+    _print_columns("Mechanisms", rows, below, out)
+
+
+def _print_columns(title: str, rows: Sequence[tuple[str, ...]], below: list[str], out: Console) -> None:
+    """Print plain columns: a rich table of 90 lines takes longer to lay out than everything else together."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    out.print("Mechanisms", style="bold")
+    out.print(title, style="bold")
     out.print("\n".join([*lines, *below, ""]), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -83,34 +87,29 @@ def reasons(refuses: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _tasks(out: Console) -> None:
-    table = Table(title="Tasks", title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for column in ("name", "slots", "metrics", "what it is"):
-        table.add_column(column, overflow="fold")
+    rows, below = [("name", "slots", "metrics", "what it is")], []
     for name, card in plugins.cards_of("task").items():
         if isinstance(card, UsageError):
-            table.add_row(escape(name), "", "", escape(f"unavailable: {card}"))
+            below.append(f"{name} is unavailable: {card}")
             continue
-        cells = (name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), card.headline)
-        table.add_row(*map(escape, cells))
-    out.print(table)
-    out.print()
+        rows.append((name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), card.headline))
+    _print_columns("Tasks", rows, below, out)
 
 
 def _meters(out: Console, alone: bool = False) -> None:
-    table = Table(title="Meters", title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for column in ("name", "metrics", "processes", "method", *["here, on the CPU"] * alone):
-        table.add_column(column, overflow="fold")
+    """Print the meters; `alone`, each with its method and whether it can measure here."""
+    rows, below = [("name", "processes", "metrics")], []
     for name, card in plugins.cards_of("meter").items():
         if isinstance(card, UsageError):
-            table.add_row(escape(name), "", "", "", escape(f"unavailable: {card}"))
+            below.append(f"{name} is unavailable: {card}")
             continue
         metrics = ", ".join(f"{m} ({unit})" for m, (unit, _) in card.facts["metrics"].items()) or "the task's"
-        cells = [name, metrics, str(card.facts["processes"]), card.facts["method"]]
+        rows.append((name, str(card.facts["processes"]), metrics))
         if alone:  # a meter must be imported to be asked, which takes longer than the rest of the list
-            cells.append(plugins.load("meter", name)().unavailable("cpu") or "available")
-        table.add_row(*map(escape, cells))
-    out.print(table)
-    out.print()
+            here = plugins.load("meter", name)().unavailable("cpu")
+            below += ["", f"{name}, on this CPU: {f'unavailable: {here}' if here else 'available'}"]
+            below.append(f"  {card.facts['method']}")
+    _print_columns("Meters", rows, below if alone else [*below, "their methods: cab list meters"], out)
 
 
 def _grids(out: Console) -> None:
