@@ -35,8 +35,15 @@ def of_data(folder: Path, names: tuple[str, ...]) -> str:
     for name in names:
         for inside, _, found in os.walk(folder / name):
             within = inside.removeprefix(str(folder))
-            files += [f"{within}/{file} {os.stat(os.path.join(inside, file)).st_size}" for file in found]
+            files += [f"{within}/{file} {_size(os.path.join(inside, file))}" for file in found]
     return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:16] if files else ""
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a link to nothing: who reads it will say so
+        return -1
 
 
 @cache
