@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-IMAGES = 2_000
+SMALL, LARGE = 20_000, 2_000  # images
 ARRAYS = "from cab.data import listops; listops.generate(0, 0, 100_000, listops.Recipe())"
 
 
@@ -23,8 +23,8 @@ def main() -> None:
     for name, command, count, limit in (
         ("ListOps, token arrays", [sys.executable, "-c", ARRAYS], 1, "4 s"),
         ("ListOps, the release's files", [cab, "data", "get", "lra_listops", "--layout", "release"], 1, "8 s"),
-        (f"Pathfinder-32, {IMAGES:,} files", _images(cab, "lra_pathfinder", 32), IMAGES, "1 ms an image"),
-        (f"Path-X, {IMAGES:,} files", _images(cab, "lra_pathx", 128), IMAGES, "12 ms an image"),
+        (f"Pathfinder-32, {SMALL:,} files", _images(cab, "lra_pathfinder", 32, SMALL), SMALL, "1 ms an image"),
+        (f"Path-X, {LARGE:,} files", _images(cab, "lra_pathx", 128, LARGE), LARGE, "12 ms an image"),
     ):
         for _ in range(2):
             with tempfile.TemporaryDirectory() as folder:
@@ -36,8 +36,8 @@ def main() -> None:
         print(f"{name}: {wall:.1f} s, {spent:.1f} CPU s{each} (at most {limit})")
 
 
-def _images(cab: str, task: str, size: int) -> list[str]:
-    return [cab, "data", "get", task, "--folder", ".", "--images", str(IMAGES), "--size", str(size)]
+def _images(cab: str, task: str, size: int, count: int) -> list[str]:
+    return [cab, "data", "get", task, "--folder", ".", "--images", str(count), "--size", str(size)]
 
 
 if __name__ == "__main__":
