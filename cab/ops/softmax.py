@@ -26,9 +26,26 @@ def masked_softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
     """Softmax over the last axis of `scores` where `seen`; a row that sees nothing is zero, with zero gradient."""
     if seen is None:
         return scores.softmax(-1)
-    # a finite fill: minus infinity in a whole row gives NaN, and its gradient poisons every parameter
-    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
-    return weights * seen.any(-1, keepdim=True).to(weights.dtype)  # what is hidden among seen keys is exactly zero
+    weights: Tensor = _MaskedSoftmax.apply(scores, seen)  # type: ignore[no-untyped-call]
+    return weights
+
+
+class _MaskedSoftmax(torch.autograd.Function):
+    """Keeps the weights alone for backward: what is hidden has weight zero, and so no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, seen: Tensor) -> Tensor:
+        # a finite fill: minus infinity in a whole row gives NaN; what is hidden among seen keys is exactly zero
+        weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
+        weights.mul_(seen.any(-1, keepdim=True))
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_weights: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        return torch._softmax_backward_data(of_weights, weights, -1, weights.dtype), None
 
 
 def repeat_heads(t: Tensor, heads: int) -> Tensor:
