@@ -45,11 +45,15 @@ class Linear(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
-        q, k = self.of_query(q), self._features(k, key_mask)
         if self.slot.pattern is Pattern.CS:
-            return normalised(causal_linear(q, k, F.pad(v, (0, 1), value=1.0), self.chunk))
-        total = q @ k.sum(2).unsqueeze(-1)
-        return (q @ (k.transpose(-1, -2) @ v)) / total.where(total > 0, 1.0)
+            v = F.pad(v, (0, 1), value=1.0)
+            return normalised(causal_linear(self.of_query(q), self._features(k, key_mask), v, self.chunk))
+        k = self._features(k, key_mask)
+        state, total = k.transpose(-1, -2) @ v, k.sum(2).unsqueeze(-1)
+        del k  # the queries' features take its room
+        q = self.of_query(q)
+        total = q @ total
+        return (q @ state) * total.where(total > 0, 1.0).reciprocal()
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None

@@ -54,15 +54,14 @@ class Performer(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
-        (k, with_ones), a = self._summands(k, v, key_mask), self._mapped(q)
+        if self.slot.pattern is not Pattern.CS:
+            return self._read(q, self.init_state(k, v, key_mask))
+        v, dtype = self._values(v, key_mask), v.dtype
         if self.kernel == "relu":
-            running_sum = self.slot.pattern is Pattern.CS
-            out = causal_linear(a, k, with_ones, self.chunk) if running_sum else a @ (k.transpose(-1, -2) @ with_ones)
-        elif self.slot.pattern is Pattern.CS:
-            out, _ = running(a, k, with_ones, self.chunk, nothing(self.count, with_ones))
+            out = causal_linear(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
         else:
-            out = read(a, summed(k, with_ones))
-        return normalised(out).to(v.dtype)
+            out, _ = running(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
+        return normalised(out).to(dtype)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -98,7 +97,7 @@ class Performer(Mechanism):
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source, or over nothing."""
-        k, v = self._summands(k, v, key_mask)
+        k, v = self._keys(k, key_mask), self._values(v, key_mask)
         if self.kernel == "relu":
             return k.transpose(-1, -2) @ v
         return summed(k, v) if k.shape[2] else nothing(self.count, v)
@@ -107,11 +106,9 @@ class Performer(Mechanism):
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Read the sums, and among the new tokens (CS) those up to each one."""
-        a = self._mapped(q)
         if k is None or v is None:
-            out = a @ state if self.kernel == "relu" else read(a, Sums(*state))
-            return normalised(out).to(q.dtype), state
-        k, v = self._summands(k, v, key_mask)
+            return self._read(q, state), state
+        a, k, v = self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask)
         if self.kernel == "relu":
             out, state = a @ state + causal_linear(a, k, v, self.chunk), appended(state, k, v)
         else:
@@ -127,11 +124,18 @@ class Performer(Mechanism):
             return products.relu() + ABOVE
         return products - x.square().sum(-1, keepdim=True) / 2
 
-    def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the keys' features or logarithms and v with a column of ones, without what is masked."""
+    def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return the keys' features or logarithms, without what is masked."""
         k = self._mapped(k)
-        v = F.pad(v.to(k.dtype), (0, 1), value=1.0)
-        if key_mask is None:
-            return k, v
-        masked = ~key_mask[:, None, :, None]
-        return k.masked_fill(masked, 0.0 if self.kernel == "relu" else FLOOR), v.masked_fill(masked, 0.0)
+        nothing = 0.0 if self.kernel == "relu" else FLOOR
+        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], nothing)
+
+    def _values(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return v with a column of ones, in the type of the keys' features and without what is masked."""
+        v = F.pad(v if self.kernel == "relu" else v.to(torch.promote_types(v.dtype, torch.float32)), (0, 1), value=1.0)
+        return v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
+
+    def _read(self, q: Tensor, state: Any) -> Tensor:
+        """Let the queries read what was summed."""
+        out = self._mapped(q) @ state if self.kernel == "relu" else read(self._mapped(q), Sums(*state))
+        return normalised(out).to(q.dtype)

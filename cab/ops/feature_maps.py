@@ -3,12 +3,29 @@
 A weight is phi(q) . phi(k). Every map here gives weights that are never negative, so that they can be normalised.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # map -> its size where none is given: taylor, the channels that are multiplied; dpfp, nu; t2r, the features
 SIZES: dict[str, int | None] = {"elu": None, "relu": None, "taylor": 16, "hedgehog": None, "dpfp": 1, "t2r": 32}
+
+
+class _EluPlusOne(torch.autograd.Function):
+    """elu(x) + 1 in one tensor, which tells its own slope: 1 where it is above 1, else itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = F.elu(x).add_(1)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, of_out: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        return out.clamp(max=1).mul_(of_out)
 
 
 class FeatureMap(nn.Module):
@@ -58,7 +75,8 @@ class FeatureMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map every token for itself."""
         if self.name == "elu":
-            return F.elu(x) + 1
+            out: Tensor = _EluPlusOne.apply(x)  # type: ignore[no-untyped-call]
+            return out
         if self.name == "relu":
             return x.relu()
         if self.name == "taylor":

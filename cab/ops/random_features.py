@@ -33,9 +33,9 @@ def orthogonal(count: int, dim: int) -> Tensor:
 
 
 def summed(scores: Tensor, v: Tensor) -> Sums:
-    """Sum over all keys: scores (batch, heads, m, features), v (batch, heads, m, size + 1)."""
+    """Sum over all keys: scores (batch, heads, m, features), overwritten, and v (batch, heads, m, size + 1)."""
     largest = scores.detach().amax(2)
-    return Sums(largest, (scores - largest.unsqueeze(2)).exp().transpose(-1, -2) @ v)
+    return Sums(largest, scores.sub_(largest.unsqueeze(2)).exp_().transpose(-1, -2) @ v)
 
 
 def nothing(features: int, v: Tensor) -> Sums:
@@ -45,12 +45,11 @@ def nothing(features: int, v: Tensor) -> Sums:
 
 
 def read(scores: Tensor, sums: Sums) -> Tensor:
-    """Read the sums with each query's features; every row times a constant of its own."""
-    scores = scores + sums.largest.unsqueeze(2)
-    return (scores - scores.detach().amax(-1, keepdim=True)).exp() @ sums.total
+    """Read the sums with each query's features, overwritten; every row times a constant of its own."""
+    return _safe_exp(scores.add_(sums.largest.unsqueeze(2))) @ sums.total
 
 
-def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums) -> tuple[Tensor, Sums]:
+def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums | None = None) -> tuple[Tensor, Sums]:
     """Return sum over j <= i and features f of exp(a_if + b_jf) v_j, each row times a constant, and the sums after.
 
     a and b are (batch, heads, n, features). What is taken out of a key's scores is the largest of its chunk and all
@@ -59,16 +58,22 @@ def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums) -> tuple[Te
     """
     n = b.shape[2]
     chunk = min(chunk, n)
+    sums = sums or nothing(b.shape[3], v)
     a, b, v = chunked(a, chunk), chunked(b, chunk, FLOOR), chunked(v, chunk)
     here = torch.cat([sums.largest.unsqueeze(2), b.detach().amax(3)], 2).cummax(2).values
     largest = here[:, :, 1:].unsqueeze(3)
-    a = a + largest
-    a = (a - a.detach().amax(-1, keepdim=True)).exp()
-    b = (b - largest).exp()
+    a = _safe_exp(a + largest)
+    b = (b - largest).exp_()
     gained, kept = b.transpose(-1, -2) @ v, (here[:, :, :-1] - here[:, :, 1:]).exp().unsqueeze(-1)
     faded, total = [], sums.total
     for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic
         faded.append(share * total)  # the sums before the chunk, at its scale
         total = new + faded[-1]
-    out = (a @ b.transpose(-1, -2)).tril() @ v + a @ torch.stack(faded, 2)
+    del gained, new
+    out = ((a @ b.transpose(-1, -2)).tril_() @ v).add_(a @ torch.stack(faded, 2))
     return out.flatten(2, 3)[:, :, :n], Sums(here[:, :, -1], total)
+
+
+def _safe_exp(scores: Tensor) -> Tensor:
+    """Write the exponentials in the scores' place, each row times a constant that makes its largest 1."""
+    return scores.sub_(scores.detach().amax(-1, keepdim=True)).exp_()

@@ -42,7 +42,6 @@ class _MaskedSoftmax(torch.autograd.Function):
         return weights
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_weights: Tensor) -> tuple[Tensor, None]:
         (weights,) = ctx.saved_tensors
         return torch._softmax_backward_data(of_weights, weights, -1, weights.dtype), None
