@@ -1,11 +1,11 @@
-"""`grid=lra`: five mechanisms are trained on all six tasks, every other one of the pattern takes three steps."""
+"""`grid=lra`: four mechanisms and two floors are trained on all six tasks, every other one takes three steps."""
 
 from pathlib import Path
 
 from cab import plugins
 from cab.plan import plan
 
-TRAINED = {"softmax", "none", "linear", "local", "agent"}
+TRAINED = {"softmax", "none", "mean", "linear", "local", "agent"}
 TASKS = {name for name in plugins.names("task") if name.startswith("lra_")}
 
 

@@ -15,6 +15,7 @@ from cab import Batch, Pattern, Source, Task, Unsupported, plugins
 from cab.assembly import Attention
 from cab.backbones.decoder import Decoder
 from cab.backbones.encoder import Classifier, Encoder
+from cab.backbones.two_tower import TwoTower
 from cab.errors import UsageError
 from cab.plan import plan
 from cab.training import Training, loop, train
@@ -165,6 +166,19 @@ def test_clm_asks_for_the_next_token_of_causal_attention() -> None:
     again, _ = module._asked(changed, mask, Batch(changed))
     torch.testing.assert_close(again[:5], vectors[:5])  # asked for tokens 1 to 5, seen are 0 to 4
     assert not torch.allclose(again[5], vectors[5])
+
+
+def test_of_two_towers_both_sequences_are_asked_for() -> None:
+    towers = built(lambda: TwoTower(Encoder(softmax(), Pattern.NS, **SIZES), classes=2, hidden=4)).eval()
+    module = Pretraining(towers, "mlm", 0.5)
+    x, y, mask = torch.randint(1, 6, (3, 8)), torch.randint(1, 6, (3, 8)), torch.ones(3, 8, dtype=torch.bool)
+
+    def loss(*sides: Tensor) -> Any:
+        torch.manual_seed(0)
+        return module(Batch(*sides)).item()
+
+    assert loss(x, mask, y, ~mask) == pytest.approx(loss(x, mask))  # nothing of y is real
+    assert loss(x, ~mask, y, mask) > 0 and loss(x, mask, y, mask) != loss(x, mask, y % 5 + 1, mask)
 
 
 def test_what_cannot_be_pretrained_says_why() -> None:
