@@ -234,6 +234,13 @@ def test_what_failed_everywhere_stands_without_a_machine_of_its_own() -> None:
     ]
 
 
+def test_a_training_that_failed_before_its_data_were_known_stands_with_the_others() -> None:
+    board = board_of(
+        learned("softmax", (0.64, 0.62, 0.66)), learned("agent", ("timeout", "took more than 600 s"), data_source="")
+    )
+    assert set(by_name(board)) == {"softmax", "agent"} and board.question["data_source"] == "aclImdb"
+
+
 def test_lines_are_named_by_what_sets_them_apart() -> None:
     cases = [case({"latency": 1.0}, mechanism="local", params={"window": w, "blocks": 2}) for w in (8, 16)]
     cases += [case({"latency": 1.0}), case({"latency": 1.0}, backend="sdpa")]

@@ -35,6 +35,7 @@ def questions(
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in _newest(records(final(rows)), machine):
         groups.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
+    _join_failed(groups)
     for values, group in groups.items():
         elsewhere = {machine(row) for row in group if row["unit"] not in OF_THE_HOST and row["value"] is not None}
         measured = [machine(row) for row in group if row["unit"] in OF_THE_HOST]
@@ -43,6 +44,20 @@ def questions(
             answers = [row for row in group if row["unit"] not in OF_THE_HOST or machine(row) in (here, "")]
             name = here or (min(elsewhere) if len(elsewhere) == 1 else "")
             yield dict(zip(QUESTION, values, strict=True)), name, answers, len(elsewhere)
+
+
+def _join_failed(groups: dict[tuple[Any, ...], list[Row]]) -> None:
+    """Let rows that failed before their data were known stand with every answer to the same question."""
+    asked = [place for place, name in enumerate(QUESTION) if name not in _OF_THE_DATA]
+    source = QUESTION.index("data_source")
+    for values in [values for values in groups if values[source] in (None, "")]:
+        if all(row["value"] is None for row in groups[values]):
+            alike = [
+                other for other in groups if other[source] and all(other[place] == values[place] for place in asked)
+            ]
+            failed = groups.pop(values) if alike else []
+            for other in alike:
+                groups[other] += failed
 
 
 def machine_names(environments: "DataFrame | None") -> dict[str, str]:
