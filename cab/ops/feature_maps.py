@@ -24,7 +24,7 @@ class _EluPlusOne(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_out: Tensor) -> Tensor:
-        (out,) = ctx.saved_tensors
+        out: Tensor = ctx.saved_tensors[0]
         return out.clamp(max=1).mul_(of_out)
 
 
