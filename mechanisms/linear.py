@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern
 from cab.ops.feature_maps import FeatureMap
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised
+from cab.ops.prefix import appended, averaged, causal_linear, causal_linear_flops, normalised
 
 
 class Linear(Mechanism):
@@ -52,8 +52,8 @@ class Linear(Mechanism):
         state, total = k.transpose(-1, -2) @ v, k.sum(2).unsqueeze(-1)
         del k  # the queries' features take its room
         q = self.of_query(q)
-        total = q @ total
-        return (q @ state) * total.where(total > 0, 1.0).reciprocal()
+        total = q @ total  # before the other product, so that its gradient comes last and waits for nothing
+        return averaged(q @ state, total)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None

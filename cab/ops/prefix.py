@@ -1,5 +1,7 @@
 """Linear attention over what came before: prefix sums of outer products, in chunks, with no loop over tokens."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,5 +45,27 @@ def appended(state: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def normalised(sums: Tensor) -> Tensor:
     """Divide by the last column, the sum of the weights; a row that sees nothing stays zero."""
-    out, total = sums[..., :-1], sums[..., -1:]
-    return out * total.where(total > 0, 1.0).reciprocal()  # its backward takes half of a division's memory
+    return averaged(sums[..., :-1], sums[..., -1:])
+
+
+def averaged(sums: Tensor, total: Tensor) -> Tensor:
+    """Divide sums (..., size) by the sum of their weights (..., 1); a row that sees nothing stays zero."""
+    out: Tensor = _Average.apply(sums, total)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Average(torch.autograd.Function):
+    """A division that keeps its result for backward, not its numerator; 1 over small weights would overflow."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, total: Tensor) -> Tensor:
+        total = total.where(total > 0, 1.0)
+        out = sums / total
+        ctx.save_for_backward(out, total)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, Tensor]:
+        out, total = ctx.saved_tensors
+        of_total = (of_out * out).sum(-1, keepdim=True) / -total  # nothing where nothing is seen
+        return of_out / total, of_total

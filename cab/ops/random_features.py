@@ -58,7 +58,7 @@ def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums | None = Non
     """
     n = b.shape[2]
     chunk = min(chunk, n)
-    sums = sums or nothing(b.shape[3], v)
+    sums = nothing(b.shape[3], v) if sums is None else sums
     a, b, v = chunked(a, chunk), chunked(b, chunk, FLOOR), chunked(v, chunk)
     here = torch.cat([sums.largest.unsqueeze(2), b.detach().amax(3)], 2).cummax(2).values
     largest = here[:, :, 1:].unsqueeze(3)

@@ -189,3 +189,18 @@ def test_a_state_space_does_not_depend_on_where_it_begins() -> None:
     mechanism = build("s4d")
     later = mechanism(v=torch.cat([torch.zeros(1, 2, 17, 8, dtype=torch.float64), v], 2))[:, :, 17:]
     torch.testing.assert_close(later, mechanism(v=v))
+
+
+@pytest.mark.parametrize(("dtype", "small"), [(torch.float16, 1e-3), (torch.float32, 1e-20)])
+@pytest.mark.parametrize("pattern", ["NS", "CS"])
+@pytest.mark.parametrize(
+    ("name", "params"), [("linear", {"features": "relu"}), ("performer", {"kernel": "relu"}), ("cosformer", {})]
+)
+def test_small_weights_average_values_as_large_ones_do(
+    name: str, params: dict[str, Any], pattern: str, dtype: torch.dtype, small: float
+) -> None:
+    mechanism = build(name, pattern, **params).to(dtype)  # 1 over the sum of the weights would be infinite
+    q, k = (t.abs().add(0.1).mul(small).to(dtype) for t in qkv(6)[:2])
+    v = qkv(6)[2].to(dtype)
+    out = mechanism(q, k, v)
+    assert out.isfinite().all() and (out.abs().amax((2, 3)) <= v.abs().amax((2, 3)) * 1.01).all()
