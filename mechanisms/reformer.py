@@ -22,8 +22,6 @@ from cab.ops.lsh import (
     along,
     even_buckets,
     hashed,
-    in_blocks,
-    in_stretches,
     merged,
     rotations,
     side_by_side,
@@ -31,6 +29,7 @@ from cab.ops.lsh import (
     unit,
 )
 from cab.ops.softmax import FLOOR, masked_attention, masked_softmax
+from cab.ops.stretches import beside, in_blocks
 
 
 class Reformer(Mechanism):
@@ -75,15 +74,14 @@ class Reformer(Mechanism):
         band = (ahead != 0) & (ahead.abs() <= reach)
         band = band & (ahead < 0) if causal else band
         bucket = hashed(q, self.rotation, key_mask)
+        given = q * self.slot.dim**-0.5, unit(q), v
         outs, totals = [], []
         for r in range(self.hashes):
             order, rank = side_by_side(bucket[:, :, r])
-            of = bucket[:, :, r].gather(2, order).unsqueeze(3).int()
-            theirs = in_stretches(of, before, after, block, -1).transpose(-1, -2)
-            seen = band & (in_blocks(of, block) == theirs)
-            ours = along(q, order, rank)
-            theirs, values = (in_stretches(t, before, after, block) for t in (unit(ours), along(v, order, rank)))
-            out, total = masked_attention(in_blocks(ours * self.slot.dim**-0.5, block), theirs, values, seen)
+            of = in_blocks(bucket[:, :, r].gather(2, order).unsqueeze(3).int(), block, -1)
+            seen = band & (of == beside(of, before, after, -1).transpose(-1, -2))
+            sorted_ = (in_blocks(along(t, order, rank), block) for t in given)
+            out, total = masked_attention(*sorted_, seen, before=before, after=after)
             outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
             totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))
         alone = torch.stack(totals).amax(0) < FLOOR / 2

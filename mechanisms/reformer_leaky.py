@@ -21,14 +21,13 @@ from cab.ops.lsh import (
     along,
     even_buckets,
     hashed,
-    in_blocks,
-    in_stretches,
     merged,
     rotations,
     side_by_side,
     unit,
 )
 from cab.ops.softmax import SELF, masked_attention
+from cab.ops.stretches import beside, in_blocks
 
 
 class ReformerLeaky(Mechanism):
@@ -67,23 +66,21 @@ class ReformerLeaky(Mechanism):
         chunk = min(self.chunk, n)
         before = 1 if n > chunk else 0
         bucket = hashed(q, self.rotation, key_mask)
+        given = q * self.slot.dim**-0.5, unit(q), v
         outs, totals = [], []
         for r in range(self.hashes):
             order, rank = side_by_side(bucket[:, :, r])
             of = bucket[:, :, r].gather(2, order)
-            facts = torch.stack([order, of], 3)
-            ours, theirs = in_blocks(facts, chunk), in_stretches(facts, before, 0, chunk, -1)
+            ours = in_blocks(torch.stack([order, of], 3), chunk, -1)
+            theirs = beside(ours, before, 0, -1)
             place, other = ours[..., :1], theirs[..., 0].unsqueeze(3)
             seen = (other >= 0) & (theirs[..., 1].unsqueeze(3) < self.buckets)
             if self.slot.pattern is Pattern.CS:
                 seen = seen & (other <= place)
             if not self.across:
                 seen = seen & (ours[..., 1:] == theirs[..., 1].unsqueeze(3))
-            mine = along(q, order, rank)
-            nearby, values = (in_stretches(t, before, 0, chunk) for t in (unit(mine), along(v, order, rank)))
-            out, total = masked_attention(
-                in_blocks(mine * self.slot.dim**-0.5, chunk), nearby, values, seen, other == place
-            )
+            sorted_ = (in_blocks(along(t, order, rank), chunk) for t in given)
+            out, total = masked_attention(*sorted_, seen, other == place, before)
             outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
             totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))
         return merged(outs, totals)

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.prefix import chunked
-
 
 def rotations(heads: int, dim: int, rounds: int, buckets: int) -> Tensor:
     """Draw the projections of angular hashing (Andoni et al., arXiv 1509.02897): (heads, rounds, dim, buckets / 2)."""
@@ -81,19 +79,3 @@ def merged(outs: list[Tensor], totals: list[Tensor]) -> Tensor:
 def stretch_of(reach: int, block: int) -> int:
     """Return how many whole blocks hold `reach` tokens."""
     return -(-reach // block)
-
-
-def in_stretches(t: Tensor, before: int, after: int, block: int, fill: int = 0) -> Tensor:
-    """Put each block of t (batch, heads, n, size) together with whole blocks before and after it.
-
-    Returns (batch, heads, blocks, (before + 1 + after) * block, size).
-    """
-    t = in_blocks(t, block, fill)
-    count = t.shape[2]
-    t = F.pad(t, (0, 0, 0, 0, before, after), value=fill)
-    return torch.cat([t[:, :, i : i + count] for i in range(before + 1 + after)], 3)
-
-
-def in_blocks(t: Tensor, block: int, fill: int = 0) -> Tensor:
-    """Cut t (batch, heads, n, size) into (batch, heads, blocks, block, size)."""
-    return chunked(t, block, fill)

@@ -1,12 +1,18 @@
 """Softmax over the keys that a query may see, safe where it sees none."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cab.contracts.pattern import Pattern
+from cab.ops.stretches import added_back, beside
+
+# of queries, keys and values (batch, heads, blocks, tokens, ·) and what each query sees
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 FLOOR = -1e30  # the score of what is hidden: finite, since the difference of two infinities is not a number
 SELF = -5e4  # the score of a token with itself, where it counts only if nothing else is seen
@@ -52,28 +58,48 @@ def repeat_heads(t: Tensor, heads: int) -> Tensor:
     return t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], 1)
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None = None, before: int = 0, after: int = 0
+) -> tuple[Tensor, Tensor]:
     """Return softmax attention over the keys that are `seen`, and the log-sums of the scores (..., n, 1); q is scaled.
 
-    Pairs in `own` score `SELF`. A row that sees nothing is zero, and its log-sum is near `FLOOR`. The weights are the
-    only large tensor that is kept for backward. 16-bit scores are summed in float32.
+    With `before` and `after`, tensors are blocks (batch, heads, blocks, tokens, ·), and a block of queries reads the
+    blocks of keys beside its own too. Pairs in `own` score `SELF`. A row that sees nothing is zero, and its log-sum is
+    near `FLOOR`. The weights are the only large tensor that is kept for backward. 16-bit scores are summed in float32.
     """
-    out, total = _Attention.apply(q, k, v, seen, own)  # type: ignore[no-untyped-call]
+    out, total = _Attention.apply(q, k, v, seen, own, before, after)  # type: ignore[no-untyped-call]
     return out, total
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Return softmax attention in blocks (batch, heads, blocks, tokens, ·) over the keys that are `seen`."""
+    return masked_attention(q * q.shape[-1] ** -0.5, k, v, seen)[0]
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Return the same as `written_out` by PyTorch's fused kernels, which keep no weights for backward."""
+    batch, heads = q.shape[:2]
+    seen = seen[0] if seen.shape[:2] == (1, 1) else seen.expand(batch, heads, -1, -1, -1).flatten(0, 1)
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    return torch.unflatten(out, 0, (batch, heads))
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None, before: int, after: int
+    ) -> tuple[Tensor, Tensor]:
+        scores = (q @ beside(k, before, after).transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
         if own is not None:
             scores.masked_fill_(own, SELF)
         weights = scores.masked_fill_(~seen, FLOOR).softmax(-1)
         largest, most = scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True)
         del scores
         blind = largest < FLOOR / 2
-        out = (weights.to(v.dtype) @ v).masked_fill_(blind, 0.0)
+        out = (weights.to(v.dtype) @ beside(v, before, after)).masked_fill_(blind, 0.0)
         ctx.save_for_backward(q, k, v, weights, out, blind, own)
+        ctx.stretch = before, after
         return out, largest - most.log()
 
     @staticmethod
@@ -83,7 +109,9 @@ class _Attention(torch.autograd.Function):
         of_out = of_out.to(v.dtype).masked_fill(blind, 0.0)  # under autocast of another type
         row = (of_out * out).sum(-1, keepdim=True, dtype=weights.dtype) - of_total.masked_fill(blind, 0.0)
         of_v = weights.to(v.dtype).transpose(-1, -2) @ of_out
-        of_scores = (of_out @ v.transpose(-1, -2)).to(weights.dtype).sub_(row).mul_(weights).to(q.dtype)
+        of_weights = (of_out @ beside(v, *ctx.stretch).transpose(-1, -2)).to(weights.dtype)
+        of_scores = of_weights.sub_(row).mul_(weights).to(q.dtype)
         if own is not None:
             of_scores.masked_fill_(own, 0.0)
-        return of_scores @ k, of_scores.transpose(-1, -2) @ q, of_v, None, None
+        of_k = added_back(of_scores.transpose(-1, -2) @ q, *ctx.stretch)
+        return of_scores @ beside(k, *ctx.stretch), of_k, added_back(of_v, *ctx.stretch), None, None, None, None
