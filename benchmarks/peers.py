@@ -60,10 +60,11 @@ def contest(mechanism: str, patterns: str, peer: str, module: str, same_kernel: 
 
 
 def ours(name: str, pattern: str, n: int, **params: Any) -> Mechanism:
-    """Build our mechanism."""
+    """Build our mechanism, by its fused kernels where it has some."""
     slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n, width=WIDTH)
     built: Mechanism = plugins.load("mechanism", name)(slot, **params)
-    return built.eval()
+    fused = not slot.pattern.cross or name != "local"
+    return built.eval().use("sdpa" if fused and "sdpa" in built.backends() else "eager")
 
 
 def drawn(n: int, *, tokens: bool = False) -> list[Tensor]:
@@ -93,7 +94,7 @@ def projected(mine: Mechanism, layers: list[nn.Module], tokens: Tensor, **inputs
 
 @contest("softmax", "NS CS", "torch SDPA", "torch", same_kernel=True)
 def _softmax(pattern: str, n: int) -> Sides:
-    mine, (q, k, v) = ours("softmax", pattern, n).use("sdpa"), drawn(n)
+    mine, (q, k, v) = ours("softmax", pattern, n), drawn(n)
     theirs = partial(F.scaled_dot_product_attention, is_causal=pattern == "CS")
     return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
 

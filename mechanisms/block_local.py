@@ -16,7 +16,7 @@ from torch import Tensor
 from cab import Mechanism
 from cab.ops.prefix import chunked
 from cab.ops.ragged import real_first, taken
-from cab.ops.softmax import masked_attention, masked_softmax, repeat_heads
+from cab.ops.softmax import Attention, fused, masked_softmax, repeat_heads, written_out
 
 
 class BlockLocal(Mechanism):
@@ -43,13 +43,22 @@ class BlockLocal(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Attend in all blocks at once; the last one is filled up with masked tokens."""
+        return self._in_blocks(written_out, q, k, v, key_mask)
+
+    def attend_sdpa(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the blocks with PyTorch's fused kernels."""
+        return self._in_blocks(fused, q, k, v, key_mask)
+
+    def _in_blocks(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         n, block = q.shape[2], min(self.block, q.shape[2])
         k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
         real = torch.ones(1, n, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
         seen = chunked(real[:, None, :, None], block).squeeze(4).unsqueeze(3)  # (batch, 1, blocks, 1, block)
         if self.slot.pattern.causal:
             seen = seen & torch.ones(block, block, dtype=torch.bool, device=q.device).tril()
-        out = masked_attention(*(chunked(t, block) for t in (q * self.slot.dim**-0.5, k, v)), seen)[0]
+        out = attention(*(chunked(t, block) for t in (q, k, v)), seen)
         return out.flatten(2, 3)[:, :, :n]
 
     def reference(

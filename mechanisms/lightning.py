@@ -75,11 +75,12 @@ class Lightning(Mechanism):
         x: Tensor | None = None,
     ) -> Tensor:
         """Sum in blocks, with one state for all that is far (CS), one for each side (NS), or one (NC, CC)."""
-        q, (k, v) = F.silu(q), self._summands(k, v, key_mask)
+        q, (k, v) = _activated(q), self._summands(k, v, key_mask)
         if self.slot.pattern.cross:
             out = q @ ((k * self._share(k, key_mask)).transpose(-1, -2) @ v)
         else:
             out = fading_linear(q, k, v, self._rate(q), self.chunk, self.both)
+        del q, k, v  # norm and gate need room
         return self._finished(out, x)
 
     def attend_lightning1(
@@ -92,7 +93,7 @@ class Lightning(Mechanism):
         x: Tensor | None = None,
     ) -> Tensor:
         """Write the weights of one block of queries at a time, up to its last key in CS."""
-        q, (k, v) = F.silu(q), self._summands(k, v, key_mask)
+        q, (k, v) = _activated(q), self._summands(k, v, key_mask)
         n, m, rate = q.shape[2], k.shape[2], self._rate(q)
         if self.slot.pattern.cross:
             k = k * self._share(k, key_mask)
@@ -202,8 +203,8 @@ class Lightning(Mechanism):
         return depth * torch.exp2(torch.arange(1, heads + 1, device=like.device, dtype=dtype) * (-8 / heads))
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        k = F.silu(k)
-        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0), F.silu(v)
+        k = _activated(k)
+        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0), _activated(v)
 
     def _share(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return what is left of each key at the end of the source; with both directions, also at its beginning."""
@@ -225,3 +226,7 @@ class Lightning(Mechanism):
 
     def _gating(self, n: int) -> float:
         return sum(2.0 * n * weight.numel() for weight in self.gate.parameters()) if self.inputs else 0.0
+
+
+def _activated(t: Tensor) -> Tensor:
+    return F.silu(t).contiguous()  # at once, not again in each product of chunks

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Mechanism
+from cab import Mechanism, Unsupported
 from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import real_first, taken
-from cab.ops.softmax import masked_softmax, repeat_heads
+from cab.ops.softmax import Attention, fused, masked_softmax, repeat_heads, written_out
 from cab.ops.window import banded_pairs, dilated_softmax, window_pairs
 
 
@@ -57,17 +57,28 @@ class Local(Mechanism):
             self.turn = nn.Parameter(torch.empty(slot.heads, slot.dim, slot.dim).uniform_(-bound, bound))
             self.point = nn.Parameter(torch.empty(slot.heads, slot.dim, 1).uniform_(-bound, bound))
 
+    def use(self, backend: str) -> Mechanism:
+        """Refuse fused kernels in cross patterns."""
+        if backend == "sdpa" and self.slot.pattern.cross:
+            raise Unsupported("in cross patterns weights are scaled after the softmax, which PyTorch's kernels hide")
+        return super().use(backend)
+
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Work in blocks of queries that are neighbours (self) or look at neighbouring places (cross)."""
-        k, v, scaled = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads), q * self.slot.dim**-0.5
         if not self.slot.pattern.cross:
-            after = 0 if self.slot.pattern.causal else self.window
-            return dilated_softmax(scaled, k, v, self.window, after, self.dilation, self.block, key_mask)
+            return self._in_window(written_out, q, k, v, key_mask)
+        k, v, scaled = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads), q * self.slot.dim**-0.5
         place = self._place(q, k.shape[2], key_mask)
         near = self._in_blocks if self._pays(q.shape[2], k.shape[2]) else self._written_out
         return near(scaled, k, v, place, key_mask)
+
+    def attend_sdpa(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the blocks with PyTorch's fused kernels."""
+        return self._in_window(fused, q, k, v, key_mask)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -137,12 +148,16 @@ class Local(Mechanism):
             q, k, v, new = taken(q, order), taken(k, order), taken(v, order), key_mask.gather(1, order)
         keys, values, real = torch.cat([keys, k], 2), torch.cat([values, v], 2), torch.cat([real, new], 1)
         wide_k, wide_v = repeat_heads(keys, self.slot.heads), repeat_heads(values, self.slot.heads)
-        q = q * self.slot.dim**-0.5
         kept = self.reach * self.dilation
         out = dilated_softmax(q, wide_k, wide_v, self.reach, 0, self.dilation, self.block, real, kept)
         last = torch.arange(kept, device=q.device) + new.sum(1, keepdim=True)
         state = taken(keys, last), taken(values, last), real.gather(1, last)
         return out if back is None else taken(out, back), state
+
+    def _in_window(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
+        after = 0 if self.slot.pattern.causal else self.window
+        return dilated_softmax(q, k, v, self.window, after, self.dilation, self.block, key_mask, attention=attention)
 
     def _sizes(self, n: int, m: int) -> tuple[int, int, int]:
         """Return the stretches of the source, the blocks of queries that look into one, and their queries."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cab import Mechanism
 from cab.ops.near import Near, near_softmax
 from cab.ops.ragged import real_first, taken
-from cab.ops.softmax import masked_softmax
+from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 
 
 class Longformer(Mechanism):
@@ -61,7 +61,26 @@ class Longformer(Mechanism):
         y: Tensor,
     ) -> Tensor:
         """Work in blocks of queries; put the rows of the global queries in front."""
-        out = near_softmax(q * self.slot.dim**-0.5, k, v, self.near, self.block, key_mask)
+        return self._in_blocks(written_out, q, k, v, key_mask, x, y)
+
+    def attend_sdpa(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        *,
+        x: Tensor,
+        y: Tensor,
+    ) -> Tensor:
+        """Compute the blocks with PyTorch's fused kernels."""
+        return self._in_blocks(fused, q, k, v, key_mask, x, y)
+
+    def _in_blocks(
+        self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, x: Tensor, y: Tensor
+    ) -> Tensor:
+        out = near_softmax(q, k, v, self.near, self.block, key_mask, attention)
         if not self.globals:
             return out
         x = x[:, : self.globals]

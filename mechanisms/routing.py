@@ -5,8 +5,8 @@ Directions of queries and keys are compared with centroids, which follow them as
 centroid. It sees:
 
 - NS, NC, CC: the `window` keys nearest to that centroid, as in the paper (algorithm 1).
-- CS: the past keys whose nearest centroid it is, in stretches of `window` of them: the stretch that its own time falls
-  into, and the one before.
+- CS: the past keys whose nearest centroid it is, in stretches of half a `window` of them: the stretch that its own time
+  falls into, and the one before.
 
 The paper also gives each centroid the `window` queries nearest to it: a query then gets no cluster, or several, by what
 other queries are, in CS later ones. `routing_leaky` is that form. Queries and keys stay apart in CS too, where the
@@ -22,7 +22,7 @@ from cab import Mechanism, Pattern
 from cab.ops.buckets import assigned, collected, most_blocks, spread, tables_of
 from cab.ops.cache import appended, cached
 from cab.ops.clusters import directions, moved, similar, strayed
-from cab.ops.softmax import masked_attention, masked_softmax
+from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 
 
 class Routing(Mechanism):
@@ -48,17 +48,28 @@ class Routing(Mechanism):
         if commitment < 0:
             raise ValueError(f"commitment={commitment}: 0 or more")
         self.window, self.block, self.decay, self.commitment = window, block, decay, commitment
-        self.clusters = -(-slot.keys // window)
+        self.clusters, self.stretch = -(-slot.keys // window), -(-window // 2)
         self.register_buffer("centroids", directions(slot.heads, self.clusters, slot.dim))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Put queries of a cluster into blocks, which read the cluster's keys together."""
+        return self._routed(written_out, q, k, v, key_mask, query_mask)
+
+    def attend_sdpa(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the blocks with PyTorch's fused kernels."""
+        return self._routed(fused, q, k, v, key_mask, query_mask)
+
+    def _routed(
+        self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, query_mask: Tensor | None
+    ) -> Tensor:
         mine = similar(q, self.centroids).argmax(-1)
         near = similar(k, self.centroids)
         read = self._read_past if self.slot.pattern is Pattern.CS else self._read_cluster
-        out = read(q * self.slot.dim**-0.5, k, v, mine, near, key_mask)
+        out = read(attention, q, k, v, mine, near, key_mask)
         if self.training:
             self._learn(q, mine, query_mask)
             self._learn(k, near.argmax(-1), key_mask)
@@ -84,8 +95,8 @@ class Routing(Mechanism):
                 for i, c in enumerate(of_query.max(1).indices.tolist()):
                     if self.slot.pattern is Pattern.CS:
                         members = ((of_key.max(1).indices == c) & real)[: i + 1].nonzero()[:, 0]
-                        stretch = (len(members) - 1) // self.window
-                        keys = members[max(stretch - 1, 0) * self.window :]
+                        stretch = (len(members) - 1) // self.stretch
+                        keys = members[max(stretch - 1, 0) * self.stretch :]
                     else:
                         nearest = of_key[:, c].masked_fill(~real, -torch.inf).sort(descending=True).indices
                         keys = nearest[: min(self.window, int(real.sum()))]
@@ -99,6 +110,7 @@ class Routing(Mechanism):
         dim, size, block = self.slot.dim, self.slot.values, min(self.block, n)
         tables, width = self.clusters, min(self.window, m)
         if self.slot.pattern is Pattern.CS:
+            width = min(self.stretch, n)
             tables = most_blocks(n, self.clusters + 1, width)
             width = 2 * width
         pairs = most_blocks(n, tables, block) * block * width
@@ -131,8 +143,8 @@ class Routing(Mechanism):
             past = torch.arange(keys.shape[2], device=q.device) <= place[:, None, :, None]
             same = past & (clusters.squeeze(3).unsqueeze(2) == mine.unsqueeze(3))
             rank = same.cumsum(3) - 1
-            last = torch.div(rank[..., -1:], self.window, rounding_mode="floor")
-            seen = same & (torch.div(rank, self.window, rounding_mode="floor") >= last - 1)
+            last = torch.div(rank[..., -1:], self.stretch, rounding_mode="floor")
+            seen = same & (torch.div(rank, self.stretch, rounding_mode="floor") >= last - 1)
             rows.append(masked_softmax(ours @ keys.transpose(-1, -2), seen) @ values)
         return torch.cat(rows, 2), state
 
@@ -148,42 +160,56 @@ class Routing(Mechanism):
         return k, v, best > -torch.inf
 
     def _read_cluster(
-        self, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None
+        self,
+        attention: Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mine: Tensor,
+        near: Tensor,
+        key_mask: Tensor | None,
     ) -> Tensor:
         size = min(self.block, q.shape[2])
         where, of = assigned(mine, self.clusters, size)
         k, v, real = (_of(t, of) for t in self._tables(k, v, near, key_mask))
-        return collected(masked_attention(spread(q, where, of.shape[2], size), k, v, real.unsqueeze(3))[0], where)
+        return collected(attention(spread(q, where, of.shape[2], size), k, v, real.unsqueeze(3)), where)
 
     def _read_past(
-        self, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None
+        self,
+        attention: Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mine: Tensor,
+        near: Tensor,
+        key_mask: Tensor | None,
     ) -> Tensor:
-        n, window, size = q.shape[2], min(self.window, q.shape[2]), min(self.block, q.shape[2])
+        n, stretch, size = q.shape[2], min(self.stretch, q.shape[2]), min(self.block, q.shape[2])
         own = near.argmax(-1)
         if key_mask is not None:
             own = own.masked_fill(~key_mask[:, None, :], self.clusters)  # masked keys are a cluster of their own
-        tables = most_blocks(n, self.clusters + 1, window)
+        tables = most_blocks(n, self.clusters + 1, stretch)
         # sorted by cluster and time, the keys before a query in its cluster end where the query would stand
         time = torch.arange(n, device=q.device)
         code, order = (own * n + time).sort(2)
         count = torch.searchsorted(code, mine * n + time, right=True) - torch.searchsorted(code, mine * n)
         members = own.new_zeros(*own.shape[:2], self.clusters + 1).scatter_add(2, own, torch.ones_like(own))
-        used = -(-members // window)  # a cluster's stretches stand in tables of their own, one after another
+        used = -(-members // stretch)  # a cluster's stretches stand in tables of their own, one after another
         first = used.cumsum(2) - used
         rank = torch.zeros_like(order).scatter(2, order, time.expand_as(order))
-        where = rank + (first * window - members.cumsum(2) + members).gather(2, own)
-        table = first.gather(2, mine) + (count - 1).clamp(min=0) // window
+        where = rank + (first * stretch - members.cumsum(2) + members).gather(2, own)
+        table = first.gather(2, mine) + (count - 1).clamp(min=0) // stretch
         block, of_block = assigned(table.clamp(max=tables - 1), tables, size)
         blocks = of_block.shape[2]
-        k, v = (_of(spread(t, where, tables, window), of_block, before=True) for t in (k, v))
+        k, v = (_of(spread(t, where, tables, stretch), of_block, before=True) for t in (k, v))
         # time and cluster of each key of the tables, and of each query; 0 is no key
         facts = torch.stack([time.expand_as(own) + 1, own], 3)
         ours = spread(torch.stack([time.expand_as(mine) + 1, mine], 3), block, blocks, size)
-        theirs = _of(spread(facts, where, tables, window), of_block, before=True).unsqueeze(3)
+        theirs = _of(spread(facts, where, tables, stretch), of_block, before=True).unsqueeze(3)
         seen = (theirs[..., 0] > 0) & (theirs[..., 0] <= ours[..., :1]) & (theirs[..., 1] == ours[..., 1:])
         # the first table has none before it: what stands there is itself again
-        again = (of_block == 0)[..., None, None] & (torch.arange(2 * window, device=q.device) < window)
-        return collected(masked_attention(spread(q, block, blocks, size), k, v, seen & ~again)[0], block)
+        again = (of_block == 0)[..., None, None] & (torch.arange(2 * stretch, device=q.device) < stretch)
+        return collected(attention(spread(q, block, blocks, size), k, v, seen & ~again), block)
 
 
 def _of(tables: Tensor, index: Tensor, before: bool = False) -> Tensor:

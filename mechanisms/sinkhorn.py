@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.cache import cached
-from cab.ops.softmax import masked_attention, masked_softmax
+from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 from cab.ops.sorting import (
     all_real,
     block_means,
@@ -69,7 +69,18 @@ class Sinkhorn(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compare blocks, sort keys and values, and attend in blocks."""
-        n, scaled = q.shape[2], blocks_of(q * self.slot.dim**-0.5, self.block)
+        return self._sorted(written_out, q, k, v, key_mask, query_mask)
+
+    def attend_sdpa(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the blocks with PyTorch's fused kernels."""
+        return self._sorted(fused, q, k, v, key_mask, query_mask)
+
+    def _sorted(
+        self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, query_mask: Tensor | None
+    ) -> Tensor:
+        n = q.shape[2]
         queries, keys = all_real(q, query_mask), all_real(k, key_mask)
         own_seen = mask_blocks(keys, self.block)
         if key_mask is not None:
@@ -89,7 +100,7 @@ class Sinkhorn(Mechanism):
                 seen = torch.cat([seen.expand_as(own), own], 4)
         if not self.slot.pattern.cross:
             far_k, far_v = torch.cat([far_k, own_k], 3), torch.cat([far_v, own_v], 3)
-        out = masked_attention(scaled, far_k, far_v, seen)[0]
+        out = attention(blocks_of(q, self.block), far_k, far_v, seen)
         return out.flatten(2, 3)[:, :, :n]
 
     def reference(

@@ -16,17 +16,20 @@ def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, bot
     n = q.shape[2]
     chunk = min(chunk, n)
     q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
-    out = ((q @ k.transpose(-1, -2)) * _inside(rate, chunk, both, q)) @ v
+    read = None
     if q.shape[2] > 1:
         place = torch.arange(chunk, device=q.device)
         since = powers(rate, place + 1, q).unsqueeze(1)  # since the last token of the chunk before
         until = powers(rate, chunk - 1 - place, q).unsqueeze(1)  # until the last token of this one
         whole = (-rate * chunk).exp().view(-1, 1, 1)
-        out = out + (q * since) @ _before((k * until).transpose(-1, -2) @ v, whole)
+        before = _before((k * until).transpose(-1, -2) @ v, whole)
+        read = (q @ before).mul_(since)
         if both:
-            later = ((k * since).transpose(-1, -2) @ v).flip(2)
-            out = out + (q * until) @ _before(later, whole).flip(2)
-    return out.flatten(2, 3)[:, :, :n]
+            after = _before(((k * since).transpose(-1, -2) @ v).flip(2), whole).flip(2)
+            read.add_((q @ after).mul_(until))
+    inside = (q @ k.transpose(-1, -2)).mul_(_inside(rate, chunk, both, q))
+    out = inside @ v
+    return (out if read is None else out.add_(read)).flatten(2, 3)[:, :, :n]
 
 
 def fading_linear_flops(n: int, dim: int, size: int, chunk: int, both: bool = False) -> float:

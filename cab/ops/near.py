@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab.contracts.slot import Slot
-from cab.ops.softmax import masked_softmax
+from cab.ops.prefix import chunked
+from cab.ops.softmax import Attention, written_out
 
 
 @dataclass(frozen=True)
@@ -52,32 +53,35 @@ class Near:
         return n * m if width >= m else -(-n // block) * block * width
 
 
-def near_softmax(q: Tensor, k: Tensor, v: Tensor, near: Near, block: int, key_mask: Tensor | None = None) -> Tensor:
-    """Return softmax attention over what `near` lets each query see; q is scaled. O(n (window + first + block) d)."""
+def near_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    near: Near,
+    block: int,
+    key_mask: Tensor | None = None,
+    attention: Attention = written_out,
+) -> Tensor:
+    """Return softmax attention over what `near` lets each query see. O(n (window + first + block) d)."""
     n, m = q.shape[2], k.shape[2]
     block = min(block, n)
     width = near.width(block)
     if width + near.first >= m:  # blocks would compute more than everything
-        seen = near.seen(near.places(torch.arange(n, device=q.device)).unsqueeze(1), torch.arange(m, device=q.device))
-        seen = seen if key_mask is None else seen & key_mask[:, None, None, :]
-        return masked_softmax(q @ k.transpose(-1, -2), seen) @ v
-    blocks = -(-n // block)
-    q = torch.unflatten(F.pad(q, (0, 0, 0, blocks * block - n)), 2, (blocks, block))
-    place = near.places(torch.arange(blocks * block, device=q.device)).view(blocks, block)
-    key = place[:, :1] - near.before + torch.arange(width, device=q.device)  # (blocks, width)
-    index = key.clamp(0, m - 1).flatten()
-    # of these the first keys are left out, for every query sees them beside
-    seen = near.seen(place.unsqueeze(2), key.unsqueeze(1)) & ((key >= near.first) & (key < m)).unsqueeze(1)
-    first = torch.arange(near.first, device=q.device)
-    seen = torch.cat([seen, near.seen(place.unsqueeze(2), first)], 2)
+        block, key = n, torch.arange(m, device=q.device).unsqueeze(0)
+        place = near.places(torch.arange(n, device=q.device)).unsqueeze(0)
+        seen = near.seen(place.unsqueeze(2), key.unsqueeze(1))
+        near_k, near_v = k.unsqueeze(2), v.unsqueeze(2)
+    else:
+        place = near.places(torch.arange(-(-n // block) * block, device=q.device)).view(-1, block)
+        first = torch.arange(near.first, device=q.device)
+        key = place[:, :1] - near.before + torch.arange(width, device=q.device)
+        once = (key >= near.first) & (key < m)  # the first keys are left out of windows, for every query sees them
+        key = torch.cat([key, first.expand(len(key), -1)], 1)  # (blocks, width + first)
+        seen = near.seen(place.unsqueeze(2), key.unsqueeze(1)) & F.pad(once, (0, near.first), value=True).unsqueeze(1)
+        key = key.clamp(0, m - 1)
+        near_k, near_v = (torch.unflatten(t.index_select(2, key.flatten()), 2, key.shape) for t in (k, v))
     if key_mask is not None:
-        real = key_mask.index_select(1, index).view(-1, 1, blocks, 1, width)
-        far = key_mask[:, None, None, None, : near.first].expand(-1, 1, blocks, 1, -1)
-        seen = seen & torch.cat([real, far], 4)
-    shape = (*k.shape[:2], blocks, width, -1)
-    near_k, near_v = (t.index_select(2, index).view(shape) for t in (k, v))
-    far_k, far_v = (t[:, :, None, : near.first] for t in (k, v))
-    scores = torch.cat([q @ near_k.transpose(-1, -2), q @ far_k.transpose(-1, -2)], 4)
-    weights = masked_softmax(scores, seen)
-    out = weights[..., :width] @ near_v + weights[..., width:] @ far_v
-    return out.flatten(2, 3)[:, :, :n]
+        seen = seen & key_mask.index_select(1, key.flatten()).view(-1, 1, key.shape[0], 1, key.shape[1])
+    else:
+        seen = seen[None, None]
+    return attention(chunked(q, block), near_k, near_v, seen).flatten(2, 3)[:, :, :n]

@@ -5,15 +5,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab.ops.prefix import chunked
-from cab.ops.softmax import masked_attention
+from cab.ops.softmax import Attention, written_out
 
 
 def banded_softmax(
-    q: Tensor, k: Tensor, v: Tensor, before: int, after: int, block: int, key_mask: Tensor | None = None, past: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    before: int,
+    after: int,
+    block: int,
+    key_mask: Tensor | None = None,
+    past: int = 0,
+    attention: Attention = written_out,
 ) -> Tensor:
     """Return softmax attention of each query to itself, `before` keys before it and `after` keys after it.
 
-    q is (batch, heads, n, dim), scaled; k and v hold `past` keys (at most `before`) and then one for each query. A
+    q is (batch, heads, n, dim); k and v hold `past` keys (at most `before`) and then one for each query. A
     block of queries sees one stretch of block + before + after keys; where that is all of them, there are no blocks.
     """
     n, m = q.shape[2], k.shape[2]
@@ -23,8 +31,8 @@ def banded_softmax(
         ahead = key - (torch.arange(n, device=q.device) + past).unsqueeze(1)
         seen = (ahead >= -before) & (ahead <= after)
         if key_mask is not None:
-            seen = seen & key_mask[:, None, None, :]
-        return masked_attention(q, k, v, seen)[0]
+            seen = seen & key_mask[:, None, :]
+        return attention(q.unsqueeze(2), k.unsqueeze(2), v.unsqueeze(2), seen.view(-1, 1, 1, n, m)).squeeze(2)
     tail = -n % block
     edges = (before - past, tail + after)
     k, v = (_overlapping(t, edges, width, block) for t in (k, v))  # (batch, heads, blocks, width, size)
@@ -32,7 +40,7 @@ def banded_softmax(
     real = F.pad(real, edges, value=False).unfold(1, width, block)
     ahead = torch.arange(width, device=q.device) - torch.arange(block, device=q.device).unsqueeze(1)
     seen = real[:, None, :, None, :] & (ahead >= 0) & (ahead <= before + after)
-    out = masked_attention(chunked(q, block), k, v, seen)[0]
+    out = attention(chunked(q, block), k, v, seen)
     return out.flatten(2, 3)[:, :, :n]
 
 
@@ -59,6 +67,7 @@ def dilated_softmax(
     block: int,
     key_mask: Tensor | None = None,
     past: int = 0,
+    attention: Attention = written_out,
 ) -> Tensor:
     """Return `banded_softmax` over every `dilation`-th key; `past`, a multiple of it, is at most before * dilation.
 
@@ -67,7 +76,7 @@ def dilated_softmax(
     n = q.shape[2]
     dilation = dilation if past else min(dilation, n)
     if dilation == 1:
-        return banded_softmax(q, k, v, before, after, block, key_mask, past)
+        return banded_softmax(q, k, v, before, after, block, key_mask, past, attention)
 
     def apart(t: Tensor) -> Tensor:
         t = torch.unflatten(F.pad(t, (0, 0, 0, -t.shape[2] % dilation)), 2, (-1, dilation))
@@ -76,7 +85,7 @@ def dilated_softmax(
     real = torch.ones(q.shape[0], k.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
     real = F.pad(real, (0, -k.shape[2] % dilation), value=False)
     real = torch.unflatten(real, 1, (-1, dilation)).transpose(1, 2).flatten(0, 1)
-    out = banded_softmax(apart(q), apart(k), apart(v), before, after, block, real, past // dilation)
+    out = banded_softmax(apart(q), apart(k), apart(v), before, after, block, real, past // dilation, attention)
     return torch.unflatten(out, 0, (-1, dilation)).permute(0, 2, 3, 1, 4).flatten(2, 3)[:, :, :n]
 
 
