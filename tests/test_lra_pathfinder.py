@@ -149,7 +149,7 @@ ORIGINAL: dict[int, tuple[int, dict[str, tuple[float, float]]]] = {
 }
 
 
-@pytest.mark.parametrize(("size", "count"), [(32, 3000)])
+@pytest.mark.parametrize(("size", "count"), [(32, 3000), pytest.param(32, 20_000, marks=pytest.mark.long)])
 def test_drawings_are_distributed_as_the_original_s(size: int, count: int) -> None:
     """Every mean differs by less than 4 standard errors; twenty of them, so one failure in 800 seeds by chance."""
     images, facts = pathfinder.generate(11, 0, count, recipe(size))
