@@ -63,8 +63,7 @@ def ours(name: str, pattern: str, n: int, **params: Any) -> Mechanism:
     """Build our mechanism, by its fused kernels where it has some."""
     slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n, width=WIDTH)
     built: Mechanism = plugins.load("mechanism", name)(slot, **params)
-    fused = not slot.pattern.cross or name != "local"
-    return built.eval().use("sdpa" if fused and "sdpa" in built.backends() else "eager")
+    return built.eval().use("sdpa" if "sdpa" in built.backends() else "eager")
 
 
 def drawn(n: int, *, tokens: bool = False) -> list[Tensor]:

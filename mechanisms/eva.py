@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.averages import sum_type
-from cab.ops.blocks import block_pairs, block_softmax, chunked
+from cab.ops.blocks import block_pairs, block_softmax
+from cab.ops.prefix import chunked
 from cab.ops.ragged import real_first, taken
 from cab.ops.segments import segment_members
 from cab.ops.softmax import masked_softmax

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.blocks import block_pairs, block_softmax, chunked
+from cab.ops.blocks import block_pairs, block_softmax
 from cab.ops.norms import HeadNorm
+from cab.ops.prefix import chunked
 from cab.ops.ragged import real_first, taken
 from cab.ops.softmax import masked_softmax
 

@@ -26,8 +26,9 @@ from cab.ops.lsh import (
     side_by_side,
     unit,
 )
+from cab.ops.prefix import chunked
 from cab.ops.softmax import SELF, masked_attention
-from cab.ops.stretches import beside, in_blocks
+from cab.ops.stretches import beside
 
 
 class ReformerLeaky(Mechanism):
@@ -71,7 +72,7 @@ class ReformerLeaky(Mechanism):
         for r in range(self.hashes):
             order, rank = side_by_side(bucket[:, :, r])
             of = bucket[:, :, r].gather(2, order)
-            ours = in_blocks(torch.stack([order, of], 3), chunk, -1)
+            ours = chunked(torch.stack([order, of], 3), chunk, -1)
             theirs = beside(ours, before, 0, -1)
             place, other = ours[..., :1], theirs[..., 0].unsqueeze(3)
             seen = (other >= 0) & (theirs[..., 1].unsqueeze(3) < self.buckets)
@@ -79,7 +80,7 @@ class ReformerLeaky(Mechanism):
                 seen = seen & (other <= place)
             if not self.across:
                 seen = seen & (ours[..., 1:] == theirs[..., 1].unsqueeze(3))
-            sorted_ = (in_blocks(along(t, order, rank), chunk) for t in given)
+            sorted_ = (chunked(along(t, order, rank), chunk) for t in given)
             out, total = masked_attention(*sorted_, seen, other == place, before)
             outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
             totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))

@@ -5,8 +5,8 @@ Directions of queries and keys are compared with centroids, which follow them as
 centroid. It sees:
 
 - NS, NC, CC: the `window` keys nearest to that centroid, as in the paper (algorithm 1).
-- CS: the past keys whose nearest centroid it is, in stretches of half a `window` of them: the stretch that its own time
-  falls into, and the one before.
+- CS: the past keys whose nearest centroid it is, in stretches of half a `window` of them (rounded up): the stretch that
+  its own time falls into, and the one before.
 
 The paper also gives each centroid the `window` queries nearest to it: a query then gets no cluster, or several, by what
 other queries are, in CS later ones. `routing_leaky` is that form. Queries and keys stay apart in CS too, where the
@@ -23,6 +23,9 @@ from cab.ops.buckets import assigned, collected, most_blocks, spread, tables_of
 from cab.ops.cache import appended, cached
 from cab.ops.clusters import directions, moved, similar, strayed
 from cab.ops.softmax import Attention, fused, masked_softmax, written_out
+
+# the queries' places in blocks, (batch, heads, n); each block's keys and values; what each query of it sees
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Routing(Mechanism):
@@ -68,8 +71,10 @@ class Routing(Mechanism):
     ) -> Tensor:
         mine = similar(q, self.centroids).argmax(-1)
         near = similar(k, self.centroids)
-        read = self._read_past if self.slot.pattern is Pattern.CS else self._read_cluster
-        out = read(attention, q, k, v, mine, near, key_mask)
+        find = self._in_past if self.slot.pattern is Pattern.CS else self._in_cluster
+        where, *blocks, seen = find(k, v, mine, near, key_mask)
+        size = min(self.block, q.shape[2])
+        out = collected(attention(spread(q, where, blocks[0].shape[2], size), *blocks, seen), where)
         if self.training:
             self._learn(q, mine, query_mask)
             self._learn(k, near.argmax(-1), key_mask)
@@ -159,38 +164,22 @@ class Routing(Mechanism):
         k, v = (tables_of(t, index) for t in (k, v))
         return k, v, best > -torch.inf
 
-    def _read_cluster(
-        self,
-        attention: Attention,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mine: Tensor,
-        near: Tensor,
-        key_mask: Tensor | None,
-    ) -> Tensor:
-        size = min(self.block, q.shape[2])
-        where, of = assigned(mine, self.clusters, size)
+    def _in_cluster(self, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None) -> Found:
+        """Find for blocks of queries the keys nearest to their centroid."""
+        where, of = assigned(mine, self.clusters, min(self.block, mine.shape[2]))
         k, v, real = (_of(t, of) for t in self._tables(k, v, near, key_mask))
-        return collected(attention(spread(q, where, of.shape[2], size), k, v, real.unsqueeze(3)), where)
+        return where, k, v, real.unsqueeze(3)
 
-    def _read_past(
-        self,
-        attention: Attention,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mine: Tensor,
-        near: Tensor,
-        key_mask: Tensor | None,
-    ) -> Tensor:
-        n, stretch, size = q.shape[2], min(self.stretch, q.shape[2]), min(self.block, q.shape[2])
+    def _in_past(self, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None) -> Found:
+        """Find for blocks of queries the stretch of keys that their time falls into, and the one before."""
+        n = mine.shape[2]
+        stretch, size = min(self.stretch, n), min(self.block, n)
         own = near.argmax(-1)
         if key_mask is not None:
             own = own.masked_fill(~key_mask[:, None, :], self.clusters)  # masked keys are a cluster of their own
         tables = most_blocks(n, self.clusters + 1, stretch)
         # sorted by cluster and time, the keys before a query in its cluster end where the query would stand
-        time = torch.arange(n, device=q.device)
+        time = torch.arange(n, device=k.device)
         code, order = (own * n + time).sort(2)
         count = torch.searchsorted(code, mine * n + time, right=True) - torch.searchsorted(code, mine * n)
         members = own.new_zeros(*own.shape[:2], self.clusters + 1).scatter_add(2, own, torch.ones_like(own))
@@ -208,8 +197,8 @@ class Routing(Mechanism):
         theirs = _of(spread(facts, where, tables, stretch), of_block, before=True).unsqueeze(3)
         seen = (theirs[..., 0] > 0) & (theirs[..., 0] <= ours[..., :1]) & (theirs[..., 1] == ours[..., 1:])
         # the first table has none before it: what stands there is itself again
-        again = (of_block == 0)[..., None, None] & (torch.arange(2 * stretch, device=q.device) < stretch)
-        return collected(attention(spread(q, block, blocks, size), k, v, seen & ~again), block)
+        again = (of_block == 0)[..., None, None] & (torch.arange(2 * stretch, device=k.device) < stretch)
+        return block, k, v, seen & ~again
 
 
 def _of(tables: Tensor, index: Tensor, before: bool = False) -> Tensor:

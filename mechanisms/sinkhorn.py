@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.cache import cached
+from cab.ops.prefix import chunked
 from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 from cab.ops.sorting import (
     all_real,
     block_means,
-    blocks_of,
     gathered,
     grown,
     gumbel,
@@ -85,7 +85,7 @@ class Sinkhorn(Mechanism):
         own_seen = mask_blocks(keys, self.block)
         if key_mask is not None:
             k, v = (t.masked_fill(~key_mask[:, None, :, None], 0.0) for t in (k, v))
-        own_k, own_v = blocks_of(k, self.block), blocks_of(v, self.block)
+        own_k, own_v = chunked(k, self.block), chunked(v, self.block)
         if self.slot.pattern is Pattern.CS:
             far_k, far_v, seen = self._picked(q, k, own_k, own_v, keys)
             own = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).tril()
@@ -100,7 +100,7 @@ class Sinkhorn(Mechanism):
                 seen = torch.cat([seen.expand_as(own), own], 4)
         if not self.slot.pattern.cross:
             far_k, far_v = torch.cat([far_k, own_k], 3), torch.cat([far_v, own_v], 3)
-        out = attention(blocks_of(q, self.block), far_k, far_v, seen)
+        out = attention(chunked(q, self.block), far_k, far_v, seen)
         return out.flatten(2, 3)[:, :, :n]
 
     def reference(
@@ -171,8 +171,8 @@ class Sinkhorn(Mechanism):
         seen = mask_blocks(real, self.block).expand(k.shape[0], -1, -1)
         means = block_means(k, real, self.block)
         return (cached(so_far), (total,)), (
-            blocks_of(k, self.block),
-            blocks_of(v, self.block),
+            chunked(k, self.block),
+            chunked(v, self.block),
             means,
             seen,
         )
@@ -209,9 +209,9 @@ class Sinkhorn(Mechanism):
     def _read_past(self, q: Tensor, k: Tensor, v: Tensor, so_k: Tensor, so_q: Tensor, place: Tensor) -> Tensor:
         block = place // self.block
         own_k, own_v, sums = (
-            blocks_of(k, self.block),
-            blocks_of(v, self.block),
-            blocks_of(so_k, self.block).sum(3),
+            chunked(k, self.block),
+            chunked(v, self.block),
+            chunked(so_k, self.block).sum(3),
         )
         past = torch.arange(sums.shape[2], device=q.device) < block[:, None, :, None]
         index, share = picked(self._compared(tokens_at(so_q, block * self.block), sums), past, self.picks)
@@ -245,7 +245,7 @@ class Sinkhorn(Mechanism):
         self, q: Tensor, k: Tensor, own_k: Tensor, own_v: Tensor, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the picked keys and values, (batch, heads, blocks, picks * block, ·), and which are real."""
-        sums = blocks_of(means_so_far(k, keys) * keys[:, None, :, None], self.block).sum(3)
+        sums = chunked(means_so_far(k, keys) * keys[:, None, :, None], self.block).sum(3)
         past = torch.ones(sums.shape[2], sums.shape[2], dtype=torch.bool, device=q.device).tril(-1)
         index, share = picked(self._compared(means_so_far(q, keys)[:, :, :: self.block], sums), past, self.picks)
         real = mask_blocks(keys, self.block)[:, None].expand(q.shape[0], self.slot.heads, -1, -1).unsqueeze(4)

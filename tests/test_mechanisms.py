@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Slot, Unsupported, plugins
-from cab.conformance import parametrize
+from cab.conformance import check, parametrize
 from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import pooled
 from cab.ops.running import empty, running_softmax
@@ -29,6 +29,13 @@ def test_every_law_holds(law: Any) -> None:
 @parametrize(SHIPPED.values(), laws=["inductor"])
 def test_the_generated_code_computes_the_same(law: Any) -> None:
     law()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name, cls in SHIPPED.items() if "sdpa" in cls.backends()])
+def test_every_law_holds_by_fused_kernels_too(name: str) -> None:
+    verdicts = check(SHIPPED[name], backend="sdpa")
+    assert len(verdicts) > 50 and [v for v in verdicts if v.status != "pass"] == []
 
 
 @pytest.mark.parametrize("name", SHIPPED)

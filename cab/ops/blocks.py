@@ -1,10 +1,10 @@
-"""One softmax over the keys near a query, block by block, and a few far ones; and sequences cut into chunks."""
+"""One softmax over the keys near a query, block by block, and a few far ones."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops import prefix
+from cab.ops.prefix import chunked
 from cab.ops.softmax import masked_softmax
 
 # scores (batch, heads, n, far), what each query sees of it, and the values (batch, heads, far, size)
@@ -73,8 +73,3 @@ def with_neighbours(t: Tensor, block: int, before: int, after: int) -> Tensor:
     if after:
         parts.append(F.pad(own[:, :, 1:, :after], (0, 0, 0, 0, 0, 1)))
     return torch.cat(parts, 3)
-
-
-def chunked(t: Tensor, chunk: int) -> Tensor:
-    """Cut t (batch, heads, n, size) into (batch, heads, chunks, chunk, size), the last one filled with zeros."""
-    return prefix.chunked(t, chunk)

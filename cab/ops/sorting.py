@@ -25,11 +25,6 @@ def sinkhorn(scores: Tensor, rows: Tensor, columns: Tensor, iterations: int) -> 
     return scores.exp()
 
 
-def blocks_of(t: Tensor, size: int) -> Tensor:
-    """Cut t (batch, heads, n, features) into (batch, heads, blocks, size, features), zeros at the end."""
-    return chunked(t, size)
-
-
 def means_so_far(t: Tensor, real: Tensor) -> Tensor:
     """Return at each token the mean of the real ones up to it, in float32 at least; real is (batch or 1, n)."""
     t = t.to(torch.promote_types(t.dtype, torch.float32))
@@ -54,7 +49,7 @@ def mask_blocks(real: Tensor, size: int) -> Tensor:
 def block_means(t: Tensor, real: Tensor, size: int) -> Tensor:
     """Average the real tokens of each block, in float32 at least: (batch, heads, blocks, features)."""
     t = t.to(torch.promote_types(t.dtype, torch.float32)) * real[:, None, :, None]
-    return blocks_of(t, size).sum(3) / mask_blocks(real, size).sum(2).clamp(min=1)[:, None, :, None]
+    return chunked(t, size).sum(3) / mask_blocks(real, size).sum(2).clamp(min=1)[:, None, :, None]
 
 
 def tokens_at(t: Tensor, index: Tensor) -> Tensor:

@@ -4,13 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.prefix import chunked
-
-
-def in_blocks(t: Tensor, block: int, fill: int = 0) -> Tensor:
-    """Cut t (batch, heads, n, size) into (batch, heads, blocks, block, size)."""
-    return chunked(t, block, fill)
-
 
 def beside(t: Tensor, before: int, after: int, fill: int = 0) -> Tensor:
     """Put each block of t (batch, heads, blocks, block, size) together with those before and after it.
