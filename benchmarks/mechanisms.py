@@ -3,10 +3,10 @@
     .venv-parity/bin/python benchmarks/mechanisms.py [NAME ...] [--lengths 1024 4096] [--patterns NS CS] [--seconds 6]
     .venv-parity-fla/bin/python benchmarks/mechanisms.py
 
-Batch 2, 4 heads of 64; ours by `backend=sdpa` where a mechanism has it, else eager. Times are medians of runs of the two
-in turn, in one process with the allocator pinned; memory is the most bytes held at once, by the profiler's events, in a
-pass of its own. A ratio above 1 is in our favour. On a machine that others use, `--clock cpu --threads 1` counts the
-processor's time in place of the wall's.
+Batch 2, 4 heads of 64; ours by `backend=sdpa` where a mechanism has it, else eager. Times are medians of runs of the
+two in turn, in one process with the allocator pinned; memory is the most bytes held at once, by the profiler's events,
+in a pass of its own. A ratio above 1 is in our favour. On a machine that others use, `--clock cpu --threads 1` counts
+the processor's time in place of the wall's.
 """
 
 import argparse
