@@ -259,7 +259,10 @@ def _sinkhorn(pattern: str, n: int) -> Sides:
     if pattern == "CS":
         theirs = peer.SinkhornCausalAttention(64, WIDTH, DIM, HEADS, n, n_top_buckets=2, temperature=0.75)
     else:
-        theirs = peer.SinkhornAttention(64, WIDTH, DIM, HEADS, n, temperature=0.75, sinkhorn_iter=7)
+        # by default its blocks pick one block each, and nothing is scaled
+        theirs = peer.SinkhornAttention(
+            64, WIDTH, DIM, HEADS, n, temperature=0.75, sinkhorn_iter=7, non_permutative=False
+        )
     theirs.eval()
     mine, (q, k, v) = ours("sinkhorn", pattern, n), drawn(n)
     return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]

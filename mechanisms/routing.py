@@ -24,8 +24,8 @@ from cab.ops.cache import appended, cached
 from cab.ops.clusters import directions, moved, similar, strayed
 from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 
-# the queries' places in blocks, (batch, heads, n); each block's keys and values; what each query of it sees
-Found = tuple[Tensor, Tensor, Tensor, Tensor]
+# the queries' places in blocks, (batch, heads, n); each block's keys and values; what each query of it sees, or None
+Found = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class Routing(Mechanism):
@@ -72,9 +72,9 @@ class Routing(Mechanism):
         mine = similar(q, self.centroids).argmax(-1)
         near = similar(k, self.centroids)
         find = self._in_past if self.slot.pattern is Pattern.CS else self._in_cluster
-        where, *blocks, seen = find(k, v, mine, near, key_mask)
-        size = min(self.block, q.shape[2])
-        out = collected(attention(spread(q, where, blocks[0].shape[2], size), *blocks, seen), where)
+        where, keys, values, seen = find(k, v, mine, near, key_mask)
+        queries = spread(q, where, keys.shape[2], min(self.block, q.shape[2]))
+        out = collected(attention(queries, keys, values, seen), where)
         if self.training:
             self._learn(q, mine, query_mask)
             self._learn(k, near.argmax(-1), key_mask)
@@ -167,8 +167,9 @@ class Routing(Mechanism):
     def _in_cluster(self, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None) -> Found:
         """Find for blocks of queries the keys nearest to their centroid."""
         where, of = assigned(mine, self.clusters, min(self.block, mine.shape[2]))
-        k, v, real = (_of(t, of) for t in self._tables(k, v, near, key_mask))
-        return where, k, v, real.unsqueeze(3)
+        *kept, real = self._tables(k, v, near, key_mask)
+        k, v = (_of(t, of) for t in kept)
+        return where, k, v, None if key_mask is None else _of(real, of).unsqueeze(3)
 
     def _in_past(self, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None) -> Found:
         """Find for blocks of queries the stretch of keys that their time falls into, and the one before."""

@@ -81,23 +81,25 @@ class Sinkhorn(Mechanism):
         self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, query_mask: Tensor | None
     ) -> Tensor:
         n = q.shape[2]
-        queries, keys = all_real(q, query_mask), all_real(k, key_mask)
+        keys = all_real(k, key_mask)
         own_seen = mask_blocks(keys, self.block)
         if key_mask is not None:
             k, v = (t.masked_fill(~key_mask[:, None, :, None], 0.0) for t in (k, v))
         own_k, own_v = chunked(k, self.block), chunked(v, self.block)
+        seen: Tensor | None = None
         if self.slot.pattern is Pattern.CS:
-            far_k, far_v, seen = self._picked(q, k, own_k, own_v, keys)
+            far_k, far_v, real = self._picked(q, k, own_k, own_v, keys)
             own = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).tril()
             own = (own & own_seen.unsqueeze(2))[:, None].expand(*q.shape[:2], -1, -1, -1)
-            seen = torch.cat([seen.unsqueeze(3).expand(-1, -1, -1, self.block, -1), own], 4)
+            seen = torch.cat([real.unsqueeze(3).expand(-1, -1, -1, self.block, -1), own], 4)
         else:
-            sort = self._sorting(q, k, queries, keys).to(v.dtype)
+            sort = self._sorting(q, k, query_mask, key_mask).to(v.dtype)
             far_k, far_v = ((sort @ t.flatten(3)).unflatten(3, (self.block, -1)) for t in (own_k, own_v))
-            seen = own_seen.any(1)[:, None, None, None, :]  # at a place of the sorted block, where some block has one
-            if self.slot.pattern is Pattern.NS:
-                own = own_seen[:, None, :, None, :]
-                seen = torch.cat([seen.expand_as(own), own], 4)
+            if key_mask is not None or k.shape[2] % self.block:
+                seen = own_seen.any(1)[:, None, None, None, :]  # at a place of the sorted block, if some block has one
+                if self.slot.pattern is Pattern.NS:
+                    own = own_seen[:, None, :, None, :]
+                    seen = torch.cat([seen.expand_as(own), own], 4)
         if not self.slot.pattern.cross:
             far_k, far_v = torch.cat([far_k, own_k], 3), torch.cat([far_v, own_v], 3)
         out = attention(chunked(q, self.block), far_k, far_v, seen)
@@ -169,7 +171,7 @@ class Sinkhorn(Mechanism):
         real = all_real(k, key_mask)
         k, v = k * real[:, None, :, None], v * real[:, None, :, None]
         seen = mask_blocks(real, self.block).expand(k.shape[0], -1, -1)
-        means = block_means(k, real, self.block)
+        means = block_means(k, key_mask, self.block)
         return (cached(so_far), (total,)), (
             chunked(k, self.block),
             chunked(v, self.block),
@@ -232,13 +234,14 @@ class Sinkhorn(Mechanism):
         scores = ours @ theirs.transpose(-1, -2) / (self.slot.dim**0.5 * self.temperature)
         return scores + gumbel(scores) / self.temperature if self.training else scores
 
-    def _sorting(self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    def _sorting(self, q: Tensor, k: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
         """Return which blocks of keys each block of queries is given: (batch, heads, rows, columns)."""
-        columns = mask_blocks(keys, self.block).any(2)
+        queries, keys = all_real(q, query_mask), block_means(k, key_mask, self.block)
+        columns = mask_blocks(all_real(k, key_mask), self.block).any(2)
         if self.slot.pattern is Pattern.CC:
             first = means_so_far(q, queries)[:, :, :: self.block]
-            return masked_softmax(self._compared(first, block_means(k, keys, self.block)), columns[:, None, None, :])
-        scores = self._compared(block_means(q, queries, self.block), block_means(k, keys, self.block))
+            return masked_softmax(self._compared(first, keys), columns[:, None, None, :])
+        scores = self._compared(block_means(q, query_mask, self.block), keys)
         return sinkhorn(scores, mask_blocks(queries, self.block).any(2), columns, self.iterations)
 
     def _picked(

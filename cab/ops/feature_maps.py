@@ -75,6 +75,8 @@ class FeatureMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map every token for itself."""
         if self.name == "elu":
+            if not torch.is_grad_enabled():  # a function of autograd's costs as much as a small product
+                return F.elu(x).add_(1)
             out: Tensor = _EluPlusOne.apply(x)  # type: ignore[no-untyped-call]
             return out
         if self.name == "relu":

@@ -50,6 +50,8 @@ def normalised(sums: Tensor) -> Tensor:
 
 def averaged(sums: Tensor, total: Tensor) -> Tensor:
     """Divide sums (..., size) by the sum of their weights (..., 1); a row that sees nothing stays zero."""
+    if not torch.is_grad_enabled():
+        return sums / total.where(total > 0, 1.0)
     out: Tensor = _Average.apply(sums, total)  # type: ignore[no-untyped-call]
     return out
 

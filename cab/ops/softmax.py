@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 from cab.contracts.pattern import Pattern
 from cab.ops.stretches import added_back, beside
 
-# of queries, keys and values (batch, heads, blocks, tokens, ·) and what each query sees
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# of queries, keys and values (batch, heads, blocks, tokens, ·) and what each query sees (None: everything)
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 FLOOR = -1e30  # the score of what is hidden: finite, since the difference of two infinities is not a number
 SELF = -5e4  # the score of a token with itself, where it counts only if nothing else is seen
@@ -59,7 +59,7 @@ def repeat_heads(t: Tensor, heads: int) -> Tensor:
 
 
 def masked_attention(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None = None, before: int = 0, after: int = 0
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, own: Tensor | None = None, before: int = 0, after: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return softmax attention over the keys that are `seen`, and the log-sums of the scores (..., n, 1); q is scaled.
 
@@ -71,15 +71,16 @@ def masked_attention(
     return out, total
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+def written_out(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """Return softmax attention in blocks (batch, heads, blocks, tokens, ·) over the keys that are `seen`."""
     return masked_attention(q * q.shape[-1] ** -0.5, k, v, seen)[0]
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """Return the same as `written_out` by PyTorch's fused kernels, which keep no weights for backward."""
     batch, heads = q.shape[:2]
-    seen = seen[0] if seen.shape[:2] == (1, 1) else seen.expand(batch, heads, -1, -1, -1).flatten(0, 1)
+    if seen is not None:
+        seen = seen[0] if seen.shape[:2] == (1, 1) else seen.expand(batch, heads, -1, -1, -1).flatten(0, 1)
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
     return torch.unflatten(out, 0, (batch, heads))
@@ -88,12 +89,14 @@ def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, own: Tensor | None, before: int, after: int
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, own: Tensor | None, before: int, after: int
     ) -> tuple[Tensor, Tensor]:
         scores = (q @ beside(k, before, after).transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
         if own is not None:
             scores.masked_fill_(own, SELF)
-        weights = scores.masked_fill_(~seen, FLOOR).softmax(-1)
+        if seen is not None:
+            scores.masked_fill_(~seen, FLOOR)
+        weights = scores.softmax(-1)
         largest, most = scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True)
         del scores
         blind = largest < FLOOR / 2

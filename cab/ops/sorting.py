@@ -21,7 +21,7 @@ def sinkhorn(scores: Tensor, rows: Tensor, columns: Tensor, iterations: int) -> 
     scores = scores.masked_fill(~counts, FLOOR)
     for _ in range(iterations):
         for axis in (2, 3):
-            scores = (scores - scores.logsumexp(axis, keepdim=True)).masked_fill(~counts, FLOOR)
+            scores = scores.log_softmax(axis).masked_fill(~counts, FLOOR)
     return scores.exp()
 
 
@@ -46,10 +46,11 @@ def mask_blocks(real: Tensor, size: int) -> Tensor:
     return torch.unflatten(F.pad(real, (0, -real.shape[1] % size), value=False), 1, (-1, size))
 
 
-def block_means(t: Tensor, real: Tensor, size: int) -> Tensor:
+def block_means(t: Tensor, mask: Tensor | None, size: int) -> Tensor:
     """Average the real tokens of each block, in float32 at least: (batch, heads, blocks, features)."""
-    t = t.to(torch.promote_types(t.dtype, torch.float32)) * real[:, None, :, None]
-    return chunked(t, size).sum(3) / mask_blocks(real, size).sum(2).clamp(min=1)[:, None, :, None]
+    count = mask_blocks(all_real(t, mask), size).sum(2).clamp(min=1)[:, None, :, None]
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
+    return chunked(t if mask is None else t * mask[:, None, :, None], size).sum(3) / count
 
 
 def tokens_at(t: Tensor, index: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ WARM_UP = (0.010, 0.040)  # seconds: at least, at most (one call at least)
 STEADY, WINDOW = 0.03, 5  # two windows of calls whose medians differ by less are steady
 SAMPLE = 0.002  # seconds that one sample lasts at least
 BUDGET = (0.025, 0.070, 3.0)  # seconds of samples: at least, at most, and at most while there are fewer than FEWEST
-FEWEST, MOST = 5, 200  # samples
+FEWEST, MOST = 3, 200  # samples; the interval counts processes, so that of slow calls a few are enough
 PRECISION = 0.01  # of the median, half the width of its interval
 
 
