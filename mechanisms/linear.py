@@ -49,7 +49,8 @@ class Linear(Mechanism):
             v = F.pad(v, (0, 1), value=1.0)
             return normalised(causal_linear(self.of_query(q), self._features(k, key_mask), v, self.chunk))
         k = self._features(k, key_mask)
-        state, total = k.transpose(-1, -2) @ v, k.sum(2).unsqueeze(-1)
+        # in this order the gradient of k comes in its own layout
+        state, total = (v.transpose(-1, -2) @ k).transpose(-1, -2), k.sum(2).unsqueeze(-1)
         del k  # the queries' features take its room
         q = self.of_query(q)
         total = q @ total  # before the other product, so that its gradient comes last and waits for nothing

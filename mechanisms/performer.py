@@ -115,18 +115,21 @@ class Performer(Mechanism):
             out, state = running(a, k, v, self.chunk, Sums(*state))
         return normalised(out).to(q.dtype), state
 
-    def _mapped(self, x: Tensor) -> Tensor:
-        """Return the features (ReLU), or their logarithms, for 16-bit tensors in float32: they are exponents."""
+    def _mapped(self, x: Tensor, keys: bool = False) -> Tensor:
+        """Return the features (ReLU), or their logarithms, for 16-bit tensors in float32: they are exponents.
+
+        A query's own |x|^2 / 2 is left out: it is the same for all of its weights, so their normaliser cancels it.
+        """
         dtype = x.dtype if self.kernel == "relu" else torch.promote_types(x.dtype, torch.float32)
         x = x.to(dtype) * self.slot.dim**-0.25
         products = x @ self.directions.to(dtype).T if self.features else x
         if self.kernel == "relu":
             return products.relu() + ABOVE
-        return products - x.square().sum(-1, keepdim=True) / 2
+        return products.add_(x.square().sum(-1, keepdim=True) * -0.5) if keys else products
 
     def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return the keys' features or logarithms, without what is masked."""
-        k = self._mapped(k)
+        k = self._mapped(k, keys=True)
         nothing = 0.0 if self.kernel == "relu" else FLOOR
         return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], nothing)
 
