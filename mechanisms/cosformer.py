@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised
+from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised, outer
 
 
 class Cosformer(Mechanism):
@@ -51,7 +51,7 @@ class Cosformer(Mechanism):
         q, (k, v) = self._features(q, self._places(q)), self._summands(k, v, self._places(k), key_mask)
         if self.slot.pattern is Pattern.CS:
             return normalised(causal_linear(q, k, v, self.chunk))
-        return normalised(q @ (k.transpose(-1, -2) @ v))
+        return normalised(q @ outer(k, v))
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -82,7 +82,7 @@ class Cosformer(Mechanism):
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source or nothing, and how many queries came: (batch,)."""
         k, v = self._summands(k, v, self._places(k), key_mask)
-        return k.transpose(-1, -2) @ v, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+        return outer(k, v), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None

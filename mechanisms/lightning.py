@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
+from cab.ops.prefix import outer
 from cab.ops.ragged import real_first, taken
 
 
@@ -77,7 +78,7 @@ class Lightning(Mechanism):
         """Sum in blocks, with one state for all that is far (CS), one for each side (NS), or one (NC, CC)."""
         q, (k, v) = _activated(q), self._summands(k, v, key_mask)
         if self.slot.pattern.cross:
-            out = q @ ((k * self._share(k, key_mask)).transpose(-1, -2) @ v)
+            out = q @ outer(k * self._share(k, key_mask), v)
         else:
             out = fading_linear(q, k, v, self._rate(q), self.chunk, self.both)
         del q, k, v  # norm and gate need room
@@ -169,7 +170,7 @@ class Lightning(Mechanism):
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source, or over nothing: (batch, heads, dim, value_dim)."""
         k, v = self._summands(k, v, key_mask)
-        return (k * self._share(k, key_mask)).transpose(-1, -2) @ v if self.slot.pattern.cross else k.mT @ v
+        return outer(k * self._share(k, key_mask) if self.slot.pattern.cross else k, v)
 
     def step(
         self,
@@ -192,7 +193,7 @@ class Lightning(Mechanism):
             q, k, v = (taken(t, order) for t in (q, k, v))
             count = key_mask.sum(1, keepdim=True)
         out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ state
-        gained = (k * powers(rate, (count - 1 - place).clamp(min=0), k)).transpose(-1, -2) @ v
+        gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         state = powers(rate, count, k) * state + gained
         return self._finished(out if back is None else taken(out, back), x), state
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern
 from cab.ops.feature_maps import FeatureMap
-from cab.ops.prefix import appended, averaged, causal_linear, causal_linear_flops, normalised
+from cab.ops.prefix import appended, averaged, causal_linear, causal_linear_flops, normalised, outer
 
 
 class Linear(Mechanism):
@@ -49,8 +49,7 @@ class Linear(Mechanism):
             v = F.pad(v, (0, 1), value=1.0)
             return normalised(causal_linear(self.of_query(q), self._features(k, key_mask), v, self.chunk))
         k = self._features(k, key_mask)
-        # in this order the gradient of k comes in its own layout
-        state, total = (v.transpose(-1, -2) @ k).transpose(-1, -2), k.sum(2).unsqueeze(-1)
+        state, total = outer(k, v), k.sum(2).unsqueeze(-1)
         del k  # the queries' features take its room
         q = self.of_query(q)
         total = q @ total  # before the other product, so that its gradient comes last and waits for nothing
@@ -85,7 +84,7 @@ class Linear(Mechanism):
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source: (batch, heads, features, value_dim + 1)."""
         k, v = self._summands(k, v, key_mask)
-        return k.transpose(-1, -2) @ v
+        return outer(k, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised
+from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised, outer
 from cab.ops.random_features import FLOOR, Sums, nothing, orthogonal, read, running, summed
 
 ABOVE = 1e-3  # what the ReLU kernel adds, as in the authors' code
@@ -99,7 +99,7 @@ class Performer(Mechanism):
         """Sum over the source, or over nothing."""
         k, v = self._keys(k, key_mask), self._values(v, key_mask)
         if self.kernel == "relu":
-            return k.transpose(-1, -2) @ v
+            return outer(k, v)
         return summed(k, v) if k.shape[2] else nothing(self.count, v)
 
     def step(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
+from cab.ops.prefix import outer
 from cab.ops.ragged import real_first, taken
 
 
@@ -125,7 +126,7 @@ class Retention(Mechanism):
         """Sum over the source (CC); or over nothing, and how many tokens came: (batch,)."""
         if self.slot.pattern.cross:
             return self._state(k, v, key_mask)
-        return k.mT @ v, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+        return outer(k, v), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
 
     def step(
         self,
@@ -150,7 +151,7 @@ class Retention(Mechanism):
         places = past.unsqueeze(1) + place
         q, k = self._rotated(q, places), self._summand(self._rotated(k, places), key_mask)
         out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ sums
-        gained = (k * powers(rate, (count - 1 - place).clamp(min=0), k)).transpose(-1, -2) @ v
+        gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         sums = powers(rate, count, k) * sums + gained
         return self._finished(out if back is None else taken(out, back), x), (sums, past + count[:, 0])
 
@@ -178,7 +179,7 @@ class Retention(Mechanism):
         place = torch.arange(k.shape[2], device=k.device)
         last = place[-1:] if key_mask is None else (key_mask * place).amax(1, keepdim=True)
         share = powers(self._rate(k), (last - place).clamp(min=0), k)
-        return (self._summand(k, key_mask) * share).transpose(-1, -2) @ v
+        return outer(self._summand(k, key_mask) * share, v)
 
     def _finished(self, out: Tensor, x: Tensor | None) -> Tensor:
         """Norm each head's result, and gate it."""

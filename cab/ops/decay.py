@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cab.ops.prefix import chunked
+from cab.ops.prefix import chunked, outer
 
 
 def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, both: bool = False) -> Tensor:
@@ -22,10 +22,10 @@ def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, bot
         since = powers(rate, place + 1, q).unsqueeze(1)  # since the last token of the chunk before
         until = powers(rate, chunk - 1 - place, q).unsqueeze(1)  # until the last token of this one
         whole = (-rate * chunk).exp().view(-1, 1, 1)
-        before = _before((k * until).transpose(-1, -2) @ v, whole)
+        before = _before(outer(k * until, v), whole)
         read = (q @ before).mul_(since)
         if both:
-            after = _before(((k * since).transpose(-1, -2) @ v).flip(2), whole).flip(2)
+            after = _before(outer(k * since, v).flip(2), whole).flip(2)
             read.add_((q @ after).mul_(until))
     inside = (q @ k.transpose(-1, -2)).mul_(_inside(rate, chunk, both, q))
     out = inside @ v

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.prefix import chunked
+from cab.ops.prefix import chunked, outer
 
 
 def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -22,7 +22,7 @@ def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, c
     n, chunk = q.shape[2], fitted(chunk, q.shape[2])
     q, k, v, since = *(chunked(t, chunk) for t in (q, k, v)), chunked(gate, chunk).cumsum(3)
     end = since[:, :, :, -1:]
-    gained = (k * (end - since).exp()).transpose(-1, -2) @ v
+    gained = outer(k * (end - since).exp(), v)
     before, state = _carried(gained, end.exp().transpose(-1, -2), state)
     out = (q * since.exp()) @ before + (q * k).sum(-1, keepdim=True) * v
     for half, second, first in _halves(since):
@@ -40,7 +40,7 @@ def gated_scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tenso
     n, chunk = q.shape[2], fitted(chunk, q.shape[2])
     q, k, write, since = *(chunked(t, chunk) for t in (q, k, write)), chunked(gate, chunk).cumsum(3)
     end = since[:, :, :, -1:]
-    gained = k.transpose(-1, -2) @ (write * (end - since).exp())
+    gained = outer(k, write * (end - since).exp())
     before, state = _carried(gained, end.exp(), state)
     out = (q @ before) * since.exp() + (q * k).sum(-1, keepdim=True) * write
     for half, second, first in _halves(since):

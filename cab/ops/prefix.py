@@ -13,6 +13,11 @@ def chunked(t: Tensor, chunk: int, value: float = 0.0) -> Tensor:
     return torch.unflatten(F.pad(t, (0, 0, 0, tail), value=value) if tail else t, 2, (-1, chunk))
 
 
+def outer(k: Tensor, v: Tensor) -> Tensor:
+    """Return sum over tokens of k_j v_j^T, (..., features, size); in this order k's gradient has k's layout."""
+    return (v.transpose(-1, -2) @ k).transpose(-1, -2)
+
+
 def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     """Return sum over j <= i of (q_i . k_j) v_j, without a normaliser.
 
@@ -23,7 +28,7 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     n = q.shape[2]
     chunk = min(chunk, n)
     q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
-    before = F.pad((k.transpose(-1, -2) @ v)[:, :, :-1], (0, 0, 0, 0, 1, 0)).cumsum(2)  # of the chunks before alone
+    before = F.pad(outer(k, v)[:, :, :-1], (0, 0, 0, 0, 1, 0)).cumsum(2)  # of the chunks before alone
     read = q @ before
     del before
     inside = (q @ k.transpose(-1, -2)).tril_()

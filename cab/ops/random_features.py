@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cab.ops.prefix import chunked
+from cab.ops.prefix import chunked, outer
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
 
@@ -35,7 +35,7 @@ def orthogonal(count: int, dim: int) -> Tensor:
 def summed(scores: Tensor, v: Tensor) -> Sums:
     """Sum over all keys: scores (batch, heads, m, features), overwritten, and v (batch, heads, m, size + 1)."""
     largest = scores.detach().amax(2)
-    return Sums(largest, _outer(scores.sub_(largest.unsqueeze(2)).exp_(), v))
+    return Sums(largest, outer(scores.sub_(largest.unsqueeze(2)).exp_(), v))
 
 
 def nothing(features: int, v: Tensor) -> Sums:
@@ -64,7 +64,7 @@ def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums | None = Non
     largest = here[:, :, 1:].unsqueeze(3)
     a = _safe_exp(a + largest)
     b = (b - largest).exp_()
-    gained, kept = _outer(b, v), (here[:, :, :-1] - here[:, :, 1:]).exp().unsqueeze(-1)
+    gained, kept = outer(b, v), (here[:, :, :-1] - here[:, :, 1:]).exp().unsqueeze(-1)
     faded, total = [], sums.total
     for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic
         faded.append(share * total)  # the sums before the chunk, at its scale
@@ -72,11 +72,6 @@ def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums | None = Non
     del gained, new
     out = ((a @ b.transpose(-1, -2)).tril_() @ v).add_(a @ torch.stack(faded, 2))
     return out.flatten(2, 3)[:, :, :n], Sums(here[:, :, -1], total)
-
-
-def _outer(weights: Tensor, v: Tensor) -> Tensor:
-    """Sum the outer products over the tokens; in this order the gradient of weights comes in their own layout."""
-    return (v.transpose(-1, -2) @ weights).transpose(-1, -2)
 
 
 def _safe_exp(scores: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.prefix import chunked
+from cab.ops.prefix import chunked, outer
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
 State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, rows), mean of the values (·, size)
@@ -93,7 +93,7 @@ class Weights:
 
         `mean` is what the tokens before the first chunk had.
         """
-        gained, sums = self.inside.transpose(-1, -2) @ x, [mean]
+        gained, sums = outer(self.inside, x), [mean]
         for new, share in zip(gained.unbind(2), self.fall.unbind(2), strict=True):  # indexed, backward is quadratic
             sums.append(torch.addcmul(new, share.unsqueeze(-1), sums[-1]))
         return torch.stack(sums[:-1], 2) * self.fall.unsqueeze(-1), sums[-1] / self.count.unsqueeze(-1)
@@ -111,7 +111,7 @@ def _by_halves(scores: Tensor, read: Tensor, v: Tensor, state: State) -> tuple[T
     sums = torch.unflatten(sums, 2, (-1, scores.shape[3]))
     end = sums[:, :, :, -1]
     start = torch.cat([total.unsqueeze(2), end[:, :, :-1]], 2)
-    gained = (scores - end.unsqueeze(3)).exp().transpose(-1, -2) @ v
+    gained = outer((scores - end.unsqueeze(3)).exp(), v)
     kept = (start - end).exp().unsqueeze(-1)
     means = [mean]
     for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic
