@@ -13,7 +13,15 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern
 from cab.ops.feature_maps import FeatureMap
-from cab.ops.prefix import appended, averaged, causal_linear, causal_linear_flops, normalised, outer
+from cab.ops.prefix import (
+    appended,
+    averaged,
+    causal_average,
+    causal_average_flops,
+    causal_linear,
+    normalised,
+    outer,
+)
 
 
 class Linear(Mechanism):
@@ -46,8 +54,7 @@ class Linear(Mechanism):
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
         if self.slot.pattern is Pattern.CS:
-            v = F.pad(v, (0, 1), value=1.0)
-            return normalised(causal_linear(self.of_query(q), self._features(k, key_mask), v, self.chunk))
+            return causal_average(self.of_query(q), self._features(k, key_mask), v, self.chunk)
         k = self._features(k, key_mask)
         state, total = outer(k, v), k.sum(2).unsqueeze(-1)
         del k  # the queries' features take its room
@@ -71,7 +78,7 @@ class Linear(Mechanism):
         """Maps, state and reading; in CS the products inside the chunks too. The normaliser is one more value."""
         features = self.of_query.count
         if self.slot.pattern is Pattern.CS:
-            summing = causal_linear_flops(n, features, self.slot.values + 1, self.chunk)
+            summing = causal_average_flops(n, features, self.slot.values, self.chunk)
         else:
             summing = 2.0 * features * ((n + m) * self.slot.values + n)
         return self.slot.heads * (summing + (n + m) * self.of_query.flops)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
+from cab.ops.buckets import tables_of
 from cab.ops.clusters import directions, moved, similar, strayed
 from cab.ops.softmax import masked_softmax
 
@@ -51,13 +52,14 @@ class RoutingLeaky(Mechanism):
         near_q, near_k = similar(q, self.centroids), similar(k, self.centroids)
         queries, is_query = self._taken(near_q, query_mask)  # (batch, heads, clusters, window)
         keys, is_key = self._taken(near_k, key_mask)
-        seen = is_key.unsqueeze(3)
+        seen = None if key_mask is None else is_key.unsqueeze(3)
         if self.slot.pattern is Pattern.CS:
-            seen = seen & (keys.unsqueeze(3) <= queries.unsqueeze(4))
-        scores = (_at(q, queries) * self.slot.dim**-0.5) @ _at(k, keys).transpose(-1, -2)
+            past = keys.unsqueeze(3) <= queries.unsqueeze(4)
+            seen = past if seen is None else seen & past
+        scores = (tables_of(q, queries) * self.slot.dim**-0.5) @ tables_of(k, keys).transpose(-1, -2)
         # a column of ones counts how often a query was taken
-        read = torch.nn.functional.pad(masked_softmax(scores, seen) @ _at(v, keys), (0, 1), value=1.0)
-        read = read.masked_fill(~is_query.unsqueeze(4), 0.0).flatten(2, 3)
+        read = torch.nn.functional.pad(masked_softmax(scores, seen) @ tables_of(v, keys), (0, 1), value=1.0)
+        read = (read if query_mask is None else read.masked_fill(~is_query.unsqueeze(4), 0.0)).flatten(2, 3)
         total = read.new_zeros(*q.shape[:3], read.shape[3])
         total = total.scatter_add(2, queries.flatten(2).unsqueeze(3).expand_as(read), read)
         if self.training:
@@ -106,9 +108,3 @@ class RoutingLeaky(Mechanism):
             near = near.masked_fill(~mask[:, None, :, None], -torch.inf)
         best, index = near.transpose(2, 3).topk(min(self.window, near.shape[2]), dim=3)
         return index, best > -torch.inf
-
-
-def _at(t: Tensor, index: Tensor) -> Tensor:
-    """Take tokens of t (batch, heads, n, size) at index (batch, heads, clusters, window)."""
-    flat = index.flatten(2).unsqueeze(3).expand(-1, -1, -1, t.shape[3])
-    return t.gather(2, flat).unflatten(2, index.shape[2:])

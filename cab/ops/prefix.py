@@ -28,12 +28,31 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     n = q.shape[2]
     chunk = min(chunk, n)
     q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
-    before = F.pad(outer(k, v)[:, :, :-1], (0, 0, 0, 0, 1, 0)).cumsum(2)  # of the chunks before alone
-    read = q @ before
-    del before
+    read = q @ _before(outer(k, v))
     inside = (q @ k.transpose(-1, -2)).tril_()
     del q, k
     return (inside @ v).add_(read).flatten(2, 3)[:, :, :n]
+
+
+def causal_average(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
+    """Return `causal_linear` of v over that of ones: the mean of v over j <= i by weights q_i . k_j, in chunks.
+
+    Summed by themselves, the weights cost less room than as one more column of v. A row that sees nothing is zero.
+    """
+    n = q.shape[2]
+    chunk = min(chunk, n)
+    q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
+    read, total = q @ _before(outer(k, v)), q @ _before(k.sum(3).unsqueeze(-1))
+    inside = (q @ k.transpose(-1, -2)).tril_()
+    del q, k
+    total = total + inside.sum(-1, keepdim=True)
+    out = averaged((inside @ v).add_(read), total)
+    return out.flatten(2, 3)[:, :, :n]
+
+
+def _before(gained: Tensor) -> Tensor:
+    """Sum what each chunk gained (batch, heads, chunks, features, size) over the chunks before it."""
+    return F.pad(gained[:, :, :-1], (0, 0, 0, 0, 1, 0)).cumsum(2)
 
 
 def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
@@ -41,6 +60,12 @@ def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
     chunk = min(chunk, n)
     chunks = -(-n // chunk)
     return 2.0 * chunks * (chunk * chunk * (features + size) + 2 * chunk * features * size)
+
+
+def causal_average_flops(n: int, features: int, size: int, chunk: int) -> float:
+    """Count what `causal_average` executes for one head: each query meets the sum of the keys, too."""
+    chunk = min(chunk, n)
+    return causal_linear_flops(n, features, size, chunk) + 2.0 * -(-n // chunk) * chunk * features
 
 
 def appended(state: Tensor, k: Tensor, v: Tensor) -> Tensor:
