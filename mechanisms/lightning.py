@@ -76,13 +76,12 @@ class Lightning(Mechanism):
         x: Tensor | None = None,
     ) -> Tensor:
         """Sum in blocks, with one state for all that is far (CS), one for each side (NS), or one (NC, CC)."""
-        q, (k, v) = _activated(q), self._summands(k, v, key_mask)
         if self.slot.pattern.cross:
-            out = q @ outer(k * self._share(k, key_mask), v)
-        else:
-            out = fading_linear(q, k, v, self._rate(q), self.chunk, self.both)
-        del q, k, v  # norm and gate need room
-        return self._finished(out, x)
+            k, v = self._summands(k, v, key_mask)
+            return self._finished(_activated(q) @ outer(k * self._share(k, key_mask), v), x)
+        rate = self._rate(q)  # no name for what is activated: the sums let go of each as soon as they can
+        sums = fading_linear(_activated(q), self._keys(k, key_mask), _activated(v), rate, self.chunk, self.both)
+        return self._finished(sums, x)
 
     def attend_lightning1(
         self,
@@ -204,8 +203,11 @@ class Lightning(Mechanism):
         return depth * torch.exp2(torch.arange(1, heads + 1, device=like.device, dtype=dtype) * (-8 / heads))
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._keys(k, key_mask), _activated(v)
+
+    def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         k = _activated(k)
-        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0), _activated(v)
+        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
 
     def _share(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return what is left of each key at the end of the source; with both directions, also at its beginning."""

@@ -24,10 +24,13 @@ def fading_linear(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, chunk: int, bot
         whole = (-rate * chunk).exp().view(-1, 1, 1)
         before = _before(outer(k * until, v), whole)
         read = (q @ before).mul_(since)
+        del before
         if both:
             after = _before(outer(k * since, v).flip(2), whole).flip(2)
             read.add_((q @ after).mul_(until))
+            del after
     inside = (q @ k.transpose(-1, -2)).mul_(_inside(rate, chunk, both, q))
+    del q, k
     out = inside @ v
     return (out if read is None else out.add_(read)).flatten(2, 3)[:, :, :n]
 
@@ -58,4 +61,6 @@ def _before(gained: Tensor, kept: Tensor) -> Tensor:
     sums = [torch.zeros_like(gained[:, :, 0], dtype=kept.dtype)]
     for new in gained[:, :, :-1].unbind(2):  # indexed one by one, their backward would be quadratic
         sums.append(new + kept * sums[-1])
-    return torch.stack(sums, 2).to(gained.dtype)
+    dtype = gained.dtype
+    del gained, new
+    return torch.stack(sums, 2).to(dtype)
