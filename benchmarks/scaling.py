@@ -8,10 +8,13 @@ at most 1.15 in time and 1.1 in memory; causal at most twice noncausal at the lo
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 
-from cab import allocator
+os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded: the profiler would talk
+
+from cab import allocator  # noqa: E402
 
 PINNED = allocator.pin()  # before the first tensor
 
