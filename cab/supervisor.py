@@ -61,6 +61,7 @@ class Supervisor:
         self._renewed: set[str] = set()  # files that this run has started anew
         self._wrong: dict[str, str | None] = {}
         self._refused: dict[str, str] = {}
+        self._compared: set[str] = set()  # cases whose first child of this run found them to be what they define
         self._too_long: dict[str, int] = {}  # what ran out of memory, by everything but its lengths -> the shortest
 
     def pending(self, items: Iterable[Item]) -> list[Item]:
@@ -157,6 +158,7 @@ class Supervisor:
         threads = case.settings.get("threads") or environment.usable_cores()
         job = {"kind": "train" if item.trains else "measure", "case": case.question(), "threads": threads}
         job |= {"data": str(self.options.data), "pinned": item.pinned, "meters": [i.meter for i in items]}
+        job["compared"] = case.id in self._compared
         place = self.store.checkpoint(item.file)
         if item.trains:  # what a child before this one, or a run, has come to
             if self.options.force and item.file not in self._renewed:
@@ -175,13 +177,15 @@ class Supervisor:
             )
         if item.trains or answer.status != "ok":
             return {i.meter: answer for i in items}
+        if answer.value["compared"]:
+            self._compared.add(case.id)
         return {name: Answer.of(given) for name, given in answer.value["meters"].items()}
 
     def _search(self, item: Item, job: dict[str, Any], what: str) -> Answer:
         """Let a meter probe the cases of its choosing, each in a child of its own."""
 
         def probe(case: Case, pinned: bool) -> tuple[str, str, Any]:
-            asked = {**job, "case": case.question(), "pinned": pinned}
+            asked = {**job, "case": case.question(), "pinned": pinned, "compared": False}
             answer = self._run(asked, item.timeout, item.memory_limit, f"{what}: n={case.n}")
             answer = Answer.of(answer.value["meters"][item.meter]) if answer.status == "ok" else answer
             return answer.status, answer.reason, answer.value

@@ -65,26 +65,37 @@ class Workload:
         decoder = getattr(self.run, "__self__", None)
         return decoder.state if isinstance(decoder, Decoder) else None
 
-    def check(self) -> None:
+    def check(self, compared: bool = False) -> None:
         """Raise `Wrong` unless the mechanism computes what it defines, and the results on the real inputs are finite.
 
-        The comparison is at 301 tokens, in the case's own dtype.
+        The comparison is at 301 tokens, in the case's own dtype; `compared` says that another process has made it, on
+        the same weights and inputs.
         """
-        case, run, mode = self.case, self.run, self.module.training
+        run = self.run
         with self._setting_up():
-            self.module.eval()
-            truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
-            self.module.train(mode)
-            if case.backend == "compile":
-                torch.compiler.reset()  # another length was seen: the next code would be compiled for any
-            if case.pass_ in ("forward", "decode"):
+            if not compared:
+                self._compare()
+            if self.case.pass_ in ("forward", "decode"):
                 truth.finite([run()], "the output")
                 return
             assert self._scene.forward is not None
+            if self.case.pass_ == "forward_backward":
+                out = self._scene.forward()
+                truth.finite([out], "the output")
+                truth.finite(self._gradients(out, False), "a gradient")
+                return
             with torch.no_grad():
                 truth.finite([self._scene.forward()], "the output")
-            if case.pass_ != "train":  # a step changes the weights
+            if self.case.pass_ == "backward":  # a step changes the weights
                 truth.finite(run(), "a gradient")
+
+    def _compare(self) -> None:
+        case, mode = self.case, self.module.training
+        self.module.eval()
+        truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
+        self.module.train(mode)
+        if case.backend == "compile":
+            torch.compiler.reset()  # another length was seen: the next code would be compiled for any
 
     def twin(self, **changes: Any) -> "Workload":
         """Return the same case, on the same batch, with some fields changed: device, backend, pass."""
@@ -144,6 +155,7 @@ class Workload:
         def gradients(out: Tensor, keep: bool) -> tuple[Tensor | None, ...]:
             return torch.autograd.grad(out, leaves, pull, retain_graph=keep, allow_unused=True)
 
+        self._gradients = gradients
         if self.case.pass_ == "forward_backward":
             return lambda: gradients(forward(), False)
         # the graph is made once, and kept; code compiled earlier, or by default, gives up buffers that it needs again

@@ -82,6 +82,28 @@ def test_a_death_is_a_row_with_its_status_and_costs_its_own_metrics_only(
     assert found["flops"]["flops"]["status"] == "ok"
 
 
+def test_a_case_is_compared_once_a_run_and_a_wrong_one_in_every_child(
+    server: Server, lawful: None, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    run = server.run
+
+    def spied(job: dict[str, Any], *rest: Any) -> Any:
+        if job["kind"] == "measure":
+            asked.append(job["compared"])
+        return run(job, *rest)
+
+    monkeypatch.setattr(server, "run", spied)
+    meters = "meters=[latency,memory]"
+    carry_out(server, ["mechanism=softmax", "seq_len=32", meters], elsewhere)
+    assert asked == [False, True, True, True, True, True]  # five processes of latency, one of memory
+    carry_out(server, ["mechanism=softmax", "seq_len=32", meters], elsewhere, force=True)
+    assert asked[6:] == asked[:6]
+    found, _ = carry_out(server, [f"mechanism={DEADLY}", "mechanism.how=poison", "seq_len=512", meters], elsewhere)
+    assert asked[12:] == [False, False]
+    assert {m["status"] for meter in found.values() for m in meter.values()} == {"wrong"}
+
+
 def test_an_endless_loop_ends_at_the_deadline(server: Server, lawful: None, elsewhere: Path) -> None:
     found, _ = carry_out(server, [f"mechanism={DEADLY}", "mechanism.how=loop", "seq_len=512", "timeout=3"], elsewhere)
     assert found["memory"]["peak_allocated"]["status"] == "timeout"

@@ -308,6 +308,13 @@ def test_a_wrong_mechanism_is_never_measured(mechanism: type[Mechanism], changes
         workload(mechanism, **changes).check()
 
 
+@pytest.mark.parametrize("pass_", ["forward", "forward_backward"])
+def test_what_another_process_has_compared_is_only_looked_at_for_finite_results(pass_: str) -> None:
+    workload(SlightlyOff, pass_=pass_).check(compared=True)
+    with pytest.raises(Wrong, match="the output is not finite"):
+        workload(NaNFarOut, n=320, pass_=pass_).check(compared=True)
+
+
 @pytest.mark.parametrize(
     ("mechanism", "changes"),
     [
