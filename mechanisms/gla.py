@@ -57,13 +57,12 @@ class Gla(Mechanism):
         """Carry the state over chunks (CS), both ways (NS), or sum it once (NC, CC)."""
         gates, (k, v) = self._gates(y, key_mask), self._summands(k, v, key_mask)
         if self.slot.pattern.cross:
-            return self._finished(self._scaled(q) @ self._state(k, v, gates[0]), x)
-        start = k.new_zeros(*k.shape[:2], k.shape[3], v.shape[3])
-        out = gated_linear(self._scaled(q), k, v, gates[0], start, self.chunk)[0]
-        if self.ways == 2:
-            turned = (t.flip(2) for t in (self._scaled(q), k, v, gates[1]))
-            out = (out + gated_linear(*turned, start, self.chunk)[0].flip(2)) / 2
-        return self._finished(out, x)
+            return self._finished(_wide(q) @ self._state(k, v, gates[0]), x)
+        if self.ways == 1:  # popped, so that nothing keeps the gates meanwhile
+            return self._finished(self._carried(q, k, v, gates.pop()), x)
+        out = self._carried(q, k, v, gates[0])
+        turned = (t.flip(2) for t in (q, k, v, gates[1]))
+        return self._finished((out + self._carried(*turned).flip(2)) / 2, x)
 
     def reference(
         self,
@@ -127,9 +126,9 @@ class Gla(Mechanism):
     ) -> tuple[Tensor, Any]:
         """Read the state (CC), or carry it over the new tokens too (CS)."""
         if k is None or v is None or y is None:
-            return self._finished(self._scaled(q) @ state, x), state
+            return self._finished(_wide(q) @ state, x), state
         k, v = self._summands(k, v, key_mask)
-        out, state = gated_linear(self._scaled(q), k, v, self._gates(y, key_mask)[0], state, self.chunk)
+        out, state = gated_linear(_wide(q), k, v, self._gates(y, key_mask)[0], state, self.chunk)
         return self._finished(out, x), state
 
     def _gates(self, y: Tensor, key_mask: Tensor | None) -> list[Tensor]:
@@ -141,23 +140,29 @@ class Gla(Mechanism):
             gates.append(gate if key_mask is None else gate.masked_fill(~key_mask[:, None, :, None], 0.0))
         return gates
 
-    def _scaled(self, q: Tensor) -> Tensor:
-        """Scale; 16-bit tensors are summed in float32, as their gates are exponents."""
-        return q.to(torch.promote_types(q.dtype, torch.float32)) * self.slot.dim**-0.5
-
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (k, v))
+        k, v = _wide(k), _wide(v)
         return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0), v
+
+    def _carried(self, q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
+        start = k.new_zeros(*k.shape[:2], k.shape[3], v.shape[3])
+        return gated_linear(_wide(q), k, v, gate, start, self.chunk)[0]
 
     def _state(self, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         return (k * after(gate).exp()).transpose(-1, -2) @ v
 
     def _finished(self, out: Tensor, x: Tensor) -> Tensor:
-        """Norm each head's result, and gate it."""
+        """Scale, norm each head's result, and gate it."""
+        out = F.rms_norm(out * self.slot.dim**-0.5, out.shape[-1:], self.scale.to(out.dtype), 1e-5)
         gate = F.silu(self.gate(x)).unflatten(-1, (self.slot.heads, -1)).transpose(1, 2)
-        return (F.rms_norm(out, out.shape[-1:], self.scale.to(out.dtype), 1e-5) * gate).to(gate.dtype)
+        return (out * gate).to(gate.dtype)
 
     def _gating(self, n: int, m: int) -> float:
         slot = self.slot
         low = self.ways * m * self.rank * (slot.tokens + slot.heads * slot.dim)
         return 2.0 * (low + n * slot.tokens * slot.heads * slot.values)
+
+
+def _wide(t: Tensor) -> Tensor:
+    """16-bit tensors are summed in float32, as their gates are exponents."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))

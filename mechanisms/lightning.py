@@ -79,9 +79,8 @@ class Lightning(Mechanism):
         if self.slot.pattern.cross:
             k, v = self._summands(k, v, key_mask)
             return self._finished(_activated(q) @ outer(k * self._share(k, key_mask), v), x)
-        rate = self._rate(q)  # no name for what is activated: the sums let go of each as soon as they can
-        sums = fading_linear(_activated(q), self._keys(k, key_mask), _activated(v), rate, self.chunk, self.both)
-        return self._finished(sums, x)
+        k = _unmasked(k, key_mask)
+        return self._finished(fading_linear(q, k, v, self._rate(q), self.chunk, self.both, through=_activated), x)
 
     def attend_lightning1(
         self,
@@ -203,11 +202,7 @@ class Lightning(Mechanism):
         return depth * torch.exp2(torch.arange(1, heads + 1, device=like.device, dtype=dtype) * (-8 / heads))
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._keys(k, key_mask), _activated(v)
-
-    def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
-        k = _activated(k)
-        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
+        return _activated(_unmasked(k, key_mask)), _activated(v)
 
     def _share(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return what is left of each key at the end of the source; with both directions, also at its beginning."""
@@ -219,8 +214,10 @@ class Lightning(Mechanism):
     def _finished(self, out: Tensor, x: Tensor | None) -> Tensor:
         """Norm over the token or the head, and gate."""
         tokens = out.transpose(1, 2)
+        del out  # the copy that a norm over the token makes takes its room
         if self.norm == "token":
-            tokens = F.rms_norm(tokens.flatten(2), self.scale.shape, self.scale, 1e-6).unflatten(2, tokens.shape[2:])
+            tokens = tokens.flatten(2)
+            tokens = F.rms_norm(tokens, self.scale.shape, self.scale, 1e-6).unflatten(2, (self.slot.heads, -1))
         elif self.norm == "head":
             tokens = F.rms_norm(tokens, self.scale.shape, self.scale, 1e-6)
         if x is not None:
@@ -229,6 +226,11 @@ class Lightning(Mechanism):
 
     def _gating(self, n: int) -> float:
         return sum(2.0 * n * weight.numel() for weight in self.gate.parameters()) if self.inputs else 0.0
+
+
+def _unmasked(k: Tensor, key_mask: Tensor | None) -> Tensor:
+    """Set masked keys to zero, which SiLU leaves there."""
+    return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
 
 
 def _activated(t: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ wide each (binary splitting), with what was kept since the border between the tw
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.pieces import in_pieces
 from cab.ops.prefix import chunked, outer
 
 
@@ -19,7 +21,12 @@ def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, c
     q, k and gate are (batch, heads, n, features), v is (batch, heads, n, size), state is (batch, heads, features,
     size). `chunk` is a power of two. O(n (features + chunk) size) time, memory linear in n.
     """
-    n, chunk = q.shape[2], fitted(chunk, q.shape[2])
+    chunk = fitted(chunk, q.shape[2])
+    return in_pieces(partial(_linear, chunk=chunk), (q, k, v, gate), state, chunk)
+
+
+def _linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
+    n = q.shape[2]
     q, k, v, since = *(chunked(t, chunk) for t in (q, k, v)), chunked(gate, chunk).cumsum(3)
     end = since[:, :, :, -1:]
     gained = outer(k * (end - since).exp(), v)
@@ -37,7 +44,12 @@ def gated_scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tenso
     q and k are (batch, heads, n, dim), write and gate are (batch, heads, n, slots), state is (batch, heads, dim,
     slots): each slot holds a key, gated on its own, and the result is every query's product with every slot.
     """
-    n, chunk = q.shape[2], fitted(chunk, q.shape[2])
+    chunk = fitted(chunk, q.shape[2])
+    return in_pieces(partial(_scores, chunk=chunk), (q, k, write, gate), state, chunk)
+
+
+def _scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
+    n = q.shape[2]
     q, k, write, since = *(chunked(t, chunk) for t in (q, k, write)), chunked(gate, chunk).cumsum(3)
     end = since[:, :, :, -1:]
     gained = outer(k, write * (end - since).exp())

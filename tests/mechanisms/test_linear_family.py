@@ -9,7 +9,8 @@ from torch import Tensor
 from cab import Pattern, Slot, Unsupported, plugins
 from cab.ops.decay import fading_linear
 from cab.ops.diagonal import absorbed, convolved, kernel
-from cab.ops.gated import gated_linear
+from cab.ops.gated import gated_linear, gated_scores
+from cab.ops.pieces import in_pieces
 from cab.ops.prefix import causal_linear
 from cab.ops.softmax import masked_softmax
 
@@ -140,6 +141,31 @@ def test_one_gate_for_all_channels_and_tokens_is_decay() -> None:
     gate = -rate.view(1, 2, 1, 1).expand_as(k)
     ours = gated_linear(q, k, v, gate, k.new_zeros(2, 2, 8, 8), 16)[0]
     torch.testing.assert_close(ours, fading_linear(q, k, v, rate, 4))
+
+
+@pytest.mark.parametrize("n", [37, 64, 133])
+def test_without_a_graph_the_tokens_come_in_pieces_with_the_same_result(n: int) -> None:
+    q, k, v = qkv(n)
+    gate, rate, state = -k.square(), torch.tensor([0.3, 0.01], dtype=torch.float64), normal(2, 2, 8, 8, seed=5)
+    calls: tuple[Any, ...] = (
+        lambda: gated_linear(q, k, v, gate, state, 4),
+        lambda: gated_scores(q, k, v, gate, state, 4),
+        lambda: (fading_linear(q, k, v, rate, 2), fading_linear(q, k, v, rate, 2, through=torch.tanh)),
+    )
+    for call in calls:
+        whole, asked = call(), []
+        with torch.no_grad():
+            pieces = call()
+        torch.testing.assert_close(pieces, whole)
+
+    def counted(t: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(t.shape[2])
+        return t, total + t.shape[2]
+
+    with torch.no_grad():
+        out, total = in_pieces(counted, (q,), torch.zeros(()), 4)
+    assert torch.equal(out, q) and total == n == sum(asked)
+    assert len(asked) in range(4, 9) and all(size % 4 == 0 for size in asked[:-1])
 
 
 def test_gates_that_forget_everything_at_once_are_exact_in_float32() -> None:
