@@ -78,9 +78,12 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
 
 def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """Return the same as `written_out` by PyTorch's fused kernels, which keep no weights for backward."""
-    batch, heads = q.shape[:2]
-    if seen is not None:
-        seen = seen[0] if seen.shape[:2] == (1, 1) else seen.expand(batch, heads, -1, -1, -1).flatten(0, 1)
+    batch, heads, blocks = q.shape[:3]
+    if seen is None:  # every block a sample with one head: the kernel lays out heads innermost, which would be copied
+        q, k, v = (t.flatten(0, 2).unsqueeze(1) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return torch.unflatten(out.squeeze(1), 0, (batch, heads, blocks))
+    seen = seen[0] if seen.shape[:2] == (1, 1) else seen.expand(batch, heads, -1, -1, -1).flatten(0, 1)
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
     return torch.unflatten(out, 0, (batch, heads))

@@ -153,10 +153,12 @@ def test_without_a_graph_the_tokens_come_in_pieces_with_the_same_result(n: int) 
         lambda: (fading_linear(q, k, v, rate, 2), fading_linear(q, k, v, rate, 2, through=torch.tanh)),
     )
     for call in calls:
-        whole, asked = call(), []
+        whole = call()
         with torch.no_grad():
             pieces = call()
         torch.testing.assert_close(pieces, whole)
+
+    asked: list[int] = []
 
     def counted(t: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         asked.append(t.shape[2])
