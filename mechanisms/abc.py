@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.gated import after, fitted, gated_flops, gated_linear, gated_scores
-from cab.ops.prefix import chunked
+from cab.ops.prefix import carried_linear, causal_linear_flops
 from cab.ops.running import Weights
 from cab.ops.softmax import masked_softmax
 
@@ -103,8 +103,8 @@ class Abc(Mechanism):
             if self.gated:
                 both = gated_flops(n, dim, slots, self.chunk) + gated_flops(n, slots, size, self.chunk)
             else:
-                tokens, chunk = -(-n // fitted(self.chunk, n)) * fitted(self.chunk, n), fitted(self.chunk, n)
-                both = 2.0 * tokens * (2 * slots * (dim + size) + chunk * (dim + 2 * slots + size))
+                chunk = fitted(self.chunk, n)
+                both = causal_linear_flops(n, dim, slots, chunk) + causal_linear_flops(n, slots, size, chunk)
             return self.slot.heads * ways * (control + both)
         return self.flops_needed(n, m)
 
@@ -177,10 +177,10 @@ class Abc(Mechanism):
             if key_mask is not None:
                 masked = ~key_mask[:, None, :, None]
                 control, k, v = control.masked_fill(masked, FLOOR), k.masked_fill(masked, 0), v.masked_fill(masked, 0)
-            chunk = fitted(self.chunk, q.shape[2])
-            weights = Weights.of(chunked(control, chunk, FLOOR), sums)
+            weights = Weights.of(control, sums)
             if weights:
-                return self._weighed(weights, *(chunked(t, chunk) for t in (q, k, v)), state, q.shape[2], dtype)
+                out, state = self._weighed(weights, q, k, v, state)
+                return out.to(dtype), state
             running = torch.cat([sums.unsqueeze(2), control], 2).logcumsumexp(2)
             old, new = running[:, :, :-1], running[:, :, 1:]
             gate = (old - new).masked_fill(old <= FLOOR / 2, 0.0)  # nothing to forget yet
@@ -190,16 +190,14 @@ class Abc(Mechanism):
         out, values = gated_linear(products.softmax(-1), write, v, gate, values, self.chunk)
         return out.to(dtype), (sums, keys, values)
 
-    def _weighed(
-        self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State, n: int, dtype: torch.dtype
-    ) -> tuple[Tensor, State]:
-        """Read the slots as running means, each chunk by products of matrices: q, k, v (·, chunks, chunk, size)."""
-        before, mean = weights.sums(torch.cat([k, v], 4), torch.cat([state[1].transpose(-1, -2), state[2]], 3))
-        sizes = [self.slot.dim, self.slot.values]
-        (keys, values), (end_keys, end_values) = before.split(sizes, 4), mean.split(sizes, 3)
-        products = (q @ k.transpose(-1, -2)).tril() @ weights.inside + q @ keys.transpose(-1, -2)
-        out = weights.read((products / weights.upto).softmax(-1), v, values)
-        return out.flatten(2, 3)[:, :, :n].to(dtype), (weights.end, end_keys.transpose(-1, -2), end_values)
+    def _weighed(self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read the slots as running means: linear attention twice, of the weights by k, and of v by the weights."""
+        _, keys, values = state
+        start, count, chunk = weights.start, weights.count, fitted(self.chunk, q.shape[2])
+        products, keys = carried_linear(q, k, weights.inside, keys * start.unsqueeze(2), chunk)
+        read = weights.share(weights.share(products).softmax(-1))
+        out, values = carried_linear(read, weights.inside, v, values * start.unsqueeze(3), chunk)
+        return out, (weights.end, keys / count.unsqueeze(2), values / count.unsqueeze(3))
 
     def _shares(self, control: Tensor, real: Tensor, backward: bool = False) -> Tensor:
         """Return what each slot holds of each token after the last of them (backward: the first)."""

@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised, outer
+from cab.ops.prefix import (
+    appended,
+    causal_average,
+    causal_average_flops,
+    causal_linear,
+    normalised,
+    outer,
+)
 
 
 class Cosformer(Mechanism):
@@ -48,9 +55,10 @@ class Cosformer(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
-        q, (k, v) = self._features(q, self._places(q)), self._summands(k, v, self._places(k), key_mask)
         if self.slot.pattern is Pattern.CS:
-            return normalised(causal_linear(q, k, v, self.chunk))
+            q, k = self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
+            return causal_average(q, k, v, self.chunk)
+        q, (k, v) = self._features(q, self._places(q)), self._summands(k, v, self._places(k), key_mask)
         return normalised(q @ outer(k, v))
 
     def reference(
@@ -70,9 +78,8 @@ class Cosformer(Mechanism):
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """State and reading of two features a channel; in CS the products inside the chunks too."""
-        features, size = 2 * self.slot.dim, self.slot.values + 1
         if self.slot.pattern is Pattern.CS:
-            return self.slot.heads * causal_linear_flops(n, features, size, self.chunk)
+            return self.slot.heads * causal_average_flops(n, 2 * self.slot.dim, self.slot.values, self.chunk)
         return self.flops_needed(n, m)
 
     def flops_needed(self, n: int, m: int) -> float:
@@ -112,7 +119,8 @@ class Cosformer(Mechanism):
 
     def _summands(self, k: Tensor, v: Tensor, places: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the keys' features, zero where masked, and v with a column of ones that becomes the normaliser."""
+        return self._keys(k, places, key_mask), F.pad(v, (0, 1), value=1.0)
+
+    def _keys(self, k: Tensor, places: Tensor, key_mask: Tensor | None) -> Tensor:
         k = self._features(k, places)
-        if key_mask is not None:
-            k = k.masked_fill(~key_mask[:, None, :, None], 0.0)
-        return k, F.pad(v, (0, 1), value=1.0)
+        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)

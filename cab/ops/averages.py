@@ -1,7 +1,12 @@
 """Means of the real values: of all, and of those up to each token."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cab.ops.prefix import prefix_sums, suffix_sums
 
 
 def mean_of(v: Tensor, mask: Tensor | None) -> Tensor:
@@ -15,10 +20,35 @@ def mean_of(v: Tensor, mask: Tensor | None) -> Tensor:
 def running_mean(v: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean (batch, heads, n, size) of v's real tokens up to each one; zeros where there is none."""
     if mask is None:
-        count = torch.arange(1, v.shape[2] + 1, device=v.device)[None]
+        seen, count = None, torch.arange(1, v.shape[2] + 1, device=v.device)[:, None]
     else:
-        v, count = v.masked_fill(~mask[:, None, :, None], 0.0), mask.cumsum(1)
-    return (v.cumsum(2, dtype=sum_type(v)) / count.clamp(min=1)[:, None, :, None]).to(v.dtype)
+        seen = mask[:, None, :, None]
+        count = seen.cumsum(2).clamp(min=1)
+    if not torch.is_grad_enabled():
+        return _running_mean(v, seen, count)
+    out: Tensor = _RunningMean.apply(v, seen, count)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _running_mean(v: Tensor, seen: Tensor | None, count: Tensor) -> Tensor:
+    v = v if seen is None else torch.where(seen, v, 0.0)
+    return prefix_sums(v.to(sum_type(v))).div_(count).to(v.dtype)
+
+
+class _RunningMean(torch.autograd.Function):
+    """Keeps no tensor of v's size, and takes the gradient's sums from the end in the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, seen: Tensor | None, count: Tensor) -> Tensor:
+        ctx.save_for_backward(seen, count)
+        return _running_mean(v, seen, count)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, None, None]:
+        seen, count = ctx.saved_tensors
+        of_v = suffix_sums(of_out.to(sum_type(of_out)) / count)
+        return (of_v if seen is None else of_v.mul_(seen)).to(of_out.dtype), None, None
 
 
 def sum_type(t: Tensor) -> torch.dtype:

@@ -5,6 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 32  # tokens that are added up one by one
 
 
 def chunked(t: Tensor, chunk: int, value: float = 0.0) -> Tensor:
@@ -18,6 +21,29 @@ def outer(k: Tensor, v: Tensor) -> Tensor:
     return (v.transpose(-1, -2) @ k).transpose(-1, -2)
 
 
+def prefix_sums(t: Tensor, start: Tensor | None = None) -> Tensor:
+    """Add up t (batch, heads, n, ·) over the tokens up to each one, after `start` (batch, heads, ·), in blocks.
+
+    Not recorded for backward, which `suffix_sums` are for.
+
+    On a CPU, `cumsum` of the whole sequence takes twice as long: it walks down every channel for itself.
+    """
+    sums = chunked(t, BLOCK).cumsum(3)
+    before = F.pad(sums[:, :, :-1, -1], (0, 0, 1, 0)).cumsum(2)
+    if start is not None:
+        before += start.unsqueeze(2)
+    return sums.add_(before.unsqueeze(3)).flatten(2, 3)[:, :, : t.shape[2]]
+
+
+def suffix_sums(t: Tensor) -> Tensor:
+    """Add up t (batch, heads, n, ·) over the tokens from each one on; inside blocks by a product, to flip nothing."""
+    blocks = chunked(t, BLOCK)
+    from_each = t.new_ones(BLOCK, BLOCK).triu().expand(*blocks.shape[:3], -1, -1)
+    sums = from_each @ blocks
+    after = F.pad(sums[:, :, 1:, 0], (0, 0, 0, 1)).flip(2).cumsum(2).flip(2)
+    return sums.add_(after.unsqueeze(3)).flatten(2, 3)[:, :, : t.shape[2]]
+
+
 def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     """Return sum over j <= i of (q_i . k_j) v_j, without a normaliser.
 
@@ -25,13 +51,13 @@ def causal_linear(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     before it, one state (features, size) stands for everything: O(n (chunk + features) size) time, and memory
     linear in n (Katharopoulos et al., arXiv 2006.16236, equation 10, in the block form).
     """
-    n = q.shape[2]
-    chunk = min(chunk, n)
-    q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
-    read = q @ _before(outer(k, v))
-    inside = (q @ k.transpose(-1, -2)).tril_()
-    del q, k
-    return (inside @ v).add_(read).flatten(2, 3)[:, :, :n]
+    return _causal(q, k, v, None, chunk, weigh=False)[0]
+
+
+def carried_linear(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """Return `causal_linear` after what `state` (batch, heads, features, size) holds already, and the state after."""
+    out, _, state = _causal(q, k, v, state, chunk, weigh=False)
+    return out, state
 
 
 def causal_average(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
@@ -39,20 +65,107 @@ def causal_average(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
 
     Summed by themselves, the weights cost less room than as one more column of v. A row that sees nothing is zero.
     """
-    n = q.shape[2]
+    sums, total, _ = _causal(q, k, v, None, chunk, weigh=True)
+    return averaged(sums, total)
+
+
+def _causal(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, chunk: int, weigh: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sums of v, those of ones if `weigh` (else nothing), and the state after the last token."""
+    n, device = q.shape[2], q.device.type
     chunk = min(chunk, n)
-    q, k, v = chunked(q, chunk), chunked(k, chunk), chunked(v, chunk)
-    read, total = q @ _before(outer(k, v)), q @ _before(k.sum(3).unsqueeze(-1))
+    if device != "meta" and torch.is_autocast_enabled(device):
+        q, k, v = (t.to(torch.get_autocast_dtype(device)) for t in (q, k, v))
+    if state is None:
+        state = v.new_zeros(*v.shape[:2], q.shape[3], v.shape[3])
+    q, k, v = (chunked(t, chunk).contiguous() for t in (q, k, v))  # once, for all products
+    if torch.is_grad_enabled():
+        out, total, end = _Causal.apply(q, k, v, state, weigh)  # type: ignore[no-untyped-call]
+    else:
+        out, total, end = _forward(q, k, v, state, weigh, keep=False)
+    return out.flatten(2, 3)[:, :, :n], total.flatten(2, 3)[:, :, :n], end
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, state: Tensor, weigh: bool, keep: bool = True) -> list[Tensor]:
+    """Return the three results in chunks, and to keep: what came before each chunk, and without `weigh` the scores."""
+    before, end = _before(outer(k, v), state)
+    out, total, kept = q @ before, q.new_empty(*q.shape[:4], 0), [before] if keep else []
+    del before
+    if weigh:
+        keys, _ = _before(k.sum(3, keepdim=True, dtype=k.dtype), torch.zeros_like(k[:, :, 0, :1]))
+        total = q @ keys.transpose(-1, -2)
+        kept += [keys] if keep else []
     inside = (q @ k.transpose(-1, -2)).tril_()
-    del q, k
-    total = total + inside.sum(-1, keepdim=True)
-    out = averaged((inside @ v).add_(read), total)
-    return out.flatten(2, 3)[:, :, :n]
+    if weigh:
+        total.add_(inside.sum(-1, keepdim=True, dtype=total.dtype))
+    elif keep:
+        kept.append(inside)
+    return [_plus(out, inside, v), total, end, *kept]
 
 
-def _before(gained: Tensor) -> Tensor:
-    """Sum what each chunk gained (batch, heads, chunks, features, size) over the chunks before it."""
-    return F.pad(gained[:, :, :-1], (0, 0, 0, 0, 1, 0)).cumsum(2)
+class _Causal(torch.autograd.Function):
+    """Its backward adds products up in place, which autograd does not."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, state: Tensor, weigh: bool) -> tuple[Tensor, Tensor, Tensor]:
+        out, total, end, *kept = _forward(q, k, v, state, weigh)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.weigh = weigh
+        ctx.set_materialize_grads(False)
+        return out, total, end
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor | None, of_total: Tensor, of_end: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, before, other = ctx.saved_tensors  # with weights the sums of keys, else the scores
+        of_out = torch.zeros_like(v) if of_out is None else of_out.contiguous()  # a sum's has no strides, and is slow
+        of_inside = of_out @ v.transpose(-1, -2)
+        of_q = of_out @ before.transpose(-1, -2)
+        if ctx.weigh:
+            of_inside.add_(of_total)
+            of_q.addcmul_(of_total, other)
+        of_inside.tril_()
+        _plus(of_q, of_inside, k)
+        of_k = of_inside.transpose(-1, -2) @ q
+        del of_inside
+        of_state = torch.zeros_like(before[:, :, 0]) if of_end is None else of_end
+        after, of_state = _before(outer(q, of_out), of_state, backward=True)
+        _plus(of_k, v, after.transpose(-1, -2))
+        if ctx.weigh:
+            of_keys = of_total.transpose(-1, -2) @ q
+            of_k.add_(_before(of_keys, torch.zeros_like(of_keys[:, :, 0]), backward=True)[0])
+        of_v = k @ after
+        del after
+        inside = (q @ k.transpose(-1, -2)).tril_() if ctx.weigh else other
+        of_v = _plus(of_v, inside.transpose(-1, -2), of_out)
+        return of_q, of_k, of_v, of_state, None
+
+
+def _plus(sums: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Add a @ b to `sums` (batch, heads, chunks, ·, ·), which are overwritten."""
+    flat = sums.flatten(0, 2)
+    torch.baddbmm(flat, a.flatten(0, 2), b.flatten(0, 2), out=flat)  # PyTorch's counter does not know baddbmm_
+    return sums
+
+
+def _before(gained: Tensor, total: Tensor, backward: bool = False) -> tuple[Tensor, Tensor]:
+    """Sum what each chunk gained (batch, heads, chunks, ·, ·), overwritten, over those before it, from `total` on.
+
+    Return the total after the last chunk, too. `backward` goes from the last one to the first.
+    """
+    if torch.compiler.is_compiling() or gained.device.type != "cpu":
+        gained = gained.flip(2) if backward else gained
+        sums = torch.cat([total.unsqueeze(2).to(gained.dtype), gained], 2).cumsum(2, dtype=gained.dtype)
+        before = sums[:, :, :-1]
+        return before.flip(2) if backward else before, sums[:, :, -1]
+    # on the CPU, a cumsum over an axis that is not the last one takes six times as long
+    dtype, each = total.dtype, gained.unbind(2)
+    total = total.to(torch.promote_types(dtype, torch.float32))
+    for here in each[::-1] if backward else each:
+        last, total = total, total + here
+        here.copy_(last)
+    return gained, total.to(dtype)
 
 
 def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:

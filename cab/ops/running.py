@@ -1,19 +1,21 @@
 """Softmax over what came before, read through a fixed set of rows: a running softmax, in chunks, safe at any scale.
 
 Each of a few rows (agents, slots) weighs the tokens up to i by a softmax over time; token i then reads the rows. A
-weight exp(score_j - logsum_i) is a product, exp(score_j - largest) exp(largest - logsum_i), with the largest score up
-to the end of the chunk: so all weights inside a chunk are one product of matrices. That is exact as long as the log-sum
-rises by fewer than some 40 inside a chunk (16- and 32-bit; 300 in float64). Where it rises by more, and in compiled
-code, which cannot choose by values, the chunk is split in halves again and again, each exponent then at most zero.
+weight exp(score_j - logsum_i) is a product, exp(score_j - largest) exp(largest - logsum_i), with the largest score of
+all: so the whole is linear attention. That is exact as long as the log-sum rises by fewer than some 40 from the first
+token to the last (16- and 32-bit; 300 in float64). Where it rises by more, and in compiled code, which cannot choose by
+values, each chunk is split in halves again and again, each exponent then at most zero.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from cab.ops.prefix import chunked, outer
+from cab.ops.prefix import carried_linear, causal_linear_flops, chunked, outer, prefix_sums, suffix_sums
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
 State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, rows), mean of the values (·, size)
@@ -41,67 +43,103 @@ def running_softmax(
     if mask is not None:
         masked = ~mask[:, None, :, None]
         scores, v = scores.masked_fill(masked, FLOOR), v.masked_fill(masked, 0.0)
-    scores, read, v = chunked(scores, chunk, FLOOR), chunked(read, chunk), chunked(v, chunk)
     weights = Weights.of(scores, state[0])
     if weights:
-        before, mean = weights.sums(v, state[1])
-        out, state = weights.read(read, v, before), (weights.end, mean)
-    else:
-        out, state = _by_halves(scores, read, v, state)
+        start, count = state[1] * weights.start.unsqueeze(-1), weights.count.unsqueeze(-1)
+        out, sums = carried_linear(weights.share(read), weights.inside, v, start, chunk)
+        return out.to(dtype), (weights.end, sums / count)
+    out, state = _by_halves(chunked(scores, chunk, FLOOR), chunked(read, chunk), chunked(v, chunk), state)
     return out.flatten(2, 3)[:, :, :n].to(dtype), state
 
 
 def running_softmax_flops(n: int, rows: int, size: int, chunk: int) -> float:
     """Count what `running_softmax` executes for one head: two products with the state, and two inside a chunk."""
-    chunk = _fitted(chunk, n)
-    return 2.0 * -(-n // chunk) * chunk * (2 * rows * size + chunk * (rows + size))
+    return causal_linear_flops(n, rows, size, _fitted(chunk, n))
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the tokens of each chunk weigh: tensors (batch, heads, chunks, ...)."""
+    """What tokens weigh in each row, and what they do together, all in units of the largest weight."""
 
-    inside: Tensor  # exp(score - the largest up to the chunk's end), (·, chunk, rows)
-    upto: Tensor  # the sum of all weights up to each token, in the same units, (·, chunk, rows)
-    fall: Tensor  # of what came before a chunk, from its own unit to the chunk's, (·, rows)
-    end: Tensor  # the log-sum after the last token, (batch, heads, rows)
-    count: Tensor  # the same as a sum, in the unit of the last chunk
+    inside: Tensor  # of each token, (batch, heads, n, rows)
+    upto: Tensor  # of all tokens up to each one, with those before the first, (batch, heads, n, rows)
+    start: Tensor  # of those before the first, (batch, heads, rows)
+    unit: Tensor  # its logarithm, (batch, heads, rows)
 
     @classmethod
     def of(cls, scores: Tensor, total: Tensor) -> "Weights | None":
-        """Weigh scores (batch, heads, chunks, chunk, rows) after a log-sum; None where one rises by too much.
+        """Weigh scores (batch, heads, n, rows) after a log-sum; None where that rises by too much.
 
         In compiled code None as well: it cannot choose by values.
         """
         if torch.compiler.is_compiling():
             return None
-        with torch.no_grad():
-            largest = torch.cat([total.unsqueeze(2), scores.amax(3)], 2).cummax(2).values
-            fall = (largest[:, :, :-1] - largest[:, :, 1:]).exp()
-        inside = (scores - largest[:, :, 1:].unsqueeze(3)).exp()
-        upto = inside.cumsum(3)
-        counts = [torch.ones_like(total)]
-        for new, share in zip(upto[:, :, :, -1].unbind(2), fall.unbind(2), strict=True):
-            counts.append(torch.addcmul(new, share, counts[-1]))
-        upto = upto + (torch.stack(counts[:-1], 2) * fall).unsqueeze(3)
-        if not upto.is_meta and upto.detach().amin() < torch.finfo(upto.dtype).tiny ** 0.45:
+        unit = torch.maximum(total.detach(), scores.detach().amax(2))
+        start = (total - unit).exp()
+        if torch.is_grad_enabled():
+            inside, upto = _Sums.apply(scores, start, unit)  # type: ignore[no-untyped-call]
+        else:
+            inside, upto = _summed(scores, start, unit)
+        if not upto.is_meta and upto[:, :, 0].detach().amin() < torch.finfo(upto.dtype).tiny ** 0.45:
             return None
-        return cls(inside, upto, fall, largest[:, :, -1] + counts[-1].log(), counts[-1])
+        return cls(inside, upto, start, unit)
 
-    def sums(self, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of x (batch, heads, chunks, chunk, size) before each chunk, and the mean at the end.
+    @property
+    def count(self) -> Tensor:
+        """What all weigh after the last token, (batch, heads, rows)."""
+        return self.upto[:, :, -1]
 
-        `mean` is what the tokens before the first chunk had.
-        """
-        gained, sums = outer(self.inside, x), [mean]
-        for new, share in zip(gained.unbind(2), self.fall.unbind(2), strict=True):  # indexed, backward is quadratic
-            sums.append(torch.addcmul(new, share.unsqueeze(-1), sums[-1]))
-        return torch.stack(sums[:-1], 2) * self.fall.unsqueeze(-1), sums[-1] / self.count.unsqueeze(-1)
+    @property
+    def end(self) -> Tensor:
+        """The log-sum after the last token, (batch, heads, rows)."""
+        return self.unit + self.count.log()
 
-    def read(self, read: Tensor, v: Tensor, before: Tensor) -> Tensor:
-        """Return the sum over rows of read (·, chunk, rows) times the mean of v up to each token."""
-        read = read / self.upto
-        return (read @ self.inside.transpose(-1, -2)).tril() @ v + read @ before
+    def share(self, t: Tensor) -> Tensor:
+        """Divide t (batch, heads, n, rows) by what all tokens up to each one weigh."""
+        if not torch.is_grad_enabled():
+            return t / self.upto
+        out: Tensor = _Quotient.apply(t, self.upto)  # type: ignore[no-untyped-call]
+        return out
+
+
+def _summed(scores: Tensor, start: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    inside = (scores.contiguous() - unit.unsqueeze(2)).exp_()  # the layout of all that follows
+    return inside, prefix_sums(inside, start)
+
+
+class _Sums(torch.autograd.Function):
+    """Weights and their prefix sums; `unit` is a constant that cancels."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, start: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        inside, upto = _summed(scores, start, unit)
+        ctx.save_for_backward(inside)
+        return inside, upto
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_inside: Tensor, of_upto: Tensor) -> tuple[Tensor, Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        of_sums = suffix_sums(of_upto)
+        of_start = of_sums[:, :, 0].clone()
+        return of_sums.add_(of_inside).mul_(inside), of_start, None
+
+
+class _Quotient(torch.autograd.Function):
+    """A division that keeps its result for backward, not its numerator."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        out = a / b
+        ctx.save_for_backward(out, b)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, Tensor]:
+        out, b = ctx.saved_tensors
+        of_a = of_out / b
+        return of_a, (of_a * out).neg_()
 
 
 def _by_halves(scores: Tensor, read: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:

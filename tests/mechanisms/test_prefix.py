@@ -1,0 +1,34 @@
+"""Prefix sums with gradients by hand: they equal their definitions, and their gradients equal finite differences."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cab.ops.averages import running_mean
+from cab.ops.prefix import carried_linear, causal_average
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+@pytest.mark.parametrize(("n", "chunk"), [(7, 3), (8, 8), (5, 16)])
+def test_causal_products_and_their_gradients_are_exact(n: int, chunk: int) -> None:
+    q, k, v, state = (drawn(2, 2, *shape, seed=i) for i, shape in enumerate(((n, 3), (n, 3), (n, 4), (3, 4))))
+    weights = (q @ k.transpose(-1, -2)).tril()
+    out, end = carried_linear(q, k, v, state, chunk)
+    torch.testing.assert_close(out, weights @ v + q @ state)
+    torch.testing.assert_close(end, state + k.transpose(-1, -2) @ v)
+    torch.testing.assert_close(causal_average(q, k, v, chunk), weights / weights.sum(-1, keepdim=True) @ v)
+    assert torch.autograd.gradcheck(lambda *t: carried_linear(*t, chunk), (q, k, v, state))
+    assert torch.autograd.gradcheck(lambda *t: causal_average(*t, chunk), (q, k, v))
+
+
+@pytest.mark.parametrize("n", [1, 32, 40])
+@pytest.mark.parametrize("masked", [True, False])
+def test_running_means_and_their_gradients_are_exact(n: int, masked: bool) -> None:
+    v, real = drawn(2, 2, n, 2, seed=0), drawn(2, n, seed=1).detach() > (0.5 if masked else -1.0)
+    seen = real[:, None, None, :].double().expand(-1, 1, n, -1).tril()
+    expected = seen / seen.sum(-1, keepdim=True).clamp(min=1) @ v
+    torch.testing.assert_close(running_mean(v, real if masked else None), expected)
+    assert torch.autograd.gradcheck(lambda v: running_mean(v, real if masked else None), (v,))
