@@ -151,6 +151,10 @@ class Abc(Mechanism):
     def _read(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return ((q * self.slot.dim**-0.5) @ keys.transpose(-1, -2)).softmax(-1) @ values
 
+    def _shares_of(self, products: Tensor) -> Tensor:
+        """Return what queries read of each slot, from their products with the slots' keys."""
+        return (products * self.slot.dim**-0.5).softmax(-1)
+
     def _empty(self, k: Tensor, v: Tensor) -> State:
         batch, dtype = k.shape[0], torch.promote_types(k.dtype, torch.float32)
         place = {"dtype": dtype, "device": k.device}
@@ -170,9 +174,10 @@ class Abc(Mechanism):
     ) -> tuple[Tensor, State]:
         sums, keys, values = state
         control, dtype = self._controls(y), v.dtype
-        q, k, v = (t.to(control.dtype) for t in (q * self.slot.dim**-0.5, k, v))
+        q, k, v = (t.to(control.dtype) for t in (q, k, v))
         if self.gated:
             gate, write = self._gates(control, key_mask)
+            del control
         else:  # a running mean is a gated sum: what it keeps is the old share of the new log-sum
             if key_mask is not None:
                 masked = ~key_mask[:, None, :, None]
@@ -187,7 +192,9 @@ class Abc(Mechanism):
             write = (control - new).exp().masked_fill(control <= FLOOR / 2, 0.0)
             sums = new[:, :, -1]
         products, keys = gated_scores(q, k, write, gate, keys, self.chunk)
-        out, values = gated_linear(products.softmax(-1), write, v, gate, values, self.chunk)
+        read = self._shares_of(products)
+        del products
+        out, values = gated_linear(read, write, v, gate, values, self.chunk)
         return out.to(dtype), (sums, keys, values)
 
     def _weighed(self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
@@ -195,7 +202,7 @@ class Abc(Mechanism):
         _, keys, values = state
         start, count, chunk = weights.start, weights.count, fitted(self.chunk, q.shape[2])
         products, keys = carried_linear(q, k, weights.inside, keys * start.unsqueeze(2), chunk)
-        read = weights.share(weights.share(products).softmax(-1))
+        read = weights.share(self._shares_of(weights.share(products)))
         out, values = carried_linear(read, weights.inside, v, values * start.unsqueeze(3), chunk)
         return out, (weights.end, keys / count.unsqueeze(2), values / count.unsqueeze(3))
 
