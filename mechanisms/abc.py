@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.gated import after, fitted, gated_flops, gated_linear, gated_scores
-from cab.ops.prefix import carried_linear, causal_linear_flops
+from cab.ops.gated import after, gated_flops, gated_linear, gated_scores
+from cab.ops.prefix import carried_linear, causal_linear_flops, fitted
 from cab.ops.running import Weights
 from cab.ops.softmax import masked_softmax
 

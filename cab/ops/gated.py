@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab.ops.pieces import in_pieces
-from cab.ops.prefix import chunked, outer
+from cab.ops.prefix import chunked, fitted, outer
 
 
 def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -71,13 +71,6 @@ def gated_flops(n: int, features: int, size: int, chunk: int) -> float:
 def after(gate: Tensor) -> Tensor:
     """Sum the gates that come after each token: what is kept of it at the end, as a logarithm."""
     return F.pad(gate[:, :, 1:], (0, 0, 0, 1)).flip(2).cumsum(2).flip(2)
-
-
-def fitted(chunk: int, n: int) -> int:
-    """Halve a chunk as long as it would be half empty."""
-    while chunk >= 2 * n > 1:
-        chunk //= 2
-    return chunk
 
 
 def _carried(gained: Tensor, kept: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,13 @@ def chunked(t: Tensor, chunk: int, value: float = 0.0) -> Tensor:
     return torch.unflatten(F.pad(t, (0, 0, 0, tail), value=value) if tail else t, 2, (-1, chunk))
 
 
+def fitted(chunk: int, n: int) -> int:
+    """Halve a chunk as long as it would be half empty."""
+    while chunk >= 2 * n > 1:
+        chunk //= 2
+    return chunk
+
+
 def outer(k: Tensor, v: Tensor) -> Tensor:
     """Return sum over tokens of k_j v_j^T, (..., features, size); in this order k's gradient has k's layout."""
     return (v.transpose(-1, -2) @ k).transpose(-1, -2)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cab.ops.prefix import carried_linear, causal_linear_flops, chunked, outer, prefix_sums, suffix_sums
+from cab.ops.averages import sum_type
+from cab.ops.prefix import carried_linear, causal_linear_flops, chunked, fitted, outer, prefix_sums, suffix_sums
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
 State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, rows), mean of the values (·, size)
@@ -24,8 +25,8 @@ State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, r
 def empty(rows: int, v: Tensor) -> State:
     """Return the state before the first token of v (batch, heads, n, size)."""
     batch, heads, _, size = v.shape
-    total = torch.full((batch, heads, rows), FLOOR, dtype=_sum_type(v), device=v.device)
-    return total, torch.zeros(batch, heads, rows, size, dtype=_sum_type(v), device=v.device)
+    total = torch.full((batch, heads, rows), FLOOR, dtype=sum_type(v), device=v.device)
+    return total, torch.zeros(batch, heads, rows, size, dtype=sum_type(v), device=v.device)
 
 
 def running_softmax(
@@ -38,8 +39,8 @@ def running_softmax(
     their log-sums would be too coarse for exponents.
     """
     dtype, n = v.dtype, scores.shape[2]
-    chunk = _fitted(chunk, n)
-    scores, read, v = (t.to(_sum_type(t)) for t in (scores, read, v))
+    chunk = fitted(chunk, n)
+    scores, read, v = (t.to(sum_type(t)) for t in (scores, read, v))
     if mask is not None:
         masked = ~mask[:, None, :, None]
         scores, v = scores.masked_fill(masked, FLOOR), v.masked_fill(masked, 0.0)
@@ -54,7 +55,7 @@ def running_softmax(
 
 def running_softmax_flops(n: int, rows: int, size: int, chunk: int) -> float:
     """Count what `running_softmax` executes for one head: two products with the state, and two inside a chunk."""
-    return causal_linear_flops(n, rows, size, _fitted(chunk, n))
+    return causal_linear_flops(n, rows, size, fitted(chunk, n))
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,3 @@ def _inside(scores: Tensor, sums: Tensor, read: Tensor, v: Tensor) -> Tensor:
         out = out + F.pad(weights @ halves(v)[0], (0, 0, half, 0)).flatten(3, 4)
         half *= 2
     return out
-
-
-def _fitted(chunk: int, n: int) -> int:
-    """Halve a chunk as long as it would be half empty."""
-    while chunk >= 2 * n > 1:
-        chunk //= 2
-    return chunk
-
-
-def _sum_type(t: Tensor) -> torch.dtype:
-    return torch.promote_types(t.dtype, torch.float32)
