@@ -34,6 +34,7 @@ class Workload:
         self.device = _device(case.device)
         self.dtype: torch.dtype = getattr(torch, case.dtype)
         self._lesson = lesson
+        self.has_run = False  # a whole pass; of a training step the check computes the forward part alone
         self._draw = Draw(case.seed, self.dtype, self.device, case.settings.get("padding", 0.0))
 
     @property
@@ -72,6 +73,7 @@ class Workload:
         the same weights and inputs.
         """
         run = self.run
+        self.has_run = self.case.pass_ != "train"
         with self._setting_up():
             if not compared:
                 self._compare()
@@ -94,8 +96,8 @@ class Workload:
         self.module.eval()
         truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
         self.module.train(mode)
-        if case.backend == "compile":
-            torch.compiler.reset()  # another length was seen: the next code would be compiled for any
+        if case.backend != "eager":  # code may be compiled: another length was seen, and the next would be for any
+            torch.compiler.reset()
 
     def twin(self, **changes: Any) -> "Workload":
         """Return the same case, on the same batch, with some fields changed: device, backend, pass."""

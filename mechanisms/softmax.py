@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
 from cab.ops.alibi import alibi_slopes
-from cab.ops.kernels import flash_attention, flash_refusal, flex_softmax
+from cab.ops.kernels import flash_attention, flash_refusal, flex_refusal, flex_softmax
 from cab.ops.softmax import masked_softmax, repeat_heads, visible
 from cab.ops.tiled import tiled_pairs, tiled_softmax
 
@@ -52,12 +52,13 @@ class Softmax(Mechanism):
 
     def use(self, backend: str) -> Mechanism:
         """Refuse what is not installed, or would compute something else."""
-        if backend == "flex" and not torch.cuda.is_available():
-            raise Unsupported("PyTorch's flex_attention has no backward on the CPU; use sdpa, tiled or eager")
-        if backend == "flash_attn":
+        reason = ""
+        if backend == "flex":
+            reason = flex_refusal(self.slot)
+        elif backend == "flash_attn":
             reason = flash_refusal(self.slot, sinks=self.sink is not None)
-            if reason:
-                raise Unsupported(reason)
+        if reason:
+            raise Unsupported(reason)
         return super().use(backend)
 
     def attend(

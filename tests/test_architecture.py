@@ -46,7 +46,7 @@ ARROWS = {
     "errors": "",
     "ground": "",
     "contracts": "errors",
-    "ops": "contracts",
+    "ops": "contracts errors",
     "backbones": "contracts errors",
     "data": "errors",
     "mechanisms": "ops contracts errors",

@@ -8,9 +8,10 @@ from _pytest.outcomes import XFailed
 
 from cab import Mechanism, Pattern, Slot, Unsupported, plugins
 from cab.conformance import EXEMPTIBLE, LAWS, check, check_params, parametrize
+from cab.conformance.subject import Subject
 from cab.errors import UsageError
 
-LOCAL, AGENT, NONE = (plugins.load("mechanism", name) for name in ("local", "agent", "none"))
+LOCAL, AGENT, NONE, SOFTMAX = (plugins.load("mechanism", name) for name in ("local", "agent", "none", "softmax"))
 FAST = ["refuses", "suffix", "use"]
 
 
@@ -91,6 +92,50 @@ def test_another_backend_is_held_to_the_same_laws_where_it_runs() -> None:
     assert {verdict.status for verdict in verdicts} == {"pass"}
     with pytest.raises(Unsupported, match="CS"):
         check(AGENT, patterns=["CS"], backend="sdpa", laws=FAST)
+
+
+class Kernel(SOFTMAX):
+    """Has a backend as kernels for GPUs are: heads of 16 and more, 16-bit inputs, and 16-bit accuracy."""
+
+    off = 1.0
+
+    def use(self, backend):
+        if backend == "kernel" and min(self.slot.dim, self.slot.values) < 16:
+            raise Unsupported("heads of at least 16")
+        return super().use(backend)
+
+    def attend_kernel(self, q, k, v, key_mask=None, query_mask=None):
+        if q.dtype not in (torch.bfloat16, torch.float16):
+            raise Unsupported(f"no kernel for {q.dtype}")
+        return self.attend(q * self.off, k, v, key_mask, query_mask)
+
+
+class WrongKernel(Kernel):
+    off = 1.5
+
+
+class NoKernel(Kernel):
+    def attend_kernel(self, q, k, v, key_mask=None, query_mask=None):
+        raise Unsupported("no kernel at all")
+
+
+def test_a_kernel_is_held_to_the_laws_in_the_sizes_and_dtypes_that_it_takes() -> None:
+    laws = ["definition", "lengths", "padding", "suffix", "truncation"]
+    subject = Subject(Kernel, Pattern.CS, backend="kernel")
+    assert (subject.dtype, subject.slot().dim, Subject(Kernel, Pattern.CS).dtype) == (torch.bfloat16, 16, torch.float64)
+    assert [v.reason for v in check(Kernel, backend="kernel", laws=laws) if v.status != "pass"] == []
+    failures = {v.law for v in check(WrongKernel, patterns=["CS"], backend="kernel", laws=laws) if v.status == "fail"}
+    assert failures == {"definition", "lengths"}
+    with pytest.raises(Unsupported, match="no kernel at all"):
+        check(NoKernel, patterns=["CS"], backend="kernel", laws=laws)
+
+
+def test_a_case_s_backend_is_judged_alone_and_without_one_each_that_runs_here() -> None:
+    judged = {
+        backend: [v.status for v in check(WrongKernel, ["CS"], backend=backend, laws=["definition"])]
+        for backend in (None, "eager", "tiled")
+    }
+    assert "fail" in judged[None] and set(judged["eager"] + judged["tiled"]) == {"pass"}
 
 
 def test_cases_are_called_by_mechanism_pattern_and_law() -> None:

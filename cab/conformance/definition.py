@@ -20,13 +20,13 @@ TOKENS, SOURCE = 301, 203  # odd, and beyond the default blocks
 
 def definition(subject: Subject) -> None:
     """`attend`, and each backend that runs here, equals `reference`, forward and backward, with masks and without."""
-    _as_defined(subject, subject.slot(), _backends(subject))
+    _as_defined(subject)
 
 
 def grouped(subject: Subject) -> None:
     """With two query heads to a key head it equals `reference`, and the same with the key heads repeated."""
+    _as_defined(subject, heads=4, kv_heads=2)
     slot = subject.slot(heads=4, kv_heads=2)
-    _as_defined(subject, slot, _backends(subject))
     call = subject.draw(slot=slot)
     whole = {name: t.repeat_interleave(2, 1) if name in ("k", "v") else t for name, t in call.items()}
     ours, theirs = subject.build(slot), subject.build(subject.slot(heads=4))
@@ -38,13 +38,12 @@ def grouped(subject: Subject) -> None:
 @torch.no_grad()
 def lengths(subject: Subject) -> None:
     """One and three tokens are enough, of queries and of keys, for every backend."""
-    expected = subject.build(definition=True)
-    for backend in _backends(subject):
-        mechanism = subject.build(backend=backend)
+    for own in _backends(subject):
+        expected, mechanism = own.build(definition=True), own.build()
         for n in (1, 3):
-            for m in (1, 3, N) if subject.pattern.cross else (n,):
-                call = subject.draw(n, m)
-                equal(mechanism(**call), expected(**call), f"{backend}, {n} queries and {m} keys")
+            for m in (1, 3, N) if own.pattern.cross else (n,):
+                call = own.draw(n, m)
+                equal(mechanism(**call), expected(**call), f"{own.backend}, {n} queries and {m} keys")
 
 
 @torch.no_grad()
@@ -98,24 +97,27 @@ def with_defaults(subject: Subject) -> Subject:
     return replace(subject, params=_inner(subject.params), most=TOKENS)
 
 
-def _as_defined(subject: Subject, slot: Slot, backends: list[str]) -> None:
+def _as_defined(subject: Subject, **changes: int) -> None:
     long = (M, LONG_M) if subject.pattern.cross else (N, N)  # the second call has more keys than queries
-    for call in (subject.draw(slot=slot), ragged_batch(subject, slot, *long)):
-        wanted = with_gradients(subject.build(slot, definition=True), call)
-        for backend in backends:
-            got = with_gradients(subject.build(slot, backend=backend), call)
+    for own in _backends(subject, **changes):
+        slot = own.slot(**changes)
+        for call in (own.draw(slot=slot), ragged_batch(own, slot, *long)):
+            wanted, got = (with_gradients(own.build(slot, definition=of), call) for of in (True, False))
             for name, expected in wanted.items():
-                equal(got[name], expected, f"{backend}, {name}")
+                equal(got[name], expected, f"{own.backend}, {name}")
 
 
-def _backends(subject: Subject) -> list[str]:
-    """Return what can be asked for in this slot; the compiled code has a law of its own."""
+def _backends(subject: Subject, **changes: int) -> list[Subject]:
+    """Return the subject with each backend that runs here, or its own alone; compiled code has a law of its own."""
+    if not subject.every:
+        return [subject]
     found = []
     for backend in subject.cls.backends():
+        own = replace(subject, backend=backend)
         if backend != "compile":
             try:
-                subject.build(backend=backend)
-                found.append(backend)
+                own.build(own.slot(**changes))
+                found.append(own)
             except Unsupported:
                 pass
     return found

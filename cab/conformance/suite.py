@@ -33,6 +33,17 @@ class Verdict:
     seconds: float = 0.0
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def check(
     cls: type[Mechanism],
     patterns: Iterable[Pattern | str] | None = None,
@@ -42,27 +53,30 @@ def check(
     long: bool = False,
     device: str = "cpu",
 ) -> list[Verdict]:
-    """Run the laws on `cls`: all patterns, its own `checks`, `eager`, and every law that is not long, unless given.
+    """Run the laws on `cls`: all patterns, its own `checks`, every law that is not long, unless given.
 
-    A pattern in which `backend` is refused is left out, unless it was asked for: then `Unsupported` comes through.
-    With backend "compile" the laws run on eager, and `inductor` too. An exemption that nothing needs fails, which is
-    judged where every pattern and all of `checks` were run.
+    Without a backend the laws run on `eager`, and what is said of backends is asked of each that runs here. A pattern
+    in which `backend` is refused is left out, unless it was asked for: then `Unsupported` comes through. With backend
+    "compile" the laws run on eager, and `inductor` too. An exemption that nothing needs fails, which is judged where
+    every pattern and all of `checks` were run.
     """
     asked = None if patterns is None else [Pattern.of(pattern) for pattern in patterns]
+    every = backend is None
     chosen = _chosen(laws, long or backend == "compile")
     backend = "eager" if backend in (None, "compile") else backend
     entries = [dict(entry) for entry in _entries(cls, params)]
     found = [_judge("card", lambda: card.card(cls), "", {})] if laws is None else []
     for pattern in asked or Pattern:
         for index, entry in enumerate(entries):
-            subject = Subject(cls, pattern, entry, backend, device)
-            if backend != "eager" and pattern.value in declared_patterns(subject):
+            subject = Subject(cls, pattern, entry, backend, device, every=every)
+            if not every and pattern.value in declared_patterns(subject):
                 try:
-                    subject.build()
+                    _ = subject.dtype
                 except Unsupported:
                     if asked is None:
                         continue
-                    raise
+                    if backend != "eager" or _builds(subject):  # else the law `refuses` says so
+                        raise
             for law in _applying(subject, chosen, first=index == 0):
                 found.append(_judge(law, lambda law=law, subject=subject: LAWS[law].run(subject), pattern.value, entry))  # type: ignore[misc]
     if asked is None and params is None:
@@ -125,6 +139,14 @@ def check_params(
             equal(streamed(own.mechanism, call, (n // 2, n - n // 2)), expected, f"{n} tokens in two steps")
 
     return [_judge("params", law, pattern.value, dict(params))]
+
+
+def _builds(subject: Subject) -> bool:
+    try:
+        subject.build(dtype=torch.float64)
+    except Exception:
+        return False
+    return True
 
 
 def _roomy(subject: Subject) -> Subject:
@@ -225,13 +247,3 @@ def _card_case(cls: type[Mechanism]) -> Callable[[], None]:
 
 def _name(cls: type[Mechanism]) -> str:
     return cls.__module__.rpartition(".")[2] if cls.__module__.startswith("cab.mechanisms.") else cls.__name__
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -9,14 +9,31 @@ import torch
 from torch import Tensor
 
 from cab.contracts.slot import Slot
+from cab.errors import Unsupported
+
+FLASH = (("cuda", torch.float16), ("cuda", torch.bfloat16))  # where flash-attn has kernels
+
+
+def flex_refusal(slot: Slot) -> str:
+    """Say why flex_attention does not compute this slot; nothing where it does."""
+    if not torch.cuda.is_available():
+        return "PyTorch's flex_attention has no backward on the CPU; use sdpa, tiled or eager"
+    if min(slot.dim, slot.values) < 16:
+        return f"flex_attention needs heads of at least 16 (dim={slot.dim}, value_dim={slot.values}); use sdpa"
+    return ""
 
 
 @cache
-def flex() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the compiled `flex_attention`, and what makes its block mask."""
+def flex(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the compiled `flex_attention`, and what makes its block mask, for a kind of device."""
+    from torch._dynamo import config
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    return torch.compile(flex_attention, dynamic=False), create_block_mask
+    if kind == "cpu":
+        raise Unsupported("PyTorch's flex_attention has no backward on the CPU; use sdpa, tiled or eager")
+    # the whole graph: past the limit PyTorch would compute it unfused, and say so in a log only
+    config.recompile_limit = max(config.recompile_limit, 64)
+    return torch.compile(flex_attention, fullgraph=True), create_block_mask
 
 
 def flex_softmax(
@@ -25,7 +42,7 @@ def flex_softmax(
     """Return softmax attention and the log-sums of its scores (batch, heads, n); `slopes` are ALiBi's."""
     from torch.nn.attention.flex_attention import AuxRequest
 
-    attention, block_mask = flex()
+    attention, block_mask = flex(q.device.type)
 
     def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         past = i >= j if causal else j >= 0
@@ -65,6 +82,8 @@ def flash_attention(
     slopes: Tensor | None,
 ) -> Tensor:
     """Return softmax attention by flash-attn: the real tokens of all samples in one row, where some are masked."""
+    if (q.device.type, q.dtype) not in FLASH:
+        raise Unsupported(f"flash_attn computes in float16 and bfloat16 on CUDA, not in {q.dtype} on {q.device}")
     flash_attn = import_module("flash_attn")
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (batch, length, heads, size)
     if key_mask is None and query_mask is None:

@@ -55,7 +55,7 @@ def test_the_log_sums_of_tiles_have_the_gradient_of_logsumexp() -> None:
 @pytest.mark.parametrize("pattern", ["NS", "CS", "NC", "CC"])
 def test_flex_equals_eager_forward(pattern: str, params: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     # unfused, since the CPU has no backward of it and compiling takes long; the masks and the bias are what is ours
-    monkeypatch.setattr(kernels, "flex", lambda: (flex.flex_attention, flex.create_block_mask))
+    monkeypatch.setattr(kernels, "flex", lambda kind: (flex.flex_attention, flex.create_block_mask))
     mechanism = build(pattern, **params)
     q, k, v = drawn(n=21, m=21 if pattern in ("NS", "CS") else 13)
     mask = torch.ones(2, k.shape[2], dtype=torch.bool)
@@ -108,6 +108,9 @@ def test_masked_tokens_are_packed_away_for_flash_attn(
 ) -> None:
     stand = SimpleNamespace(flash_attn_func=Stand.flash_attn_func, flash_attn_varlen_func=Stand.flash_attn_varlen_func)
     monkeypatch.setitem(sys.modules, "flash_attn", stand)
+    with pytest.raises(Unsupported, match="torch.float32 on cpu"):
+        build("NS").use("flash_attn")(*drawn())
+    monkeypatch.setattr(kernels, "FLASH", [("cpu", torch.float32)])
     mechanism = build(pattern, alibi=alibi).use("flash_attn")
     cross = pattern in ("NC", "CC")
     q, k, v = drawn(n=21, m=13 if cross else 21)
