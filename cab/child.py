@@ -22,6 +22,10 @@ LONG = 65536  # tokens
 
 def serve(job: dict[str, Any]) -> None:
     """Do the job and write its answer."""
+    import torch
+
+    # float32 is float32: in products PyTorch leaves it so, in a GPU's convolutions it would round to 10 bits
+    torch.backends.cudnn.allow_tf32 = False
     try:
         answer = {"ok": _KINDS[job["kind"]](job)}
     except BaseException as error:

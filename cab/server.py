@@ -62,6 +62,8 @@ class Server:
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), str(PACKAGE.parent)) if p)
         self._log = open(self._folder / "server.log", "wb")
+        own = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "99"}
+        own["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # an import may ask whether there is a GPU: not by starting CUDA
         # -P: a file of the user's working folder must not stand in for a module of the same name
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cab.worker", str(theirs.fileno())],
@@ -69,7 +71,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "99"},
+            env={**os.environ, **own},
             start_new_session=True,
         )
         theirs.close()

@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from cab.errors import Unsupported
 from cab.timers.own import Timing
 
+_numbers = count()
 SECONDS = 0.1  # of samples that PyTorch's timer takes, about as long as ours
 
 
@@ -52,10 +54,12 @@ def by_nvbench(call: Callable[[], Any], device: Any) -> Timing:
     def cab(state: Any) -> None:
         state.exec(launch, sync=True)  # the pass may wait for the device itself
 
+    name = f"cab {next(_numbers)}"  # what was registered before stays so, and would be run again
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples.json"
-        nvbench.register(cab)
-        nvbench.run_all_benchmarks(["cab", "--devices", str(device.index or 0), "--jsonbin", str(file)])
+        nvbench.register(cab).set_name(name)
+        chosen = ["--benchmark", name, "--devices", str(device.index or 0)]
+        nvbench.run_all_benchmarks(["cab", *chosen, "--jsonbin", str(file)])
         (state,) = (state for bench in BenchmarkResult.from_json(file).values() for state in bench)
         if state.is_skipped or not state.samples:
             raise Unsupported(f"timer=nvbench: {state.skip_reason or 'no samples'}")

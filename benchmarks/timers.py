@@ -1,0 +1,129 @@
+"""`timer=own` against other people's timers on the same calls, interleaved in one pinned process.
+
+    python benchmarks/timers.py [--device cuda] [--rounds 25]
+
+On the CPU against `torch.utils.benchmark`, on ten cases; on a GPU, on six, against those of Triton and NVBench, whose
+second-level cache is cold as ours is, and beside PyTorch's, whose cache is warm. Printed: the ratio per case, the
+median over rounds with half the width of its 95 % interval. A round goes through all cases and times each with every
+timer, within a moment of each other, in alternating order. They must agree within 5 %. One thread.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from cab import Unsupported, allocator, plugins
+
+PINNED = allocator.pin()  # before the first tensor
+
+import torch  # noqa: E402
+
+from cab.cases import Case  # noqa: E402
+from cab.intervals import half_width_of_median  # noqa: E402
+from cab.timers import TIMERS  # noqa: E402
+from cab.workload import Workload, build  # noqa: E402
+
+BASE = Case(
+    mechanism="softmax",
+    params={},
+    pattern="NS",
+    task="speed",
+    task_params={},
+    n=256,
+    m=256,
+    batch=2,
+    heads=4,
+    dim=64,
+    dtype="float32",
+    device="cpu",
+    backend="eager",
+    level="attend",
+    pass_="forward",
+    seed=0,
+    scale="quick",
+)
+CASES = [
+    BASE,
+    replace(BASE, backend="sdpa"),
+    replace(BASE, pattern="CS", backend="sdpa", n=512, m=512),
+    replace(BASE, pass_="forward_backward", backend="sdpa"),
+    replace(BASE, mechanism="linear"),
+    replace(BASE, mechanism="linear", pattern="CS", n=512, m=512),
+    replace(BASE, mechanism="linear", pattern="CC", pass_="forward_backward"),
+    replace(BASE, mechanism="softmax", pattern="CS", pass_="decode"),
+    replace(BASE, mechanism="linear", level="layer"),
+    replace(BASE, n=32, m=32, batch=1, heads=1),
+]
+
+
+# on a GPU, calls of some length: what a launch takes, each timer encloses in a way of its own
+ON_CUDA = [
+    replace(BASE, n=4096, m=4096, batch=4),
+    replace(BASE, n=4096, m=4096, batch=4, backend="sdpa", dtype="bfloat16"),
+    replace(BASE, n=16384, m=16384, pattern="CS", backend="sdpa", dtype="bfloat16"),
+    replace(BASE, n=4096, m=4096, batch=4, pass_="forward_backward", backend="sdpa", dtype="bfloat16"),
+    replace(BASE, mechanism="linear", n=65536, m=65536),
+    replace(BASE, mechanism="linear", n=65536, m=65536, pattern="CS"),
+]
+COLD, WARM = ("triton", "nvbench"), ("torch",)  # PyTorch's timer leaves the cache as the last call left it
+
+
+def workload(case: Case) -> Workload:
+    """Set up a case, checked."""
+    mechanism, softmax = (plugins.load("mechanism", name) for name in (case.mechanism, "softmax"))
+    made = build(case, plugins.load("task", case.task), mechanism, softmax, Path())
+    made.check()
+    return made
+
+
+def ratios(made: Workload, names: list[str]) -> dict[str, tuple[float, float]]:
+    """Return each timer's median seconds, and what ours are of them, timed in the order of `names`."""
+    found = {name: median(TIMERS[name](made.run, made.device).samples) for name in names}
+    return {name: (seconds, found["own"] / seconds) for name, seconds in found.items()}
+
+
+def runs_here(name: str, made: Workload) -> bool:
+    """Whether a timer is installed; says why where it is not."""
+    try:
+        TIMERS[name](made.run, made.device)
+    except Unsupported as reason:
+        print(reason)
+        return False
+    return True
+
+
+def main() -> int:
+    """Print a line a case and timer, and how many agree within 5 %; return 1 where one does not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=25)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    on_gpu = given.device != "cpu"
+    print(f"torch {torch.__version__}, {given.device}, one thread, allocator {'pinned' if PINNED else 'NOT pinned'}")
+    cases = [replace(case, device=given.device) for case in (ON_CUDA if on_gpu else CASES)]
+    workloads = [workload(case) for case in cases]
+    others = [name for name in (*COLD, *WARM) if runs_here(name, workloads[0])] if on_gpu else list(WARM)
+    found: list[list[dict[str, tuple[float, float]]]] = [[] for _ in cases]
+    for turn in range(given.rounds):
+        for made, rounds in zip(workloads, found, strict=True):
+            rounds.append(ratios(made, ["own", *others][:: 1 if turn % 2 else -1]))
+    print(f"{given.rounds} rounds\n{'case':78} {'own':>12} {'other':>12} {'ratio':>7}")
+    held = within = 0
+    for case, rounds in zip(cases, found, strict=True):
+        ours = median(each["own"][0] for each in rounds)
+        for name in others:
+            theirs, ratio = (median(each[name][i] for each in rounds) for i in (0, 1))
+            half = half_width_of_median([each[name][1] for each in rounds])
+            counts = not on_gpu or name in COLD
+            held, within = held + counts, within + (counts and abs(ratio - 1) <= 0.05)
+            what = f"{case.title} {case.dtype}: {name}{'' if counts else ' (warm cache: not counted)'}"
+            print(f"{what:78} {ours * 1e6:9.1f} us {theirs * 1e6:9.1f} us {ratio:7.3f} ±{half:.3f}")
+    print(f"{within} of {held} within 5 %")
+    return int(within < held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
