@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cab.ops.prefix import prefix_sums, suffix_sums
+from cab.ops.results import handed_out
 
 
 def mean_of(v: Tensor, mask: Tensor | None) -> Tensor:
@@ -41,7 +42,7 @@ class _RunningMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, seen: Tensor | None, count: Tensor) -> Tensor:
         ctx.save_for_backward(seen, count)
-        return _running_mean(v, seen, count)
+        return handed_out(_running_mean(v, seen, count))
 
     @staticmethod
     @once_differentiable

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cab.ops.results import handed_out
+
 # map -> its size where none is given: taylor, the channels that are multiplied; dpfp, nu; t2r, the features
 SIZES: dict[str, int | None] = {"elu": None, "relu": None, "taylor": 16, "hedgehog": None, "dpfp": 1, "t2r": 32}
 
@@ -20,7 +22,7 @@ class _EluPlusOne(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         out = F.elu(x).add_(1)
         ctx.save_for_backward(out)
-        return out
+        return handed_out(out)
 
     @staticmethod
     def backward(ctx: Any, of_out: Tensor) -> Tensor:

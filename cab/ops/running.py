@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from cab.ops.averages import sum_type
 from cab.ops.prefix import carried_linear, causal_linear_flops, chunked, fitted, outer, prefix_sums, suffix_sums
+from cab.ops.results import handed_out
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
 State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, rows), mean of the values (·, size)
@@ -115,7 +116,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, scores: Tensor, start: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         inside, upto = _summed(scores, start, unit)
         ctx.save_for_backward(inside)
-        return inside, upto
+        return handed_out(inside), handed_out(upto)
 
     @staticmethod
     @once_differentiable
