@@ -192,7 +192,7 @@ def test_the_gradients_of_a_training_step_are_part_of_its_peak() -> None:
         module.zero_grad()
         module(x).sum().backward()
 
-    call = SimpleNamespace(run=step, module=module, device=torch.device("cpu"))
+    call = SimpleNamespace(run=step, has_run=False, module=module, device=torch.device("cpu"))
     peaks = [Memory().measure(call, CASE)["peak_allocated"]["samples"][0] for _ in range(2)]
     assert peaks[0] == peaks[1] and 4 * 60_000 <= peaks[0] < 4 * 62_000  # and a few small tensors
 
@@ -218,7 +218,7 @@ def test_on_cuda_each_figure_is_growth(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(calls) == 2:  # the first is warm-up
             held.update(allocated=130, reserved=264, free=900)
 
-    call = SimpleNamespace(run=run, module=torch.nn.Identity(), device=SimpleNamespace(type="cuda"))
+    call = SimpleNamespace(run=run, has_run=False, module=torch.nn.Identity(), device=SimpleNamespace(type="cuda"))
     found = Memory().measure(call, replace(CASE, device="cuda:0"))
     assert {name: given["samples"] for name, given in found.items()} == {
         "peak_allocated": [30],

@@ -44,8 +44,9 @@ class Memory(Meter):
         return {name: about for name, about in self.metrics.items() if name not in others}
 
     def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Run once to let one-time buffers appear, then measure each metric in a pass of its own."""
-        call.run()
+        """Measure each metric in a pass of its own, after one that has let one-time buffers appear."""
+        if not call.has_run:
+            call.run()
         call.module.zero_grad()  # a training step leaves gradients: they are its own, not held before the next one
         kept = {"decode_state": {"samples": [state_bytes(call.state)]}} if case.pass_ == "decode" else {}
         if call.device.type == "cuda":

@@ -12,11 +12,11 @@ from typing import Any
 
 from cab.intervals import half_width_of_median
 
-WARM_UP = (0.010, 0.040)  # seconds: at least, at most (one call at least)
+WARM_UP = (0.010, 0.040)  # seconds: at least, at most
 STEADY, WINDOW = 0.03, 5  # two windows of calls whose medians differ by less are steady
 SAMPLE = 0.002  # seconds that one sample lasts at least
 BUDGET = (0.025, 0.070, 3.0)  # seconds of samples: at least, at most, and at most while there are fewer than FEWEST
-FEWEST, MOST = 3, 200  # samples; the interval counts processes, so that of slow calls a few are enough
+FEWEST, MOST = 2, 200  # samples; the interval counts processes, so that of slow calls a few are enough
 PRECISION = 0.01  # of the median, half the width of its interval
 
 
@@ -34,10 +34,15 @@ class Timing:
 
 
 def on_cpu(call: Callable[[], Any], clock: Callable[[], int] = time.perf_counter_ns) -> Timing:
-    """Time `call` by the wall clock (in nanoseconds), with the garbage collector at rest."""
+    """Time `call`, which has run once, by the wall clock (in nanoseconds), with the garbage collector at rest.
+
+    A call that takes longer than the whole warm-up needs none: its first is a sample.
+    """
     timing = Timing()
     with collector_at_rest():
         durations = warm(timing, lambda: _sample(call, 1, clock))
+        if durations[0] >= WARM_UP[1]:
+            timing.samples, timing.warm_up = durations, 0
         timing.iterations = max(1, ceil(SAMPLE / max(median(durations[-WINDOW:]), 1e-9)))
         while not enough(timing):
             timing.samples.append(_sample(call, timing.iterations, clock))
