@@ -17,6 +17,7 @@ side and has a table of the blocks of one length; the comparison is that of the 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
@@ -88,10 +89,14 @@ class Sinkhorn(Mechanism):
         own_k, own_v = chunked(k, self.block), chunked(v, self.block)
         seen: Tensor | None = None
         if self.slot.pattern is Pattern.CS:
-            far_k, far_v, real = self._picked(q, k, own_k, own_v, keys)
+            far_k, far_v, index = self._picked(q, k, own_k, own_v, keys)
             own = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).tril()
-            own = (own & own_seen.unsqueeze(2))[:, None].expand(*q.shape[:2], -1, -1, -1)
-            seen = torch.cat([real.unsqueeze(3).expand(-1, -1, -1, self.block, -1), own], 4)
+            if key_mask is None:  # the last block alone may be unfilled, and none after it picks it
+                seen = F.pad(own, (self.picks * self.block, 0), value=True)[None, None, None]
+            else:
+                far = self._picked_real(own_seen, index).unsqueeze(3).expand(-1, -1, -1, self.block, -1)
+                own = (own & own_seen.unsqueeze(2))[:, None].expand(*q.shape[:2], -1, -1, -1)
+                seen = torch.cat([far, own], 4)
         else:
             sort = self._sorting(q, k, query_mask, key_mask).to(v.dtype)
             far_k, far_v = ((sort @ t.flatten(3)).unflatten(3, (self.block, -1)) for t in (own_k, own_v))
@@ -247,18 +252,17 @@ class Sinkhorn(Mechanism):
     def _picked(
         self, q: Tensor, k: Tensor, own_k: Tensor, own_v: Tensor, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the picked keys and values, (batch, heads, blocks, picks * block, ·), and which are real."""
+        """Return the picked keys and values, (batch, heads, blocks, picks * block, ·), and which blocks they are of."""
         sums = chunked(means_so_far(k, keys) * keys[:, None, :, None], self.block).sum(3)
         past = torch.ones(sums.shape[2], sums.shape[2], dtype=torch.bool, device=q.device).tril(-1)
         index, share = picked(self._compared(means_so_far(q, keys)[:, :, :: self.block], sums), past, self.picks)
-        real = mask_blocks(keys, self.block)[:, None].expand(q.shape[0], self.slot.heads, -1, -1).unsqueeze(4)
-        ones = torch.ones_like(share)
-        seen = gathered(real.to(share.dtype), index, ones, ones.new_ones(self.slot.heads, 1, 1)).squeeze(4) > 0
-        return (
-            gathered(own_k, index, share, self.no_key),
-            gathered(own_v, index, share, self.no_value),
-            seen,
-        )
+        return gathered(own_k, index, share, self.no_key), gathered(own_v, index, share, self.no_value), index
+
+    def _picked_real(self, real: Tensor, index: Tensor) -> Tensor:
+        """Say which of the picked keys are real (batch, heads, blocks, picks * block); what stands for none is."""
+        ones = torch.ones(index.shape, device=real.device)
+        real = real.to(ones.dtype)[:, None].expand(*index.shape[:2], -1, -1).unsqueeze(4)
+        return gathered(real, index, ones, ones.new_ones(self.slot.heads, 1, 1)).squeeze(4) > 0
 
     def _plain_sort(self, scores: Tensor, rows: list[list[int]], columns: list[list[int]]) -> Tensor:
         """Scale columns and rows in turn (CC: rows once)."""
