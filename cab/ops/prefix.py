@@ -1,5 +1,6 @@
 """Linear attention over what came before: prefix sums of outer products, in chunks, with no loop over tokens."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from cab.ops.results import handed_out
 
 BLOCK = 32  # tokens that are added up one by one
+STRETCH = 32  # chunks, of any head, whose products follow one another on a CPU: what they share stays in its cache
 
 
 def chunked(t: Tensor, chunk: int, value: float = 0.0) -> Tensor:
@@ -97,20 +99,31 @@ def _causal(
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, state: Tensor, weigh: bool, keep: bool = True) -> list[Tensor]:
-    """Return the three results in chunks, and to keep: what came before each chunk, and without `weigh` the scores."""
+    """Return the three results in chunks, and to keep: what came before each chunk; sums of keys, or all scores."""
     before, end = _before(outer(k, v), state)
-    out, total, kept = q @ before, q.new_empty(*q.shape[:4], 0), [before] if keep else []
-    del before
+    out, total, kept = torch.empty_like(v), q.new_empty(*q.shape[:4], 0), [before] if keep else []
     if weigh:
         keys, _ = _before(k.sum(3, keepdim=True, dtype=k.dtype), torch.zeros_like(k[:, :, 0, :1]))
         total = q @ keys.transpose(-1, -2)
         kept += [keys] if keep else []
-    inside = (q @ k.transpose(-1, -2)).tril_()
-    if weigh:
-        total.add_(inside.sum(-1, keepdim=True, dtype=total.dtype))
-    elif keep:
-        kept.append(inside)
-    return [_plus(out, inside, v), total, end, *kept]
+    for q_, k_, v_, before_, out_, *total_ in _stretches(q, k, v, before, out, *([total] if weigh else [])):
+        torch.bmm(q_, before_, out=out_)
+        scores = torch.bmm(q_, k_.transpose(-1, -2)).tril_()
+        torch.baddbmm(out_, scores, v_, out=out_)  # PyTorch's counter does not know baddbmm_
+        if weigh:
+            total_[0].add_(scores.sum(-1, keepdim=True, dtype=total.dtype))
+        elif keep:
+            kept.append(scores)
+    return [out, total, end, *kept]
+
+
+def _stretches(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Yield views (chunks, ·, ·) of tensors (batch, heads, chunks, ·, ·), of a few chunks each."""
+    chunks = [t.flatten(0, 2) for t in tensors]
+    whole = torch.compiler.is_compiling() or tensors[0].device.type != "cpu"
+    size = max(1, len(chunks[0])) if whole else STRETCH
+    for start in range(0, len(chunks[0]), size):
+        yield [t[start : start + size] for t in chunks]
 
 
 class _Causal(torch.autograd.Function):
@@ -127,35 +140,31 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor | None, of_total: Tensor, of_end: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, before, other = ctx.saved_tensors  # with weights the sums of keys, else the scores
+        q, k, v, before, *other = ctx.saved_tensors  # the sums of keys, or the scores of each stretch
         of_out = torch.zeros_like(v) if of_out is None else of_out.contiguous()  # a sum's has no strides, and is slow
-        of_inside = of_out @ v.transpose(-1, -2)
-        of_q = of_out @ before.transpose(-1, -2)
-        if ctx.weigh:
-            of_inside.add_(of_total)
-            of_q.addcmul_(of_total, other)
-        of_inside.tril_()
-        _plus(of_q, of_inside, k)
-        of_k = of_inside.transpose(-1, -2) @ q
-        del of_inside
         of_state = torch.zeros_like(before[:, :, 0]) if of_end is None else of_end
         after, of_state = _before(outer(q, of_out), of_state, backward=True)
-        _plus(of_k, v, after.transpose(-1, -2))
+        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        weights, inside = ((of_total, other[0]), []) if ctx.weigh else ((), other)
+        for i, (q_, k_, v_, before_, after_, of_out_, of_q_, of_k_, of_v_, *weights_) in enumerate(
+            _stretches(q, k, v, before, after, of_out, of_q, of_k, of_v, *weights)
+        ):
+            of_scores = torch.bmm(of_out_, v_.transpose(-1, -2))
+            torch.bmm(of_out_, before_.transpose(-1, -2), out=of_q_)
+            if weights_:
+                of_scores.add_(weights_[0])
+                of_q_.addcmul_(*weights_)
+            of_scores.tril_()
+            torch.baddbmm(of_q_, of_scores, k_, out=of_q_)
+            torch.bmm(of_scores.transpose(-1, -2), q_, out=of_k_)
+            torch.baddbmm(of_k_, v_, after_.transpose(-1, -2), out=of_k_)
+            scores = inside[i] if inside else torch.bmm(q_, k_.transpose(-1, -2)).tril_()
+            torch.bmm(k_, after_, out=of_v_)
+            torch.baddbmm(of_v_, scores.transpose(-1, -2), of_out_, out=of_v_)
         if ctx.weigh:
             of_keys = of_total.transpose(-1, -2) @ q
             of_k.add_(_before(of_keys, torch.zeros_like(of_keys[:, :, 0]), backward=True)[0])
-        of_v = k @ after
-        del after
-        inside = (q @ k.transpose(-1, -2)).tril_() if ctx.weigh else other
-        of_v = _plus(of_v, inside.transpose(-1, -2), of_out)
         return of_q, of_k, of_v, of_state, None
-
-
-def _plus(sums: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Add a @ b to `sums` (batch, heads, chunks, ·, ·), which are overwritten."""
-    flat = sums.flatten(0, 2)
-    torch.baddbmm(flat, a.flatten(0, 2), b.flatten(0, 2), out=flat)  # PyTorch's counter does not know baddbmm_
-    return sums
 
 
 def _before(gained: Tensor, total: Tensor, backward: bool = False) -> tuple[Tensor, Tensor]:
