@@ -100,10 +100,11 @@ def _causal(
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, state: Tensor, weigh: bool, keep: bool = True) -> list[Tensor]:
     """Return the three results in chunks, and to keep: what came before each chunk; sums of keys, or all scores."""
-    before, end = _before(outer(k, v), state)
+    before, end = _before(k, v, state)
     out, total, kept = torch.empty_like(v), q.new_empty(*q.shape[:4], 0), [before] if keep else []
     if weigh:
-        keys, _ = _before(k.sum(3, keepdim=True, dtype=k.dtype), torch.zeros_like(k[:, :, 0, :1]))
+        ones = v.new_ones(1, 1, 1, 1, 1).expand(*v.shape[:4], 1)
+        keys, _ = _before(ones, k, torch.zeros_like(k[:, :, 0, :1]))
         total = q @ keys.transpose(-1, -2)
         kept += [keys] if keep else []
     for q_, k_, v_, before_, out_, *total_ in _stretches(q, k, v, before, out, *([total] if weigh else [])):
@@ -143,7 +144,7 @@ class _Causal(torch.autograd.Function):
         q, k, v, before, *other = ctx.saved_tensors  # the sums of keys, or the scores of each stretch
         of_out = torch.zeros_like(v) if of_out is None else of_out.contiguous()  # a sum's has no strides, and is slow
         of_state = torch.zeros_like(before[:, :, 0]) if of_end is None else of_end
-        after, of_state = _before(outer(q, of_out), of_state, backward=True)
+        after, of_state = _before(q, of_out, of_state, backward=True)
         of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         weights, inside = ((of_total, other[0]), []) if ctx.weigh else ((), other)
         for i, (q_, k_, v_, before_, after_, of_out_, of_q_, of_k_, of_v_, *weights_) in enumerate(
@@ -162,28 +163,41 @@ class _Causal(torch.autograd.Function):
             torch.bmm(k_, after_, out=of_v_)
             torch.baddbmm(of_v_, scores.transpose(-1, -2), of_out_, out=of_v_)
         if ctx.weigh:
-            of_keys = of_total.transpose(-1, -2) @ q
-            of_k.add_(_before(of_keys, torch.zeros_like(of_keys[:, :, 0]), backward=True)[0])
+            of_k.add_(_before(of_total, q, torch.zeros_like(q[:, :, 0, :1]), backward=True)[0])
         return of_q, of_k, of_v, of_state, None
 
 
-def _before(gained: Tensor, total: Tensor, backward: bool = False) -> tuple[Tensor, Tensor]:
-    """Sum what each chunk gained (batch, heads, chunks, ·, ·), overwritten, over those before it, from `total` on.
+def _before(a: Tensor, b: Tensor, total: Tensor, backward: bool = False) -> tuple[Tensor, Tensor]:
+    """Return, for each chunk, the sum of a^T b over the chunks before it, from `total` on, and the sum over all.
 
-    Return the total after the last chunk, too. `backward` goes from the last one to the first.
+    a and b are (batch, heads, chunks, ·, ·); `backward` sums over the chunks after it.
     """
-    if torch.compiler.is_compiling() or gained.device.type != "cpu":
+    if torch.compiler.is_compiling() or a.device.type != "cpu":
+        gained = outer(a, b)
         gained = gained.flip(2) if backward else gained
         sums = torch.cat([total.unsqueeze(2).to(gained.dtype), gained], 2).cumsum(2, dtype=gained.dtype)
         before = sums[:, :, :-1]
         return before.flip(2) if backward else before, sums[:, :, -1]
     # on the CPU, a cumsum over an axis that is not the last one takes six times as long
-    dtype, each = total.dtype, gained.unbind(2)
-    total = total.to(torch.promote_types(dtype, torch.float32))
-    for here in each[::-1] if backward else each:
-        last, total = total, total + here
-        here.copy_(last)
-    return gained, total.to(dtype)
+    (batch, heads, chunks), wide = a.shape[:3], torch.promote_types(a.dtype, torch.float32)
+    # each product stands where the next chunk finds it; a head's last one moves out, and its first place is the total's
+    sums = torch.empty(batch * heads * chunks + 1, a.shape[4], b.shape[4], dtype=wide)
+    gained, found = (sums[:-1], sums[1:]) if backward else (sums[1:], sums[:-1])
+    a, b = a.flatten(0, 2).transpose(-1, -2), b.flatten(0, 2)
+    if wide is a.dtype:
+        torch.bmm(a, b, out=gained)
+    else:
+        gained.copy_(a @ b)
+    gained, found = (torch.unflatten(t, 0, (batch * heads, chunks)) for t in (gained, found))
+    first, last = (-1, 0) if backward else (0, -1)
+    over = gained[:, last].clone()
+    found[:, first] = total.flatten(0, 1)
+    each = found.unbind(1)[:: -1 if backward else 1]
+    for earlier, here in zip(each, each[1:], strict=False):
+        here.add_(earlier)
+    over += each[-1]
+    before, over = (torch.unflatten(t, 0, (batch, heads)) for t in (found, over))
+    return before.to(a.dtype), over.to(total.dtype)
 
 
 def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
@@ -194,9 +208,9 @@ def causal_linear_flops(n: int, features: int, size: int, chunk: int) -> float:
 
 
 def causal_average_flops(n: int, features: int, size: int, chunk: int) -> float:
-    """Count what `causal_average` executes for one head: each query meets the sum of the keys, too."""
+    """Count what `causal_average` executes for one head: each key joins a sum that each query meets, too."""
     chunk = min(chunk, n)
-    return causal_linear_flops(n, features, size, chunk) + 2.0 * -(-n // chunk) * chunk * features
+    return causal_linear_flops(n, features, size, chunk) + 4.0 * -(-n // chunk) * chunk * features
 
 
 def appended(state: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class _Quotient(torch.autograd.Function):
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, Tensor]:
         out, b = ctx.saved_tensors
         of_a = of_out / b
-        return of_a, (of_a * out).neg_()
+        return of_a, torch.addcmul(of_a.new_zeros(()), of_a, out, value=-1)
 
 
 def _by_halves(scores: Tensor, read: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
