@@ -118,13 +118,11 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, state: Tensor, weigh: bool, keep: 
     return [out, total, end, *kept]
 
 
-def _stretches(*tensors: Tensor) -> Iterator[list[Tensor]]:
+def _stretches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield views (chunks, ·, ·) of tensors (batch, heads, chunks, ·, ·), of a few chunks each."""
-    chunks = [t.flatten(0, 2) for t in tensors]
     whole = torch.compiler.is_compiling() or tensors[0].device.type != "cpu"
-    size = max(1, len(chunks[0])) if whole else STRETCH
-    for start in range(0, len(chunks[0]), size):
-        yield [t[start : start + size] for t in chunks]
+    chunks = [t.flatten(0, 2) for t in tensors]
+    return zip(*(torch.split(t, len(t) if whole else STRETCH) for t in chunks), strict=True)
 
 
 class _Causal(torch.autograd.Function):
