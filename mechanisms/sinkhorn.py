@@ -17,7 +17,6 @@ side and has a table of the blocks of one length; the comparison is that of the 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
@@ -92,7 +91,7 @@ class Sinkhorn(Mechanism):
             far_k, far_v, index = self._picked(q, k, own_k, own_v, keys)
             own = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).tril()
             if key_mask is None:  # the last block alone may be unfilled, and none after it picks it
-                seen = F.pad(own, (self.picks * self.block, 0), value=True)[None, None, None]
+                seen = torch.cat([own.new_ones(self.block, self.picks * self.block), own], 1)[None, None, None]
             else:
                 far = self._picked_real(own_seen, index).unsqueeze(3).expand(-1, -1, -1, self.block, -1)
                 own = (own & own_seen.unsqueeze(2))[:, None].expand(*q.shape[:2], -1, -1, -1)

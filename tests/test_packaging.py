@@ -271,4 +271,4 @@ def test_with_torch_it_checks_and_measures_too(wheel: Path, tmp_path: Path) -> N
     again = run(
         bin_, tmp_path, "run", "mechanism=softmax,none", "task=speed", "seq_len=64", "meters=[flops]", "--dry-run"
     )
-    assert "2 measurements are done already" in again.stdout
+    assert "measurements done already: 2" in again.stdout

@@ -17,7 +17,11 @@ STRETCH = 32  # chunks, of any head, whose products follow one another on a CPU:
 def chunked(t: Tensor, chunk: int, value: float = 0.0) -> Tensor:
     """Cut (batch, heads, n, ·) into (batch, heads, chunks, chunk, ·); `value` fills up the last one."""
     tail = -t.shape[2] % chunk
-    return torch.unflatten(F.pad(t, (0, 0, 0, tail), value=value) if tail else t, 2, (-1, chunk))
+    if tail and t.dtype is torch.bool:  # inductor's C++ for a comparison that is padded does not compile (torch 2.13)
+        t = torch.cat([t, t.new_full((*t.shape[:2], tail, t.shape[3]), bool(value))], 2)
+    elif tail:
+        t = F.pad(t, (0, 0, 0, tail), value=value)
+    return torch.unflatten(t, 2, (-1, chunk))
 
 
 def fitted(chunk: int, n: int) -> int:

@@ -65,7 +65,7 @@ def picked(scores: Tensor, past: Tensor, picks: int) -> tuple[Tensor, Tensor]:
     weight that each had when it was picked.
     """
     scores = F.pad(scores, (picks, 0))
-    seen = F.pad(past, (picks, 0), value=True)
+    seen = torch.cat([past.new_ones(*past.shape[:-1], picks), past], -1)
     indices, shares = [], []
     for _ in range(picks):
         share, index = masked_softmax(scores, seen).max(3, keepdim=True)
