@@ -157,6 +157,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     case = Case.of(job["case"])
     torch.set_num_threads(job["threads"])
+    _limit_device(case.device, job)
     start = time.monotonic()
     meters = {name: plugins.load("meter", name)() for name in job["meters"]}
     workload = _workload(case, Path(job["data"]))
@@ -171,6 +172,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         except BaseException as error:
             answers[name] = failure(error)
     return {"meters": answers, "compared": compared, "seconds": time.monotonic() - start}
+
+
+def _limit_device(device: str, job: dict[str, Any]) -> None:
+    """Hold PyTorch's allocator on a GPU to what the case may take there; the process itself has a limit of its own."""
+    import torch
+
+    limit = job.get("device_memory")
+    if limit is not None:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
 
 
 def _workload(case: Case, data: Path) -> Any:
@@ -233,6 +244,7 @@ def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     from cab.training import train as fit
 
     torch.set_num_threads(max(1, job["threads"] // devices.size))
+    _limit_device(case.device, job)
     task = build_task(case)
     source = task.source(Path(job["data"]))
     if isinstance(source, Missing):

@@ -159,6 +159,8 @@ class Supervisor:
         job = {"kind": "train" if item.trains else "measure", "case": case.question(), "threads": threads}
         job |= {"data": str(self.options.data), "pinned": item.pinned, "meters": [i.meter for i in items]}
         job["compared"] = case.id in self._compared
+        on_gpu = case.device.startswith("cuda")  # there the limit is the device's memory, not the process's
+        job["device_memory"], memory = (item.memory_limit, None) if on_gpu else (None, item.memory_limit)
         place = self.store.checkpoint(item.file)
         if item.trains:  # what a child before this one, or a run, has come to
             if self.options.force and item.file not in self._renewed:
@@ -170,7 +172,7 @@ class Supervisor:
         with locks.device(case.device, timed, lambda: self.report.doing(f"waiting for the device: {what}")):
             if item.searches:
                 return {item.meter: self._search(item, job, what)}
-            answer = self._run(job, item.timeout, item.memory_limit, what)
+            answer = self._run(job, item.timeout, memory, what)
         if item.trains and answer.status != "ok" and place.exists():
             answer = replace(
                 answer, reason=f"{answer.reason}; --retry {answer.status} goes on from its last checkpoint"
@@ -186,7 +188,8 @@ class Supervisor:
 
         def probe(case: Case, pinned: bool) -> tuple[str, str, Any]:
             asked = {**job, "case": case.question(), "pinned": pinned, "compared": False}
-            answer = self._run(asked, item.timeout, item.memory_limit, f"{what}: n={case.n}")
+            memory = None if job["device_memory"] else item.memory_limit
+            answer = self._run(asked, item.timeout, memory, f"{what}: n={case.n}")
             answer = Answer.of(answer.value["meters"][item.meter]) if answer.status == "ok" else answer
             return answer.status, answer.reason, answer.value
 

@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import cab
-from cab import plugins, verdicts
+from cab import child, plugins, verdicts
 from cab.entries import finished
 from cab.errors import UsageError
 from cab.plan import plan
@@ -351,3 +352,37 @@ def _processes() -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.usefixtures("lawful")
+@pytest.mark.parametrize(("device", "device_memory", "of_process"), [("cuda:0", 2**30, False), ("cpu", None, True)])
+def test_a_limit_is_the_processs_or_the_devices(
+    device: str, device_memory: int | None, of_process: bool, tmp_path: Path
+) -> None:
+    """On a stand-in for the fork server, which notes what it is asked for."""
+    asked: list[tuple[dict[str, Any], int]] = []
+
+    class Stand:
+        def run(self, job: dict[str, Any], deadline: float, memory: int, waiting: Any) -> Any:
+            asked.append((job, memory))
+            raise ServerDied("noted")
+
+    store = Store(tmp_path).open_for_writing()
+    supervisor = Supervisor(store, Stand(), Options(tmp_path), Notes())  # type: ignore[arg-type]
+    items = plan(["mechanism=none", "task=speed", f"device={device}", "meters=[latency]", "memory_limit=1GiB"]).items
+    supervisor.carry_out(items[:1])
+    job, memory = asked[0]
+    assert job["device_memory"] == device_memory and (memory == 2**30) == of_process
+
+
+def test_on_a_gpu_the_allocator_is_held_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    held: list[tuple[float, str]] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**33))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: held.append((share, device))
+    )
+    child._limit_device("cuda:0", {"device_memory": 2**30})
+    child._limit_device("cpu", {"device_memory": None})
+    assert held == [(0.125, "cuda:0")]

@@ -53,8 +53,6 @@ class Frontier(Meter):
 
             timing = timers.TIMERS["own"](call.run, call.device)
             return {"probe": {"samples": [sample / call.calls for sample in timing.samples]}}
-        if call.device.type == "cuda":
-            _limit_cuda(call.device, case.settings["memory_limit"])
         call.run()
         return {"probe": {"samples": []}}
 
@@ -108,11 +106,3 @@ def _next(fits: int, fails: int, cap: int) -> int | None:
 
 def _at(case: Case, n: int) -> Case:
     return replace(case, n=n, m=max(1, round(case.m * n / case.n)))
-
-
-def _limit_cuda(device: Any, limit: int) -> None:
-    import torch
-
-    torch.cuda.empty_cache()  # what the check before took
-    whole = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
