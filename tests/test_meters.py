@@ -136,12 +136,23 @@ def test_the_value_lies_in_its_interval_however_skewed_the_processes() -> None:
 
 def test_latency_of_a_workload_is_per_call_and_of_decoding_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(timers.TIMERS, "own", lambda run, device: timers.Timing([6.4], throttled=[12.8]))
-    call = SimpleNamespace(run=lambda: None, calls=64, device=torch.device("cpu"))
+    call = SimpleNamespace(run=lambda: None, has_run=True, calls=64, device=torch.device("cpu"))
     found = Latency().measure(call, CASE)["latency"]
     assert (found["samples"], found["throttled"]) == ([0.1], [0.2])
     assert "1 samples at a throttled clock" in Latency().reduce("latency", [found] * 2).stop_reason.replace(
         "2 s", "1 s"
     )
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_the_first_run_of_a_pass_is_no_sample(checked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    call = SimpleNamespace(run=lambda: runs.append(1), has_run=checked, calls=1, device=torch.device("cpu"))
+    monkeypatch.setitem(timers.TIMERS, "own", lambda run, device: timers.Timing([float(len(runs))]))
+    for meter, case in ((Latency(), CASE), (Frontier(), replace(CASE, settings={"latency_limit": 1.0}))):
+        runs.clear()
+        (found,) = meter.measure(call, case).values()
+        assert found["samples"] == [0.0 if checked else 1.0]
 
 
 def test_latency_of_a_real_workload_is_a_positive_number() -> None:

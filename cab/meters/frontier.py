@@ -51,6 +51,8 @@ class Frontier(Meter):
         if "latency_limit" in case.settings:
             from cab import timers
 
+            if not call.has_run:
+                call.run()
             timing = timers.TIMERS["own"](call.run, call.device)
             return {"probe": {"samples": [sample / call.calls for sample in timing.samples]}}
         call.run()

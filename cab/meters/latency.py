@@ -34,6 +34,8 @@ class Latency(Meter):
         """Time the workload; a sample is the mean of `iterations` calls that follow one another."""
         from cab import timers
 
+        if not call.has_run:  # a training step, whose first sets up the optimiser
+            call.run()
         timing = timers.TIMERS[case.settings.get("timer", "own")](call.run, call.device)
         gpu = {"clocks": timing.clocks, "throttled": [sample / call.calls for sample in timing.throttled]}
         return {
