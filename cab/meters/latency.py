@@ -20,7 +20,7 @@ class Latency(Meter):
         "median over 5 fresh processes of each one's median wall time per call, interval by Student's t over the "
         "processes' medians on the log scale; allocator pinned; on CUDA by events with a cold second-level cache"
     )
-    version = 1
+    version = 2
     environment = True
     processes = 5
     pinned_allocator = True
