@@ -142,7 +142,10 @@ def _suites(tree: ast.Module) -> dict[str, ast.ClassDef]:
     found: dict[str, ast.ClassDef] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cab.suites."):
-            inner = ast.parse(_suite_sources()[(node.module or "").removeprefix("cab.suites.")])
+            source = _suite_sources().get((node.module or "").removeprefix("cab.suites."))
+            if source is None:
+                raise UsageError(f"line {node.lineno} imports {node.module}, which is not there")
+            inner = ast.parse(source)
             found |= _suites(inner) | _classes(inner)
     return found
 

@@ -4,7 +4,6 @@ Each job is a dictionary; its answer is {"ok": ...} or {"status": ..., "reason":
 and the progress file is written.
 """
 
-import dataclasses
 import json
 import time
 import traceback
@@ -12,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cab import plugins
+from cab import environment, plugins
 from cab.cases import Case
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.folders import write_whole
-
-LONG = 65536  # tokens
+from cab.preflight import build_task, check_device, preflight
 
 
 def serve(job: dict[str, Any]) -> None:
@@ -27,10 +25,19 @@ def serve(job: dict[str, Any]) -> None:
     # float32 is float32: in products PyTorch leaves it so, in a GPU's convolutions it would round to 10 bits
     torch.backends.cudnn.allow_tf32 = False
     try:
-        answer = {"ok": _KINDS[job["kind"]](job)}
+        answer = _kept({"ok": _KINDS[job["kind"]](job)})
     except BaseException as error:
         answer = failure(error)
     write_whole(Path(job["result"]), json.dumps(answer))
+
+
+def _kept(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer that can be kept; what a plug-in returns may hold arrays or NaN, which no file of ours holds."""
+    try:
+        json.dumps(answer, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}: samples are finite numbers of Python, in lists and dictionaries") from None
+    return answer
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -46,88 +53,6 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"status": "error", "reason": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
 
 
-def preflight(job: dict[str, Any]) -> dict[str, Any]:
-    """Import every plug-in and construct every mechanism and task; say which cases are refused, and why.
-
-    What is wrong in every slot (`ValueError`, an import that fails, data that is missing) is a usage error.
-    """
-    import torch
-
-    from cab.assembly import build_mechanism
-    from cab.scenes import slot_of
-
-    refused: dict[str, str] = {}
-    built: dict[str, str | None] = {}
-    for question in job["cases"]:
-        case = Case.of(question)
-        _check_device(case.device, torch)
-        cls, slot = plugins.load("mechanism", case.mechanism), slot_of(case)
-        key = repr((case.mechanism, case.params, slot, case.backend))
-        if key not in built:
-            try:
-                with torch.random.fork_rng(devices=[]):
-                    build_mechanism(cls, case.params, slot, case.backend)
-                built[key] = None
-            except Unsupported as reason:
-                built[key] = str(reason)
-            except (ValueError, TypeError) as error:
-                if not _fits_a_longer_slot(cls, case, slot):
-                    raise UsageError(f"mechanism '{case.mechanism}': {error}") from error
-                built[key] = str(error)
-        if built[key] is not None:
-            refused[case.id] = str(built[key])
-    for question in {
-        json.dumps([q["task"], q["task_params"], q["n"], q["m"], q["heads"], q["dim"]]): q for q in job["cases"]
-    }.values():
-        _check_task(Case.of(question), Path(job["data"]))
-    return {"refused": refused}
-
-
-def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:
-    """Whether the hyper-parameters are valid somewhere: more landmarks than this slot has tokens, say."""
-    import torch
-
-    from cab.assembly import build_mechanism
-
-    if slot.raster is not None:
-        return False
-    source = LONG if slot.pattern.cross else None
-    try:
-        with torch.device("meta"):
-            build_mechanism(cls, case.params, dataclasses.replace(slot, max_len=LONG, source_len=source or LONG))
-    except Exception:
-        return False
-    return True
-
-
-def _check_device(device: str, torch: Any) -> None:
-    available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    if device not in available and not (device == "cuda" and "cuda:0" in available):
-        raise UsageError(f"device={device} is not available here. Available: {', '.join(available)}")
-
-
-def _check_task(case: Case, folder: Path) -> None:
-    from cab.contracts.task import Missing
-
-    task = build_task(case)
-    if task.trains:
-        source = task.source(folder)
-        if isinstance(source, Missing):
-            raise UsageError(f"task '{case.task}': no data in {folder.absolute()}; run: {source.run}")
-
-
-def build_task(case: Case) -> Any:
-    """Construct the case's task; `UsageError` where a hyper-parameter is valid nowhere."""
-    cls = plugins.load("task", case.task)
-    sizes = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim}
-    takes = plugins.card("task", case.task).takes
-    try:
-        return cls(**{name: sizes[name] for name in takes}, **case.task_params)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"task '{case.task}': {error}") from error
-
-
 def laws(job: dict[str, Any]) -> dict[str, Any]:
     """Run every law on the mechanism in one pattern, and its own hyper-parameters against `reference`."""
     import torch
@@ -135,6 +60,7 @@ def laws(job: dict[str, Any]) -> dict[str, Any]:
     from cab.conformance import check, check_params
 
     torch.set_num_threads(1)
+    _use_device(job["device"], job)
     cls = plugins.load("mechanism", job["mechanism"])
     how = {"backend": job["backend"], "device": job["device"]}
     verdicts = check(cls, patterns=[job["pattern"]], **how)
@@ -157,7 +83,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     case = Case.of(job["case"])
     torch.set_num_threads(job["threads"])
-    _limit_device(case.device, job)
+    _use_device(case.device, job)
     start = time.monotonic()
     meters = {name: plugins.load("meter", name)() for name in job["meters"]}
     workload = _workload(case, Path(job["data"]))
@@ -168,20 +94,34 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             if meter.environment:  # what is counted on meta tensors needs no real inputs
                 workload.check(compared)
                 compared = True
-            answers[name] = {"ok": meter.measure(workload, case)}
+            answers[name] = _kept({"ok": _samples(meter.measure(workload, case))})
         except BaseException as error:
             answers[name] = failure(error)
     return {"meters": answers, "compared": compared, "seconds": time.monotonic() - start}
 
 
-def _limit_device(device: str, job: dict[str, Any]) -> None:
-    """Hold PyTorch's allocator on a GPU to what the case may take there; the process itself has a limit of its own."""
+def _samples(given: Any) -> dict[str, dict[str, Any]]:
+    """Check what a meter returned."""
+    if not isinstance(given, dict) or not all(isinstance(found, dict) for found in given.values()):
+        raise TypeError(f"measure returned {type(given).__name__}: a dictionary for each metric is needed")
+    return given
+
+
+def _use_device(device: str, job: dict[str, Any]) -> None:
+    """Make a GPU the current one, and hold PyTorch's allocator there to what the case may take.
+
+    The process itself has a limit of its own. Events, graphs and kernels of others use the current device alone.
+    """
     import torch
 
+    if not device.startswith("cuda"):
+        return
+    index = environment.index(device)
+    torch.cuda.set_device(index)
     limit = job.get("device_memory")
     if limit is not None:
-        whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
+        whole = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), index)
 
 
 def _workload(case: Case, data: Path) -> Any:
@@ -221,7 +161,8 @@ def peak(job: dict[str, Any]) -> dict[str, Any]:
     from cab.rates import peaks
 
     pin()
-    _check_device(job["device"], torch)
+    check_device(job["device"], torch)
+    _use_device(job["device"], job)
     return peaks(job["device"], job["threads"])
 
 
@@ -244,7 +185,7 @@ def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     from cab.training import train as fit
 
     torch.set_num_threads(max(1, job["threads"] // devices.size))
-    _limit_device(case.device, job)
+    _use_device(f"cuda:{devices.rank}" if devices.size > 1 and case.device == "cuda" else case.device, job)
     task = build_task(case)
     source = task.source(Path(job["data"]))
     if isinstance(source, Missing):

@@ -18,7 +18,7 @@ from cab.cards import REQUIRED, Card
 from cab.errors import UsageError, unknown
 from cab.folders import beside
 from cab.hyperparameters import INNER, Axes, inner_choices, own_axes
-from cab.keys import check_root
+from cab.keys import SCALES, check_root
 
 
 @dataclass
@@ -155,14 +155,33 @@ def _blocks(grid: Any, own: Axes) -> Iterator[Axes]:
     blocks = node("grid", grid).get("blocks")
     if not isinstance(blocks, list) or not all(isinstance(b, list) for b in blocks):
         raise UsageError(f"grid '{grid}' must hold `blocks`, each a list of overrides")
-    for block in blocks:
-        theirs = parse([str(text) for text in block])
+    parsed = [parse([str(text) for text in block]) for block in blocks]
+    for theirs, mine in zip(parsed, _narrowed(parsed, own), strict=True):
+        if not mine:
+            continue
         for group in ("mechanism", "task"):
             if group in own:  # who narrows a grid does not want what it says of the others
                 theirs = {
                     key: values for key, values in theirs.items() if not _scoped_elsewhere(key, group, own[group])
                 }
-        yield {**theirs, **own}
+        yield {**theirs, **mine}
+
+
+def _narrowed(blocks: list[Axes], own: Axes) -> Iterator[Axes | None]:
+    """Yield the user's keys for each block, with those of the user's mechanisms that are its; None where none is.
+
+    A mechanism that no block names, as a user's own file, joins the first block that asks for no backend.
+    """
+    named = {name for block in blocks for name in block.get("mechanism", ())}
+    home = next((block for block in blocks if "mechanism" in block and "backend" not in block), None)
+    for block in blocks:
+        if "mechanism" not in own or "mechanism" not in block:
+            yield own
+            continue
+        mine = [
+            name for name in own["mechanism"] if name in block["mechanism"] or (name not in named and block is home)
+        ]
+        yield {**own, "mechanism": mine} if mine else None
 
 
 def _scoped_elsewhere(key: str, group: str, chosen: list[Any]) -> bool:
@@ -231,8 +250,9 @@ def _plugin(group: str, name: str) -> tuple[Card, dict[str, Any]]:
 def _scaled(name: str, node: dict[str, Any], card: Card, scale: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the root keys and the task's hyper-parameters at a scale: config < task < scale."""
     scales = node.get("scales", {})
-    if scales and scale not in scales:
-        raise unknown(f"scale of {name}", str(scale), scales)
+    accepted = scales or SCALES
+    if not isinstance(scale, str) or scale not in accepted:
+        raise unknown(f"scale of {name}", str(scale), accepted)
     merged = {k: v for k, v in deepcopy(root()).items() if k not in ("mechanism", "task", "grid")}
     params = {k: v for k, v in node.items() if k not in ("case", "scales")}
     for layer in (node.get("case", {}), scales.get(scale, {})):

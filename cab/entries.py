@@ -21,6 +21,7 @@ class Answer:
     reason: str = ""
     value: dict[str, Any] = field(default_factory=dict)
     output: str = ""
+    died: bool = False  # the child returned nothing
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Answer":
@@ -37,6 +38,7 @@ def new_entry(item: Item, run_id: str, commit: str) -> dict[str, Any]:
         "case": item.case.question(),
         "case_id": item.case.id,
         "meter": item.meter,
+        "version": item.version,
         "key": item.key,
         "source": item.source,
         "grade": item.grade,
@@ -106,8 +108,9 @@ def _metric(
         reading = meter.reduce(name, processes)
     except Exception as error:
         return {**about, "status": "error", "reason": f"reduce: {type(error).__name__}: {error}"}
-    if not math.isfinite(reading.value):
-        return {**about, "status": "error", "reason": f"the value is {reading.value}"}
+    for what, number in (("value", reading.value), ("lower end", reading.ci_low), ("upper end", reading.ci_high)):
+        if number is not None and not math.isfinite(number):
+            return {**about, "status": "error", "reason": f"reduce: the {what} of {name} is {number}"}
     return {
         **about,
         "status": "ok",

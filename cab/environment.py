@@ -20,14 +20,25 @@ def identity(device: str, threads: int | None, pinned: bool) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "gpu": _gpu() if on_gpu else None,
-        "device": device,
+        "gpu": _nvidia("name", physical(device)) if on_gpu else None,
+        "device": f"cuda:{index(device)}" if on_gpu else device,
         "threads": threads or usable_cores(),
         "allocator": f"{_libc()}{', pinned' if pinned else ''}",
         "python": platform.python_version(),
         "torch": installed("torch"),
-        "driver": _driver() if on_gpu else None,
+        "driver": _nvidia("driver_version", physical(device)) if on_gpu else None,
     }
+
+
+def index(device: str) -> int:
+    """Return which of the visible GPUs `cuda` or `cuda:N` is."""
+    return int(device.partition(":")[2] or 0)
+
+
+def physical(device: str) -> str:
+    """Return which of the machine's GPUs that is: its number or UUID; other processes may see others."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible[index(device)] if index(device) < len(visible) else str(index(device))
 
 
 def environment_id(facts: dict[str, Any]) -> str:
@@ -119,19 +130,13 @@ def _clock() -> float | None:
 
 
 @lru_cache
-def _gpu() -> str | None:
-    return _nvidia("name")
-
-
-@lru_cache
-def _driver() -> str | None:
-    return _nvidia("driver_version")
-
-
-def _nvidia(query: str) -> str | None:
+def _nvidia(query: str, gpu: str) -> str | None:
     try:
         asked = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True, timeout=10
+            ["nvidia-smi", "-i", gpu, f"--query-gpu={query}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

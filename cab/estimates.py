@@ -57,6 +57,8 @@ def _of(
     if "flops" not in known:
         return Estimate(case, None, None, known["reason"])
     pace = paces.get(_kind(case))
+    if pace is None and case.device != "cpu":
+        return Estimate(case, None, None, f"no past row of this kind on {case.device}")
     call = known["flops"] / (rate * (SHARE if pace is None else pace))
     total = 0.0
     for item in items:
@@ -73,7 +75,7 @@ def _of(
         else:
             total += left * (CHILD + 4 * call * item.hosted)
     limits = [item.memory_limit for item in items if item.memory_limit]
-    room = min([*limits, environment.available_memory()])
+    room = min([*limits, *([environment.available_memory()] if case.device == "cpu" else [])], default=float("inf"))
     basis = "meta tensors" + (", past rows" if pace is not None else ", a guessed pace")
     return Estimate(case, total, known["bytes"], basis, known["bytes"] < room)
 
@@ -85,8 +87,11 @@ def _paces(store: Store, rate: float) -> dict[Any, float]:
     """
     flops: dict[str, float] = {}
     times: dict[str, tuple[Case, float]] = {}
+    host = environment.identity("cpu", None, False)["host"]
     if store.folder.is_dir():
         for _, entry in store.entries():
+            if entry["environment"].get("host") != host:
+                continue
             for name, metric in entry["metrics"].items():
                 if metric["status"] == "ok" and name == "flops_counted":
                     flops[entry["case_id"]] = metric["value"]
@@ -100,4 +105,5 @@ def _paces(store: Store, rate: float) -> dict[Any, float]:
 
 
 def _kind(case: Case) -> tuple[str, ...]:
-    return (case.mechanism, case.pattern, case.backend, case.level, case.pass_)
+    threads = str(case.settings.get("threads"))
+    return (case.mechanism, case.pattern, case.backend, case.level, case.pass_, case.dtype, case.device, threads)

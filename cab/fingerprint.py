@@ -7,25 +7,36 @@ A task's data have a fingerprint too: where other data lie in the folder, a kept
 import ast
 import hashlib
 import os
+import sys
+from collections.abc import Mapping
 from functools import cache, lru_cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from cab.environment import installed
+from cab.errors import UsageError
 from cab.folders import PACKAGE, beside
 
 _PLUGINS = ("mechanisms", "tasks")
 
 
-@cache
 def of(*paths: str | Path) -> str:
-    """Hash the files and everything of `cab` that they import, directly or not."""
+    """Hash the files, everything of `cab` that they import, directly or not, and what users' files import.
+
+    Of modules and packages beside a user's file the source counts, of installed packages the version.
+    """
     trees: dict[Path, str] = {}
+    versions: set[str] = set()
     queue = [Path(path).resolve() for path in paths]
     while queue:
         path = queue.pop()
         if path not in trees:
-            trees[path], imports = _read(path)
+            trees[path], imports, packages = _read(path, *_stamp(path))
             queue += imports
-    own = sorted(trees.values())  # by content alone: the same source in another folder has the same fingerprint
+            versions |= {f"{name} {version}" for name in packages if (version := _version(name))}
+    own = sorted(trees.values()) + sorted(
+        versions
+    )  # by content alone: the same source in another folder has the same fingerprint
     return hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
 
 
@@ -46,27 +57,58 @@ def _size(path: str) -> int:
         return -1
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Tell one state of a file from the next: a notebook's process lives through many."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
 @cache
-def _read(path: Path) -> tuple[str, tuple[Path, ...]]:
-    tree = ast.parse(path.read_bytes())
+def _read(path: Path, *_: int) -> tuple[str, tuple[Path, ...], frozenset[str]]:
+    """Return the hash of a file, the files that it imports, and the packages that a user's file imports."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{path} is not valid Python: {error}") from error
     found: list[Path] = []
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            if node.level:  # relative: within the file's own folder
-                found += _resolve_beside(path, module or node.names[0].name)
+            if node.level:  # relative: from the file's own folder, or one above it
+                folder = path.parents[node.level - 1]
+                inside = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
+                found += [p for name in inside for p in _resolve_in(folder, name) if p != path]
             else:
-                found += [p for alias in node.names for p in _resolve(f"{module}.{alias.name}", path)]
+                names += [f"{module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            found += [p for alias in node.names for p in _resolve(alias.name, path)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(dict.fromkeys(found))
+            names += [alias.name for alias in node.names]
+    found += [p for name in names for p in _resolve(name, path)]
+    packages = {name.split(".")[0] for name in names} - {"cab", *sys.stdlib_module_names} if _is_users(path) else ()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(dict.fromkeys(found)), frozenset(packages)
+
+
+@lru_cache
+def _version(package: str) -> str | None:
+    """Return the version of the installed package that is imported by this name."""
+    of_name = _distributions().get(package, ()) if installed(package) is None else (package,)
+    return next((version for name in of_name if (version := installed(name))), None)
+
+
+@lru_cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
 
 
 def _resolve(name: str, importer: Path) -> list[Path]:
     """Return the file of `cab.x.y` or `cab.x.y.name`; of another package nothing, of a neighbour its file."""
     parts = name.split(".")
     if parts[0] != "cab":
-        return _resolve_beside(importer, parts[0]) if not importer.is_relative_to(PACKAGE) else []
+        # only of a user's file, whose helpers lie beside it; a plug-in of ours imports no neighbour
+        return [p for p in _resolve_in(importer.parent, name) if p != importer] if _is_users(importer) else []
     if len(parts) == 2 and parts[1] in _lazy():
         parts = _lazy()[parts[1]].split(".")
     while len(parts) > 1:
@@ -79,10 +121,19 @@ def _resolve(name: str, importer: Path) -> list[Path]:
     return []
 
 
-def _resolve_beside(importer: Path, module: str) -> list[Path]:
-    # only of a user's file, whose helpers lie beside it; a plug-in of ours imports no neighbour
-    candidate = importer.parent / f"{module.split('.')[0]}.py"
-    return [candidate] if module and candidate.is_file() and candidate != importer else []
+def _is_users(path: Path) -> bool:
+    return not any(path.is_relative_to(folder) for folder in (PACKAGE, *map(beside, _PLUGINS)))
+
+
+def _resolve_in(folder: Path, name: str) -> list[Path]:
+    """Return the files of `x`, `x.y` or `x.y.name` in a folder: a module, or a package with its `__init__`s."""
+    found: list[Path] = []
+    for part in name.split("."):
+        for candidate in (folder / f"{part}.py", folder / part / "__init__.py"):
+            if candidate.is_file():
+                found.append(candidate)
+        folder = folder / part
+    return found
 
 
 @lru_cache

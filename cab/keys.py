@@ -26,6 +26,7 @@ _CHOICES = {
     "engine": ENGINES,
     "timer": TIMERS,
 }
+SCALES = ("quick", "small", "paper")
 _TRAINING_CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimiser": OPTIMISERS, "pretrain": PRETRAININGS}
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}
@@ -39,6 +40,10 @@ def check_root(root: dict[str, Any]) -> None:
         if root[key] is not None:
             _whole(key, root[key], least=1)
     _whole("seed", root["seed"], least=0)
+    if not isinstance(root["backend"], str):
+        raise UsageError(
+            f"backend={root['backend']}: give a name, as in backend=sdpa, or several, as in backend=eager,sdpa"
+        )
     for key, accepted in _CHOICES.items():
         if root[key] not in accepted:
             raise unknown(key, str(root[key]), accepted)
@@ -81,6 +86,12 @@ def _check_training(recipe: dict[str, Any]) -> None:
     for key in ("clip", "pretrain_lr"):
         if recipe[key] is not None:
             _number(f"training.{key}", recipe[key], 0, float("inf"), above=True)
+    betas = recipe["betas"]
+    if not isinstance(betas, list) or len(betas) != 2:
+        raise UsageError(f"training.betas={betas}: give a list of two, as in 'training.betas=[0.9,0.98]'")
+    for beta in betas:
+        _number("training.betas", beta, 0, 1, below=True)
+    _number("training.eps", recipe["eps"], 0, float("inf"), above=True)
     _number("training.pretrain_mask", recipe["pretrain_mask"], 0, 1, above=True, below=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cab import environment
 from cab.folders import runtime
 
 
@@ -42,7 +43,8 @@ def _claimed(path: Path) -> int | None:
 @contextmanager
 def device(name: str, exclusive: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a device of this host: alone for timing, with others for training. Waits for it."""
-    descriptor = os.open(runtime() / f"{name.replace(':', '')}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    name = f"cuda{environment.physical(name)}" if name.startswith("cuda") else name
+    descriptor = os.open(runtime() / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         while True:

@@ -29,6 +29,7 @@ class Item:
 
     case: Case
     meter: str
+    version: int  # of the meter's method
     metrics: dict[str, tuple[str, bool | None]]  # name -> unit, higher is better
     key: str  # what the answer depends on besides the question
     identity: dict[str, Any]  # of the environment that the key holds for
@@ -40,6 +41,7 @@ class Item:
     timeout: float
     memory_limit: int | None
     source: str = ""  # fingerprint of mechanism and task
+    files: tuple[str, ...] = ()  # which it is of
     refusal: tuple[str, str] | None = None  # a status and its reason, known before anything runs
     trains: bool = False
     searches: bool = False
@@ -120,7 +122,8 @@ def case_of(point: Point) -> Case:
 def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) -> list[Item]:
     root, found = point.root, []
     inner = [point.inner.path] if point.inner else []
-    source = fingerprint.of(point.mechanism.path, *inner, point.task.path, *_harness(case))
+    files = tuple(map(str, (point.mechanism.path, *inner, point.task.path, *_harness(case))))
+    source = fingerprint.of(*files)
     patterns = (point.inner or point.mechanism).facts["patterns"]
     refusal = _refusal(point, case)
     found_data = data_of(tuple(point.task.facts["data"])) if case.level == "model" else ""
@@ -138,11 +141,13 @@ def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) 
         why = meter.unavailable(case.device)
         facts = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
         given = [name, meter.version, source, facts if meter.environment else None]
-        key = digest([*given, found_data] if found_data else given)
+        given += [text for text in (found_data, why) if text]  # what is not there now may be installed later
+        key = digest(given)
         found.append(
             Item(
                 case=asked_case,
                 meter=name,
+                version=meter.version,
                 metrics=metrics,
                 key=key,
                 identity=facts,
@@ -154,6 +159,7 @@ def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) 
                 timeout=root["timeout"],
                 memory_limit=memory_bytes(root["memory_limit"]),
                 source=source,
+                files=files,
                 refusal=refusal or (("unsupported", why) if why else None),
                 trains=name == "quality",
                 searches=meter.searches,
@@ -196,6 +202,13 @@ def _impossible(mechanism: Card, task: Card, case: Case) -> str | None:
         return f"{mechanism.name} does not group queries (kv_heads={case.settings['kv_heads']}, heads={case.heads})"
     if case.level == "model" and not trains:
         return f"{task.name} has no model: its levels are attend and layer"
+    for key in ("kv_heads", "value_dim", "padding"):
+        if case.level == "model" and key in case.settings:
+            return (
+                f"{key}={case.settings[key]} is of the levels attend and layer: a task's model and data have their own"
+            )
+    if case.pass_ == "train" and case.dtype != "float32":
+        return f"dtype={case.dtype}: the precision of a training step is training.precision"
     if case.pass_ == "train" and case.level != "model":
         return f"pass=train is of the level model, not {case.level}"
     pretrain = case.settings.get("training", {}).get("pretrain")

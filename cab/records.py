@@ -7,7 +7,7 @@ Schema 1 (2026-11): first version.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,8 +153,11 @@ def _named(entry: dict[str, Any]) -> str:
     return str(entry.get("data_source", "")) + ("" if comparable else " (not comparable with published numbers)")
 
 
-def table(store: Store, history: bool = False) -> "pd.DataFrame":
+def table(store: Store, history: bool = False, files: Collection[str] | None = None) -> "pd.DataFrame":
     """Return the tidy table of a store; without `history`, of each question only the newest answer an environment.
+
+    Of a meter that has been measured by another method since, older numbers are history: the two are not compared.
+    With `files` (as of `Item.file`), these alone: what a plan asks for, although something else was measured later.
 
     Reads the cached rows of files that did not change, and the others anew.
     """
@@ -171,13 +174,16 @@ def table(store: Store, history: bool = False) -> "pd.DataFrame":
         entry = store._load(paths[file])
         if entry is not None:
             extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
+            extra |= {"version": entry.get("version", 1)}
             new += [{**row, **extra} for row in rows(entry)]
     everything = _typed(pd.DataFrame(new, columns=[*COLUMNS, *_EXTRA]))
     if len(fresh):
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
     if new or len(fresh) != len(cached):
         _keep(everything, store.folder)
-    if not history:
+    if files is not None:
+        everything = everything[everything["file"].isin(list(files))]
+    elif not history:
         everything = _newest(everything)
     return everything[COLUMNS].sort_values(["time", "case_id", "metric"], kind="stable").reset_index(drop=True)
 
@@ -192,11 +198,12 @@ def environments(store: Store) -> "pd.DataFrame":
     return pd.DataFrame(list(found.values()), columns=None if found else ["environment_id"])
 
 
-_EXTRA = ["file", "stamp", "meter", "hosted"]
+_EXTRA = ["file", "stamp", "meter", "hosted", "version"]
 
 
 def _newest(everything: "pd.DataFrame") -> "pd.DataFrame":
     """Keep, of each case and meter, the newest file; where the host matters, the newest of each environment."""
+    everything = everything[everything["version"] == everything.groupby("meter")["version"].transform("max")]
     where = everything["environment_id"].where(everything["hosted"].astype(bool), "")
     newest = everything.groupby([everything["case_id"], everything["meter"], where])["time"].transform("max")
     return everything[everything["time"] == newest]
@@ -207,7 +214,7 @@ def _typed(frame: "pd.DataFrame") -> "pd.DataFrame":
         **dict.fromkeys(("value", "ci_low", "ci_high"), "float64"),
         **dict.fromkeys(("step", "count", "processes", "task_version"), "Int64"),
         **dict.fromkeys(("converged", "higher_is_better"), "boolean"),
-        **dict.fromkeys(("schema", "batch", "heads", "dim", "n", "m", "seed", "stamp"), "int64"),
+        **dict.fromkeys(("schema", "batch", "heads", "dim", "n", "m", "seed", "stamp", "version"), "int64"),
         "hosted": "bool",
     }
     return frame.astype({name: kinds.get(name, "string") for name in frame.columns})

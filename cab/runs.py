@@ -42,9 +42,8 @@ class Run:
         return int(bool(BAD & set(self.statuses().values())))
 
     def rows(self) -> "pd.DataFrame":
-        """Return the tidy rows of the cases that were asked for."""
-        everything = table(self.store)
-        return everything[everything["case_id"].isin({c.id for c in self.plan.cases})].reset_index(drop=True)
+        """Return the tidy rows of what was asked for."""
+        return table(self.store, files={item.file for item in self.plan.items})
 
 
 def execute(

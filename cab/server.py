@@ -63,6 +63,7 @@ class Server:
         path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), str(PACKAGE.parent)) if p)
         self._log = open(self._folder / "server.log", "wb")
         own = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "99"}
+        own["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # a GPU's number is the one that nvidia-smi gives it
         own["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # an import may ask whether there is a GPU: not by starting CUDA
         # -P: a file of the user's working folder must not stand in for a module of the same name
         self._process = subprocess.Popen(

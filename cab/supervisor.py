@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cab import environment, locks, plugins, verdicts
+from cab import environment, fingerprint, locks, plugins, verdicts
 from cab.cases import Case, digest
 from cab.contracts.meter import Meter
+from cab.endings import judged
 from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
 from cab.plan import Item
 from cab.records import Store
-from cab.server import Ending, Server, ServerDied, describe
+from cab.server import Server, ServerDied
 
 BLOCK = 100  # items: the rounds of one timing are spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0
-NEAR = 0.8  # a child that was killed with this share of its memory used ran out of it
 SERVER_DEATHS = 3  # a case that takes the server with it so often is an error
 
 
@@ -62,7 +62,8 @@ class Supervisor:
         self._wrong: dict[str, str | None] = {}
         self._refused: dict[str, str] = {}
         self._compared: set[str] = set()  # cases whose first child of this run found them to be what they define
-        self._too_long: dict[str, int] = {}  # what ran out of memory, by everything but its lengths -> the shortest
+        # the lengths (n, m) that ran out of memory, by everything else that was asked
+        self._too_long: dict[str, set[tuple[int, int]]] = {}
 
     def pending(self, items: Iterable[Item]) -> list[Item]:
         """Return the items that the store does not hold yet, or that are asked for again."""
@@ -96,19 +97,18 @@ class Supervisor:
         for start in range(0, len(items), BLOCK):
             block = list(items[start : start + BLOCK])
             deferred = list(block)
-            for turn in range(max(item.processes for item in block)):
+            last = max(item.processes for item in block) - 1
+            for turn in range(last + 1):  # in the last round all are asked for, those of one process too
                 deferred = self._round(_together(block), turn)
             while deferred:  # another run on this store had claimed them
                 self.report.doing("waiting for another run on this store")
                 time.sleep(0.2)
-                deferred = self._round(_together(deferred), max(item.processes for item in deferred) - 1)
+                deferred = self._round(_together(deferred), last)
 
     def _round(self, groups: Iterable[list[Item]], turn: int) -> list[Item]:
         """Give each group of items one more process, up to `turn` + 1; return those that another run holds."""
         busy = []
         for group in groups:
-            if turn >= group[0].processes:
-                continue
             with locks.claim(self.store.folder / "locks" / f"{group[0].file}.lock") as mine:
                 if not mine:
                     busy += group
@@ -123,14 +123,25 @@ class Supervisor:
     def _process(self, items: list[Item]) -> None:
         """Run one child for items of one case, and keep what it returns."""
         answers = self._answers(items)
+        if len(items) > 1 and any(answers[item.meter].died for item in items):
+            for item in items:  # one of these meters took the others with it: each by itself
+                self._process([item])
+            return
+        if _has_changed(items[0]):
+            changed = "the source changed during the run; the same command again measures what it is now"
+            answers = {item.meter: Answer("error", changed) for item in items}
         details = {**environment.details(), "time": time.time()}
         for item in items:
             answer = answers[item.meter]
             entry = self._kept(item) or new_entry(item, self.run_id, environment.commit())
             self._renewed.add(item.file)
             log = self._keep_output(item, answer)
-            entry = merged(entry, item, answer, details)
-            self.store.write(entry)
+            try:
+                self.store.write(kept := merged(entry, item, answer, details))
+            except Exception as error:  # a meter's `reduce` or `search` gave what cannot be kept
+                failed = Answer("error", f"{type(error).__name__}: {error}")
+                self.store.write(kept := merged(entry, item, failed, details))
+            entry = kept
             over = finished(entry, item)
             for note in answer.value.get("notes", ()):
                 self.report.note(f"{item.case.title}: {note}")
@@ -149,9 +160,11 @@ class Supervisor:
         refused = self._refused.get(case.id)
         if item.refusal or refused:
             return {i.meter: Answer(*(i.refusal or ("unsupported", refused or ""))) for i in items}
-        shorter = self._too_long.get(_but_lengths(item))
-        if shorter is not None and case.n > shorter:  # near its limit a machine is not to be trusted: do not insist
-            return {i.meter: Answer("skipped", f"oom at n={shorter}") for i in items}
+        for n, m in sorted(self._too_long.get(_but_lengths(item), ())):
+            # near its limit a machine is not to be trusted: do not insist
+            if case.n >= n and case.m >= m and (case.n, case.m) != (n, m):
+                at = f"n={n}" if n == m else f"n={n} m={m}"
+                return {i.meter: Answer("skipped", f"oom at {at}") for i in items}
         law = self._law(case, item.timeout)
         if law:
             return {i.meter: law for i in items}
@@ -201,8 +214,7 @@ class Supervisor:
             return Answer("error", f"{type(error).__name__}: {error}", output=traceback.format_exc())
 
     def _ran_out(self, item: Item) -> None:
-        key = _but_lengths(item)
-        self._too_long[key] = min(item.case.n, self._too_long.get(key, item.case.n))
+        self._too_long.setdefault(_but_lengths(item), set()).add((item.case.n, item.case.m))
 
     def _law(self, case: Case, timeout: float) -> Answer | None:
         """Return why nothing of this case may be measured, or None where the laws hold."""
@@ -242,7 +254,7 @@ class Supervisor:
                     limit,
                     lambda told: self.report.doing(f"{what}: {told}" if told else what) if what else None,
                 )
-                return _judge(ending, deadline, limit)
+                return judged(ending, deadline, limit)
             except ServerDied as error:
                 self.report.note(f"the fork server died and is started again ({str(error).strip()[-200:] or 'killed'})")
                 lost = str(error)
@@ -266,6 +278,14 @@ class Supervisor:
         return f" (its output: {path})"
 
 
+def _has_changed(item: Item) -> bool:
+    """Whether mechanism or task are no longer what was planned: a child may have imported either."""
+    try:
+        return fingerprint.of(*item.files) != item.source
+    except UsageError:  # it cannot be read any more
+        return True
+
+
 def _but_lengths(item: Item) -> str:
     question = {**item.case.question(), "n": None, "m": None}
     return digest([question, item.meter, item.memory_limit])
@@ -278,17 +298,3 @@ def _together(items: Iterable[Item]) -> list[list[Item]]:
         alone = item.hosted or item.trains or item.processes > 1
         groups.setdefault((item.case.id, item.meter if alone else "", bool(item.refusal)), []).append(item)
     return list(groups.values())
-
-
-def _judge(ending: Ending, deadline: float, limit: int) -> Answer:
-    if ending.result is not None and ending.why == "ended":
-        answer = Answer.of(ending.result)
-        return Answer(answer.status, answer.reason, answer.value, ending.output)
-    if ending.why == "deadline":
-        return Answer("timeout", f"took more than {deadline:g} s", output=ending.output)
-    died = describe(ending)
-    if ending.signal is not None and ending.peak > NEAR * limit:
-        return Answer(
-            "oom", f"{died} at {ending.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB", output=ending.output
-        )
-    return Answer("error", died, output=ending.output)

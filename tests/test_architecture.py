@@ -31,13 +31,13 @@ ROOMS = {
     "plugins": "cards plugins fingerprint",  # plug-ins by name, and their cards
     "plan": "config hyperparameters keys plan",  # what the command line asks for, as a list of cases
     "store": "records peaks",
-    "run": "runs engines supervisor server entries verdicts estimates",  # cases in, rows out; nothing here measures
+    "run": "runs engines supervisor server entries endings verdicts estimates",  # cases in, rows out; nothing here measures
     "report": "report efficiency",
     "layer": "layer assembly decoding draws counting traffic",  # a mechanism put into place, and counted
     "conformance": "conformance",
     "training": "training",
     "meters": "meters timers allocator",
-    "child": "worker pages child workload scenes truth forecast rates masks",  # lives in processes of its own
+    "child": "worker pages child preflight workload scenes truth forecast rates masks",  # lives in processes of its own
     "command": "cli api terminal",
     "bench": "terminal.checking terminal.datasets terminal.plotting",  # the commands that run plug-ins here
 }
@@ -75,11 +75,12 @@ TORCH_FREE_MODULES = (
     "contracts.meter",
     "worker",
     "child",
+    "preflight",
     "allocator",
     "meters",
 )
 # functions of these modules import torch, for they do their work where it is there
-TORCH_INSIDE = ("worker", "child", "timers", "meters")
+TORCH_INSIDE = ("worker", "child", "preflight", "timers", "meters")
 # too slow for `--help` and TAB
 SLOW = ("torch", "numpy", "pandas", "pyarrow", "plotly", "scipy", "hydra", "omegaconf")
 # packages of kernels: a backend's function asks for them, and it is refused where they are missing

@@ -104,9 +104,31 @@ def test_who_narrows_a_grid_drops_what_it_says_of_the_others(monkeypatch: pytest
     assert point.params["chunk"] == 8
 
 
+def test_a_block_of_a_grid_keeps_those_of_the_chosen_mechanisms_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [["mechanism=softmax", "backend=sdpa"], ["mechanism=linear,softmax"], ["mechanism=agent", "dim=8"]]
+    real = config.node
+    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+
+    def chosen(names: str) -> list[tuple[str, str, int]]:
+        found = points(["grid=g", "task=speed", f"mechanism={names}"])
+        return [(point.mechanism.name, point.root["backend"], point.root["dim"]) for point in found]
+
+    assert chosen("linear") == [("linear", "eager", 64)]  # no block of softmax's asks it for sdpa
+    assert chosen("agent") == [("agent", "eager", 8)]
+    assert chosen("softmax,agent") == [("softmax", "sdpa", 64), ("softmax", "eager", 64), ("agent", "eager", 8)]
+    assert chosen("gla") == [("gla", "eager", 64)]  # no block names it: the first that asks for no backend
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["mechanism=softmax", "task=speed", "backend=[eager]"], "backend=.*give a name"),
+        (["mechanism=softmax", "task=speed", "scale=papr"], "unknown scale of speed 'papr'.*did you mean 'paper'"),
+        (["mechanism=softmax", "task=speed", "scale=[quick]"], "unknown scale of speed"),
+        (["mechanism=softmax", "task=recall_ns", "training.betas=0.9,0.98"], "give a list of two"),
+        (["mechanism=softmax", "task=recall_ns", "training.betas=[0.9,1]"], "training.betas=1: .* below 1"),
+        (["mechanism=softmax", "task=recall_ns", "training.eps=x"], "training.eps=x: expected a number above 0"),
         (["mechanism=sofmax"], "unknown mechanism 'sofmax'; did you mean 'softmax'"),
         (["mechanism=softmax", "task=sped"], "unknown task 'sped'; did you mean 'speed'"),
         (["mechanism=softmax", "pattern=XS"], "unknown pattern 'XS'.*Accepted: CC, CS, NC, NS"),

@@ -1,11 +1,15 @@
 """Where a mechanism starts to win is bracketed by what was measured; CAB's own procedure gives CAB's own numbers."""
 
+import io
+
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from cab.efficiency import declared_exponent, efficiency_length, efficiency_length_cab, efficiency_lengths, growths
 from cab.efficiency.curves import Point
 from cab.records import COLUMNS
+from cab.report.winning import print_winning
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 
@@ -96,3 +100,25 @@ def test_memory_is_held_to_no_card_and_two_lengths_to_no_fit() -> None:
     rows = table({("linear", "eager"): [1.0, 8.0, 64.0]}, metric="peak_allocated")
     assert growths(rows)["agrees"].isna().all()
     assert growths(table({("linear", "eager"): [1.0, 2.0]})).empty
+
+
+def test_a_cost_of_one_process_leaves_the_answer_open() -> None:
+    rows = table({("linear", "eager"): [1, 1, 1], ("softmax", "eager"): [2, 4, 16]})
+    (sure,) = efficiency_lengths(rows)["text"]
+    (open_,) = efficiency_lengths(rows.assign(converged=rows["mechanism"] != "linear"))["text"]
+    assert (sure, open_) == ("already at 256", "already at 256 (not certain)")
+
+
+def test_the_report_keeps_curves_of_other_questions_apart() -> None:
+    lines = []
+    for batch, linear in ((2, [8, 8, 8]), (16, [0.5, 0.5, 0.5])):
+        rows = table({("linear", "eager"): linear, ("softmax", "eager"): [1, 4, 16]}).assign(batch=batch)
+        lines.append(rows)
+    out = io.StringIO()
+    print_winning(pd.concat(lines), Console(file=out, width=200))
+    found = [line.split() for line in out.getvalue().splitlines() if line.startswith("linear")]
+    assert len(found) == 2 and {tuple(line[line.index("batch") :][:2]) for line in found} == {
+        ("batch", "2"), ("batch", "16"),
+    }  # fmt: skip
+    first, second = ("".join(line) for line in found)
+    assert "already" in (first if "batch16" in first else second) and "from" in (first if "batch2" in first else second)

@@ -63,7 +63,6 @@ def tokens(n: int, size: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
     [
         ("linear", {"chunk": 0}, "chunk=0"),
         ("agent", {"agents": 0}, "agents=0"),
-        ("agent", {"agents": 65}, "64 queries"),
         ("agent", {"conv": 4}, "conv=4"),
         ("agent", {"conv": -1}, "conv=-1"),
         ("agent", {"chunk": 48}, "power of two"),
@@ -164,6 +163,14 @@ def test_pooling_is_torch_s_adaptive_pooling_over_the_real_tokens(bins: int) -> 
 def test_agents_are_pooled_where_nothing_is_causal_and_learned_where_something_is() -> None:
     names = {p: [name for name, _ in build("agent", p, agents=4).named_parameters()] for p in ("NS", "CS", "NC", "CC")}
     assert names == {"NS": ["kernel"], "CS": ["learned", "kernel"], "NC": [], "CC": ["learned"]}
+
+
+def test_only_agents_that_are_pooled_from_queries_are_at_most_as_many() -> None:
+    for pattern in ("NS", "NC"):
+        with pytest.raises(ValueError, match="64 queries"):
+            build("agent", pattern, agents=65)
+    for pattern in ("CS", "CC"):
+        assert build("agent", pattern, agents=65)(tokens(20), tokens(20), tokens(20)).isfinite().all()
 
 
 def test_the_running_softmax_of_agents_has_no_sdpa() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from cab import environment, fingerprint, plugins
 from cab.cases import Case, canonical, worst
+from cab.errors import UsageError
 from cab.plan import Item, plan
 
 SPEED = ["task=speed", "mechanism=linear", "seq_len=64"]
@@ -66,8 +67,7 @@ def test_canonical_json_does_not_depend_on_order() -> None:
 
 
 def _forget() -> None:
-    """Sources do not change while a process plans: read them anew."""
-    fingerprint.of.cache_clear()
+    """Two writes within one tick of the file system's clock look alike."""
     fingerprint._read.cache_clear()
 
 
@@ -87,10 +87,66 @@ def test_a_comment_changes_no_fingerprint_and_an_import_does(tmp_path: Path) -> 
     assert fingerprint.of(mine) != first
 
 
+def test_packages_beside_a_users_file_are_part_of_its_fingerprint(tmp_path: Path) -> None:
+    mine, package = tmp_path / "mine.py", tmp_path / "kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "fast.py").write_text("from . import low, high\n")
+    for name in ("low", "high"):
+        (package / f"{name}.py").write_text("x = 1\n")
+    mine.write_text("from kernels.fast import scan\n")
+    seen = {fingerprint.of(mine)}
+    for name in ("__init__", "fast", "low", "high"):
+        (package / f"{name}.py").write_text(f"x = '{name}'\n" + ("from . import low, high\n" * (name == "fast")))
+        _forget()
+        seen.add(fingerprint.of(mine))
+    assert len(seen) == 5
+
+
+def test_installed_packages_count_by_version_in_a_users_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("import json\nimport torch\nfrom cab import Mechanism\n")
+    before, ours = fingerprint.of(mine), fingerprint.of(plugins.card("mechanism", "softmax").path)
+    monkeypatch.setattr(fingerprint, "_version", lambda package: "another" if package == "torch" else None)
+    assert fingerprint.of(mine) != before and fingerprint.of(plugins.card("mechanism", "softmax").path) == ours
+
+
+def test_a_module_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("def broken(:\n")
+    (tmp_path / "mine.py").write_text("import helper\n")
+    with pytest.raises(UsageError, match="helper.py is not valid Python"):
+        fingerprint.of(tmp_path / "mine.py")
+
+
+def test_what_could_not_be_measured_for_want_of_a_package_is_asked_again_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = ["task=speed", "mechanism=none", "meters=[latency,flops]"]
+    latency = plugins.load("meter", "latency")
+    monkeypatch.setattr(latency, "unavailable", lambda self, device: "it is not installed")
+    without = {item.meter: item for item in plan(asked).items}
+    monkeypatch.undo()
+    having = {item.meter: item for item in plan(asked).items}
+    assert without["latency"].refusal == ("unsupported", "it is not installed")
+    assert without["latency"].key != having["latency"].key and without["flops"].key == having["flops"].key
+
+
+@pytest.mark.parametrize("key", ["kv_heads=1", "value_dim=8", "padding=0.5", "dtype=bfloat16"])
+def test_what_a_training_would_ignore_is_refused_and_names_no_board(key: str, tmp_path: Path) -> None:
+    asked = ["task=recall_ns", "mechanism=softmax", "meters=[quality,flops]"]
+    usual = {"kv_heads": "null", "value_dim": "null", "padding": "0.0", "dtype": "float32"}[key.split("=")[0]]
+    items = plan([*asked, f"{key},{usual}"], tmp_path).items
+    refused = [item.refusal for item in items]
+    assert refused.count(None) == len(refused) // 2
+    assert all(key.split("=")[0] in refusal[1] for refusal in refused if refusal)
+
+
 def test_a_fingerprint_covers_the_contract_behind_the_lazy_names(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("from cab import Mechanism\n")
-    read = {path.name for path in fingerprint._read(mine)[1]}
+    read = {path.name for path in fingerprint._read(mine, 0)[1]}
     assert "mechanism.py" in read
 
 

@@ -51,6 +51,21 @@ def test_the_newest_answer_of_each_environment_counts_and_history_keeps_all(stor
     assert sorted(table(store, history=True)["value"]) == [1.0, 2.0, 3.0]
 
 
+def test_what_a_meter_gave_by_an_older_method_is_history(store: Store) -> None:
+    other = plan(["task=speed", "mechanism=none", "seq_len=32", "meters=[latency]"]).cases[0]
+    store.write(entry(value=1.0))  # an entry without a version is of the first
+    store.write(entry(value=2.0, version=2, case=other.question(), case_id=other.id))
+    store.write(entry("flops", 3.0, hosted=False, key="k2"))
+    assert sorted(table(store)["value"]) == [2.0, 3.0]
+    assert sorted(table(store, history=True)["value"]) == [1.0, 2.0, 3.0]
+
+
+def test_of_a_plan_its_own_files_count_and_not_the_newest(store: Store) -> None:
+    store.write(entry(value=1.0, time="2026-01-01T00:00:00Z", key="before"))
+    store.write(entry(value=2.0, time="2026-01-02T00:00:00Z", key="edited"))  # and then the edit was undone
+    assert list(table(store, files={f"{entry()['case_id']}-before"})["value"]) == [1.0]
+
+
 def test_where_the_host_does_not_matter_the_newest_alone_counts(store: Store) -> None:
     store.write(entry("flops", 1.0, "2026-01-01T00:00:00Z", key="k1", hosted=False))
     store.write(entry("flops", 2.0, "2026-01-02T00:00:00Z", key="k2", hosted=False, environment_id="e2"))

@@ -19,13 +19,14 @@ from rich.console import Console
 from cab.cases import Case, canonical, digest
 from cab.errors import UsageError
 from cab.records import COLUMNS, SCHEMA, Store, table
-from cab.report import Board, Line, leaderboard, print_report, write_csv, write_page, write_parquet
+from cab.report import Board, Line, leaderboard, print_report, ranking, write_csv, write_page, write_parquet
 from cab.report.notes import EMPTY, failures, legend, methods, settings_that_differ, status_counts
 from cab.report.plot import plot_data
 from cab.report.units import number, scale
 
 UNITS = {
     "accuracy": ("fraction", True),
+    "f1": ("fraction", True),
     "latency": ("seconds", False),
     "peak_allocated": ("bytes", False),
     "peak_resident": ("bytes", False),
@@ -223,6 +224,30 @@ def test_a_seed_that_failed_is_named_beside_the_mean_of_the_others() -> None:
     cell = board.lines[0].cells["accuracy"]
     assert (cell.value, cell.status, cell.seeds, cell.asked) == (0.6, "error", 1, 2)
     assert cell.reasons == ["error: the loss is NaN (seed 7)"]
+
+
+def test_one_wrong_seed_leaves_no_number() -> None:
+    board = board_of(
+        learned("agent", (0.7, 0.6, 0.8), seed=0), learned("agent", ("wrong", "law causal"), seed=1),
+        learned("softmax", (0.6, 0.5, 0.7)),
+    )  # fmt: skip
+    line = by_name(board)["agent"]
+    assert line.rank is None and line.cells["accuracy"].value is None and line.status == "wrong"
+
+
+def test_what_has_no_interval_yet_is_told_from_nothing() -> None:
+    board = board_of(
+        case({"latency": (1.0, None, None)}, converged=False, stop_reason="one process gives no interval"),
+        case({"latency": (2.0, 1.9, 2.1)}, mechanism="linear"),
+    )
+    assert by_name(board)["linear"].cells["latency"].mark == "tied"
+
+
+def test_a_tasks_first_metric_is_its_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_declared", lambda task: ["f1", "accuracy"])
+    about = {"task": "mine", "level": "model", "pass": "train", "data_source": "d"}
+    scores = {"accuracy": (0.9, 0.8, 1.0), "f1": (0.5, 0.4, 0.6)}
+    assert board_of(case(scores, **about)).headline.name == "f1"
 
 
 def test_what_failed_everywhere_stands_without_a_machine_of_its_own() -> None:

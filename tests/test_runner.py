@@ -5,20 +5,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cab
-from cab import child, plugins, verdicts
-from cab.entries import finished
+from cab import child, locks, plugins, verdicts
+from cab.cases import Case
+from cab.contracts.meter import Reading
+from cab.entries import Answer, finished, merged, new_entry
 from cab.errors import UsageError
 from cab.plan import plan
 from cab.records import Store
 from cab.runs import execute, preview
-from cab.server import Server, ServerDied
+from cab.server import Ending, Server, ServerDied
 from cab.supervisor import Options, Supervisor
 from cab.terminal.progress import Silent
 
@@ -132,6 +136,43 @@ def test_what_is_longer_than_what_ran_out_of_memory_is_skipped(server: Server, l
         found = {item.case.n: store.read(item.file)["metrics"]["peak_allocated"] for item in items}  # type: ignore[index]
         assert [found[n]["status"] for n in (64, 8192, 16384)] == ["ok", "oom", "skipped"]
         assert found[16384]["reason"] == "oom at n=8192"
+
+
+@pytest.mark.usefixtures("lawful")
+def test_a_shorter_source_is_not_skipped_for_a_longer_one(tmp_path: Path) -> None:
+    """On a stand-in for the fork server, with room for 2^20 pairs of n and m."""
+
+    class Small:
+        def run(self, job: dict[str, Any], *_: Any) -> Ending:
+            case = Case.of(job["case"])
+            metrics = {name: {"samples": [1.0]} for name in ("peak_allocated", "peak_resident")}
+            fits = {"ok": {"meters": {"memory": {"ok": metrics}}, "compared": True}}
+            result = fits if case.n * case.m < 2**20 else {"status": "oom", "reason": "out of memory"}
+            return Ending(result, "ended", 0, None, 0, 1.0, "")
+
+    store = Store(tmp_path).open_for_writing()
+    supervisor = Supervisor(store, Small(), Options(tmp_path), Notes())  # type: ignore[arg-type]
+    items = plan(
+        [*FAST, "mechanism=none", "pattern=NC", "seq_len=64,128", "source_len=16,65536", "meters=[memory]"]
+    ).items
+    supervisor.carry_out(sorted(items, key=lambda item: -item.case.m))
+    found = {(i.case.n, i.case.m): store.read(i.file)["metrics"]["peak_allocated"] for i in items}  # type: ignore[index]
+    assert {lengths: metric["status"] for lengths, metric in found.items()} == {
+        (64, 65536): "oom", (128, 65536): "skipped", (64, 16): "ok", (128, 16): "ok",
+    }  # fmt: skip
+    assert found[128, 65536]["reason"] == "oom at n=64 m=65536"
+
+
+def test_a_constructor_too_large_for_the_machine_costs_its_own_case_alone(server: Server, elsewhere: Path) -> None:
+    (elsewhere / "large.py").write_text(
+        "import torch\nfrom cab import Mechanism\n\n\nclass Large(Mechanism):\n    patterns = {'NS': 'native'}\n\n"
+        "    def __init__(self, slot):\n        super().__init__(slot)\n"
+        "        if slot.max_len > 100:\n            torch.empty(2**60)\n\n"
+        "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
+    )
+    items = plan([*FAST, "mechanism=./large.py:Large", "seq_len=64,128", "meters=[parameters]"]).items
+    supervisor = Supervisor(Store(elsewhere / "results"), server, Options(elsewhere), Notes())
+    supervisor.preflight(items)  # raises nothing: the case's own child says what became of it
 
 
 def test_the_servers_death_costs_nothing_but_time(server: Server, lawful: None, elsewhere: Path) -> None:
@@ -295,6 +336,73 @@ def test_a_case_that_another_run_has_claimed_is_waited_for(server: Server, lawfu
         assert time.monotonic() - start > 1
 
 
+def test_work_that_another_run_gives_up_is_done_though_its_round_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The memory of one case is claimed in the first of five rounds of its latency, and free afterwards."""
+    items = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[latency,memory]"]).items
+    supervisor = Supervisor(Store(tmp_path).open_for_writing(), None, Options(tmp_path), Notes())  # type: ignore[arg-type]
+    refused, done, real = [], [], locks.claim
+
+    @contextmanager
+    def claim(path: Path) -> Iterator[bool]:
+        mine = "memory" not in {i.meter for i in items if i.file in path.name} or bool(refused)
+        if not mine:
+            refused.append(path)
+        with real(path):
+            yield mine
+
+    def process(group: list[Any]) -> None:
+        for item in group:
+            done.append(item.meter)
+            entry = supervisor._kept(item) or new_entry(item, "r", "c")
+            given = {name: {"samples": [1.0]} for name in item.metrics}
+            supervisor.store.write(merged(entry, item, Answer("ok", value=given), {}))
+
+    monkeypatch.setattr(locks, "claim", claim)
+    monkeypatch.setattr(supervisor, "_process", process)
+    supervisor.carry_out(items)
+    assert refused and done.count("latency") == 5 and done.count("memory") == 1
+
+
+@pytest.mark.parametrize("given", [None, {"number": 3.0}], ids=["nothing", "no samples"])
+def test_what_a_meter_returns_is_checked(given: Any) -> None:
+    with pytest.raises(TypeError, match="a dictionary for each metric"):
+        child._samples(given)
+
+
+@pytest.mark.parametrize("sample", [np.float32(1), float("nan"), float("inf")])
+def test_samples_that_no_file_can_hold_are_refused(sample: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="finite numbers of Python"):
+        child._kept({"ok": {"number": {"samples": [sample]}}})
+
+
+def test_a_value_without_a_finite_interval_is_an_error_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (item,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).items
+    meter = plugins.load("meter", "parameters")
+    monkeypatch.setattr(meter, "reduce", lambda self, name, processes: Reading(1.0, 0.0, float("inf")))
+    given = {name: {"samples": [1.0]} for name in item.metrics}
+    entry = merged(new_entry(item, "r", "c"), item, Answer("ok", value=given), {})
+    Store(tmp_path).write(entry)
+    assert all(m["status"] == "error" and "upper end" in m["reason"] for m in entry["metrics"].values())
+
+
+def test_a_source_that_changes_during_the_run_gives_no_number(server: Server, lawful: None, elsewhere: Path) -> None:
+    mine = elsewhere / "mine.py"
+    source = "from cab import Mechanism\n\n\nclass Mine(Mechanism):\n    patterns = {'NS': 'native'}\n\n"
+    source += "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
+    mine.write_text(source)
+    store = Store(elsewhere / "results").open_for_writing()
+    (item,) = plan([*FAST, "mechanism=./mine.py:Mine", "seq_len=16", "meters=[parameters]"]).items
+    mine.write_text(source.replace("return v", "return 2 * v"))
+    Supervisor(store, server, Options(elsewhere), Notes()).carry_out([item])
+    entry = store.read(item.file)
+    assert entry is not None and {m["status"] for m in entry["metrics"].values()} == {"error"}
+    assert all("changed during the run" in m["reason"] for m in entry["metrics"].values())
+
+
 def test_a_preview_measures_nothing_and_counts_what_is_done(server: Server, lawful: None, elsewhere: Path) -> None:
     overrides = [*FAST, "mechanism=softmax,none", "seq_len=16", "meters=[flops]"]
     assert (preview(overrides).done, len(preview(overrides).plan.cases)) == (0, 2)
@@ -378,11 +486,15 @@ def test_a_limit_is_the_processs_or_the_devices(
 def test_on_a_gpu_the_allocator_is_held_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    held: list[tuple[float, str]] = []
+    held: list[tuple[float, int]] = []
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**33))
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda share, device: held.append((share, device))
     )
-    child._limit_device("cuda:0", {"device_memory": 2**30})
-    child._limit_device("cpu", {"device_memory": None})
-    assert held == [(0.125, "cuda:0")]
+    for device in ("cuda", "cuda:1"):  # an index: neither function takes the name alone
+        child._use_device(device, {"device_memory": 2**30})
+    child._use_device("cuda:2", {"device_memory": None})
+    child._use_device("cpu", {"device_memory": None})
+    assert held == [(0.125, 0), (0.125, 1)] and current == [0, 1, 2]

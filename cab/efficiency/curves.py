@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 METRICS = ("latency", "peak_allocated", "peak_resident")
+ANYWHERE = 1e6  # a factor by which no two measured costs of one question differ
 # what must be equal for two lengths to lie on one curve; m follows n
-_FIXED = "pattern task level pass batch heads dim dtype device seed scale settings metric unit environment_id".split()
+FIXED = "pattern task level pass batch heads dim dtype device seed scale settings metric unit environment_id".split()
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,19 @@ def curves(rows: "DataFrame") -> Iterator[Curve]:
     good = rows[
         (rows["status"] == "ok") & rows["metric"].isin(METRICS) & rows["step"].isna() & (rows["n"] == rows["m"])
     ]
-    for key, group in good.groupby(["mechanism", "params", "backend", *_FIXED], dropna=False, sort=False):
+    for key, group in good.groupby(["mechanism", "params", "backend", *FIXED], dropna=False, sort=False):
         points = []
         for row in group.sort_values("n").to_dict("records"):
             value = float(row["value"])
-            low, high = (value if _missing(row[end]) else float(row[end]) for end in ("ci_low", "ci_high"))
+            # exact where nothing can converge; what has no interval yet, of one process, may lie anywhere
+            exact = _missing(row["converged"]) or bool(row["converged"])
+            low, high = (
+                float(row[end]) if not _missing(row[end]) else value if exact else value * unknown
+                for end, unknown in (("ci_low", 1 / ANYWHERE), ("ci_high", ANYWHERE))
+            )
             points.append(Point(int(row["n"]), value, low, high))
         mechanism, params, backend, *fixed = key
-        setting = {name: None if _missing(v) else v for name, v in zip(_FIXED, fixed, strict=True)}
+        setting = {name: None if _missing(v) else v for name, v in zip(FIXED, fixed, strict=True)}
         yield Curve(str(mechanism), str(params), str(backend), setting, tuple(points))
 
 

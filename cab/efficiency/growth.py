@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cab import plugins
-from cab.efficiency.curves import Curve, curves
+from cab.efficiency.curves import FIXED, Curve, curves
 from cab.intervals import student_quantile
 
 if TYPE_CHECKING:
@@ -78,13 +78,12 @@ def growths(rows: "DataFrame") -> "DataFrame":
             declared = None
         # growing more slowly is no disagreement: at short lengths what does not depend on n weighs most
         apart = declared is not None and fitted.low > declared + CLOSE
-        about = {name: curve.setting[name] for name in ("pattern", "pass", "metric")}
         found.append(
             {
                 "mechanism": curve.mechanism,
                 "params": curve.params,
                 "backend": curve.backend,
-                **about,
+                **{name: curve.setting[name] for name in FIXED},
                 "exponent": fitted.exponent,
                 "low": fitted.low,
                 "high": fitted.high,
@@ -93,8 +92,8 @@ def growths(rows: "DataFrame") -> "DataFrame":
                 "agrees": None if declared is None else not apart,
             }  # fmt: skip
         )
-    columns = "mechanism params backend pattern pass metric exponent low high lengths declared agrees".split()
-    return pd.DataFrame(found, columns=columns)
+    first = "mechanism params backend pattern pass metric exponent low high lengths declared agrees".split()
+    return pd.DataFrame(found, columns=first + [name for name in FIXED if name not in first])
 
 
 def _declared(mechanism: str) -> float | None:

@@ -32,6 +32,7 @@ class Cell:
     asked: int = 1
     processes: int = 1
     stopped: list[str] = field(default_factory=list)  # why it ended before it converged
+    unsure: bool = False  # it has no interval yet, of one process: it cannot be told from any other
     mark: str = ""  # "best", "tied" (its interval overlaps the best's), or nothing
 
     @property
@@ -42,6 +43,8 @@ class Cell:
 
     def overlaps(self, other: "Cell") -> bool:
         """Whether the two intervals share a value, so that the two cannot be told apart."""
+        if self.unsure or other.unsure:
+            return True
         (low, high), (other_low, other_high) = self.interval, other.interval
         return low <= other_high and other_low <= high
 

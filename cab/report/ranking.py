@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from cab.cards import Card
 from cab.cases import STATUSES, worst
-from cab.plugins import cards_of
+from cab.errors import UsageError
+from cab.plugins import card, cards_of
 from cab.report.board import Board, Cell, Line, Metric
 from cab.report.questions import QUESTION, Row, questions
 from cab.report.seeds import over_seeds
@@ -37,7 +38,15 @@ def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int
         name, unit = row["metric"], row["unit"] or ""
         found[name] = Metric(name, unit, row["higher_is_better"], name not in costs and unit not in OF_THE_COST)
     order = {unit: place for place, unit in enumerate(OF_THE_COST)}
-    metrics = sorted(found.values(), key=lambda m: -1 if m.scores else order.get(m.unit, len(order)))
+    declared = _declared(question["task"])  # a task's first metric is its headline, by which weights are chosen too
+    metrics = sorted(
+        found.values(),
+        key=lambda m: (
+            (-1, declared.index(m.name) if m.name in declared else len(declared))
+            if m.scores
+            else (order.get(m.unit, len(order)), 0)
+        ),
+    )
     timed = [metric for metric in metrics if metric.unit == "seconds"]
     headline = metrics[0] if metrics[0].scores or not timed else timed[0]
     metrics.sort(key=lambda metric: metric is not headline)
@@ -52,6 +61,14 @@ def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int
     return Board(question, machine, metrics, headline, _ranked(lines, headline), sources)
 
 
+def _declared(task: str) -> list[str]:
+    """Name a task's metrics in the order of its card; none where the task is not here."""
+    try:
+        return list(card("task", task).facts["metrics"])
+    except UsageError:
+        return []
+
+
 def _line(own: tuple[str, ...], found: dict[str, list[Row]]) -> Line:
     mechanism, params, backend, grade = own
     kind = grade if grade in ("leaky", "floor") else "floor" if mechanism in FLOORS else "ranked"
@@ -62,8 +79,10 @@ def _line(own: tuple[str, ...], found: dict[str, list[Row]]) -> Line:
 
 
 def _cell(rows: list[Row]) -> Cell:
-    good = [row for row in rows if row["status"] == "ok" and row["value"] is not None]
-    cell = Cell(worst(row["status"] for row in rows), seeds=len(good), asked=len(rows))
+    status = worst(row["status"] for row in rows)
+    # one wrong seed is enough: the mechanism is not what it says, and the other seeds' numbers are of the same code
+    good = [row for row in rows if row["status"] == "ok" and row["value"] is not None and status != "wrong"]
+    cell = Cell(status, seeds=len(good), asked=len(rows))
     for row in rows:
         if row["status"] != "ok":
             which = f" (seed {row['seed']})" if len(rows) > 1 else ""
@@ -73,6 +92,7 @@ def _cell(rows: list[Row]) -> Cell:
         cell.processes = min(int(row["processes"] or 1) for row in good)
         stopped = {row["stop_reason"] or "no reason was kept" for row in good if row["converged"] is False}
         cell.stopped = sorted(stopped)
+        cell.unsure = bool(stopped) and cell.low is None and cell.high is None
         # where nothing can converge, what a meter says of its value is a remark
         cell.reasons += sorted({row["stop_reason"] for row in good if row["converged"] is None and row["stop_reason"]})
     return cell

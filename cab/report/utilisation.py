@@ -1,5 +1,7 @@
 """How much of the machine a timing used: operations and bytes over time, beside what the machine can do at most."""
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -33,7 +35,7 @@ def utilisation(rows: "DataFrame", peaks: dict[str, dict[str, Any]]) -> "DataFra
     found = []
     for row in good[good["metric"] == "latency"].to_dict("records"):
         peak, known = peaks.get(row["environment_id"]), of_case.get(row["case_id"], {})
-        best = peak["matmul"].get(row["dtype"]) if peak else None
+        best = peak["matmul"].get(_multiplied(row)) if peak else None
         flops, needed = known.get("flops_needed", known.get("flops_counted")), known.get("bytes_needed")
         if peak is None or best is None or flops is None or needed is None:
             continue
@@ -47,6 +49,16 @@ def utilisation(rows: "DataFrame", peaks: dict[str, dict[str, Any]]) -> "DataFra
     return pd.DataFrame(found, columns=COLUMNS)
 
 
+def _multiplied(row: Mapping[Any, Any]) -> str:
+    """Return the dtype of a row's products: a training step computes them in the recipe's precision.
+
+    `auto` is bfloat16 on a GPU; one that has none is slower than this peak, and its utilisation too low, not too high.
+    """
+    precision = json.loads(row["settings"]).get("training", {}).get("precision") if row["pass"] == "train" else None
+    mixed = precision == "bfloat16" or (precision == "auto" and str(row["device"]).startswith("cuda"))
+    return "bfloat16" if mixed else str(row["dtype"])
+
+
 def print_utilisation(table: "DataFrame", console: "Console") -> None:
     """Print the longest length of each mechanism, pattern and pass; nothing where no peak is known."""
     if not len(table):
@@ -54,8 +66,8 @@ def print_utilisation(table: "DataFrame", console: "Console") -> None:
     shown = Table(box=None, pad_edge=False, title="\nUse of the machine", title_style="bold", title_justify="left")
     for column in ("mechanism", "pattern", "pass", "n", "dtype", "GFLOP/s", "utilisation", "roofline", "bound by"):
         shown.add_column(column, justify="right" if column in ("n", "GFLOP/s", "utilisation", "roofline") else "left")
-    curve = ["mechanism", "params", "backend", "pattern", "task", "level", "pass", "dtype", "environment_id"]
-    longest = table.loc[table.groupby(curve, sort=False)["n"].idxmax()]
+    curve = "mechanism params backend pattern task level pass batch heads dim dtype device environment_id".split()
+    longest = table.loc[table.groupby(curve, sort=False, dropna=False)["n"].idxmax()]
     for row in longest.sort_values(["pattern", "pass", "utilisation"], ascending=[True, True, False]).to_dict(
         "records"
     ):

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cab.efficiency import efficiency_lengths, growths
+from cab.efficiency.curves import FIXED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -19,7 +20,8 @@ ABOUT = (
     "lengths interpolated on the logs; in brackets where the intervals of both costs let it be (nothing: open)"
 )
 GROWTH = "cost ~ n^exponent over the measured lengths, 95 % interval of the fit"
-_LINE = ("mechanism", "params", "backend", "pattern", "pass", "metric")
+_SHOWN = ("mechanism", "params", "backend", "pattern", "pass", "metric")
+_LINE = (*_SHOWN, *(name for name in FIXED if name not in _SHOWN and name != "unit"))
 
 
 def winning(rows: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
@@ -66,9 +68,17 @@ def _lines(lengths: "DataFrame", growing: "DataFrame") -> Iterator[dict[str, str
         mark = " faster than declared" if row["agrees"] is False else ""
         text = f"{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f}){mark}"
         found.setdefault(tuple(row[name] for name in _LINE), {})["exponent"] = text
-    for key in sorted(found, key=lambda key: (key[3], key[4], key[5], key[0])):
-        mechanism, params, backend, *rest = key
+    # a latency and a peak of memory are of two environments on one machine: what differs is said within a metric
+    metric = _LINE.index("metric")
+    differs = [
+        i for i in range(len(_SHOWN), len(_LINE)) if any(len({key[i] for key in found if key[metric] == m}) > 1
+        for m in {key[metric] for key in found})
+    ]  # fmt: skip
+    for key in sorted(found, key=lambda key: (*map(str, key[3:6]), *(str(key[i]) for i in differs), key[0])):
+        mechanism, params, backend, *rest = key[: len(_SHOWN)]
         same = [other for other in found if other[0] == mechanism and other[2:] == key[2:]]
         name = mechanism + (f" {params}" if len(same) > 1 else "") + ("" if backend == "eager" else f" {backend}")
         shown = dict(zip(("mechanism", "pattern", "pass", "metric"), (name, *rest), strict=True))
+        if differs:
+            shown["of"] = ", ".join(f"{_LINE[i].removesuffix('_id')} {key[i]}" for i in differs)
         yield shown | {title: found[key].get(title, "") for title in [*against, "exponent"]}

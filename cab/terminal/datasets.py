@@ -10,11 +10,11 @@ from rich.markup import escape
 
 from cab import plugins
 from cab.cases import Case
-from cab.child import build_task
 from cab.config import points
 from cab.contracts.task import Missing
 from cab.errors import UsageError, unknown
 from cab.plan import case_of
+from cab.preflight import build_task
 
 
 def print_sources(folder: Path, out: Console) -> None:

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from cab.cases import Case
 from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
+from cab.folders import write_whole
 from cab.masks import Map, effective_map
 from cab.plan import plan
 
@@ -42,9 +44,13 @@ def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
         name = f"mask-{Path(case.mechanism.partition(':')[0]).stem}-{case.pattern}"
         name = f"{name}-{case.id[:6]}" if name in written else name
         written.add(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        picture(found, caption(case, found)).save(folder / f"{name}.png")
-        (folder / f"{name}.html").write_text(page(case, found, (folder / f"{name}.png").read_bytes()))
+        drawn = BytesIO()
+        picture(found, caption(case, found)).save(drawn, format="PNG")
+        try:
+            write_whole(folder / f"{name}.png", drawn.getvalue())
+            write_whole(folder / f"{name}.html", page(case, found, drawn.getvalue()))
+        except OSError as error:
+            raise UsageError(f"cannot write into {folder}: {error.strerror}; choose another with --out") from error
         out.print(f"{folder / name}.png and .html", highlight=False, markup=False, soft_wrap=True)
 
 
