@@ -39,7 +39,9 @@ class Agent(Mechanism):
 
     def __init__(self, slot: Any, *, agents: int = 49, conv: int = 3, chunk: int = 64) -> None:
         super().__init__(slot)
-        if not 1 <= agents <= slot.max_len:
+        if agents < 1:
+            raise ValueError(f"agents={agents}: at least 1 is needed")
+        if agents > slot.max_len and not slot.pattern.causal:  # learned ones are not averages of queries
             raise ValueError(f"agents={agents}: from 1 to the {slot.max_len} queries of the slot")
         if conv < 0 or conv % 2 == 0 and conv:
             raise ValueError(f"conv={conv}: an odd width, or 0 for no convolution")

@@ -33,7 +33,7 @@ class BigBird(Mechanism):
         {"params": {"block": 4, "random": 16}, "equals": "softmax"},
     )
 
-    order: Tensor
+    rank: Tensor
 
     def __init__(self, slot: Any, *, block: int = 64, random: int = 3) -> None:
         super().__init__(slot)
@@ -43,9 +43,9 @@ class BigBird(Mechanism):
             raise ValueError(f"random={random}: 0 or more blocks")
         self.block, self.random = block, random
         self.rows, self.columns = -(-slot.max_len // block), -(-slot.keys // block)
-        # each head and block of queries looks for its random blocks in an order of its own
-        order = torch.rand(slot.heads, self.rows, self.columns).argsort(-1).to(torch.int32)
-        self.register_buffer("order", order)
+        # each head and block of queries looks for its random blocks in an order of its own: the place of each in it
+        order = torch.rand(slot.heads, self.rows, self.columns).argsort(-1)
+        self.register_buffer("rank", order.argsort(-1).to(torch.int32))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -53,7 +53,7 @@ class BigBird(Mechanism):
         """Gather the blocks that a block sees; where they are all, weigh everything."""
         n, m, block = q.shape[2], k.shape[2], self.block
         q, rows, columns = q * self.slot.dim**-0.5, -(-n // block), -(-m // block)
-        index, seen = self._chosen(rows, columns, key_mask, q.device)
+        index, seen = self._chosen(torch.arange(rows, device=q.device)[None], columns, key_mask)
         if index.shape[3] >= columns:
             visible = self._visible(index, seen, columns, key_mask)
             visible = visible.repeat_interleave(block, 2)[:, :, :n].repeat_interleave(block, 3)[..., :m]
@@ -82,7 +82,7 @@ class BigBird(Mechanism):
                     if self._causal_self:
                         sees = {s for s in (0, t - 1, t) if s >= 0}
                     most = t - 1 if self._causal_self else last
-                    others = [s for s in self.order[h, t].tolist() if s not in sees and s <= most]
+                    others = [s for s in self.rank[h, t].argsort().tolist() if s not in sees and s <= most]
                     sees |= set(others[: self.random])
                     if self.slot.pattern is Pattern.NS and t in (0, last):
                         sees = set(range(last + 1))
@@ -107,7 +107,8 @@ class BigBird(Mechanism):
         """Keep the source and which blocks are seen (CC), or what comes (CS); count the tokens of each row."""
         if self.slot.pattern.cross:
             columns = -(-k.shape[2] // self.block)
-            visible = self._visible(*self._chosen(self.rows, columns, key_mask, k.device), columns, key_mask)
+            row = torch.arange(self.rows, device=k.device)[None]
+            visible = self._visible(*self._chosen(row, columns, key_mask), columns, key_mask)
             visible = visible.expand(k.shape[0], -1, -1, -1)
             real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
             return k, v, visible, real if key_mask is None else key_mask, cached(k[:, :1, :0, :1])[1]
@@ -125,15 +126,18 @@ class BigBird(Mechanism):
                 keys, values, visible, seen, count = state
                 new = torch.ones_like(q[:, 0, part, 0], dtype=torch.bool) if real is None else real
                 place = (count.unsqueeze(1) + new.cumsum(1) - 1).clamp(min=0)
+                row = place // self.block
                 state, seen = (keys, values, visible, seen, count + new.sum(1)), seen[:, None, None, :]
             else:
                 state, place = appended(state, (k[:, :, part], v[:, :, part]), real)
                 keys, values = state[0]
                 columns = -(-keys.shape[2] // self.block)
-                visible = self._visible(*self._chosen(self.rows, columns, None, q.device), columns, None)
-                visible = visible.expand(q.shape[0], -1, -1, -1)
+                # as many tokens as a block has lie in two at most, those of the first and of the last
+                ends = torch.stack([place[:, 0], place[:, -1]], 1) // self.block
+                visible = self._visible(*self._chosen(ends, columns, None), columns, None)
+                row = place // self.block - ends[:, :1]
                 seen = (torch.arange(keys.shape[2], device=q.device) <= place.unsqueeze(2)).unsqueeze(1)
-            of_row = (place // self.block)[:, None, :, None].expand(-1, self.slot.heads, -1, visible.shape[3])
+            of_row = row[:, None, :, None].expand(-1, self.slot.heads, -1, visible.shape[3])
             blocks = visible.gather(2, of_row).repeat_interleave(self.block, 3)[..., : keys.shape[2]]
             scores = (q[:, :, part] * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
             rows.append(masked_softmax(scores, seen & blocks) @ values)
@@ -143,18 +147,18 @@ class BigBird(Mechanism):
     def _causal_self(self) -> bool:
         return self.slot.pattern is Pattern.CS
 
-    def _chosen(self, rows: int, columns: int, key_mask: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the blocks that each block of queries sees, and which of these places are filled.
+    def _chosen(self, t: Tensor, columns: int, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the blocks that blocks t (batch or 1, rows) of queries see, and which of these places are filled.
 
         Both (batch or 1, heads, rows, places); no block is filled in twice.
         """
-        t, s = torch.arange(rows, device=device), torch.arange(columns, device=device)
+        s = torch.arange(columns, device=t.device)
         centre = t * self.columns // self.rows if self.slot.pattern.cross else t
-        ends = self._ends(columns, key_mask, device)[:, None, None, :].expand(
-            -1, -1, rows, -1
-        )  # (batch or 1, 1, rows, 2)
-        beside = torch.arange(-1, 1 if self._causal_self else 2, device=device)
-        near = (centre.unsqueeze(1) + beside).expand(ends.shape[0], 1, -1, -1)
+        ends = self._ends(columns, key_mask, t.device)
+        batch = max(len(t), len(ends))
+        ends = ends[:, None, None, :].expand(batch, -1, t.shape[1], -1)
+        beside = torch.arange(-1, 1 if self._causal_self else 2, device=t.device)
+        near = (centre.unsqueeze(2) + beside).unsqueeze(1).expand(batch, -1, -1, -1)
         last = near[..., -1:] if self._causal_self else ends[..., 1:]
         far = ends[..., :1] if self._causal_self else ends
         near_seen = (near >= 0) & (near <= last)
@@ -166,7 +170,7 @@ class BigBird(Mechanism):
         if self.random:
             taken = ((s == index.unsqueeze(4)) & seen.unsqueeze(4)).any(3)
             free = ~taken & (s <= last)
-            rank = self.order[:, :rows].argsort(2)[:, :, :columns].expand(free.shape[0], -1, -1, -1)
+            rank = self.rank[:, t].transpose(0, 1)[..., :columns]
             rank = rank.masked_fill(~free, self.columns)
             best, others = rank.topk(min(self.random, columns), largest=False)
             index, seen = torch.cat([index, others], 3), torch.cat([seen, best < self.columns], 3)

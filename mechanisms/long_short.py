@@ -43,12 +43,13 @@ class LongShort(Mechanism):
         for name, value in (("landmarks", landmarks), ("window", window), ("chunk", chunk), ("rank", rank)):
             if value < 1:
                 raise ValueError(f"{name}={value}: at least 1 is needed")
-        if landmarks > slot.keys:
+        causal_self = slot.pattern is Pattern.CS
+        if not causal_self and landmarks > slot.keys:
             raise ValueError(f"landmarks={landmarks}: at most the {slot.keys} keys of the slot")
-        if rank > chunk:
+        if causal_self and rank > chunk:
             raise ValueError(f"rank={rank}: at most the {chunk} tokens of a chunk")
         self.window, self.chunk = window, chunk
-        self.rank = rank if slot.pattern is Pattern.CS else landmarks
+        self.rank = rank if causal_self else landmarks
         self.mix = nn.Linear(slot.tokens, slot.heads * self.rank, bias=False)
         self.near_k, self.near_v = HeadNorm(slot.heads, slot.dim), HeadNorm(slot.heads, slot.values)
         # without a window a shift of all keys changes no weight

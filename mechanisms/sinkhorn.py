@@ -17,24 +17,25 @@ side and has a table of the blocks of one length; the comparison is that of the 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.cache import cached
+from cab.ops.cache import appended, cached
 from cab.ops.prefix import chunked
 from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 from cab.ops.sorting import (
     all_real,
     block_means,
     gathered,
-    grown,
     gumbel,
+    latest,
     mask_blocks,
+    means_on,
     means_so_far,
     one_by_one,
     picked,
     sinkhorn,
-    tokens_at,
 )
 
 
@@ -166,22 +167,20 @@ class Sinkhorn(Mechanism):
         return 2.0 * self.slot.heads * (rows * columns * self.slot.dim + sorting + rows * size * width * both)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Keep the source in blocks and their means (CC), or what comes (CS); and the sums that means are made of."""
+        """Keep the source in blocks and their means (CC), or what comes and the sums of blocks' means (CS).
+
+        Both keep the sums that means are made of, and the mean that the block at hand is compared by.
+        """
         wide = torch.promote_types(k.dtype, torch.float32)
         total = torch.zeros(*k.shape[:2], 1, k.shape[3], dtype=wide, device=k.device)
-        so_far = k[:, :, :0].to(wide)
         if self.slot.pattern is Pattern.CS:
-            return cached(k, v, so_far, so_far), (total, total)
+            return cached(k, v), total[:, :, :0], (total, total), total
         real = all_real(k, key_mask)
         k, v = k * real[:, None, :, None], v * real[:, None, :, None]
         seen = mask_blocks(real, self.block).expand(k.shape[0], -1, -1)
         means = block_means(k, key_mask, self.block)
-        return (cached(so_far), (total,)), (
-            chunked(k, self.block),
-            chunked(v, self.block),
-            means,
-            seen,
-        )
+        source = chunked(k, self.block), chunked(v, self.block), means, seen
+        return cached(k[:, :1, :0, :1])[1], total, total, source
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -192,43 +191,43 @@ class Sinkhorn(Mechanism):
             part = slice(start, start + self.block)
             new = all_real(q[:, :, part], None if key_mask is None else key_mask[:, part]).expand(q.shape[0], -1)
             if k is None or v is None:
-                (cache, totals), source = state
-                cache, totals, place = grown(cache, totals, (), (q[:, :, part],), new)
-                out = self._read_source(q[:, :, part], cache[0][0], place, *source)
-                state = (cache, totals), source
+                count, total, first, source = state
+                place = count.unsqueeze(1) + new.cumsum(1) - 1
+                means, total = means_on(total, count, q[:, :, part], new)
+                mine = latest(means, first, new & (place % self.block == 0))
+                out = self._read_source(q[:, :, part], mine, *source)
+                state = count + new.sum(1), total, mine[:, :, -1:], source
             else:
-                cache, totals = state
-                given = (k[:, :, part], q[:, :, part])
-                cache, totals, place = grown(cache, totals, (k[:, :, part], v[:, :, part]), given, new)
-                out, state = self._read_past(q[:, :, part], *cache[0], place), (cache, totals)
+                cache, sums, (total_k, total_q), first = state
+                so_k, total_k = means_on(total_k, cache[1], k[:, :, part], new)
+                so_q, total_q = means_on(total_q, cache[1], q[:, :, part], new)
+                cache, place = appended(cache, (k[:, :, part], v[:, :, part]), new)
+                mine = latest(so_q, first, new & (place % self.block == 0))
+                block = place // self.block
+                sums = F.pad(sums, (0, 0, 0, -(-cache[0][0].shape[2] // self.block) - sums.shape[2]))
+                sums = sums.scatter_add(2, block[:, None, :, None].expand_as(so_k), so_k * new[:, None, :, None])
+                out = self._read_past(q[:, :, part], *cache[0], sums, mine, place)
+                state = cache, sums, (total_k, total_q), mine[:, :, -1:]
             rows.append(out)
         return torch.cat(rows, 2), state
 
-    def _read_source(
-        self, q: Tensor, so_far: Tensor, place: Tensor, k: Tensor, v: Tensor, means: Tensor, seen: Tensor
-    ) -> Tensor:
-        mine = tokens_at(so_far, place // self.block * self.block)
+    def _read_source(self, q: Tensor, mine: Tensor, k: Tensor, v: Tensor, means: Tensor, seen: Tensor) -> Tensor:
         sort = masked_softmax(self._compared(mine, means), seen.any(2)[:, None, None, :]).to(v.dtype)
         far_k, far_v = ((sort @ t.flatten(3)).unflatten(3, (self.block, -1)) for t in (k, v))
         return one_by_one(q * self.slot.dim**-0.5, far_k, far_v, seen.any(1)[:, None, None, :])
 
-    def _read_past(self, q: Tensor, k: Tensor, v: Tensor, so_k: Tensor, so_q: Tensor, place: Tensor) -> Tensor:
-        block = place // self.block
-        own_k, own_v, sums = (
-            chunked(k, self.block),
-            chunked(v, self.block),
-            chunked(so_k, self.block).sum(3),
-        )
-        past = torch.arange(sums.shape[2], device=q.device) < block[:, None, :, None]
-        index, share = picked(self._compared(tokens_at(so_q, block * self.block), sums), past, self.picks)
+    def _read_past(self, q: Tensor, k: Tensor, v: Tensor, sums: Tensor, mine: Tensor, place: Tensor) -> Tensor:
+        own_k, own_v, own = chunked(k, self.block), chunked(v, self.block), (place // self.block)[:, None, :, None]
+        past = torch.arange(sums.shape[2], device=q.device) < own
+        index, share = picked(self._compared(mine, sums), past, self.picks)
         far_k, far_v = (
             gathered(own_k, index, share, self.no_key),
             gathered(own_v, index, share, self.no_value),
         )
-        mine = block[:, None, :, None].expand(-1, self.slot.heads, -1, -1)
+        own = own.expand(-1, self.slot.heads, -1, -1)
         ones = torch.ones_like(share[..., :1])
-        far_k = torch.cat([far_k, gathered(own_k, mine, ones, self.no_key)], 3)
-        far_v = torch.cat([far_v, gathered(own_v, mine, ones, self.no_value)], 3)
+        far_k = torch.cat([far_k, gathered(own_k, own, ones, self.no_key)], 3)
+        far_v = torch.cat([far_v, gathered(own_v, own, ones, self.no_value)], 3)
         slot = torch.arange(-self.picks * self.block, self.block, device=q.device)
         return one_by_one(
             q * self.slot.dim**-0.5, far_k, far_v, (slot <= (place % self.block).unsqueeze(2)).unsqueeze(1)

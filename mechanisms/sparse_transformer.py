@@ -27,7 +27,7 @@ class SparseTransformer(Mechanism):
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 1904.10509"
-    cost = "O(n (l + m / l) d)"
+    cost = "O(n (l + c m / l) d)"
     checks = (
         {"form": "fixed", "stride": 4, "summary": 1},
         {"form": "strided", "stride": 4},
@@ -108,11 +108,17 @@ class SparseTransformer(Mechanism):
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Keep the source (CC), or what comes (CS: any token may be read again); count the tokens of each row."""
+        """Keep the source and count each row's tokens (CC), or begin with no token (CS).
+
+        `strided` may read any token again, so it keeps all; `fixed` keeps the summaries, the last `stride` tokens, and
+        which of all were real, whose number says how many summaries there are at most.
+        """
         if self.slot.pattern.cross:
             real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
             return k, v, real if key_mask is None else key_mask, cached(k)[1]
-        return cached(k, v)
+        if self.form == "strided":
+            return cached(k, v)
+        return (k, v), (k, v), k.new_zeros(k.shape[0], 0, dtype=torch.bool)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -121,7 +127,12 @@ class SparseTransformer(Mechanism):
         rows = []
         for start in range(0, q.shape[2], self.stride):
             part = slice(start, start + self.stride)
+            ours = q[:, :, part] * self.slot.dim**-0.5
             new = None if key_mask is None else key_mask[:, part]
+            if k is not None and v is not None and self.form == "fixed":
+                out, state = self._step_fixed(state, ours, k[:, :, part], v[:, :, part], new)
+                rows.append(out)
+                continue
             if k is None or v is None:
                 keys, values, real, count = state
                 new = torch.ones_like(q[:, 0, part, 0], dtype=torch.bool) if new is None else new
@@ -132,9 +143,35 @@ class SparseTransformer(Mechanism):
                 keys, values = state[0]
                 real = torch.ones(1, 1, keys.shape[2], dtype=torch.bool, device=q.device)
             near, regular = self._seen(place.unsqueeze(2), torch.arange(keys.shape[2], device=q.device))
-            scores = (q[:, :, part] * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
+            scores = ours @ keys.transpose(-1, -2)
             rows.append(masked_softmax(scores, ((near | regular) & real).unsqueeze(1)) @ values)
         return torch.cat(rows, 2), state
+
+    def _step_fixed(self, state: Any, q: Tensor, k: Tensor, v: Tensor, new: Tensor | None) -> tuple[Tensor, Any]:
+        """Read the summaries, the tokens of before that a stretch may still see, and the new ones; keep what stays."""
+        summaries, latest, real = state
+        new = torch.ones_like(q[:, 0, :, 0], dtype=torch.bool) if new is None else new
+        before = real.sum(1, keepdim=True)
+        place, real = before + new.cumsum(1) - 1, torch.cat([real, new], 1)
+        # a summary lies behind those of the stretches before
+        stretches, rest = divmod(real.shape[1], self.stride)
+        last = self.stride - self.summary
+        size = stretches * self.summary + max(rest - last, 0)
+        slot = place % self.stride
+        where = (place // self.stride * self.summary + slot - last).where(new & (slot >= last), size)
+        summaries = tuple(_written(t, x, where, size) for t, x in zip(summaries, (k, v), strict=True))
+        index = torch.arange(size, device=q.device)
+        ends = index // self.summary * self.stride + last + index % self.summary
+        # in slot s lies the newest token that came before at s, s + stride, ...; below 0 where there was none
+        held = before - 1 - (before - 1 - torch.arange(latest[0].shape[2], device=q.device)) % self.stride
+        own = torch.cat([held, place.where(new, -1)], 1).unsqueeze(1)
+        place = place.clamp(min=0).unsqueeze(2)
+        seen = torch.cat([self._seen(place, ends)[1], self._seen(place, own)[0]], 2).unsqueeze(1)
+        keys, values = (torch.cat(of, 2) for of in zip(summaries, latest, (k, v), strict=True))
+        out = masked_softmax(q @ keys.transpose(-1, -2), seen) @ values
+        size = min(real.shape[1], self.stride)
+        where = slot.where(new, size)
+        return out, (summaries, tuple(_written(t, x, where, size) for t, x in zip(latest, (k, v), strict=True)), real)
 
     def _place(self, index: Tensor) -> Tensor:
         return index * self.slot.keys // self.slot.max_len
@@ -193,3 +230,9 @@ class SparseTransformer(Mechanism):
         seen = seen & real.index_select(1, column).unflatten(1, shape).unsqueeze(1)
         scores = (q.unsqueeze(-2) @ k.transpose(-1, -2)).squeeze(-2)
         return scores, seen, lambda w: (w.unsqueeze(-2) @ v).squeeze(-2)
+
+
+def _written(t: Tensor, new: Tensor, where: Tensor, size: int) -> Tensor:
+    """Lengthen t (batch, heads, kept, ·) to `size` and write the new tokens in; one at the place `size` is dropped."""
+    room = F.pad(t, (0, 0, 0, size + 1 - t.shape[2]))
+    return room.scatter(2, where[:, None, :, None].expand_as(new), new)[:, :, :-1]

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab.ops.buckets import tables_of
-from cab.ops.cache import Cache, appended
 from cab.ops.prefix import chunked
 from cab.ops.softmax import masked_softmax
 
@@ -53,11 +52,6 @@ def block_means(t: Tensor, mask: Tensor | None, size: int) -> Tensor:
     return chunked(t if mask is None else t * mask[:, None, :, None], size).sum(3) / count
 
 
-def tokens_at(t: Tensor, index: Tensor) -> Tensor:
-    """Take from t (batch, heads, n, features) the tokens at index (batch, count), the same for every head."""
-    return t.gather(2, index[:, None, :, None].expand(-1, t.shape[1], -1, t.shape[3]))
-
-
 def picked(scores: Tensor, past: Tensor, picks: int) -> tuple[Tensor, Tensor]:
     """Pick among the blocks where `past`, and as many times nothing, one after another, each by a softmax.
 
@@ -85,18 +79,19 @@ def gathered(blocks: Tensor, index: Tensor, share: Tensor, nothing: Tensor) -> T
     return (found * share[..., None, None].to(blocks.dtype)).flatten(3, 4)
 
 
-def grown(
-    cache: Cache, totals: tuple[Tensor, ...], kept: tuple[Tensor, ...], averaged: tuple[Tensor, ...], new: Tensor
-) -> tuple[Cache, tuple[Tensor, ...], Tensor]:
-    """Append tokens to a cache, what is kept and then the means so far of what is averaged.
+def means_on(total: Tensor, count: Tensor, t: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Continue `means_so_far` after tokens whose sum is `total` (batch, heads, 1, features), `count` (batch,) of them.
 
-    `totals` are the sums that those means are made of; new (batch, c) says which tokens are real. Returns both, and
-    the position of each token.
+    Returns the means, and the sum with those of t.
     """
-    count = (cache[1].unsqueeze(1) + new.cumsum(1)).clamp(min=1)[:, None, :, None]
-    sums = [t + (x.to(t.dtype) * new[:, None, :, None]).cumsum(2) for t, x in zip(totals, averaged, strict=True)]
-    cache, place = appended(cache, (*kept, *(s / count for s in sums)), new)
-    return cache, tuple(s[:, :, -1:] for s in sums), place
+    sums = total + (t.to(total.dtype) * real[:, None, :, None]).cumsum(2)
+    return sums / (count.unsqueeze(1) + real.cumsum(1)).clamp(min=1)[:, None, :, None], sums[:, :, -1:]
+
+
+def latest(t: Tensor, before: Tensor, marked: Tensor) -> Tensor:
+    """Return at each token what t holds at the last one that is marked (batch, n), itself included; else `before`."""
+    index = (marked * torch.arange(1, marked.shape[1] + 1, device=t.device)).cummax(1).values
+    return torch.cat([before, t], 2).gather(2, index[:, None, :, None].expand_as(t))
 
 
 def one_by_one(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:

@@ -26,14 +26,23 @@ def normal(length: int, seed: int, size: int = 8) -> Tensor:
     ("params", "message"),
     [
         ({"window": 0}, "window=0"),
-        ({"landmarks": 65}, "64 keys"),
+        ({"landmarks": 0}, "landmarks=0"),
         ({"chunk": 0}, "chunk=0"),
-        ({"rank": 6}, "rank=6: at most the 5 tokens"),
     ],
 )
 def test_a_hyperparameter_that_is_valid_nowhere_is_refused(params: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**params)
+
+
+def test_only_what_the_pattern_reads_is_held_to_the_slot() -> None:
+    build("CS", landmarks=65)
+    with pytest.raises(ValueError, match="rank=6: at most the 5 tokens"):
+        build("CS", rank=6)
+    for pattern in ("NS", "NC", "CC"):
+        build(pattern, rank=6)
+        with pytest.raises(ValueError, match="64 keys"):
+            build(pattern, landmarks=65)
 
 
 def test_causally_a_query_sees_the_last_window_and_the_chunks_that_ended_before_its_own() -> None:

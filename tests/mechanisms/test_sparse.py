@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern, Slot, plugins
+from cab.efficiency import declared_exponent
+from cab.meters.memory import state_bytes
 
 
 def build(name: str, pattern: str, max_len: int = 64, **params: Any) -> Mechanism:
@@ -20,6 +22,18 @@ def reached(mechanism: Mechanism, n: int) -> Tensor:
     mechanism.slot.__dict__["value_dim"] = n
     q, k = (torch.randn(1, 2, n, 8, dtype=torch.float64) for _ in range(2))
     return mechanism(q, k, torch.eye(n, dtype=torch.float64).expand(1, 2, n, n))[0] > 0
+
+
+def streamed(mechanism: Mechanism, n: int, m: int = 0, split: int = 3) -> tuple[Tensor, Tensor, Any]:
+    """Return what `step` gives for n tokens, `split` at a time (in CC for a source of m), what `attend`, the state."""
+    q, k, v = (torch.randn(1, 2, length, 8, dtype=torch.float64) for length in (n, m or n, m or n))
+    state = mechanism.init_state(*((k, v) if m else (k[:, :, :0], v[:, :, :0])))
+    rows = []
+    for start in range(0, n, split):
+        part = slice(start, start + split)
+        row, state = mechanism.step(state, q[:, :, part], *(() if m else (k[:, :, part], v[:, :, part])))
+        rows.append(row)
+    return torch.cat(rows, 2), mechanism(q, k, v), state
 
 
 @pytest.mark.parametrize(
@@ -82,3 +96,44 @@ def test_centroids_move_in_training_alone() -> None:
         mechanism(q, k, v)
         assert torch.equal(mechanism.centroids, before) != training
         assert (mechanism.aux_loss is not None) == training
+
+
+@pytest.mark.parametrize("name", ["reformer", "reformer_leaky"])
+def test_there_are_more_buckets_to_hash_into_the_longer_the_slot(name: str) -> None:
+    short, long = (build(name, "NS", max_len=n).flops(n, n) for n in (1 << 18, 1 << 19))
+    assert long > 3 * short and declared_exponent(plugins.load("mechanism", name).cost) is None
+
+
+@pytest.mark.parametrize("split", [1, 3, 4, 11])
+def test_a_step_of_bigbird_chooses_for_the_blocks_at_hand_alone(monkeypatch: pytest.MonkeyPatch, split: int) -> None:
+    mechanism: Any = build("bigbird", "CS", block=4, random=3)
+    chosen, rows = mechanism._chosen, list[int]()
+
+    def noted(t: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        rows.append(t.shape[1])
+        return chosen(t, *rest)
+
+    monkeypatch.setattr(mechanism, "_chosen", noted)
+    out, whole, _ = streamed(mechanism, 50, split=split)
+    torch.testing.assert_close(out, whole)
+    assert set(rows[:-1]) == {2}  # and all for `attend`
+
+
+def test_sinkhorn_keeps_a_mean_a_block_and_in_a_target_that_of_the_block_at_hand() -> None:
+    out, whole, state = streamed(build("sinkhorn", "CS", block=8), 40)
+    torch.testing.assert_close(out, whole)
+    token = 2 * 8 * 8  # bytes of a float64 vector, two heads
+    assert state_bytes(state) == (40 + 40 + 5 + 2 + 1) * token + 8
+    kept = []
+    for n in (10, 40):
+        out, whole, state = streamed(build("sinkhorn", "CC", block=8), n, m=21)
+        torch.testing.assert_close(out, whole)
+        kept.append(state_bytes(state))
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("split", [1, 5, 8, 40])
+def test_a_sparse_transformer_with_summaries_keeps_those_and_one_stretch(split: int) -> None:
+    out, whole, state = streamed(build("sparse_transformer", "CS", form="fixed", stride=8, summary=2), 39, split=split)
+    torch.testing.assert_close(out, whole)
+    assert state_bytes(state) == (4 * 2 + 1 + 8) * 2 * (8 + 8) * 8 + 39
