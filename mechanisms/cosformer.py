@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
+from cab.ops.averages import sum_type
+from cab.ops.feature_maps import elu_plus_one
+from cab.ops.precision import full_precision
 from cab.ops.prefix import (
     appended,
     causal_average,
@@ -22,6 +25,7 @@ from cab.ops.prefix import (
     causal_linear,
     normalised,
     outer,
+    summands,
 )
 
 
@@ -58,8 +62,10 @@ class Cosformer(Mechanism):
         if self.slot.pattern is Pattern.CS:
             q, k = self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
             return causal_average(q, k, v, self.chunk)
-        q, (k, v) = self._features(q, self._places(q)), self._summands(k, v, self._places(k), key_mask)
-        return normalised(q @ outer(k, v))
+        dtype, q, k = v.dtype, self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
+        q, k, v = summands(q, k, F.pad(v, (0, 1), value=1.0))
+        with full_precision(v.device.type):
+            return normalised(q @ outer(k, v)).to(dtype)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -87,9 +93,11 @@ class Cosformer(Mechanism):
         return 2.0 * self.slot.heads * (n + m) * 2 * self.slot.dim * (self.slot.values + 1)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source or nothing, and how many queries came: (batch,)."""
+        """Sum over the source or nothing, in float32 at least (it must not stall); how many queries came: (batch,)."""
         k, v = self._summands(k, v, self._places(k), key_mask)
-        return outer(k, v), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+        with full_precision(v.device.type):
+            sums = outer(k, v)
+        return sums, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -98,28 +106,30 @@ class Cosformer(Mechanism):
         sums, count = state
         new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
         places = (count.unsqueeze(1) + new.cumsum(1) - 1)[:, None, :, None]
-        q = self._features(q, places)
-        out = q @ sums
-        if k is not None and v is not None:
-            k, v = self._summands(k, v, places, key_mask)
-            out = out + causal_linear(q, k, v, self.chunk)
-            sums = appended(sums, k, v)
-        return normalised(out), (sums, count + new.sum(1))
+        dtype, q = q.dtype, self._features(q, places).to(sums.dtype)
+        with full_precision(q.device.type):
+            out = q @ sums
+            if k is not None and v is not None:
+                k, v = self._summands(k, v, places, key_mask)
+                out = out + causal_linear(q, k, v, self.chunk)
+                sums = appended(sums, k, v)
+            return normalised(out).to(dtype), (sums, count + new.sum(1))
 
     def _places(self, t: Tensor) -> Tensor:
         return torch.arange(t.shape[2], device=t.device).unsqueeze(1)
 
     def _features(self, x: Tensor, places: Tensor) -> Tensor:
         """Return the features times cosine, and times sine, of the place."""
-        x = x.relu() if self.features == "relu" else F.elu(x) + 1
+        x = x.relu() if self.features == "relu" else elu_plus_one(x)
         # angles in float32 at least: in 16 bits neighbouring places would be one
         angle = places * torch.ones((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         angle = angle * (pi / (2 * self.length))
         return torch.cat([x * angle.cos().to(x.dtype), x * angle.sin().to(x.dtype)], -1)
 
     def _summands(self, k: Tensor, v: Tensor, places: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the keys' features, zero where masked, and v with a column of ones that becomes the normaliser."""
-        return self._keys(k, places, key_mask), F.pad(v, (0, 1), value=1.0)
+        """Return phi(k), zero where masked, and v with a column of ones for the normaliser, in float32 at least."""
+        k = self._keys(k, places, key_mask)
+        return k.to(sum_type(k)), F.pad(v.to(sum_type(v)), (0, 1), value=1.0)
 
     def _keys(self, k: Tensor, places: Tensor, key_mask: Tensor | None) -> Tensor:
         k = self._features(k, places)

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
+from cab.ops.averages import sum_type
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
+from cab.ops.precision import full_precision
 from cab.ops.prefix import outer
 from cab.ops.ragged import real_first, taken
 
@@ -166,9 +168,10 @@ class Lightning(Mechanism):
         return self._gating(n) + self.slot.heads * mixing
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source, or over nothing: (batch, heads, dim, value_dim)."""
-        k, v = self._summands(k, v, key_mask)
-        return outer(k * self._share(k, key_mask) if self.slot.pattern.cross else k, v)
+        """Sum over the source, or over nothing: (batch, heads, dim, value_dim), in float32 at least."""
+        k, v = (t.to(sum_type(t)) for t in self._summands(k, v, key_mask))
+        with full_precision(v.device.type):
+            return outer(k * self._share(k, key_mask) if self.slot.pattern.cross else k, v)
 
     def step(
         self,
@@ -180,20 +183,24 @@ class Lightning(Mechanism):
         x: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Read the state (CC); or let it fade over the new tokens, the real ones of a row first (CS)."""
-        q = F.silu(q)
+        dtype, q = q.dtype, F.silu(q).to(state.dtype)
         if k is None or v is None:
-            return self._finished(q @ state, x), state
-        k, v = self._summands(k, v, key_mask)
+            with full_precision(q.device.type):
+                out = q @ state
+            return self._finished(out.to(dtype), x), state
+        k, v = (t.to(state.dtype) for t in self._summands(k, v, key_mask))
         back, rate, place = None, self._rate(q), torch.arange(q.shape[2], device=q.device)
         count = torch.full((1, 1), q.shape[2], device=q.device)
         if key_mask is not None:
             order, back = real_first(key_mask)
             q, k, v = (taken(t, order) for t in (q, k, v))
             count = key_mask.sum(1, keepdim=True)
-        out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ state
-        gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
+        with full_precision(q.device.type):
+            out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ state
+            gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         state = powers(rate, count, k) * state + gained
-        return self._finished(out if back is None else taken(out, back), x), state
+        out = (out if back is None else taken(out, back)).to(dtype)
+        return self._finished(out, x), state
 
     def _rate(self, like: Tensor) -> Tensor:
         """Return the heads' rates, in float32 at least: they are exponents."""

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
+from cab.ops.averages import sum_type
 from cab.ops.feature_maps import FeatureMap
+from cab.ops.precision import full_precision
 from cab.ops.prefix import (
     appended,
     averaged,
@@ -21,6 +23,7 @@ from cab.ops.prefix import (
     causal_linear,
     normalised,
     outer,
+    summands,
 )
 
 
@@ -55,12 +58,15 @@ class Linear(Mechanism):
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
         if self.slot.pattern is Pattern.CS:
             return causal_average(self.of_query(q), self._features(k, key_mask), v, self.chunk)
-        k = self._features(k, key_mask)
-        state, total = outer(k, v), k.sum(2).unsqueeze(-1)
+        dtype, device = v.dtype, v.device.type
+        k, v = summands(self._features(k, key_mask), v)
+        with full_precision(device):
+            state, total = outer(k, v), k.sum(2).unsqueeze(-1)
         del k  # the queries' features take its room
-        q = self.of_query(q)
-        total = q @ total  # before the other product, so that its gradient comes last and waits for nothing
-        return averaged(q @ state, total)
+        (q,) = summands(self.of_query(q))
+        with full_precision(device):
+            total = q @ total  # before the other product, so that its gradient comes last and waits for nothing
+            return averaged(q @ state, total).to(dtype)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -89,25 +95,28 @@ class Linear(Mechanism):
         return self.slot.heads * (summing + (n + m) * self.of_query.flops)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source: (batch, heads, features, value_dim + 1)."""
+        """Sum over the source: (batch, heads, features, value_dim + 1), in float32 at least: it must not stall."""
         k, v = self._summands(k, v, key_mask)
-        return outer(k, v)
+        with full_precision(v.device.type):
+            return outer(k, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Read the state, and among the new tokens (CS) those up to each one."""
-        q = self.of_query(q)
-        out = q @ state
-        if k is not None and v is not None:
-            k, v = self._summands(k, v, key_mask)
-            out = out + causal_linear(q, k, v, self.chunk)
-            state = appended(state, k, v)
-        return normalised(out), state
+        dtype, new = q.dtype, None if k is None or v is None else self._summands(k, v, key_mask)
+        q = self.of_query(q).to(state.dtype)
+        with full_precision(q.device.type):
+            out = q @ state
+            if new is not None:
+                out = out + causal_linear(q, *new, self.chunk)
+                state = appended(state, *new)
+            return normalised(out).to(dtype), state
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return phi(k), zero where masked, and v with a column of ones that becomes the normaliser."""
-        return self._features(k, key_mask), F.pad(v, (0, 1), value=1.0)
+        """Return phi(k), zero where masked, and v with a column of ones for the normaliser, in float32 at least."""
+        k = self._features(k, key_mask)
+        return k.to(sum_type(k)), F.pad(v.to(sum_type(v)), (0, 1), value=1.0)
 
     def _features(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         k = (self.of_key or self.of_query)(k)

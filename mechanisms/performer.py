@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised, outer
+from cab.ops.averages import sum_type
+from cab.ops.precision import full_precision
+from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised, outer, summands
 from cab.ops.random_features import FLOOR, Sums, nothing, orthogonal, read, running, summed
 
 ABOVE = 1e-3  # what the ReLU kernel adds, as in the authors' code
@@ -54,12 +56,12 @@ class Performer(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
+        if self.kernel == "relu":
+            return normalised(self._summed_relu(q, k, v, key_mask)).to(v.dtype)
         if self.slot.pattern is not Pattern.CS:
             return self._read(q, self.init_state(k, v, key_mask))
         v, dtype = self._values(v, key_mask), v.dtype
-        if self.kernel == "relu":
-            out = causal_linear(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
-        else:
+        with full_precision(v.device.type):
             out, _ = running(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
         return normalised(out).to(dtype)
 
@@ -96,11 +98,12 @@ class Performer(Mechanism):
         return 2.0 * self.slot.heads * (n + m) * each
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source, or over nothing."""
+        """Sum over the source, or over nothing, in float32 at least: sums in 16 bits stop growing."""
         k, v = self._keys(k, key_mask), self._values(v, key_mask)
-        if self.kernel == "relu":
-            return outer(k, v)
-        return summed(k, v) if k.shape[2] else nothing(self.count, v)
+        with full_precision(v.device.type):
+            if self.kernel == "relu":
+                return outer(k.to(sum_type(k)), v.to(sum_type(v)))
+            return summed(k, v) if k.shape[2] else nothing(self.count, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -109,22 +112,42 @@ class Performer(Mechanism):
         if k is None or v is None:
             return self._read(q, state), state
         a, k, v = self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask)
-        if self.kernel == "relu":
-            out, state = a @ state + causal_linear(a, k, v, self.chunk), appended(state, k, v)
-        else:
-            out, state = running(a, k, v, self.chunk, Sums(*state))
+        with full_precision(v.device.type):
+            if self.kernel == "relu":
+                a, k, v = (t.to(state.dtype) for t in (a, k, v))
+                out, state = a @ state + causal_linear(a, k, v, self.chunk), appended(state, k, v)
+            else:
+                out, state = running(a, k, v, self.chunk, Sums(*state))
         return normalised(out).to(q.dtype), state
+
+    def _summed_relu(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return the sums and, in the last column, the normaliser, in the type of the features."""
+        device = v.device.type
+        if self.slot.pattern is Pattern.CS:
+            q, k, v = summands(self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask))
+            with full_precision(device):
+                return causal_linear(q, k, v, self.chunk)
+        k, v = summands(self._keys(k, key_mask), self._values(v, key_mask))
+        with full_precision(device):
+            state = outer(k, v)
+        del k, v  # the queries' features take their room
+        (q,) = summands(self._mapped(q))
+        with full_precision(device):
+            return q @ state
 
     def _mapped(self, x: Tensor, keys: bool = False) -> Tensor:
         """Return the features (ReLU), or their logarithms, for 16-bit tensors in float32: they are exponents.
 
+        What is made of them stays in float32, under autocast too: the gradient of a mean is a difference of sums.
+
         A query's own |x|^2 / 2 is left out: it is the same for all of its weights, so their normaliser cancels it.
         """
-        dtype = x.dtype if self.kernel == "relu" else torch.promote_types(x.dtype, torch.float32)
-        x = x.to(dtype) * self.slot.dim**-0.25
-        products = x @ self.directions.to(dtype).T if self.features else x
         if self.kernel == "relu":
-            return products.relu() + ABOVE
+            x = x * self.slot.dim**-0.25
+            return (x @ self.directions.to(x.dtype).T if self.features else x).relu() + ABOVE
+        x = x.to(sum_type(x)) * self.slot.dim**-0.25
+        with full_precision(x.device.type):
+            products = x @ self.directions.to(x.dtype).T
         return products.add_(x.square().sum(-1, keepdim=True) * -0.5) if keys else products
 
     def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -135,10 +158,14 @@ class Performer(Mechanism):
 
     def _values(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return v with a column of ones, in the type of the keys' features and without what is masked."""
-        v = F.pad(v if self.kernel == "relu" else v.to(torch.promote_types(v.dtype, torch.float32)), (0, 1), value=1.0)
+        v = F.pad(v if self.kernel == "relu" else v.to(sum_type(v)), (0, 1), value=1.0)
         return v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
 
     def _read(self, q: Tensor, state: Any) -> Tensor:
         """Let the queries read what was summed."""
-        out = self._mapped(q) @ state if self.kernel == "relu" else read(self._mapped(q), Sums(*state))
+        with full_precision(q.device.type):
+            if self.kernel == "relu":
+                out = self._mapped(q).to(state.dtype) @ state
+            else:
+                out = read(self._mapped(q), Sums(*state))
         return normalised(out).to(q.dtype)

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
+from cab.ops.averages import sum_type
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
+from cab.ops.precision import full_precision
 from cab.ops.prefix import outer
 from cab.ops.ragged import real_first, taken
 
@@ -123,10 +125,13 @@ class Retention(Mechanism):
         return self._gating(n) + 2.0 * self.slot.heads * min(ways * (n + m) * dim * size, pairs * (dim + size))
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source (CC); or over nothing, and how many tokens came: (batch,)."""
+        """Sum over the source (CC), in float32 at least, to grow and fade; or nothing, and how many tokens came."""
+        k, v = k.to(sum_type(k)), v.to(sum_type(v))
+        with full_precision(v.device.type):
+            sums = self._state(k, v, key_mask) if self.slot.pattern.cross else outer(k, v)
         if self.slot.pattern.cross:
-            return self._state(k, v, key_mask)
-        return outer(k, v), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+            return sums
+        return sums, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
 
     def step(
         self,
@@ -138,9 +143,13 @@ class Retention(Mechanism):
         x: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Read the state (CC); or let it fade over the new tokens, the real ones of a row first (CS)."""
+        dtype = q.dtype
         if k is None or v is None:
-            return self._finished(q @ state, x), state
+            with full_precision(q.device.type):
+                out = q.to(state.dtype) @ state
+            return self._finished(out.to(dtype), x), state
         sums, past = state
+        q, k, v = (t.to(sums.dtype) for t in (q, k, v))
         back, rate, place = None, self._rate(q), torch.arange(q.shape[2], device=q.device)
         count = torch.full((1, 1), q.shape[2], device=q.device)
         if key_mask is not None:
@@ -150,10 +159,12 @@ class Retention(Mechanism):
             key_mask = key_mask.gather(1, order)
         places = past.unsqueeze(1) + place
         q, k = self._rotated(q, places), self._summand(self._rotated(k, places), key_mask)
-        out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ sums
-        gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
+        with full_precision(q.device.type):
+            out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ sums
+            gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         sums = powers(rate, count, k) * sums + gained
-        return self._finished(out if back is None else taken(out, back), x), (sums, past + count[:, 0])
+        out = (out if back is None else taken(out, back)).to(dtype)
+        return self._finished(out, x), (sums, past + count[:, 0])
 
     def _rate(self, like: Tensor) -> Tensor:
         """Return -log(gamma) of the heads, in float32 at least: they are exponents."""

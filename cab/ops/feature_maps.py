@@ -6,8 +6,8 @@ A weight is phi(q) . phi(k). Every map here gives weights that are never negativ
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cab.ops.results import handed_out
 
@@ -15,16 +15,32 @@ from cab.ops.results import handed_out
 SIZES: dict[str, int | None] = {"elu": None, "relu": None, "taylor": 16, "hedgehog": None, "dpfp": 1, "t2r": 32}
 
 
+def elu_plus_one(x: Tensor) -> Tensor:
+    """Return exp(x) where x is negative, else x + 1."""
+    if not torch.is_grad_enabled():  # a function of autograd costs as much as a small product
+        return _elu_plus_one(x)
+    out: Tensor = _EluPlusOne.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _elu_plus_one(x: Tensor) -> Tensor:
+    # elu itself has rounded to -1 what is below -17; its slope, times max(x, 0) + 1, is exact, in one more pass
+    out = x.clamp(min=0).add_(1)
+    torch.ops.aten.elu_backward.grad_input(out, 1, 1, 1, False, x, grad_input=out)
+    return out
+
+
 class _EluPlusOne(torch.autograd.Function):
     """elu(x) + 1 in one tensor, which tells its own slope: 1 where it is above 1, else itself."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        out = F.elu(x).add_(1)
+        out = _elu_plus_one(x)
         ctx.save_for_backward(out)
         return handed_out(out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> Tensor:
         out: Tensor = ctx.saved_tensors[0]
         return out.clamp(max=1).mul_(of_out)
@@ -77,10 +93,7 @@ class FeatureMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map every token for itself."""
         if self.name == "elu":
-            if not torch.is_grad_enabled():  # a function of autograd's costs as much as a small product
-                return F.elu(x).add_(1)
-            out: Tensor = _EluPlusOne.apply(x)  # type: ignore[no-untyped-call]
-            return out
+            return elu_plus_one(x)
         if self.name == "relu":
             return x.relu()
         if self.name == "taylor":

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cab.ops.precision import full_precision
 from cab.ops.results import handed_out
 
 BLOCK = 32  # tokens that are added up one by one
@@ -80,18 +81,37 @@ def causal_average(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
 
     Summed by themselves, the weights cost less room than as one more column of v. A row that sees nothing is zero.
     """
-    sums, total, _ = _causal(q, k, v, None, chunk, weigh=True)
-    return averaged(sums, total)
+    dtype = v.dtype
+    q, k, v = summands(q, k, v)
+    with full_precision(v.device.type):
+        sums, total, _ = _causal(q, k, v, None, chunk, weigh=True)
+        return averaged(sums, total).to(dtype)
+
+
+def summands(*tensors: Tensor) -> list[Tensor]:
+    """Return what products take under autocast, but float32 for float16, where the sum of many weights is infinite.
+
+    The products are then for `full_precision`, or autocast would round again.
+    """
+    dtypes = [_product_type(t) for t in tensors]
+    dtypes = [torch.float32 if dtype is torch.float16 else dtype for dtype in dtypes]
+    return [t.to(dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
+
+
+def _product_type(t: Tensor) -> torch.dtype:
+    """Return the type in which autocast, if it is on, computes products of t."""
+    device = t.device.type
+    mixed = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if mixed else t.dtype
 
 
 def _causal(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, chunk: int, weigh: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sums of v, those of ones if `weigh` (else nothing), and the state after the last token."""
-    n, device = q.shape[2], q.device.type
+    n = q.shape[2]
     chunk = min(chunk, n)
-    if device != "meta" and torch.is_autocast_enabled(device):
-        q, k, v = (t.to(torch.get_autocast_dtype(device)) for t in (q, k, v))
+    q, k, v = (t.to(_product_type(t)) for t in (q, k, v))
     if state is None:
         state = v.new_zeros(*v.shape[:2], q.shape[3], v.shape[3])
     q, k, v = (chunked(t, chunk).contiguous() for t in (q, k, v))  # once, for all products
@@ -177,9 +197,11 @@ def _before(a: Tensor, b: Tensor, total: Tensor, backward: bool = False) -> tupl
     if torch.compiler.is_compiling() or a.device.type != "cpu":
         gained = outer(a, b)
         gained = gained.flip(2) if backward else gained
-        sums = torch.cat([total.unsqueeze(2).to(gained.dtype), gained], 2).cumsum(2, dtype=gained.dtype)
-        before = sums[:, :, :-1]
-        return before.flip(2) if backward else before, sums[:, :, -1]
+        # a scan on a GPU keeps what it has summed in its own type, and in 16 bits that would stop growing
+        wide = torch.promote_types(gained.dtype, torch.float32)
+        sums = torch.cat([total.unsqueeze(2).to(wide), gained.to(wide)], 2).cumsum(2)
+        before = sums[:, :, :-1].to(gained.dtype)
+        return before.flip(2) if backward else before, sums[:, :, -1].to(total.dtype)
     # on the CPU, a cumsum over an axis that is not the last one takes six times as long
     (batch, heads, chunks), wide = a.shape[:3], torch.promote_types(a.dtype, torch.float32)
     # each product stands where the next chunk finds it; a head's last one moves out, and its first place is the total's
@@ -216,8 +238,8 @@ def causal_average_flops(n: int, features: int, size: int, chunk: int) -> float:
 
 
 def appended(state: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Add keys and values (batch, heads, c, ·) to the state (batch, heads, features, size)."""
-    return state + torch.einsum("bhcf,bhcd->bhfd", k, v)
+    """Add keys and values (batch, heads, c, ·) to the state (batch, heads, features, size), in its type."""
+    return state + torch.einsum("bhcf,bhcd->bhfd", k.to(state.dtype), v.to(state.dtype))
 
 
 def normalised(sums: Tensor) -> Tensor:
@@ -244,6 +266,7 @@ class _Average(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, Tensor]:
         out, total = ctx.saved_tensors
         of_total = (of_out * out).sum(-1, keepdim=True) / -total  # nothing where nothing is seen

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from cab import Pattern, Slot, Unsupported, plugins
+from cab.ops import random_features
 from cab.ops.decay import fading_linear
 from cab.ops.diagonal import absorbed, convolved, kernel
+from cab.ops.feature_maps import elu_plus_one
 from cab.ops.gated import gated_linear, gated_scores
 from cab.ops.pieces import in_pieces
-from cab.ops.prefix import causal_linear
+from cab.ops.prefix import averaged, causal_linear, normalised
 from cab.ops.softmax import masked_softmax
 
 
@@ -232,3 +234,132 @@ def test_small_weights_average_values_as_large_ones_do(
     v = qkv(6)[2].to(dtype)
     out = mechanism(q, k, v)
     assert out.isfinite().all() and (out.abs().amax((2, 3)) <= v.abs().amax((2, 3)) * 1.01).all()
+
+
+# sums of ones stall at 256 in bfloat16, and there 1 - 2^-9 is 1
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("linear", {}),
+        ("cosformer", {}),
+        ("performer", {"kernel": "relu", "features": 0}),
+        ("lightning", {"norm": "none", "gate": "none"}),
+        ("retention", {"norm": "none", "gate": False, "base": 1e30}),
+    ],
+)
+@torch.no_grad()
+def test_sums_token_by_token_grow_and_fade_in_16_bits(name: str, params: dict[str, Any]) -> None:
+    n, heads, first = 700, 6, 600
+    slot = Slot(Pattern.CS, heads=heads, dim=8, max_len=n, layer=1, layers=2)
+    mechanism = plugins.load("mechanism", name)(slot, **params).eval()
+    q, k, v = torch.ones(3, 1, heads, n, 8)
+    v[:, :, first:, 4:] = 0  # half of the channels grow to the end, half fade after the first step
+    whole = mechanism(q, k, v)[:, :, -1:]
+    mechanism, (q, k, v) = mechanism.bfloat16(), (t.bfloat16() for t in (q, k, v))
+    state = mechanism.init_state(k[:, :, :0], v[:, :, :0])
+    for start, end in [(0, first), *((token, token + 1) for token in range(first, n))]:
+        out, state = mechanism.step(state, *(t[:, :, start:end] for t in (q, k, v)))
+    assert out.dtype is torch.bfloat16
+    torch.testing.assert_close(out[:, :, -1:].float(), whole, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("pattern", ["NS", "CS"])
+@pytest.mark.parametrize(
+    ("name", "params"), [("linear", {}), ("performer", {"kernel": "relu"}), ("cosformer", {"features": "elu"})]
+)
+def test_the_sum_of_many_weights_is_finite_in_float16(
+    name: str, params: dict[str, Any], pattern: str, mixed: bool
+) -> None:
+    mechanism = build(name, pattern, 64, 2000, **params).half()
+    q, k, v = (normal(1, 2, 2000, 64, seed=seed).half() for seed in range(3))
+    with torch.autocast("cpu", torch.float16, enabled=mixed):
+        out = mechanism(q, k, v + 1)
+    assert out.dtype is torch.float16
+    expected = mechanism.double()(*(t.double() for t in (q, k, v + 1)))
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-2)
+
+
+def test_elu_plus_one_keeps_its_small_values() -> None:
+    x = torch.tensor([-80.0, -30.0, -1.0, 0.0, 1.0, 1e6], requires_grad=True)
+    expected = torch.where(x > 0, x + 1, x.double().exp().float()).detach()
+    out = elu_plus_one(x)
+    out.sum().backward()
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(x.grad, expected.clamp(max=1), rtol=1e-6, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(elu_plus_one(x), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        elu_plus_one,
+        lambda x: averaged(x, x.sum(-1, keepdim=True)),
+        lambda x: masked_softmax(x, torch.ones(3, 3).bool().tril()),
+    ],
+)
+def test_a_second_derivative_is_refused_and_not_wrong(function: Any) -> None:
+    x = normal(3, 3).abs().requires_grad_()
+    (of_x,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        of_x.sum().backward()
+
+
+def test_later_keys_of_the_chunk_do_not_wipe_out_rows_of_performer() -> None:
+    mechanism = build("performer", dim=64, max_len=200).float()
+    q, k, v = (normal(1, 2, 200, 64, seed=seed) for seed in range(3))
+    k[:, :, 0] *= 10
+    k[:, :, 1] = 0
+    k[:, :, 150] *= 10
+    given = [t.float().requires_grad_() for t in (q, k, v)]
+    exact = [t.requires_grad_() for t in (q, k, v)]  # whose exponents have room for all
+    out = mechanism(*given)
+    torch.testing.assert_close(out[:, :, 0], given[2][:, :, 0])
+    of_given = torch.autograd.grad(out.square().sum(), given)
+    expected = mechanism.double()(*exact)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(of_given, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("chunk", [1, 6, 16])
+@pytest.mark.parametrize("compiling", [False, True])
+def test_both_ways_of_summing_random_features_are_the_same(
+    chunk: int, compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, v = normal(2, 2, 37, 5), normal(2, 2, 37, 5, seed=1), normal(2, 2, 37, 3, seed=2)
+    v[..., -1] = 1.0
+    b[0, :, :9], v[0, :, :9] = random_features.FLOOR, 0.0  # masked, as is what follows the first chunk's first key
+    b[1, :, 1:3], v[1, :, 1:3] = random_features.FLOOR, 0.0
+
+    def results() -> list[Tensor]:
+        first, state = random_features.running(a[:, :, :11], b[:, :, :11], v[:, :, :11], chunk)
+        second, state = random_features.running(a[:, :, 11:], b[:, :, 11:], v[:, :, 11:], chunk, state)
+        sums = state.largest.exp().unsqueeze(-1) * state.total
+        return [normalised(first), normalised(second), sums]
+
+    expected = results()
+    if compiling:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    else:
+        monkeypatch.setattr(random_features, "_far", lambda here, b: list(range(b.shape[2])))
+    for ours, theirs in zip(results(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_mask_alone_sends_no_chunk_of_performer_the_long_way() -> None:
+    b = normal(2, 2, 4, 8, 5)
+    b[0, :, 0, :3], b[1, :, :2], b[0, :, 3] = random_features.FLOOR, random_features.FLOOR, random_features.FLOOR
+    largest = torch.cat([torch.full((2, 2, 1, 5), random_features.FLOOR), b.amax(3)], 2).cummax(2).values
+    assert random_features._far(largest, b) == []
+    b[0, :, 1, 1], b[0, :, 1, 5], b[0, :, 0] = 900.0, 1000.0, random_features.FLOOR
+    largest = torch.cat([torch.full((2, 2, 1, 5), random_features.FLOOR), b.amax(3)], 2).cummax(2).values
+    assert random_features._far(largest, b) == [1]
+
+
+def test_exponents_of_performer_are_float32_under_autocast() -> None:
+    mechanism, x = build("performer").float(), normal(2, 2, 5, 8).bfloat16()
+    expected = mechanism._mapped(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mechanism._mapped(x), expected)

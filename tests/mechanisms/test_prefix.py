@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cab.ops.averages import running_mean
-from cab.ops.prefix import carried_linear, causal_average
+from cab.ops.prefix import _before, carried_linear, causal_average
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -32,3 +32,21 @@ def test_running_means_and_their_gradients_are_exact(n: int, masked: bool) -> No
     expected = seen / seen.sum(-1, keepdim=True).clamp(min=1) @ v
     torch.testing.assert_close(running_mean(v, real if masked else None), expected)
     assert torch.autograd.gradcheck(lambda v: running_mean(v, real if masked else None), (v,))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_compiled_sums_over_chunks_do_not_stall_in_16_bits(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    types: list[torch.dtype] = []
+    cumsum = Tensor.cumsum
+
+    def watched(t: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        types.append(t.dtype if dtype is None else dtype)  # on a GPU, also that of the sum that is carried along
+        return cumsum(t, dim, dtype=dtype)
+
+    monkeypatch.setattr(Tensor, "cumsum", watched)
+    ones = torch.ones(1, 1, 600, 1, 1, dtype=torch.bfloat16)
+    before, end = _before(ones, ones, ones[:, :, 0], backward)
+    assert types == [torch.float32]
+    assert before.dtype is end.dtype is torch.bfloat16
+    assert before.amax() == end == 600.0  # 601 is between two numbers
