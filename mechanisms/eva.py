@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cab import Mechanism, Pattern
 from cab.ops.averages import sum_type
 from cab.ops.blocks import block_pairs, block_softmax
+from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked
 from cab.ops.ragged import real_first, taken
 from cab.ops.segments import segment_members
@@ -179,7 +180,8 @@ class Eva(Mechanism):
         if self.training:
             mu = mu + torch.randn_like(mu)
         wide = of_k.to(sum_type(k))
-        scores = (wide @ mu.to(wide.dtype).unsqueeze(4)).squeeze(4) - 0.5 * wide.square().sum(-1)
+        with full_precision(k.device.type):
+            scores = (wide @ mu.to(wide.dtype).unsqueeze(4)).squeeze(4) - 0.5 * wide.square().sum(-1)
         shares = masked_softmax(scores * self.slot.dim**-0.5, inside[:, None])
         return mean, (shares.to(v.dtype).unsqueeze(3) @ of_v).squeeze(3), inside.any(2)
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.averages import sum_type
+from cab.ops.precision import full_precision
 from cab.ops.segments import segment_means
 from cab.ops.softmax import masked_softmax
 
@@ -44,8 +45,10 @@ class Lara(Mechanism):
 
     def __init__(self, slot: Any, *, landmarks: int = 49, alpha: float = 1.0) -> None:
         super().__init__(slot)
-        if not 1 <= landmarks <= slot.max_len:
-            raise ValueError(f"landmarks={landmarks}: from 1 to the {slot.max_len} queries of the slot")
+        # in CC the keys alone have stretches
+        most, of = (slot.keys, "keys") if slot.pattern is Pattern.CC else (slot.max_len, "queries")
+        if not 1 <= landmarks <= most:
+            raise ValueError(f"landmarks={landmarks}: from 1 to the {most} {of} of the slot")
         if alpha < 0:
             raise ValueError(f"alpha={alpha}: at least 0")
         self.landmarks = landmarks
@@ -65,7 +68,8 @@ class Lara(Mechanism):
         sample, log_weight, values, exists = self._gathered(own, own_exists, k, v, key_mask)
         log_alpha = log_weight[0].exp()
         if self.alpha:
-            t = (q.to(sample.dtype) * self.slot.dim**-0.5) @ own.to(sample.dtype).transpose(-1, -2)
+            with full_precision(q.device.type):
+                t = (q.to(sample.dtype) * self.slot.dim**-0.5) @ own.to(sample.dtype).transpose(-1, -2)
             if query_mask is not None:
                 t = t.masked_fill(~query_mask[:, None, :, None], FLOOR)
             t = _only(t.softmax(2).transpose(-1, -2), exists).transpose(-1, -2)
@@ -139,11 +143,12 @@ class Lara(Mechanism):
             exists = None if exists is None or own_exists is None else exists | own_exists
         mean = mean.to(wide)
         sample = mean + torch.randn_like(mean) if self.training else mean
-        scores = (sample * scale) @ k.to(wide).transpose(-1, -2) - _half_square(k.to(wide), scale)
+        with full_precision(k.device.type):
+            scores = (sample * scale) @ k.to(wide).transpose(-1, -2) - _half_square(k.to(wide), scale)
+            density = (sample * scale) @ mean.transpose(-1, -2) - _half_square(mean, scale)
         seen = None if key_mask is None else key_mask[:, None, None, :]
         values = masked_softmax(scores, seen).to(v.dtype) @ v
         total = (scores if seen is None else scores.masked_fill(~seen, FLOOR)).logsumexp(-1)
-        density = (sample * scale) @ mean.transpose(-1, -2) - _half_square(mean, scale)
         at_mean = density.diagonal(dim1=-2, dim2=-1)
         if exists is not None:
             density = density.masked_fill(~exists[:, None, None, :], FLOOR)
@@ -151,7 +156,8 @@ class Lara(Mechanism):
         return sample, (share.unsqueeze(2), (total - at_mean).unsqueeze(2)), values, exists
 
     def _read(self, q: Tensor, sample: Tensor, log_weight: Tensor, values: Tensor, exists: Tensor | None) -> Tensor:
-        scores = (q.to(sample.dtype) * self.slot.dim**-0.5) @ sample.transpose(-1, -2) + log_weight
+        with full_precision(q.device.type):
+            scores = (q.to(sample.dtype) * self.slot.dim**-0.5) @ sample.transpose(-1, -2) + log_weight
         return masked_softmax(scores, None if exists is None else exists[:, None, None, :]).to(q.dtype) @ values
 
     def _stretches(self, t: Tensor, map: nn.Module) -> dict[int, Tensor]:

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Unsupported
+from cab.ops.averages import sum_type
 from cab.ops.buckets import assigned, collected, most_blocks, spread
+from cab.ops.precision import full_precision
 from cab.ops.ragged import real_first, taken
 from cab.ops.softmax import Attention, fused, masked_softmax, repeat_heads, written_out
 from cab.ops.window import banded_pairs, dilated_softmax, window_pairs
@@ -92,9 +94,10 @@ class Local(Mechanism):
             of = head * k.shape[1] // self.slot.heads
             weights = (torch.einsum("bid,bjd->bij", q[:, head], k[:, of]) / dim**0.5).exp()
             if self.slot.pattern.cross:
-                length = torch.stack([(row * (j + 1)).max() for row in real]).to(q.dtype)
-                turned = torch.tanh(torch.einsum("bid,de->bie", q[:, head], self.turn[head]))
-                place = length[:, None] * torch.sigmoid(turned @ self.point[head, :, 0])
+                wide = sum_type(q)  # a 16-bit place would be off by whole tokens
+                length = torch.stack([(row * (j + 1)).max() for row in real]).to(wide)
+                turned = torch.tanh(torch.einsum("bid,de->bie", q[:, head].to(wide), self.turn[head].to(wide)))
+                place = length[:, None] * torch.sigmoid(turned @ self.point[head, :, 0].to(wide))
                 away = j - place[:, :, None]
                 far, factor = away.abs() > self.window, (-(away**2) / (2 * (self.window / 2) ** 2)).exp()
             else:
@@ -104,7 +107,7 @@ class Local(Mechanism):
                 far, factor = (far | (ahead % self.dilation != 0))[None], torch.ones_like(weights)
             weights = weights.masked_fill(far | ~real[:, None, :], 0.0)
             total = weights.sum(-1, keepdim=True)
-            out.append((weights / total.where(total > 0, 1.0) * factor) @ v[:, of])
+            out.append((weights / total.where(total > 0, 1.0) * factor).to(v.dtype) @ v[:, of])
         return torch.stack(out, 1)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
@@ -174,8 +177,9 @@ class Local(Mechanism):
 
     def _place(self, q: Tensor, m: int, key_mask: Tensor | None) -> Tensor:
         """Predict where in the source each query looks: (batch, heads, n, 1), in float32 at least."""
-        share = torch.sigmoid(torch.tanh(q @ self.turn) @ self.point)
-        share = share.to(torch.promote_types(q.dtype, torch.float32))  # a 16-bit place would be off by whole tokens
+        wide = sum_type(q)  # a 16-bit place, or share of the source, would be off by whole tokens
+        with full_precision(q.device.type):
+            share = torch.sigmoid(torch.tanh(q.to(wide) @ self.turn.to(wide)) @ self.point.to(wide))
         if key_mask is None:
             return share * m
         length = (key_mask * torch.arange(1, m + 1, device=q.device)).amax(1)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
+from cab.ops.precision import full_precision
 from cab.ops.segments import segment_means
 from cab.ops.softmax import masked_softmax
 
@@ -38,8 +39,10 @@ class Nystrom(Mechanism):
 
     def __init__(self, slot: Any, *, landmarks: int = 64, conv: int = 65, iterations: int = 6) -> None:
         super().__init__(slot)
-        if not 1 <= landmarks <= slot.max_len:
-            raise ValueError(f"landmarks={landmarks}: from 1 to the {slot.max_len} queries of the slot")
+        # in CC the keys' landmarks stand for the queries' too
+        most, of = (slot.keys, "keys") if slot.pattern is Pattern.CC else (slot.max_len, "queries")
+        if not 1 <= landmarks <= most:
+            raise ValueError(f"landmarks={landmarks}: from 1 to the {most} {of} of the slot")
         if conv < 0 or conv % 2 == 0 and conv:
             raise ValueError(f"conv={conv}: an odd width, or 0 for no convolution")
         if iterations < 1:
@@ -157,7 +160,8 @@ def pseudo_inverse(a: Tensor, iterations: int) -> Tensor:
     one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     most = a.sum(-2).amax(-1) * a.sum(-1).amax(-1)
     inverse = a.transpose(-1, -2) / most.where(most > 0, 1.0)[..., None, None]
-    for _ in range(iterations):
-        product = a @ inverse
-        inverse = inverse @ (13 * one - product @ (15 * one - product @ (7 * one - product))) / 4
+    with full_precision(a.device.type):
+        for _ in range(iterations):
+            product = a @ inverse
+            inverse = inverse @ (13 * one - product @ (15 * one - product @ (7 * one - product))) / 4
     return inverse

@@ -42,7 +42,7 @@ class Reformer(Mechanism):
         "CC": "its queries are its keys, and a source has none of the target's queries",
     }
     paper = "arXiv 2001.04451"
-    cost = "O(r n w d)"
+    cost = "O(r n (w + n / b) d)"
     reads = "qv"
     checks = (
         {"hashes": 2, "bucket": 8, "window": 3, "block": 4},

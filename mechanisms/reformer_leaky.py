@@ -40,7 +40,7 @@ class ReformerLeaky(Mechanism):
         "CC": "its queries are its keys, and a source has none of the target's queries",
     }
     paper = "arXiv 2001.04451"
-    cost = "O(r n c d)"
+    cost = "O(r n (c + n / b) d)"
     reads = "qv"
     checks = (
         {"hashes": 2, "bucket": 8, "chunk": 4},

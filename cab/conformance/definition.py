@@ -1,6 +1,7 @@
 """Definition: a mechanism computes what its `reference` says, by every backend, forward and backward."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -123,12 +124,20 @@ def _backends(subject: Subject, **changes: int) -> list[Subject]:
     return found
 
 
-def with_gradients(mechanism: Mechanism, call: Call) -> dict[str, Tensor]:
-    """Return the output and the gradient of each leaf, for one fixed weighting of the output."""
+def with_gradients(
+    mechanism: Mechanism, call: Call, forward: AbstractContextManager[Any] | None = None
+) -> dict[str, Tensor]:
+    """Return the output and the gradient of each leaf, for one fixed weighting of the output.
+
+    `forward`: what the mechanism is called in; backward runs outside of it, as in training.
+    """
     call = tracked(call)
-    out = mechanism(**call)
+    mechanism.zero_grad()
+    with forward or nullcontext():
+        out = mechanism(**call)
     if out.requires_grad:
-        torch.autograd.backward(weighted(out))
+        loss = weighted(out)
+        torch.autograd.backward(loss if mechanism.aux_loss is None else loss + mechanism.aux_loss)
     found = {"output": out.detach()}
     for name, t in {**call, **dict(mechanism.named_parameters())}.items():
         if t.requires_grad:

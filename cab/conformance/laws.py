@@ -109,6 +109,7 @@ LAWS: dict[str, Law] = {
     "untouched": Law(evaluation.untouched),
     "layout": Law(evaluation.layout),
     "bf16": Law(precision.bf16, exemptible=True),
+    "autocast": Law(precision.autocast, exemptible=True),
     "flops": Law(cost.flops, _counts),
     "meta": Law(cost.meta, _counts, exemptible=True, first=True),
     "compile": Law(compilation.aot_eager, exemptible=True, first=True),

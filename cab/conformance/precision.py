@@ -1,23 +1,68 @@
-"""Precision: 16-bit arithmetic costs a mechanism no more than it costs its definition."""
+"""Precision: 16 bits cost a mechanism no more than they cost its definition, and autocast no more than they do."""
 
 from math import floor, log2
 
 import torch
+from torch import Tensor
 
-from cab.conformance.subject import Broken, Subject
+from cab.conformance.definition import ragged_batch, with_gradients
+from cab.conformance.subject import Broken, Call, Subject, seeded
 
 
 @torch.no_grad()
 def bf16(subject: Subject) -> None:
     """In bfloat16 the error is at most twice that of `reference`, plus half a unit in the last place of the output."""
     call = subject.draw(*subject.lengths[0])
-    low = {name: t.bfloat16() if t.is_floating_point() else t for name, t in call.items()}
-    rounded = {name: t.double() if t.is_floating_point() else t for name, t in low.items()}
+    low, rounded = _in(torch.bfloat16, call), _in(torch.float64, _in(torch.bfloat16, call))
     truth = subject.build(definition=True).bfloat16().double()(**rounded)
     plain = subject.build(definition=True).bfloat16()(**low).double()
     ours = subject.build().bfloat16()(**low).double()
-    largest = truth.abs().max().item()
-    last_place = torch.finfo(torch.bfloat16).eps * 2.0 ** floor(log2(largest)) if largest else 0.0
-    error, allowed = (ours - truth).abs().max().item(), (plain - truth).abs().max().item()
+    error, allowed, last_place = _off(ours, truth), _off(plain, truth), _last_place(truth)
     if not error <= 2 * allowed + last_place / 2:
         raise Broken(f"off by {error:.2e}, reference by {allowed:.2e}; half a last place is {last_place / 2:.2e}")
+
+
+def autocast(subject: Subject) -> None:
+    """In autocast to bfloat16, backward outside it as in training, errors are at most twice what `bf16` allows.
+
+    Twice, since a product rounds what it reads as well as what it gives; "allows": of output and gradients, twice the
+    mechanism's own error in bfloat16, plus half a unit in the last place. What that widens, autocast must not narrow.
+    Inputs and parameters have 16 bits, so that a choice among tokens is the same in any precision.
+    """
+    low, (n, m) = torch.bfloat16, subject.lengths[0]
+    forward, calls = torch.autocast(torch.device(subject.device).type, dtype=low), []
+    if subject.dtype is not low:
+        calls.append((torch.float32, subject.draw(n, m)))
+    calls.append((low, ragged_batch(subject, subject.slot(), n, m)))  # as linear layers hand over
+    exact, rounded = subject.build(backend="eager").bfloat16().double(), subject.build().bfloat16()
+    mixed = subject.build().bfloat16().float()
+    for dtype, call in calls:
+        call = _in(low, call)
+        truth, plain = with_gradients(exact, _in(torch.float64, call)), with_gradients(rounded, call)
+        ours = with_gradients(mixed, _in(dtype, call), forward)
+        for name, true in truth.items():
+            error, allowed, last_place = _off(ours[name], true), _off(plain[name], true), _last_place(true)
+            if not error <= 4 * allowed + last_place:
+                raise Broken(
+                    f"{name}, of {dtype}: off by {error:.2e}, in bfloat16 throughout by {allowed:.2e}; "
+                    f"a last place is {last_place:.2e}"
+                )
+    with seeded(subject.device):
+        trained = with_gradients(mixed.train(), call, forward)
+    for name, t in trained.items():
+        if not t.isfinite().all():
+            raise Broken(f"in training, {name} is not finite")
+
+
+def _in(dtype: torch.dtype, call: Call) -> Call:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in call.items()}
+
+
+def _off(ours: Tensor, truth: Tensor) -> float:
+    return (ours.double() - truth).abs().max().item()
+
+
+def _last_place(t: Tensor) -> float:
+    """Return the unit in the last place that the largest entry has in bfloat16."""
+    largest = t.abs().max().item()
+    return torch.finfo(torch.bfloat16).eps * 2.0 ** floor(log2(largest)) if largest else 0.0

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.precision import full_precision
+
 
 def directions(heads: int, clusters: int, dim: int) -> Tensor:
     """Draw centroids (heads, clusters, dim) of length 1."""
@@ -16,7 +18,9 @@ def similar(x: Tensor, centroids: Tensor) -> Tensor:
     In float32 at least, so that rounding moves few tokens; without gradient, since it only selects.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    return F.normalize(x.detach().to(wide), dim=-1) @ centroids.to(wide).transpose(-1, -2)
+    with full_precision(x.device.type):
+        near: Tensor = F.normalize(x.detach().to(wide), dim=-1) @ centroids.to(wide).transpose(-1, -2)
+    return near
 
 
 def strayed(x: Tensor, centroids: Tensor, cluster: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.precision import full_precision
+
 
 def width(length: int) -> int:
     """Return s, the powers in the inner table: about the root of the length."""
@@ -27,7 +29,9 @@ def kernel(weight: Tensor, exponent: Tensor, length: int) -> Tensor:
     fine = _powers(exponent, inner)
     # the real part of a product, as one product of real matrices
     left, right = torch.cat([coarse.real, -coarse.imag], -1), torch.cat([fine.real, fine.imag], -1)
-    return 2 * (left @ right.transpose(-1, -2)).flatten(-2)[..., :length]
+    with full_precision(weight.device.type):  # rounded, it would be no filter of many tokens, and FFTs take no 16 bits
+        sums = left @ right.transpose(-1, -2)
+    return 2 * sums.flatten(-2)[..., :length]
 
 
 def kernel_flops(states: int, length: int) -> float:
@@ -42,7 +46,8 @@ def absorbed(u: Tensor, exponent: Tensor) -> Tensor:
     outer = -(-u.shape[-1] // inner)
     u = torch.unflatten(F.pad(u.flip(-1), (0, outer * inner - u.shape[-1])), -1, (outer, inner))
     fine = _powers(exponent, inner)
-    sums = torch.complex(u @ fine.real, u @ fine.imag)
+    with full_precision(u.device.type):
+        sums = torch.complex(u @ fine.real, u @ fine.imag)
     return (sums * _powers(exponent, outer, inner)).sum(-2)
 
 

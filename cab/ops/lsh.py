@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.precision import full_precision
+
 
 def rotations(heads: int, dim: int, rounds: int, buckets: int) -> Tensor:
     """Draw the projections of angular hashing (Andoni et al., arXiv 1509.02897): (heads, rounds, dim, buckets / 2)."""
@@ -24,7 +26,8 @@ def hashed(x: Tensor, rotation: Tensor, mask: Tensor | None = None) -> Tensor:
     their own after all others.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    turned = x.detach().to(wide).unsqueeze(2) @ rotation.to(wide)
+    with full_precision(x.device.type):
+        turned = x.detach().to(wide).unsqueeze(2) @ rotation.to(wide)
     bucket = torch.cat([turned, -turned], -1).argmax(-1)
     return bucket if mask is None else bucket.masked_fill(~mask[:, None, None, :], 2 * rotation.shape[3])
 
@@ -67,7 +70,7 @@ def _rows(t: Tensor, index: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Return the keys that belong to shared queries: of length 1."""
-    return F.normalize(x, dim=-1)
+    return F.normalize(x, dim=-1).to(x.dtype)  # autocast takes the length, and so the quotient, in float32
 
 
 def merged(outs: list[Tensor], totals: list[Tensor]) -> Tensor:

@@ -49,6 +49,7 @@ class _MaskedSoftmax(torch.autograd.Function):
         return handed_out(weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_weights: Tensor) -> tuple[Tensor, None]:
         (weights,) = ctx.saved_tensors
         return torch._softmax_backward_data(of_weights, weights, -1, weights.dtype), None
@@ -95,7 +96,11 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, own: Tensor | None, before: int, after: int
     ) -> tuple[Tensor, Tensor]:
-        scores = (q @ beside(k, before, after).transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
+        ctx.types = q.dtype, k.dtype, v.dtype
+        # autocast may hand over several types, and its products take them; backward runs outside of it
+        shared = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        q, k, v = q.to(shared), k.to(shared), v.to(shared)
+        scores = (q @ beside(k, before, after).transpose(-1, -2)).to(torch.promote_types(shared, torch.float32))
         if own is not None:
             scores.masked_fill_(own, SELF)
         if seen is not None:
@@ -121,4 +126,7 @@ class _Attention(torch.autograd.Function):
         if own is not None:
             of_scores.masked_fill_(own, 0.0)
         of_k = added_back(of_scores.transpose(-1, -2) @ q, *ctx.stretch)
-        return of_scores @ beside(k, *ctx.stretch), of_k, added_back(of_v, *ctx.stretch), None, None, None, None
+        of_q = of_scores @ beside(k, *ctx.stretch)
+        of_v = added_back(of_v, *ctx.stretch)
+        of_q, of_k, of_v = (t.to(kind) for t, kind in zip((of_q, of_k, of_v), ctx.types, strict=True))
+        return of_q, of_k, of_v, None, None, None, None

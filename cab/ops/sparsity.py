@@ -4,13 +4,13 @@ The measure is equation 4's, max minus mean of the scores of a query with a samp
 sampled, and c ln L of L queries selected.
 """
 
-from contextlib import nullcontext
 from math import ceil, log
 
 import torch
 from torch import Tensor
 
 from cab.ops.averages import sum_type
+from cab.ops.precision import full_precision
 
 LEAST = -1e30  # the measure of a query that sees no sampled key: below any other, and finite
 
@@ -41,8 +41,7 @@ def sampled(order: Tensor, factor: int, length: int, mask: Tensor | None) -> tup
 
 def sample_scores(q: Tensor, some: Tensor) -> Tensor:
     """Return the scores of q with sampled keys over sqrt(dim), in float32 at least: rounded, others would stand out."""
-    device = q.device.type
-    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta has no autocast
+    with full_precision(q.device.type):
         scores: Tensor = (q.to(sum_type(q)) * q.shape[3] ** -0.5) @ some.to(sum_type(some)).transpose(-1, -2)
     return scores
 

@@ -6,7 +6,7 @@ from faulty import Twin as Softmax
 from faulty import averaged
 
 BREAKS = "lengths"
-ALSO = {"padding", "empty", "definition"}  # where one real token is left, or none
+ALSO = {"padding", "empty", "definition", "autocast"}  # where one real token is left, or none
 
 
 class Twin(Softmax):

@@ -5,7 +5,7 @@ import torch
 from faulty import Twin as Softmax
 
 BREAKS = "empty"
-ALSO = {"definition"}
+ALSO = {"definition", "autocast"}
 
 
 class Twin(Softmax):

@@ -42,3 +42,11 @@ def test_in_training_the_samples_are_drawn_anew() -> None:
     mechanism = build(landmarks=7).train()
     call = normal(40, 0), normal(40, 1), normal(40, 2)
     assert not torch.equal(mechanism(*call), mechanism(*call))
+
+
+def test_in_causal_cross_the_keys_alone_bound_the_landmarks() -> None:
+    few_queries = Slot(Pattern.CC, heads=2, dim=8, max_len=32, source_len=4096)
+    assert plugins.load("mechanism", "lara")(few_queries).landmarks == 49
+    few_keys = Slot(Pattern.CC, heads=2, dim=8, max_len=4096, source_len=32)
+    with pytest.raises(ValueError, match="from 1 to the 32 keys"):
+        plugins.load("mechanism", "lara")(few_keys)

@@ -54,3 +54,11 @@ def test_stretches_take_each_real_token_once_and_differ_by_one_token_at_most(seg
             for s in filled[b].nonzero()[:, 0].tolist():
                 torch.testing.assert_close(means[b, :, s], t[b][:, place[b] == s].mean(1))
     torch.testing.assert_close(segment_means(t, None, segments)[0], segment_means(t, full, segments)[0])
+
+
+def test_in_causal_cross_the_keys_alone_bound_the_landmarks() -> None:
+    few_queries = Slot(Pattern.CC, heads=1, dim=8, max_len=32, source_len=4096)
+    assert plugins.load("mechanism", "nystrom")(few_queries).landmarks == 64
+    few_keys = Slot(Pattern.CC, heads=1, dim=8, max_len=4096, source_len=32)
+    with pytest.raises(ValueError, match="from 1 to the 32 keys"):
+        plugins.load("mechanism", "nystrom")(few_keys)
