@@ -157,7 +157,7 @@ def _blocks(grid: Any, own: Axes) -> Iterator[Axes]:
         raise UsageError(f"grid '{grid}' must hold `blocks`, each a list of overrides")
     parsed = [parse([str(text) for text in block]) for block in blocks]
     for theirs, mine in zip(parsed, _narrowed(parsed, own), strict=True):
-        if not mine:
+        if mine is None:
             continue
         for group in ("mechanism", "task"):
             if group in own:  # who narrows a grid does not want what it says of the others

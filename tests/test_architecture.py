@@ -31,7 +31,7 @@ ROOMS = {
     "plugins": "cards plugins fingerprint",  # plug-ins by name, and their cards
     "plan": "config hyperparameters keys plan",  # what the command line asks for, as a list of cases
     "store": "records peaks",
-    "run": "runs engines supervisor server entries endings verdicts estimates",  # cases in, rows out; it measures nothing
+    "run": "runs engines supervisor server entries endings verdicts estimates",  # cases in, rows out: measures nothing
     "report": "report efficiency",
     "layer": "layer assembly decoding draws counting traffic",  # a mechanism put into place, and counted
     "conformance": "conformance",
