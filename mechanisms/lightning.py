@@ -224,7 +224,9 @@ class Lightning(Mechanism):
         del out  # the copy that a norm over the token makes takes its room
         if self.norm == "token":
             tokens = tokens.flatten(2)
-            tokens = F.rms_norm(tokens, self.scale.shape, self.scale.to(tokens.dtype), 1e-6).unflatten(2, (self.slot.heads, -1))
+            tokens = F.rms_norm(tokens, self.scale.shape, self.scale.to(tokens.dtype), 1e-6).unflatten(
+                2, (self.slot.heads, -1)
+            )
         elif self.norm == "head":
             tokens = F.rms_norm(tokens, self.scale.shape, self.scale.to(tokens.dtype), 1e-6)
         if x is not None:
