@@ -69,9 +69,9 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     found: dict[str, Item] = {}
     expanded = points(list(overrides))
     _check_backends(expanded)
-    data_of = cache(partial(fingerprint.of_data, data))
+    data_of, source_of = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)  # as all lies now
     for point in expanded:
-        for item in _items(point, case_of(point), data_of):
+        for item in _items(point, case_of(point), data_of, source_of):
             found.setdefault(item.file, item)  # points that come out identical are one case
     cards.keep()
     items = list(found.values())
@@ -119,11 +119,13 @@ def case_of(point: Point) -> Case:
     )
 
 
-def _items(point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str]) -> list[Item]:
+def _items(
+    point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str], source_of: Callable[..., str]
+) -> list[Item]:
     root, found = point.root, []
     inner = [point.inner.path] if point.inner else []
     files = tuple(map(str, (point.mechanism.path, *inner, point.task.path, *_harness(case))))
-    source = fingerprint.of(*files)
+    source = source_of(*files)
     patterns = (point.inner or point.mechanism).facts["patterns"]
     refusal = _refusal(point, case)
     found_data = data_of(tuple(point.task.facts["data"])) if case.level == "model" else ""
