@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.gated import after, gated_flops, gated_linear
+from cab.ops.precision import full_precision
 
 DAMPING = 16  # root of the gate
 
@@ -57,7 +58,7 @@ class Gla(Mechanism):
         """Carry the state over chunks (CS), both ways (NS), or sum it once (NC, CC)."""
         gates, (k, v) = self._gates(y, key_mask), self._summands(k, v, key_mask)
         if self.slot.pattern.cross:
-            return self._finished(_wide(q) @ self._state(k, v, gates[0]), x)
+            return self._finished(_read(q, self._state(k, v, gates[0])), x)
         if self.ways == 1:  # popped, so that nothing keeps the gates meanwhile
             return self._finished(self._carried(q, k, v, gates.pop()), x)
         out = self._carried(q, k, v, gates[0])
@@ -126,7 +127,7 @@ class Gla(Mechanism):
     ) -> tuple[Tensor, Any]:
         """Read the state (CC), or carry it over the new tokens too (CS)."""
         if k is None or v is None or y is None:
-            return self._finished(_wide(q) @ state, x), state
+            return self._finished(_read(q, state), x), state
         k, v = self._summands(k, v, key_mask)
         out, state = gated_linear(_wide(q), k, v, self._gates(y, key_mask)[0], state, self.chunk)
         return self._finished(out, x), state
@@ -149,7 +150,8 @@ class Gla(Mechanism):
         return gated_linear(_wide(q), k, v, gate, start, self.chunk)[0]
 
     def _state(self, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
-        return (k * after(gate).exp()).transpose(-1, -2) @ v
+        with full_precision(k.device.type):
+            return (k * after(gate).exp()).transpose(-1, -2) @ v
 
     def _finished(self, out: Tensor, x: Tensor) -> Tensor:
         """Scale, norm each head's result, and gate it."""
@@ -166,3 +168,8 @@ class Gla(Mechanism):
 def _wide(t: Tensor) -> Tensor:
     """16-bit tensors are summed in float32, as their gates are exponents."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
+def _read(q: Tensor, state: Tensor) -> Tensor:
+    with full_precision(q.device.type):
+        return _wide(q) @ state

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab.ops.pieces import in_pieces
+from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked, fitted, outer
 
 
@@ -22,7 +23,8 @@ def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, c
     size). `chunk` is a power of two. O(n (features + chunk) size) time, memory linear in n.
     """
     chunk = fitted(chunk, q.shape[2])
-    return in_pieces(partial(_linear, chunk=chunk), (q, k, v, gate), state, chunk)
+    with full_precision(q.device.type):  # a state rounded at each chunk would forget what is small
+        return in_pieces(partial(_linear, chunk=chunk), (q, k, v, gate), state, chunk)
 
 
 def _linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
@@ -45,7 +47,8 @@ def gated_scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tenso
     slots): each slot holds a key, gated on its own, and the result is every query's product with every slot.
     """
     chunk = fitted(chunk, q.shape[2])
-    return in_pieces(partial(_scores, chunk=chunk), (q, k, write, gate), state, chunk)
+    with full_precision(q.device.type):
+        return in_pieces(partial(_scores, chunk=chunk), (q, k, write, gate), state, chunk)
 
 
 def _scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
