@@ -107,7 +107,7 @@ def report(
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
     from cab import peaks
     from cab.api import load
-    from cab.records import Store, environments
+    from cab.records import Store, environments, outdated
     from cab.report import (
         print_report,
         print_utilisation,
@@ -133,6 +133,8 @@ def report(
         write_csv(frame, folder / name)
     write_parquet(rows, folder / "results.parquet")
     write_page(rows, places, folder / "index.html")
+    for meter, count in outdated(store).items():
+        typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it anew", err=True)
     for path in store.damaged:
         typer.echo(f"a damaged results file was set aside: {path}", err=True)
     typer.echo(f"written: {', '.join(str(folder / name) for name in [*tables, 'results.parquet', 'index.html'])}")

@@ -25,19 +25,18 @@ def serve(job: dict[str, Any]) -> None:
     # float32 is float32: in products PyTorch leaves it so, in a GPU's convolutions it would round to 10 bits
     torch.backends.cudnn.allow_tf32 = False
     try:
-        answer = _kept({"ok": _KINDS[job["kind"]](job)})
+        text = _written({"ok": _KINDS[job["kind"]](job)})
     except BaseException as error:
-        answer = failure(error)
-    write_whole(Path(job["result"]), json.dumps(answer))
+        text = _written(failure(error))
+    write_whole(Path(job["result"]), text)
 
 
-def _kept(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer that can be kept; what a plug-in returns may hold arrays or NaN, which no file of ours holds."""
+def _written(answer: dict[str, Any]) -> str:
+    """Write an answer as JSON; what a plug-in returns may hold arrays or NaN, which no file of ours holds."""
     try:
-        json.dumps(answer, allow_nan=False)
+        return json.dumps(answer, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error}: samples are finite numbers of Python, in lists and dictionaries") from None
-    return answer
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -94,16 +93,17 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             if meter.environment:  # what is counted on meta tensors needs no real inputs
                 workload.check(compared)
                 compared = True
-            answers[name] = _kept({"ok": _samples(meter.measure(workload, case))})
+            answers[name] = {"ok": _samples(meter.measure(workload, case))}
         except BaseException as error:
             answers[name] = failure(error)
     return {"meters": answers, "compared": compared, "seconds": time.monotonic() - start}
 
 
 def _samples(given: Any) -> dict[str, dict[str, Any]]:
-    """Check what a meter returned."""
+    """Check what a meter returned, before it is written with the other meters' answers."""
     if not isinstance(given, dict) or not all(isinstance(found, dict) for found in given.values()):
         raise TypeError(f"measure returned {type(given).__name__}: a dictionary for each metric is needed")
+    _written(given)
     return given
 
 

@@ -161,19 +161,17 @@ def _blocks(grid: Any, own: Axes) -> Iterator[Axes]:
             continue
         for group in ("mechanism", "task"):
             if group in own:  # who narrows a grid does not want what it says of the others
-                theirs = {
-                    key: values for key, values in theirs.items() if not _scoped_elsewhere(key, group, own[group])
-                }
+                theirs = {k: values for k, values in theirs.items() if not _scoped_elsewhere(k, group, mine[group])}
         yield {**theirs, **mine}
 
 
 def _narrowed(blocks: list[Axes], own: Axes) -> Iterator[Axes | None]:
     """Yield the user's keys for each block, with those of the user's mechanisms that are its; None where none is.
 
-    A mechanism that no block names, as a user's own file, joins the first block that asks for no backend.
+    A mechanism that no block names, as a user's own file, joins the first block that asks for no backend, or the first.
     """
     named = {name for block in blocks for name in block.get("mechanism", ())}
-    home = next((block for block in blocks if "mechanism" in block and "backend" not in block), None)
+    home = min((block for block in blocks if "mechanism" in block), key=lambda block: "backend" in block, default=None)
     for block in blocks:
         if "mechanism" not in own or "mechanism" not in block:
             yield own
@@ -181,7 +179,17 @@ def _narrowed(blocks: list[Axes], own: Axes) -> Iterator[Axes | None]:
         mine = [
             name for name in own["mechanism"] if name in block["mechanism"] or (name not in named and block is home)
         ]
-        yield {**own, "mechanism": mine} if mine else None
+        others = [name for name in own["mechanism"] if name not in mine]
+        keys = {k: values for k, values in own.items() if not _of_others(k, mine, others)}
+        yield {**keys, "mechanism": mine} if mine else None
+
+
+def _of_others(key: str, mine: list[Any], others: list[Any]) -> bool:
+    """Whether a key is of a mechanism that stands in other blocks alone, or of what such a one wraps."""
+    if key == INNER or key.startswith("mechanism.inner."):
+        return bool(others) and not any(_plugin("mechanism", str(n))[0].facts["patterns"] == "inner" for n in mine)
+    parts = key.split(".")
+    return len(parts) == 3 and parts[0] == "mechanism" and parts[1] in others
 
 
 def _scoped_elsewhere(key: str, group: str, chosen: list[Any]) -> bool:

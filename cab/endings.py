@@ -12,14 +12,9 @@ def judged(ending: Ending, deadline: float, limit: int) -> Answer:
         answer = Answer.of(ending.result)
         return Answer(answer.status, answer.reason, answer.value, ending.output)
     if ending.why == "deadline":
-        again = "--retry timeout asks again"
-        return Answer("timeout", f"took more than {deadline:g} s; {again}", output=ending.output, died=True)
+        return Answer("timeout", f"took more than {deadline:g} s", output=ending.output, died=True)
     died = describe(ending)
     if ending.signal is not None and ending.peak > NEAR * limit:
-        return Answer(
-            "oom",
-            f"{died} at {ending.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB; --retry oom asks again",
-            output=ending.output,
-            died=True,
-        )
+        reason = f"{died} at {ending.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"
+        return Answer("oom", reason, output=ending.output, died=True)
     return Answer("error", died, output=ending.output, died=True)

@@ -34,9 +34,8 @@ def of(*paths: str | Path) -> str:
             trees[path], imports, packages = _read(path, *_stamp(path))
             queue += imports
             versions |= {f"{name} {version}" for name in packages if (version := _version(name))}
-    own = sorted(trees.values()) + sorted(
-        versions
-    )  # by content alone: the same source in another folder has the same fingerprint
+    # by content alone: the same source in another folder has the same fingerprint
+    own = sorted(trees.values()) + sorted(versions)
     return hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
 
 

@@ -158,9 +158,26 @@ def table(store: Store, history: bool = False, files: Collection[str] | None = N
 
     Of a meter that has been measured by another method since, older numbers are history: the two are not compared.
     With `files` (as of `Item.file`), these alone: what a plan asks for, although something else was measured later.
-
-    Reads the cached rows of files that did not change, and the others anew.
     """
+    everything = _everything(store)
+    if files is not None:
+        everything = everything[everything["file"].isin(list(files))]
+    elif not history:
+        everything = _newest(everything)
+    return everything[COLUMNS].sort_values(["time", "case_id", "metric"], kind="stable").reset_index(drop=True)
+
+
+def outdated(store: Store) -> dict[str, int]:
+    """Return of each meter how many cases it has answered by an older method alone, so that no table shows them."""
+    everything = _everything(store)
+    newest = everything.groupby("meter")["version"].transform("max")
+    of_case = everything.groupby(["meter", "case_id"])["version"].transform("max")
+    counts = everything[of_case < newest].groupby("meter")["case_id"].nunique()
+    return {str(meter): int(count) for meter, count in counts.items()}
+
+
+def _everything(store: Store) -> "pd.DataFrame":
+    """Return the rows of all files, with what they are told apart by; of files that did not change, the cached ones."""
     import pandas as pd
 
     cached = _cached(store.folder)
@@ -181,11 +198,7 @@ def table(store: Store, history: bool = False, files: Collection[str] | None = N
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
     if new or len(fresh) != len(cached):
         _keep(everything, store.folder)
-    if files is not None:
-        everything = everything[everything["file"].isin(list(files))]
-    elif not history:
-        everything = _newest(everything)
-    return everything[COLUMNS].sort_values(["time", "case_id", "metric"], kind="stable").reset_index(drop=True)
+    return everything
 
 
 def environments(store: Store) -> "pd.DataFrame":

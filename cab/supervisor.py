@@ -186,10 +186,9 @@ class Supervisor:
             if item.searches:
                 return {item.meter: self._search(item, job, what)}
             answer = self._run(job, item.timeout, memory, what)
-        if item.trains and answer.status != "ok" and place.exists():
-            answer = replace(
-                answer, reason=f"{answer.reason}; --retry {answer.status} goes on from its last checkpoint"
-            )
+        if answer.status in ("timeout", "oom") or (answer.status != "ok" and place.exists()):
+            again = "goes on from its last checkpoint" if place.exists() else "asks again"
+            answer = replace(answer, reason=f"{answer.reason}; --retry {answer.status} {again}")
         if item.trains or answer.status != "ok":
             return {i.meter: answer for i in items}
         if answer.value["compared"]:

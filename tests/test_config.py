@@ -118,6 +118,12 @@ def test_a_block_of_a_grid_keeps_those_of_the_chosen_mechanisms_that_it_names(mo
     assert chosen("agent") == [("agent", "eager", 8)]
     assert chosen("softmax,agent") == [("softmax", "sdpa", 64), ("softmax", "eager", 64), ("agent", "eager", 8)]
     assert chosen("gla") == [("gla", "eager", 64)]  # no block names it: the first that asks for no backend
+    found = points(["grid=g", "task=speed", "mechanism=softmax,linear", "mechanism.linear.chunk=8"])
+    assert [(p.mechanism.name, p.params.get("chunk")) for p in found] == [
+        ("softmax", None), ("softmax", None), ("linear", 8),
+    ]  # fmt: skip
+    blocks[1:] = []
+    assert chosen("gla") == [("gla", "sdpa", 64)]  # refused by name later, and not dropped
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a machine can do at most, and how much of it a timing used."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from cab.cli import app
 from typer.testing import CliRunner
 
-from cab import environment, peaks
+from cab import environment, locks, peaks
 from cab.rates import copy_rate, matmul_rate
 from cab.records import COLUMNS
 from cab.report import print_utilisation, utilisation
@@ -54,6 +55,38 @@ def test_utilisation_is_of_the_needed_operations_and_the_roofline_of_what_takes_
     (line,) = utilisation(rows(latency=2.0, flops_counted=50.0, bytes_needed=10.0), peak).to_dict("records")
     assert (line["utilisation"], line["roofline"], line["bound"]) == (0.25, 0.5, "memory")
     assert line["peak_time"] == "2026"
+
+
+def test_a_training_step_is_held_to_the_products_of_its_precision() -> None:
+    peak = {HERE: {"matmul": {"float32": 100.0, "bfloat16": 1000.0}, "copy": 1e9, "time": "2026"}}
+    step = rows(latency=1.0, flops_counted=50.0, bytes_needed=1.0).assign(**{"pass": "train"})
+
+    def used(precision: str, device: str) -> float:
+        settings = json.dumps({"training": {"precision": precision}})
+        return float(utilisation(step.assign(settings=settings, device=device), peak)["utilisation"].iloc[0])
+
+    assert (used("auto", "cpu"), used("float32", "cuda")) == (0.5, 0.5)
+    assert (used("auto", "cuda"), used("bfloat16", "cpu")) == (0.05, 0.05)
+
+
+def test_one_gpu_has_one_identity_and_one_lock_whatever_it_is_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(environment, "_nvidia", lambda query, gpu: asked.append(gpu) or f"card {gpu}")
+    monkeypatch.setattr(locks, "runtime", lambda: tmp_path)
+
+    def locked(device: str) -> set[str]:
+        with locks.device(device, True):
+            return {path.name for path in tmp_path.iterdir()}
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environment.identity("cuda", 1, False) == environment.identity("cuda:0", 1, False)
+    assert locked("cuda") == locked("cuda:0") == {"cuda0.lock"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a")
+    assert environment.identity("cuda", 1, False)["gpu"] == "card 3"
+    assert locked("cuda:1") == {"cuda0.lock", "cudaGPU-8a.lock"}
+    assert environment.identity("cpu", 1, False)["gpu"] is None and set(asked) == {"0", "3"}
 
 
 @pytest.mark.parametrize(

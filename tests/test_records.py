@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cab.plan import plan
-from cab.records import COLUMNS, Store, environments, table
+from cab.records import COLUMNS, Store, environments, outdated, table
 
 
 def entry(
@@ -58,6 +58,7 @@ def test_what_a_meter_gave_by_an_older_method_is_history(store: Store) -> None:
     store.write(entry("flops", 3.0, hosted=False, key="k2"))
     assert sorted(table(store)["value"]) == [2.0, 3.0]
     assert sorted(table(store, history=True)["value"]) == [1.0, 2.0, 3.0]
+    assert outdated(store) == {"latency": 1}
 
 
 def test_of_a_plan_its_own_files_count_and_not_the_newest(store: Store) -> None:

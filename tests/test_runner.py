@@ -44,6 +44,17 @@ class Notes(Silent):
         self.ended.append((item.meter, status, reason))
 
 
+def users_file(folder: Path, body: str, patterns: str = "{'NS': 'native'}") -> str:
+    """Write a mechanism of a user's with this body, and return its name."""
+    lines = "".join(f"    {line}\n" if line else "\n" for line in body.splitlines())
+    text = f"import torch\nfrom cab import Mechanism\n\n\nclass Mine(Mechanism):\n    patterns = {patterns}\n\n{lines}"
+    (folder / "mine.py").write_text(text)
+    return "./mine.py:Mine"
+
+
+ATTEND = "def attend(self, q, k, v, key_mask=None, query_mask=None):\n"
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with Server() as shared:
@@ -163,16 +174,20 @@ def test_a_shorter_source_is_not_skipped_for_a_longer_one(tmp_path: Path) -> Non
     assert found[128, 65536]["reason"] == "oom at n=64 m=65536"
 
 
-def test_a_constructor_too_large_for_the_machine_costs_its_own_case_alone(server: Server, elsewhere: Path) -> None:
-    (elsewhere / "large.py").write_text(
-        "import torch\nfrom cab import Mechanism\n\n\nclass Large(Mechanism):\n    patterns = {'NS': 'native'}\n\n"
-        "    def __init__(self, slot):\n        super().__init__(slot)\n"
-        "        if slot.max_len > 100:\n            torch.empty(2**60)\n\n"
-        "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
+def test_a_constructor_too_large_for_the_machine_costs_its_own_case_alone(
+    server: Server, lawful: None, elsewhere: Path
+) -> None:
+    large = (
+        "def __init__(self, slot):\n    super().__init__(slot)\n    torch.empty(2**60 if slot.max_len > 100 else 1)\n"
     )
-    items = plan([*FAST, "mechanism=./large.py:Large", "seq_len=64,128", "meters=[parameters]"]).items
-    supervisor = Supervisor(Store(elsewhere / "results"), server, Options(elsewhere), Notes())
-    supervisor.preflight(items)  # raises nothing: the case's own child says what became of it
+    name = users_file(elsewhere, f"{large}\n{ATTEND}    return v\n")
+    items = plan([*FAST, f"mechanism={name}", "seq_len=64,128", "meters=[parameters]"]).items
+    store = Store(elsewhere / "results").open_for_writing()
+    supervisor = Supervisor(store, server, Options(elsewhere), Notes())
+    supervisor.preflight(items)
+    supervisor.carry_out(items)
+    statuses = [store.read(item.file)["metrics"]["parameters"]["status"] for item in items]  # type: ignore[index]
+    assert statuses == ["ok", "oom"]
 
 
 def test_the_servers_death_costs_nothing_but_time(server: Server, lawful: None, elsewhere: Path) -> None:
@@ -231,13 +246,10 @@ def test_the_readmes_mechanism_is_lawful_and_measured(server: Server, elsewhere:
 
 
 def test_a_broken_mechanism_gets_no_number(server: Server, elsewhere: Path) -> None:
-    (elsewhere / "broken.py").write_text(
-        "from cab import Mechanism\n\n\nclass Broken(Mechanism):\n    patterns = {'CS': 'native'}\n\n"
-        "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n"
-        "        return v.mean(2, keepdim=True).expand_as(v).contiguous()\n\n    reference = attend\n\n"
-        "    def flops(self, n, m, backend='eager'):\n        return 0.0\n"
-    )
-    found, _ = carry_out(server, ["mechanism=./broken.py:Broken", "pattern=CS", "seq_len=64"], elsewhere)
+    pooled = f"{ATTEND}    return v.mean(2, keepdim=True).expand_as(v).contiguous()\n\nreference = attend\n"
+    flops = "def flops(self, n, m, backend='eager'):\n    return 0.0\n"
+    name = users_file(elsewhere, f"{pooled}\n{flops}", "{'CS': 'native'}")
+    found, _ = carry_out(server, [f"mechanism={name}", "pattern=CS", "seq_len=64"], elsewhere)
     for metrics in found.values():
         assert {m["status"] for m in metrics.values()} == {"wrong"} and not any("value" in m for m in metrics.values())
         assert all(m["reason"].startswith("law ") for m in metrics.values())
@@ -371,10 +383,30 @@ def test_what_a_meter_returns_is_checked(given: Any) -> None:
         child._samples(given)
 
 
+@pytest.mark.usefixtures("lawful")
+def test_a_meter_that_takes_the_child_with_it_costs_no_other_meter(tmp_path: Path) -> None:
+    """On a stand-in for the fork server, whose children die while they count parameters."""
+
+    class Deadly:
+        def run(self, job: dict[str, Any], *_: Any) -> Ending:
+            if "parameters" in job["meters"]:
+                return Ending(None, "ended", None, 11, 0, 1.0, "")
+            counted = {name: {"samples": [1.0]} for name in plugins.card("meter", "flops").facts["metrics"]}
+            return Ending(
+                {"ok": {"meters": {"flops": {"ok": counted}}, "compared": False}}, "ended", 0, None, 0, 1.0, ""
+            )
+
+    store = Store(tmp_path).open_for_writing()
+    items = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[flops,parameters]"]).items
+    Supervisor(store, Deadly(), Options(tmp_path), Notes()).carry_out(items)  # type: ignore[arg-type]
+    statuses = {item.meter: {m["status"] for m in store.read(item.file)["metrics"].values()} for item in items}  # type: ignore[index]
+    assert statuses == {"flops": {"ok"}, "parameters": {"error"}}
+
+
 @pytest.mark.parametrize("sample", [np.float32(1), float("nan"), float("inf")])
 def test_samples_that_no_file_can_hold_are_refused(sample: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="finite numbers of Python"):
-        child._kept({"ok": {"number": {"samples": [sample]}}})
+        child._samples({"number": {"samples": [sample]}})
 
 
 def test_a_value_without_a_finite_interval_is_an_error_and_the_run_goes_on(
@@ -390,13 +422,10 @@ def test_a_value_without_a_finite_interval_is_an_error_and_the_run_goes_on(
 
 
 def test_a_source_that_changes_during_the_run_gives_no_number(server: Server, lawful: None, elsewhere: Path) -> None:
-    mine = elsewhere / "mine.py"
-    source = "from cab import Mechanism\n\n\nclass Mine(Mechanism):\n    patterns = {'NS': 'native'}\n\n"
-    source += "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
-    mine.write_text(source)
+    name = users_file(elsewhere, f"{ATTEND}    return v\n")
     store = Store(elsewhere / "results").open_for_writing()
-    (item,) = plan([*FAST, "mechanism=./mine.py:Mine", "seq_len=16", "meters=[parameters]"]).items
-    mine.write_text(source.replace("return v", "return 2 * v"))
+    (item,) = plan([*FAST, f"mechanism={name}", "seq_len=16", "meters=[parameters]"]).items
+    users_file(elsewhere, f"{ATTEND}    return 2 * v\n")
     Supervisor(store, server, Options(elsewhere), Notes()).carry_out([item])
     entry = store.read(item.file)
     assert entry is not None and {m["status"] for m in entry["metrics"].values()} == {"error"}

@@ -1,6 +1,6 @@
 """Where each mechanism starts to beat softmax, and how its costs grow: in the terminal, on the page, as files."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,7 @@ def _lines(lengths: "DataFrame", growing: "DataFrame") -> Iterator[dict[str, str
         mark = " faster than declared" if row["agrees"] is False else ""
         text = f"{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f}){mark}"
         found.setdefault(tuple(row[name] for name in _LINE), {})["exponent"] = text
-    # a latency and a peak of memory are of two environments on one machine: what differs is said within a metric
-    metric = _LINE.index("metric")
-    differs = [
-        i for i in range(len(_SHOWN), len(_LINE)) if any(len({key[i] for key in found if key[metric] == m}) > 1
-        for m in {key[metric] for key in found})
-    ]  # fmt: skip
+    differs = _differing(found)
     for key in sorted(found, key=lambda key: (*map(str, key[3:6]), *(str(key[i]) for i in differs), key[0])):
         mechanism, params, backend, *rest = key[: len(_SHOWN)]
         same = [other for other in found if other[0] == mechanism and other[2:] == key[2:]]
@@ -82,3 +77,15 @@ def _lines(lengths: "DataFrame", growing: "DataFrame") -> Iterator[dict[str, str
         if differs:
             shown["of"] = ", ".join(f"{_LINE[i].removesuffix('_id')} {key[i]}" for i in differs)
         yield shown | {title: found[key].get(title, "") for title in [*against, "exponent"]}
+
+
+def _differing(lines: Collection[tuple[Any, ...]]) -> list[int]:
+    """Return which parts of a line's question, beyond what is shown, are not the same in all lines of some metric.
+
+    Within a metric, since a latency and a peak of memory are of two environments on one machine.
+    """
+    by_metric: dict[Any, list[tuple[Any, ...]]] = {}
+    for line in lines:
+        by_metric.setdefault(line[_SHOWN.index("metric")], []).append(line)
+    parts = range(len(_SHOWN), len(_LINE))
+    return [i for i in parts if any(len({line[i] for line in alike}) > 1 for alike in by_metric.values())]
