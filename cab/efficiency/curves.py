@@ -11,6 +11,8 @@ METRICS = ("latency", "peak_allocated", "peak_resident")
 ANYWHERE = 1e6  # a factor by which no two measured costs of one question differ
 # what must be equal for two lengths to lie on one curve; m follows n
 FIXED = "pattern task level pass batch heads dim dtype device seed scale settings metric unit environment_id".split()
+_CURVE = ("mechanism", "params", "backend", *FIXED)
+_POINT = ("n", "value", "converged", "ci_low", "ci_high")
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,22 @@ def curves(rows: "DataFrame") -> Iterator[Curve]:
     """Yield the curves of a tidy table: what is `ok`, at lengths where m = n, at least one point each."""
     good = rows[
         (rows["status"] == "ok") & rows["metric"].isin(METRICS) & rows["step"].isna() & (rows["n"] == rows["m"])
-    ]
-    for key, group in good.groupby(["mechanism", "params", "backend", *FIXED], dropna=False, sort=False):
-        points = []
-        for row in group.sort_values("n").to_dict("records"):
-            value = float(row["value"])
-            # exact where nothing can converge; what has no interval yet, of one process, may lie anywhere
-            exact = _missing(row["converged"]) or bool(row["converged"])
-            low, high = (
-                float(row[end]) if not _missing(row[end]) else value if exact else value * unknown
-                for end, unknown in (("ci_low", 1 / ANYWHERE), ("ci_high", ANYWHERE))
-            )
-            points.append(Point(int(row["n"]), value, low, high))
-        mechanism, params, backend, *fixed = key
-        setting = {name: None if _missing(v) else v for name, v in zip(FIXED, fixed, strict=True)}
-        yield Curve(str(mechanism), str(params), str(backend), setting, tuple(points))
+    ][[*_CURVE, *_POINT]]
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for row in good.astype(object).where(good.notna(), None).to_dict("records"):
+        found.setdefault(tuple(row[name] for name in _CURVE), []).append(_point(row))
+    for (mechanism, params, backend, *fixed), points in found.items():
+        setting = dict(zip(FIXED, fixed, strict=True))
+        in_order = tuple(sorted(points, key=lambda point: point.n))
+        yield Curve(str(mechanism), str(params), str(backend), setting, in_order)
 
 
-def _missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value))
+def _point(row: dict[Any, Any]) -> Point:
+    value = float(row["value"])
+    # exact where nothing can converge; what has no interval yet, of one process, may lie anywhere
+    exact = row["converged"] is None or bool(row["converged"])
+    low, high = (
+        float(row[end]) if row[end] is not None else value if exact else value * unknown
+        for end, unknown in (("ci_low", 1 / ANYWHERE), ("ci_high", ANYWHERE))
+    )
+    return Point(int(row["n"]), value, low, high)

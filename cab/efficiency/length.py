@@ -97,14 +97,15 @@ def efficiency_lengths(rows: "DataFrame", against: Sequence[str] = ("eager", "sd
 
 
 def _lines(measured: list[Curve], against: Sequence[str]) -> Iterator[dict[str, Any]]:
+    rivals: dict[tuple[Any, ...], list[Curve]] = {}
+    for curve in measured:
+        if curve.mechanism == "softmax":
+            rivals.setdefault((curve.backend, *curve.setting.values()), []).append(curve)
     for curve in measured:
         if curve.mechanism in ("softmax", "none"):
             continue
         for backend in against:
-            rivals = [
-                c for c in measured if c.mechanism == "softmax" and c.backend == backend and c.setting == curve.setting
-            ]
-            for rival in rivals:
+            for rival in rivals.get((backend, *curve.setting.values()), []):
                 found = efficiency_length(curve.points, rival.points)
                 if found is None:
                     continue

@@ -160,7 +160,7 @@ class Failure:
 
 def status_counts(rows: "DataFrame") -> dict[str, tuple[int, int]]:
     """Return status -> how many rows have it, and how many cases have it as their worst."""
-    answers = final(rows[rows["grade"].fillna("") != "floor"])  # which nobody asked for
+    answers = final(rows[rows["grade"] != "floor"])  # which nobody asked for
     by_row = Counter(str(status) for status in answers["status"])
     worst: dict[str, int] = {}
     for case, status in zip(answers["case_id"], answers["status"], strict=True):

@@ -58,7 +58,7 @@ def write_page(rows: "DataFrame", environments: "DataFrame", path: Path) -> None
 
 def _summary(rows: "DataFrame") -> Iterator[str]:
     counts = notes.status_counts(rows)
-    measured = rows[rows["grade"].fillna("") != "floor"]
+    measured = rows[rows["grade"] != "floor"]
     cases, mechanisms = measured["case_id"].nunique(), measured["mechanism"].nunique()
     times = sorted(str(time)[:10] for time in rows["time"].dropna())
     when = f", measured {times[0]}" + (f" to {times[-1]}" if times[0] != times[-1] else "") if times else ""

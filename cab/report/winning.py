@@ -1,5 +1,6 @@
 """Where each mechanism starts to beat softmax, and how its costs grow: in the terminal, on the page, as files."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -69,10 +70,11 @@ def _lines(lengths: "DataFrame", growing: "DataFrame") -> Iterator[dict[str, str
         text = f"{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f}){mark}"
         found.setdefault(tuple(row[name] for name in _LINE), {})["exponent"] = text
     differs = _differing(found)
+    kinds = Counter((mechanism, *rest) for mechanism, params, *rest in found)
     for key in sorted(found, key=lambda key: (*map(str, key[3:6]), *(str(key[i]) for i in differs), key[0])):
         mechanism, params, backend, *rest = key[: len(_SHOWN)]
-        same = [other for other in found if other[0] == mechanism and other[2:] == key[2:]]
-        name = mechanism + (f" {params}" if len(same) > 1 else "") + ("" if backend == "eager" else f" {backend}")
+        several = kinds[mechanism, *key[2:]] > 1
+        name = mechanism + (f" {params}" if several else "") + ("" if backend == "eager" else f" {backend}")
         shown = dict(zip(("mechanism", "pattern", "pass", "metric"), (name, *rest), strict=True))
         if differs:
             shown["of"] = ", ".join(f"{_LINE[i].removesuffix('_id')} {key[i]}" for i in differs)
