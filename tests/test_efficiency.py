@@ -53,6 +53,10 @@ def test_already_and_never_are_answers_and_say_whether_they_are_certain() -> Non
     assert str(efficiency_length(exact(3, 5, spread=0.5), exact(2, 4))) == "never up to 512 (not certain)"
 
 
+def test_an_open_end_of_an_interval_is_written_as_one() -> None:
+    assert str(efficiency_length(exact(2, 0.9, spread=0.9), exact(1, 1))) == "from 467 (? to ?)"
+
+
 def test_curves_without_a_common_length_have_no_answer() -> None:
     assert efficiency_length(exact(1, lengths=(256,)), exact(1, lengths=(512,))) is None
 

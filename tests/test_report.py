@@ -30,6 +30,8 @@ UNITS = {
     "latency": ("seconds", False),
     "peak_allocated": ("bytes", False),
     "peak_resident": ("bytes", False),
+    "bytes_moved": ("bytes", False),
+    "bytes_needed": ("bytes", None),
     "flops": ("FLOP", False),
     "flops_needed": ("FLOP", None),
     "parameters": ("parameters", None),
@@ -248,6 +250,13 @@ def test_a_tasks_first_metric_is_its_headline(monkeypatch: pytest.MonkeyPatch) -
     about = {"task": "mine", "level": "model", "pass": "train", "data_source": "d"}
     scores = {"accuracy": (0.9, 0.8, 1.0), "f1": (0.5, 0.4, 0.6)}
     assert board_of(case(scores, **about)).headline.name == "f1"
+
+
+def test_of_one_unit_a_meters_first_metric_comes_first_whatever_was_measured_first() -> None:
+    names = ("bytes_moved", "latency", "bytes_needed", "peak_resident", "peak_allocated")
+    for order in (names, names[::-1]):
+        board = board_of(case(dict.fromkeys(order, 1.0)))
+        assert [metric.name for metric in board.metrics[:2]] == ["latency", "peak_allocated"]
 
 
 def test_what_failed_everywhere_stands_without_a_machine_of_its_own() -> None:

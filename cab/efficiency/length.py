@@ -32,8 +32,7 @@ class Efficiency:
 
     def __str__(self) -> str:
         if self.answer == "from":
-            low = "" if self.low is None else f"{self.low:.0f}"
-            high = "" if self.high is None else f"{self.high:.0f}"
+            low, high = ("?" if end is None else f"{end:.0f}" for end in (self.low, self.high))
             return f"from {self.length:.0f} ({low} to {high})"
         if self.answer == "already":
             return f"already at {self.high:.0f}" + ("" if self.low is None else " (not certain)")

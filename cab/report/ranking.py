@@ -27,12 +27,13 @@ def leaderboard(rows: "DataFrame", environments: "DataFrame | None" = None) -> l
     return sorted(boards, key=_place)
 
 
-def _costs() -> set[str]:
-    """Name what meters measure of any mechanism; other metrics are a task's own scores."""
-    return {name for card in cards_of("meter").values() if isinstance(card, Card) for name in card.facts["metrics"]}
+def _costs() -> dict[str, int]:
+    """Return the place in its meter of what is measured of any mechanism; other metrics are a task's own scores."""
+    cards = (card for card in cards_of("meter").values() if isinstance(card, Card))
+    return {name: place for card in cards for place, name in enumerate(card.facts["metrics"])}
 
 
-def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int, costs: set[str]) -> Board:
+def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int, costs: dict[str, int]) -> Board:
     found = {}
     for row in rows:
         name, unit = row["metric"], row["unit"] or ""
@@ -44,7 +45,8 @@ def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int
         key=lambda m: (
             (-1, declared.index(m.name) if m.name in declared else len(declared))
             if m.scores
-            else (order.get(m.unit, len(order)), 0)
+            else (order.get(m.unit, len(order)), costs.get(m.name, len(costs))),
+            m.name,
         ),
     )
     timed = [metric for metric in metrics if metric.unit == "seconds"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TITLE = "From which length it beats softmax"
 ABOUT = (
     "the length from which the cost lies below softmax's at every longer measured length; between two measured "
-    "lengths interpolated on the logs; in brackets where the intervals of both costs let it be (nothing: open)"
+    "lengths interpolated on the logs; in brackets where the intervals of both costs let it be (?: open)"
 )
 GROWTH = "cost ~ n^exponent over the measured lengths, 95 % interval of the fit"
 _SHOWN = ("mechanism", "params", "backend", "pattern", "pass", "metric")
