@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.cache import appended, cached
+from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked
 from cab.ops.softmax import Attention, fused, masked_softmax, written_out
 from cab.ops.sorting import (
@@ -234,7 +235,8 @@ class Sinkhorn(Mechanism):
         )
 
     def _compared(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        scores = ours @ theirs.transpose(-1, -2) / (self.slot.dim**0.5 * self.temperature)
+        with full_precision(ours.device.type):  # means are in float32 at least; blocks that are close change places
+            scores = ours @ theirs.transpose(-1, -2) / (self.slot.dim**0.5 * self.temperature)
         return scores + gumbel(scores) / self.temperature if self.training else scores
 
     def _sorting(self, q: Tensor, k: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
