@@ -203,8 +203,14 @@ def _hyperparameters(init: ast.FunctionDef | None, kind: str, name: str) -> tupl
     if init is None:
         return {}, []
     params, takes = {}, []
-    if kind == "mechanism":
-        takes += [a.arg for a in init.args.args if a.arg in GIVEN[kind]]
+    placed = [*init.args.posonlyargs, *init.args.args][2 if kind == "mechanism" else 1 :]  # after self and the slot
+    for arg in placed:
+        if arg.arg not in GIVEN[kind]:
+            raise UsageError(
+                f"{kind} '{name}': hyper-parameters are keyword-only, and `{arg.arg}` is not (line {arg.lineno}): "
+                f"write a * before it, as in `*, {arg.arg}=...`"
+            )
+        takes.append(arg.arg)
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
         if arg.arg in GIVEN[kind]:
             takes.append(arg.arg)

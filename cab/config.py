@@ -17,6 +17,7 @@ from cab import plugins
 from cab.cards import REQUIRED, Card
 from cab.errors import UsageError, unknown
 from cab.folders import beside
+from cab.grids import narrowed, scoped_elsewhere
 from cab.hyperparameters import INNER, Axes, inner_choices, own_axes
 from cab.keys import SCALES, check_root
 
@@ -156,45 +157,18 @@ def _blocks(grid: Any, own: Axes) -> Iterator[Axes]:
     if not isinstance(blocks, list) or not all(isinstance(b, list) for b in blocks):
         raise UsageError(f"grid '{grid}' must hold `blocks`, each a list of overrides")
     parsed = [parse([str(text) for text in block]) for block in blocks]
-    for theirs, mine in zip(parsed, _narrowed(parsed, own), strict=True):
+    used: set[str] = set()
+    for theirs, mine in zip(parsed, narrowed(parsed, own, partial(_plugin, "mechanism")), strict=True):
         if mine is None:
             continue
+        used |= set(mine)
         for group in ("mechanism", "task"):
             if group in own:  # who narrows a grid does not want what it says of the others
-                theirs = {k: values for k, values in theirs.items() if not _scoped_elsewhere(k, group, mine[group])}
+                theirs = {k: values for k, values in theirs.items() if not scoped_elsewhere(k, group, mine[group])}
         yield {**theirs, **mine}
-
-
-def _narrowed(blocks: list[Axes], own: Axes) -> Iterator[Axes | None]:
-    """Yield the user's keys for each block, with those of the user's mechanisms that are its; None where none is.
-
-    A mechanism that no block names, as a user's own file, joins the first block that asks for no backend, or the first.
-    """
-    named = {name for block in blocks for name in block.get("mechanism", ())}
-    home = min((block for block in blocks if "mechanism" in block), key=lambda block: "backend" in block, default=None)
-    for block in blocks:
-        if "mechanism" not in own or "mechanism" not in block:
-            yield own
-            continue
-        mine = [
-            name for name in own["mechanism"] if name in block["mechanism"] or (name not in named and block is home)
-        ]
-        others = [name for name in own["mechanism"] if name not in mine]
-        keys = {k: values for k, values in own.items() if not _of_others(k, mine, others)}
-        yield {**keys, "mechanism": mine} if mine else None
-
-
-def _of_others(key: str, mine: list[Any], others: list[Any]) -> bool:
-    """Whether a key is of a mechanism that stands in other blocks alone, or of what such a one wraps."""
-    if key == INNER or key.startswith("mechanism.inner."):
-        return bool(others) and not any(_plugin("mechanism", str(n))[0].facts["patterns"] == "inner" for n in mine)
-    parts = key.split(".")
-    return len(parts) == 3 and parts[0] == "mechanism" and parts[1] in others
-
-
-def _scoped_elsewhere(key: str, group: str, chosen: list[Any]) -> bool:
-    parts = key.split(".")
-    return len(parts) == 3 and parts[0] == group and parts[1] not in chosen
+    lost = [key for key in own if key not in used]
+    if lost:
+        raise UsageError(f"'{lost[0]}': no block of grid={grid} holds a mechanism that this is for")
 
 
 def _expand(block: Axes) -> list[Point]:

@@ -18,7 +18,7 @@ def local(items: Sequence[Item], store: Store, options: Options, report: Report)
         pending = supervisor.pending(items)
         report.start(items, pending)
         if pending:
-            supervisor.preflight(pending)
+            supervisor.preflight(pending, whole=len(pending) == len(items))
             supervisor.carry_out(pending)
 
 

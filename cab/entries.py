@@ -1,8 +1,8 @@
 """An entry of the store as it grows: one process's answer after another, reduced to values."""
 
 import math
-import time
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from cab import plugins
@@ -10,7 +10,12 @@ from cab.cases import worst
 from cab.contracts.meter import Meter
 from cab.environment import environment_id
 from cab.plan import Item
-from cab.records import FINAL, SCHEMA
+from cab.records import FINAL, SCHEMA, now
+
+_READING: dict[str, tuple[type, ...]] = {
+    **{"value": (int, float), "ci_low": (int, float, NoneType), "ci_high": (int, float, NoneType)},
+    **{"count": (int, NoneType), "processes": (int, NoneType), "converged": (bool, NoneType), "stop_reason": (str,)},
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,11 @@ class Answer:
     value: dict[str, Any] = field(default_factory=dict)
     output: str = ""
     died: bool = False  # the child returned nothing
+    again: bool = False  # not an answer that stands: the next run asks anew
+
+    def __post_init__(self) -> None:
+        """Make the reason a text that can be printed and kept: of an undecodable file name, say."""
+        object.__setattr__(self, "reason", self.reason.encode(errors="replace").decode())
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Answer":
@@ -72,7 +82,7 @@ def statuses(entry: dict[str, Any]) -> tuple[str, str]:
 
 def merged(entry: dict[str, Any], item: Item, answer: Answer, details: dict[str, Any]) -> dict[str, Any]:
     """Return the entry with one more process's answer in it, and every value made anew of the samples."""
-    entry = {**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "processes": list(entry["processes"])}
+    entry = {**entry, "time": now(), "processes": list(entry["processes"])}
     given = answer.value.get("metrics", answer.value) if answer.status == "ok" else {}
     if answer.status == "ok":
         kept = {name: given[name] for name in item.metrics if name in given}
@@ -80,9 +90,13 @@ def merged(entry: dict[str, Any], item: Item, answer: Answer, details: dict[str,
         for extra in ("curve", "best_step", "stopped", "floors"):
             if extra in answer.value:
                 entry[extra] = answer.value[extra]
+        for name, value in [pair for floor in entry.get("floors", {}).values() for pair in floor.items()]:
+            if not isinstance(value, int | float):
+                raise TypeError(f"floors: {name} is {value!r}")
         if "source" in answer.value:
             source = answer.value["source"]
             entry |= {"data_source": source["name"], "data": source, "split": "test"}
+    entry["again"], entry["memory_limit"] = answer.again, item.memory_limit
     entry["metrics"] = {
         name: _metric(entry, item, name, unit, higher, answer) for name, (unit, higher) in item.metrics.items()
     }
@@ -108,9 +122,12 @@ def _metric(
         reading = meter.reduce(name, processes)
     except Exception as error:
         return {**about, "status": "error", "reason": f"reduce: {type(error).__name__}: {error}"}
-    for what, number in (("value", reading.value), ("lower end", reading.ci_low), ("upper end", reading.ci_high)):
-        if number is not None and not math.isfinite(number):
-            return {**about, "status": "error", "reason": f"reduce: the {what} of {name} is {number}"}
+    for what, kinds in _READING.items():
+        found = getattr(reading, what)
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+            return {**about, "status": "error", "reason": f"reduce: {what} of {name} is {found!r}"}
+        if isinstance(found, float) and not math.isfinite(found):
+            return {**about, "status": "error", "reason": f"reduce: {what} of {name} is {found}"}
     return {
         **about,
         "status": "ok",

@@ -27,12 +27,12 @@ def of(*paths: str | Path) -> str:
     """
     trees: dict[Path, str] = {}
     versions: set[str] = set()
-    queue = [Path(path).resolve() for path in paths]
+    queue = [(path := Path(given).resolve(), path.parent) for given in paths]
     while queue:
-        path = queue.pop()
+        path, root = queue.pop()
         if path not in trees:
-            trees[path], imports, packages = _read(path, *_stamp(path))
-            queue += imports
+            trees[path], imports, packages = _read(path, root, *_stamp(path))
+            queue += [(found, root) for found in imports]
             versions |= {f"{name} {version}" for name in packages if (version := _version(name))}
     # by content alone: the same source in another folder has the same fingerprint
     own = sorted(trees.values()) + sorted(versions)
@@ -66,8 +66,11 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 @cache
-def _read(path: Path, *_: int) -> tuple[str, tuple[Path, ...], frozenset[str]]:
-    """Return the hash of a file, the files that it imports, and the packages that a user's file imports."""
+def _read(path: Path, root: Path, *_: int) -> tuple[str, tuple[Path, ...], frozenset[str]]:
+    """Return the hash of a file, the files that it imports, and the packages that a user's file imports.
+
+    `root` is the folder of the plug-in that all this began with: its packages are named from there.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
@@ -85,7 +88,7 @@ def _read(path: Path, *_: int) -> tuple[str, tuple[Path, ...], frozenset[str]]:
                 names += [f"{module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-    found += [p for name in names for p in _resolve(name, path)]
+    found += [p for name in names for p in _resolve(name, path, root)]
     packages = {name.split(".")[0] for name in names} - {"cab", *sys.stdlib_module_names} if _is_users(path) else ()
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(dict.fromkeys(found)), frozenset(packages)
 
@@ -102,17 +105,18 @@ def _distributions() -> Mapping[str, list[str]]:
     return packages_distributions()
 
 
-def _resolve(name: str, importer: Path) -> list[Path]:
+def _resolve(name: str, importer: Path, root: Path) -> list[Path]:
     """Return the file of `cab.x.y` or `cab.x.y.name`; of another package nothing, of a neighbour its file."""
     parts = name.split(".")
     if parts[0] != "cab":
         # only of a user's file, whose helpers lie beside it; a plug-in of ours imports no neighbour
-        return [p for p in _resolve_in(importer.parent, name) if p != importer] if _is_users(importer) else []
+        folders = dict.fromkeys((importer.parent, root)) if _is_users(importer) else ()
+        return [p for folder in folders for p in _resolve_in(folder, name) if p != importer]
     if len(parts) == 2 and parts[1] in _lazy():
         parts = _lazy()[parts[1]].split(".")
     while len(parts) > 1:
-        root = beside(parts[1]).parent if parts[1] in _PLUGINS else PACKAGE
-        place = root.joinpath(*parts[1:])
+        top = beside(parts[1]).parent if parts[1] in _PLUGINS else PACKAGE
+        place = top.joinpath(*parts[1:])
         for candidate in (place.with_suffix(".py"), place / "__init__.py"):
             if candidate.is_file():
                 return [candidate]

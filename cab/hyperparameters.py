@@ -5,6 +5,7 @@ A wrapper's inner mechanism is chosen by `mechanism@mechanism.inner=agent`, and 
 
 from collections.abc import Callable
 from itertools import product
+from math import isfinite
 from typing import Any
 
 from cab.cards import Card
@@ -38,7 +39,7 @@ def own_axes(group: str, name: str, chosen: dict[str, tuple[Card, dict[str, Any]
             raise unknown(f"hyper-parameter of {group} '{name}'", param, card.params, hint)
         for value in values:
             if not _fits(defaults[param], value):
-                expected = type(defaults[param]).__name__
+                expected = "a finite number" if isinstance(defaults[param], float) else type(defaults[param]).__name__
                 raise UsageError(f"{key}={value}: {group} '{name}' expects {expected}, as in {defaults[param]!r}")
         axes[param] = values
     return axes
@@ -86,5 +87,5 @@ def _fits(default: Any, value: Any) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, type(default))
     if isinstance(default, float):
-        return isinstance(value, int | float)
+        return isinstance(value, int | float) and isfinite(value)
     return isinstance(value, type(default))

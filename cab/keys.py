@@ -1,6 +1,7 @@
 """What each key of `cab run` accepts: one table, and messages that say what was given and what is accepted."""
 
 import re
+from math import isfinite
 from typing import Any
 
 from cab.cases import DTYPES, LEVELS, PASSES
@@ -101,7 +102,8 @@ def _whole(key: str, value: Any, least: int) -> None:
 
 
 def _number(key: str, value: Any, low: float, high: float, above: bool = False, below: bool = False) -> None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    fits = number and low <= value <= high
     if not fits or (above and value == low) or (below and value == high):
         bounds = f"{'above' if above else 'at least'} {low}" + (f" and below {high}" if below else "")
         raise UsageError(f"{key}={value}: expected a number {bounds}")

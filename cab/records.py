@@ -7,8 +7,10 @@ Schema 1 (2026-11): first version.
 """
 
 import json
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,9 +193,9 @@ def _everything(store: Store) -> "pd.DataFrame":
         entry = store._load(paths[file])
         if entry is not None:
             extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
-            extra |= {"version": entry.get("version", 1)}
+            extra |= {"version": entry.get("version", 1), "asked": entry.get("asked", entry["time"])}
             new += [{**row, **extra} for row in rows(entry)]
-    everything = _typed(pd.DataFrame(new, columns=[*COLUMNS, *_EXTRA]))
+    everything = _fitting(new, store, paths)
     if len(fresh):
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
     if new or len(fresh) != len(cached):
@@ -211,15 +213,55 @@ def environments(store: Store) -> "pd.DataFrame":
     return pd.DataFrame(list(found.values()), columns=None if found else ["environment_id"])
 
 
-_EXTRA = ["file", "stamp", "meter", "hosted", "version"]
+_EXTRA = ["file", "stamp", "meter", "hosted", "version", "asked"]
+
+
+def make_current(store: Store, files: Collection[str]) -> None:
+    """Let what these files hold be what a table shows, where others have answered their questions since.
+
+    After an edit has been undone, what a run asks for was measured before the edit was.
+    """
+    everything = _everything(store)
+    older = set(everything.loc[everything["file"].isin(list(files)), "file"]) - set(_newest(everything)["file"])
+    for file in sorted(older):
+        entry = store.read(file)
+        if entry is not None:
+            store.write({**entry, "asked": now()})
+
+
+def now() -> str:
+    """Return the time as rows state it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _newest(everything: "pd.DataFrame") -> "pd.DataFrame":
-    """Keep, of each case and meter, the newest file; where the host matters, the newest of each environment."""
+    """Keep, of each case and meter, the file asked for last; where the host matters, of each environment."""
     everything = everything[everything["version"] == everything.groupby("meter")["version"].transform("max")]
     where = everything["environment_id"].where(everything["hosted"].astype(bool), "")
-    newest = everything.groupby([everything["case_id"], everything["meter"], where])["time"].transform("max")
-    return everything[everything["time"] == newest]
+    asked = everything["asked"] + " " + everything["stamp"].astype("string").str.zfill(20)  # two in one second
+    return everything[asked == asked.groupby([everything["case_id"], everything["meter"], where]).transform("max")]
+
+
+def _fitting(new: list[dict[str, Any]], store: Store, paths: dict[str, Path]) -> "pd.DataFrame":
+    """Make a table of rows; a file with a value of another type than its column's is damaged, and is set aside."""
+    import pandas as pd
+
+    def table_of(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+        return _typed(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA]))
+
+    try:
+        return table_of(new)
+    except (TypeError, ValueError):  # a text that is no Unicode is a ValueError
+        fitting = []
+        for file, of_file in groupby(new, key=lambda row: row["file"]):
+            rows = list(of_file)
+            try:
+                table_of(rows)
+            except (TypeError, ValueError):
+                store._set_aside(paths[file])
+            else:
+                fitting += rows
+        return table_of(fitting)
 
 
 def _typed(frame: "pd.DataFrame") -> "pd.DataFrame":

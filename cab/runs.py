@@ -11,7 +11,7 @@ from cab.entries import finished
 from cab.errors import unknown
 from cab.estimates import Estimate, estimate
 from cab.plan import Plan, plan
-from cab.records import Store, table
+from cab.records import Store, make_current, table
 from cab.supervisor import Options, Report
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def execute(
     engine("local")(planned.items, store, options, report)
     for path in store.damaged:
         report.note(f"a damaged results file was set aside: {path}")
+    make_current(store, {item.file for item in planned.items})
     return Run(planned, store)
 
 

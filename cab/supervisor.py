@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cab import environment, fingerprint, locks, plugins, verdicts
+from cab import environment, locks, plugins
+from cab.admission import CHANGED, Laws, has_changed
 from cab.cases import Case, digest
 from cab.contracts.meter import Meter
 from cab.endings import judged
@@ -26,6 +27,7 @@ from cab.server import Server, ServerDied
 
 BLOCK = 100  # items: the rounds of one timing are spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0
+LAWS_SECONDS = 600.0  # at least: a short `timeout` is meant for the cases
 SERVER_DEATHS = 3  # a case that takes the server with it so often is an error
 
 
@@ -59,7 +61,7 @@ class Supervisor:
         self.store, self.server, self.options, self.report = store, server, options, report
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self._renewed: set[str] = set()  # files that this run has started anew
-        self._wrong: dict[str, str | None] = {}
+        self._laws = Laws(self._ask_laws)
         self._refused: dict[str, str] = {}
         self._compared: set[str] = set()  # cases whose first child of this run found them to be what they define
         # the lengths (n, m) that ran out of memory, by everything else that was asked
@@ -76,8 +78,11 @@ class Supervisor:
                 self._ran_out(item)
         return left
 
-    def preflight(self, items: Sequence[Item]) -> None:
-        """Construct everything once, before anything is paid; `UsageError` says what is wrong."""
+    def preflight(self, items: Sequence[Item], whole: bool = True) -> None:
+        """Construct everything once, before anything is paid; `UsageError` says what is wrong.
+
+        That nothing of the items can be measured is wrong where they are the `whole` plan.
+        """
         cases = list({i.case.id: i.case.question() for i in items if not i.refusal}.values())
         if not cases:
             return
@@ -88,7 +93,7 @@ class Supervisor:
         if answer.status != "ok":
             raise UsageError(answer.reason)
         self._refused = answer.value["refused"]
-        if len(self._refused) == len(cases):
+        if whole and len(self._refused) == len(cases):
             reasons = dict.fromkeys(self._refused.values())
             raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
 
@@ -127,9 +132,8 @@ class Supervisor:
             for item in items:  # one of these meters took the others with it: each by itself
                 self._process([item])
             return
-        if _has_changed(items[0]):
-            changed = "the source changed during the run; the same command again measures what it is now"
-            answers = {item.meter: Answer("error", changed) for item in items}
+        if has_changed(items[0]):
+            answers = {item.meter: CHANGED for item in items}
         details = {**environment.details(), "time": time.time()}
         for item in items:
             answer = answers[item.meter]
@@ -139,8 +143,8 @@ class Supervisor:
             try:
                 self.store.write(kept := merged(entry, item, answer, details))
             except Exception as error:  # a meter's `reduce` or `search` gave what cannot be kept
-                failed = Answer("error", f"{type(error).__name__}: {error}")
-                self.store.write(kept := merged(entry, item, failed, details))
+                answer = Answer("error", f"{type(error).__name__}: {error}")
+                self.store.write(kept := merged(entry, item, answer, details))
             entry = kept
             over = finished(entry, item)
             for note in answer.value.get("notes", ()):
@@ -165,9 +169,9 @@ class Supervisor:
             if case.n >= n and case.m >= m and (case.n, case.m) != (n, m):
                 at = f"n={n}" if n == m else f"n={n} m={m}"
                 return {i.meter: Answer("skipped", f"oom at {at}") for i in items}
-        law = self._law(case, item.timeout)
-        if law:
-            return {i.meter: law for i in items}
+        wrong = self._laws.against(item)
+        if wrong:
+            return {i.meter: wrong for i in items}
         threads = case.settings.get("threads") or environment.usable_cores()
         job = {"kind": "train" if item.trains else "measure", "case": case.question(), "threads": threads}
         job |= {"data": str(self.options.data), "pinned": item.pinned, "meters": [i.meter for i in items]}
@@ -215,32 +219,11 @@ class Supervisor:
     def _ran_out(self, item: Item) -> None:
         self._too_long.setdefault(_but_lengths(item), set()).add((item.case.n, item.case.m))
 
-    def _law(self, case: Case, timeout: float) -> Answer | None:
-        """Return why nothing of this case may be measured, or None where the laws hold."""
-        name = verdicts.key(case)
-        if name not in self._wrong:
-            verdict = verdicts.kept(name)
-            if verdict is None:
-                self.report.doing(f"{case.mechanism} {case.pattern}: laws")
-                job = {
-                    "kind": "laws",
-                    **{k: getattr(case, k) for k in "mechanism pattern params backend device".split()},
-                }
-                with locks.device(case.device, False):
-                    answer = self._run(job, timeout, None)
-                if answer.status != "ok":
-                    return Answer(
-                        "error" if answer.status == "usage" else answer.status,
-                        f"the laws could not be run: {answer.reason}",
-                        output=answer.output,
-                    )
-                verdict = answer.value
-                verdicts.keep(name, verdict)
-            failures = verdict["failures"]
-            more = f" (and {len(failures) - 1} more: cab check {case.mechanism})" if len(failures) > 1 else ""
-            self._wrong[name] = f"law {failures[0]}{more}" if failures else None
-        reason = self._wrong[name]
-        return Answer("wrong", reason) if reason else None
+    def _ask_laws(self, item: Item) -> Answer:
+        self.report.doing(f"{item.case.mechanism} {item.case.pattern}: laws")
+        asked = {name: getattr(item.case, name) for name in "mechanism pattern params backend device".split()}
+        with locks.device(item.case.device, False):
+            return self._run({"kind": "laws", **asked}, max(item.timeout, LAWS_SECONDS), None)
 
     def _run(self, job: dict[str, Any], deadline: float, memory: int | None, what: str = "") -> Answer:
         """Run a job in a child; whatever becomes of it is an answer."""
@@ -264,8 +247,12 @@ class Supervisor:
         entry = self.store.read(item.file)
         if entry is None or item.file in self._renewed:
             return entry
-        again = self.options.force or {m["status"] for m in entry["metrics"].values()} & self.options.retry
-        return None if again else entry
+        found = {m["status"] for m in entry["metrics"].values()}
+        again = self.options.force or found & self.options.retry or entry.get("again")
+        # what ran out of memory, and what was skipped for it, under a limit that has been raised since
+        limit = entry.get("memory_limit")
+        raised = limit is not None and (item.memory_limit is None or item.memory_limit > limit)
+        return None if again or (raised and found & {"oom", "skipped"}) else entry
 
     def _keep_output(self, item: Item, answer: Answer) -> str:
         """Keep what a failed child printed; return where, for the message."""
@@ -273,16 +260,8 @@ class Supervisor:
             return ""
         path = self.store.folder / "logs" / f"{item.file}.log"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(answer.output[-200_000:])
+        path.write_text(answer.output[-200_000:], errors="replace")
         return f" (its output: {path})"
-
-
-def _has_changed(item: Item) -> bool:
-    """Whether mechanism or task are no longer what was planned: a child may have imported either."""
-    try:
-        return fingerprint.of(*item.files) != item.source
-    except UsageError:  # it cannot be read any more
-        return True
 
 
 def _but_lengths(item: Item) -> str:
@@ -294,6 +273,6 @@ def _together(items: Iterable[Item]) -> list[list[Item]]:
     """Group items that one child measures: those of a case whose answer does not depend on the host."""
     groups: dict[Any, list[Item]] = {}
     for item in items:
-        alone = item.hosted or item.trains or item.processes > 1
+        alone = item.hosted or item.trains or item.searches or item.processes > 1
         groups.setdefault((item.case.id, item.meter if alone else "", bool(item.refusal)), []).append(item)
     return list(groups.values())

@@ -29,9 +29,9 @@ ROOMS = {
     "mechanisms": "mechanisms",
     "tasks": "tasks",
     "plugins": "cards plugins fingerprint",  # plug-ins by name, and their cards
-    "plan": "config hyperparameters keys plan",  # what the command line asks for, as a list of cases
+    "plan": "config grids hyperparameters keys plan",  # what the command line asks for, as a list of cases
     "store": "records peaks",
-    "run": "runs engines supervisor server entries endings verdicts estimates",  # cases in, rows out: measures nothing
+    "run": "runs engines supervisor server entries endings admission verdicts estimates",  # measures nothing
     "report": "report efficiency",
     "layer": "layer assembly decoding draws counting traffic",  # a mechanism put into place, and counted
     "conformance": "conformance",

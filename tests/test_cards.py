@@ -92,6 +92,10 @@ IMPORT = "from cab import Mechanism\n"
         ),
         ("class A: ...\n", "found none"),
         ("class A(:\n", "not valid Python"),
+        (
+            "class A(Mechanism):\n    patterns = {'NS': 'native'}\n    def __init__(self, slot, window=1): ...",
+            "hyper-parameters are keyword-only, and `window` is not",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -126,6 +126,31 @@ def test_a_block_of_a_grid_keeps_those_of_the_chosen_mechanisms_that_it_names(mo
     assert chosen("gla") == [("gla", "sdpa", 64)]  # refused by name later, and not dropped
 
 
+def test_a_key_of_one_mechanism_is_for_the_blocks_that_hold_it(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    blocks = [["mechanism=softmax,linear"], ["mechanism=softmax", "backend=sdpa"]]
+    real = config.node
+    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+
+    def chunks(*overrides: str) -> list[int | None]:
+        return [point.params.get("chunk") for point in points(["grid=g", "task=speed", *overrides])]
+
+    assert chunks("mechanism.linear.chunk=8") == [None, 8, None]
+    assert chunks("mechanism.Linear.chunk=8", "mechanism=softmax,linear") == [None, 8, None]
+    (elsewhere / "mine.py").write_text(
+        "from cab import Mechanism\n\n\nclass Mine(Mechanism):\n    patterns = {'NS': 'native'}\n\n"
+        "    def __init__(self, slot, *, chunk=1):\n        super().__init__(slot)\n"
+    )
+    assert chunks("mechanism=./mine.py:Mine,softmax", "mechanism.Mine.chunk=4") == [4, None, None]
+    blocks[0] = ["mechanism=linear"]
+    with pytest.raises(UsageError, match="no block of grid=g holds a mechanism that this is for"):
+        chunks("mechanism=softmax,linear", "mechanism@mechanism.inner=agent")
+    with pytest.raises(UsageError, match="unknown mechanism in 'mechanism.agent.agents'"):
+        chunks("mechanism.agent.agents=8")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -151,6 +176,8 @@ def test_a_block_of_a_grid_keeps_those_of_the_chosen_mechanisms_that_it_names(mo
         (["mechanism=softmax", "level=atend"], "did you mean 'attend'"),
         (["mechanism=softmax", "padding=1.0"], "padding=1.0: expected a number at least 0 and below 1"),
         (["mechanism=softmax", "timeout=0"], "timeout=0"),
+        (["mechanism=softmax", "latency_limit=inf"], "latency_limit=inf: expected a number above 0"),
+        (["mechanism=sinkhorn", "mechanism.temperature=nan"], "expects a finite number, as in 0.75"),
         (["mechanism=softmax", "memory_limit=8Gb"], "memory_limit=8Gb: give a size, as in 8GiB"),
         (["mechanism=softmax", "meters=latency"], "give a list, as in"),
         (["mechanism=softmax", "meters=[latncy]"], "did you mean 'latency'"),

@@ -119,3 +119,14 @@ def test_rates_are_of_the_fastest_call() -> None:
 def test_a_device_that_is_not_there_has_no_peak(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["doctor", "--peak", "--device", "cuda:7", "--results", str(tmp_path)])
     assert done.exit_code == 2 and "Available: cpu" in done.output and peaks.load(tmp_path) == {}
+
+
+def test_lines_of_one_mechanism_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    peak = {HERE: {"matmul": {"float32": 1e9}, "copy": 1e9, "time": "2026-11-25"}}
+    one = rows(latency=1.0, flops_needed=5e8, bytes_needed=4.0).assign(batch=2, seed=0, settings="{}")
+    padded = one.assign(settings='{"padding":0.5}', case_id="d")
+    table = utilisation(pd.concat([one, padded, one.assign(batch=4, case_id="e")]), peak)
+    assert list(table["settings"]) == ["{}", '{"padding":0.5}', "{}"]
+    print_utilisation(table, console())
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("batch 2", "batch 4", '{"padding":0.5}')) and shown.count("softmax") == 3

@@ -87,6 +87,18 @@ def test_a_comment_changes_no_fingerprint_and_an_import_does(tmp_path: Path) -> 
     assert fingerprint.of(mine) != first
 
 
+def test_a_package_may_name_its_modules_from_the_folder_it_lies_in(tmp_path: Path) -> None:
+    mine, package = tmp_path / "mine.py", tmp_path / "kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "fast.py").write_text("from kernels.sizes import WIDTH\n")
+    (package / "sizes.py").write_text("WIDTH = 1\n")
+    mine.write_text("from kernels.fast import scan\n")
+    before = fingerprint.of(mine)
+    (package / "sizes.py").write_text("WIDTH = 2\n")
+    assert fingerprint.of(mine) != before
+
+
 def test_packages_beside_a_users_file_are_part_of_its_fingerprint(tmp_path: Path) -> None:
     mine, package = tmp_path / "mine.py", tmp_path / "kernels"
     package.mkdir()

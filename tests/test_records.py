@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cab.plan import plan
-from cab.records import COLUMNS, Store, environments, outdated, table
+from cab.records import COLUMNS, Store, environments, make_current, outdated, table
 
 
 def entry(
@@ -65,6 +65,28 @@ def test_of_a_plan_its_own_files_count_and_not_the_newest(store: Store) -> None:
     store.write(entry(value=1.0, time="2026-01-01T00:00:00Z", key="before"))
     store.write(entry(value=2.0, time="2026-01-02T00:00:00Z", key="edited"))  # and then the edit was undone
     assert list(table(store, files={f"{entry()['case_id']}-before"})["value"]) == [1.0]
+
+
+def test_what_is_asked_for_last_is_what_a_table_shows(store: Store) -> None:
+    store.write(entry(value=1.0, time="2026-01-01T00:00:00Z", key="before"))
+    store.write(entry(value=2.0, time="2026-01-02T00:00:00Z", key="edited"))
+    for key, value in (("before", 1.0), ("edited", 2.0), ("before", 1.0)):  # all within a second
+        make_current(store, {f"{entry()['case_id']}-{key}"})
+        assert list(table(store)["value"]) == [value]
+    assert sorted(table(store, history=True)["value"]) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"count": 2.5}, {"converged": "yes"}, {"value": "fast"}, {"reason": "\udc80"}, {"higher_is_better": "up"}]
+)
+def test_a_file_with_a_value_of_another_type_is_set_aside_and_costs_no_other(store: Store, odd: dict[str, Any]) -> None:
+    store.write(entry(value=1.0))
+    broken = entry("flops", value=2.0, key="k2")
+    broken["metrics"]["flops"] |= odd
+    store.write(broken)
+    assert list(table(store)["value"]) == [1.0]
+    assert [path.stem for path in store.damaged] == [f"{broken['case_id']}-k2"]
+    assert list(table(store)["value"]) == [1.0]
 
 
 def test_where_the_host_does_not_matter_the_newest_alone_counts(store: Store) -> None:

@@ -139,6 +139,16 @@ def test_one_case_on_two_machines_is_two_answers() -> None:
     assert [board.lines[0].cells["latency"].value for board in boards] == [1.0, 2.0]
 
 
+def test_bytes_that_are_counted_belong_to_no_machine() -> None:
+    counted = case({"latency": 1.0, "peak_allocated": 8.0, "flops": 8e9, "bytes_needed": 4.0})
+    there = [{**row, "environment_id": "two"} for row in case({"latency": 2.0, "peak_allocated": 8.0})]
+    boards = leaderboard(rows(counted, there), environments("one", "two"))
+    assert [board.lines[0].cells["bytes_needed"].value for board in boards] == [4.0, 4.0]
+    only = [{**row, "environment_id": "two"} for row in case({"latency": 2.0})]
+    found = leaderboard(rows(case({"flops": 8e9, "bytes_needed": 4.0}), only), environments("one", "two"))
+    assert len(found) == 1 and "host-two" in found[0].machine
+
+
 def test_allocators_and_clocks_make_no_second_machine() -> None:
     places = environments("one", "two").assign(
         host="same", allocator=["glibc", "glibc, pinned"], clock_mhz=[2000, 3000]

@@ -15,6 +15,7 @@ import pytest
 
 import cab
 from cab import child, locks, plugins, verdicts
+from cab.admission import CHANGED, Laws
 from cab.cases import Case
 from cab.contracts.meter import Reading
 from cab.entries import Answer, finished, merged, new_entry
@@ -409,16 +410,26 @@ def test_samples_that_no_file_can_hold_are_refused(sample: Any) -> None:
         child._samples({"number": {"samples": [sample]}})
 
 
-def test_a_value_without_a_finite_interval_is_an_error_and_the_run_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("odd", "field"),
+    [
+        (Reading(1.0, 0.0, float("inf")), "ci_high"),
+        (Reading(1.0, count=2.5), "count"),  # type: ignore[arg-type]
+        (Reading("fast"), "value"),  # type: ignore[arg-type]
+        (Reading(True), "value"),
+        (Reading(1.0, converged="yes"), "converged"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_that_is_no_value_is_an_error_and_the_run_goes_on(
+    odd: Reading, field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (item,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).items
     meter = plugins.load("meter", "parameters")
-    monkeypatch.setattr(meter, "reduce", lambda self, name, processes: Reading(1.0, 0.0, float("inf")))
+    monkeypatch.setattr(meter, "reduce", lambda self, name, processes: odd)
     given = {name: {"samples": [1.0]} for name in item.metrics}
     entry = merged(new_entry(item, "r", "c"), item, Answer("ok", value=given), {})
     Store(tmp_path).write(entry)
-    assert all(m["status"] == "error" and "upper end" in m["reason"] for m in entry["metrics"].values())
+    assert all(m["status"] == "error" and field in m["reason"] for m in entry["metrics"].values())
 
 
 def test_a_source_that_changes_during_the_run_gives_no_number(server: Server, lawful: None, elsewhere: Path) -> None:
@@ -430,6 +441,83 @@ def test_a_source_that_changes_during_the_run_gives_no_number(server: Server, la
     entry = store.read(item.file)
     assert entry is not None and {m["status"] for m in entry["metrics"].values()} == {"error"}
     assert all("changed during the run" in m["reason"] for m in entry["metrics"].values())
+    users_file(elsewhere, f"{ATTEND}    return v\n")  # undone
+    found, _ = carry_out(server, [f"mechanism={name}", "seq_len=16", "meters=[parameters]"], elsewhere)
+    assert found["parameters"]["parameters"]["status"] == "ok"
+
+
+def test_no_verdict_is_kept_for_a_source_that_changed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(verdicts, "keep", lambda name, verdict: kept.append(name))
+    holds = Answer("ok", value={"failures": [], "exempt": {}, "count": 1})
+    name = users_file(elsewhere, f"{ATTEND}    return v\n")
+    (item,) = plan([*FAST, f"mechanism={name}", "seq_len=16", "meters=[parameters]"]).items
+
+    def edited_meanwhile(item: Any) -> Answer:
+        users_file(elsewhere, f"{ATTEND}    return v.flip(2)\n")
+        return holds
+
+    assert Laws(edited_meanwhile).against(item) is CHANGED
+    assert Laws(lambda item: holds).against(item) is CHANGED  # edited before: a child may have imported it earlier
+    assert kept == []
+    users_file(elsewhere, f"{ATTEND}    return v\n")
+    assert Laws(lambda item: holds).against(item) is None and len(kept) == 1
+
+
+def test_laws_that_cannot_be_run_are_not_run_for_every_item(elsewhere: Path) -> None:
+    asked: list[Any] = []
+
+    def endless(item: Any) -> Answer:
+        asked.append(item)
+        return Answer("timeout", "took more than 600 s")
+
+    name = users_file(elsewhere, f"{ATTEND}    return v\n")
+    items = plan([*FAST, f"mechanism={name}", "seq_len=16,32", "meters=[flops,parameters]"]).items
+    laws = Laws(endless)
+    assert {laws.against(item).status for item in items} == {"timeout"}  # type: ignore[union-attr]
+    assert len(items) == 4 and len(asked) == 1
+
+
+def test_under_a_raised_limit_what_ran_out_and_what_was_skipped_for_it_are_tried(
+    server: Server, lawful: None, elsewhere: Path
+) -> None:
+    grid = ["mechanism=softmax", "seq_len=1024,2048", "meters=[memory]"]
+    store = Store(elsewhere / "results").open_for_writing()
+
+    def found(limit: str) -> list[str]:
+        items = plan([*FAST, *grid, f"memory_limit={limit}"]).items
+        supervisor = Supervisor(store, server, Options(data=elsewhere), Silent())
+        supervisor.carry_out(supervisor.pending(items))
+        return [store.read(item.file)["metrics"]["peak_allocated"]["status"] for item in items]  # type: ignore[index]
+
+    assert found("1MiB") == ["oom", "skipped"]
+    assert found("1MiB") == ["oom", "skipped"]
+    assert found("2GiB") == ["ok", "ok"]
+
+
+def test_cases_that_are_refused_alone_are_rows_where_others_are_done_already(elsewhere: Path) -> None:
+    asked = [*FAST, "mechanism=linformer", "mechanism.rank=32", "meters=[parameters]"]
+    cab.run([*asked, "seq_len=64"], results="results", progress=False)
+    rows = cab.run([*asked, "seq_len=64,16"], results="results", progress=False)
+    assert dict(zip(rows["n"], rows["status"], strict=True)) == {64: "ok", 16: "unsupported"}
+
+
+@pytest.mark.usefixtures("lawful")
+def test_a_search_that_gives_nothing_costs_its_own_metrics_alone(
+    server: Server, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins.load("meter", "frontier"), "search", lambda self, case, probe: None)
+    monkeypatch.setattr(plugins.load("meter", "frontier"), "environment", False)
+    grid = ["mechanism=none", "seq_len=16", "memory_limit=1GiB", "meters=[flops,frontier]"]
+    found, _ = carry_out(server, grid, elsewhere)
+    assert found["flops"]["flops"]["status"] == "ok"
+    assert found["frontier"]["longest_in_memory"]["status"] == "error"
+
+
+def test_a_reason_can_be_printed_and_kept() -> None:
+    assert Answer("error", "no file \udc80").reason == "no file ?"
 
 
 def test_a_preview_measures_nothing_and_counts_what_is_done(server: Server, lawful: None, elsewhere: Path) -> None:

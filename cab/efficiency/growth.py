@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab import plugins
 from cab.efficiency.curves import FIXED, Curve, curves
+from cab.errors import UsageError
 from cab.intervals import student_quantile
 
 if TYPE_CHECKING:
@@ -99,4 +100,7 @@ def growths(rows: "DataFrame") -> "DataFrame":
 def _declared(mechanism: str) -> float | None:
     if mechanism not in plugins.names("mechanism"):
         return None
-    return declared_exponent(plugins.card("mechanism", mechanism).facts["cost"])
+    try:
+        return declared_exponent(plugins.card("mechanism", mechanism).facts["cost"])
+    except UsageError:  # a card that cannot be read declares nothing
+        return None

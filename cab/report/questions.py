@@ -4,9 +4,11 @@ What another machine would measure differently is kept apart by machine. Scores,
 it, and stand beside each machine's times.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from cab.cards import Card
+from cab.plugins import cards_of
 from cab.report.units import OF_THE_HOST
 
 if TYPE_CHECKING:
@@ -32,18 +34,26 @@ def questions(
         identity = str(row["environment_id"] or "")
         return machines.get(identity, identity)
 
+    hosted = _of_the_host()
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in _newest(records(final(rows)), machine):
+    for row in _newest(records(final(rows)), machine, hosted):
         groups.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
     _join_failed(groups)
     for values, group in groups.items():
-        elsewhere = {machine(row) for row in group if row["unit"] not in OF_THE_HOST and row["value"] is not None}
-        measured = [machine(row) for row in group if row["unit"] in OF_THE_HOST]
+        elsewhere = {machine(row) for row in group if not hosted(row) and row["value"] is not None}
+        measured = [machine(row) for row in group if hosted(row)]
         for here in list(dict.fromkeys(name for name in measured if name)) or [""]:
             # a row that failed before it reached a machine stands with every machine
-            answers = [row for row in group if row["unit"] not in OF_THE_HOST or machine(row) in (here, "")]
+            answers = [row for row in group if not hosted(row) or machine(row) in (here, "")]
             name = here or (min(elsewhere) if len(elsewhere) == 1 else "")
             yield dict(zip(QUESTION, values, strict=True)), name, answers, len(elsewhere)
+
+
+def _of_the_host() -> Callable[[Row], bool]:
+    """Return whether another machine would measure a row's metric differently: its meter says so, else its unit."""
+    cards = (card for card in cards_of("meter").values() if isinstance(card, Card))
+    known = {name: bool(card.facts["environment"]) for card in cards for name in card.facts["metrics"]}
+    return lambda row: known.get(row["metric"], row["unit"] in OF_THE_HOST)
 
 
 def _join_failed(groups: dict[tuple[Any, ...], list[Row]]) -> None:
@@ -87,7 +97,7 @@ def final(rows: "DataFrame") -> "DataFrame":
     return rows[rows["step"].isna()]
 
 
-def _newest(rows: list[Row], machine: Any) -> list[Row]:
+def _newest(rows: list[Row], machine: Callable[[Row], str], hosted: Callable[[Row], bool]) -> list[Row]:
     """Keep one row for each case, metric and machine; what says nothing of its data takes its sibling's word."""
     in_time = sorted(rows, key=lambda row: str(row["time"] or ""))
     known = {
@@ -98,7 +108,7 @@ def _newest(rows: list[Row], machine: Any) -> list[Row]:
         for name in _OF_THE_DATA:
             if row[name] in (None, ""):
                 row[name] = known.get((row["case_id"], name))
-        where = machine(row) if row["unit"] in OF_THE_HOST else ""
+        where = machine(row) if hosted(row) else ""
         whose = row["case_id"], row["mechanism"]  # a floor stands under its own name in every case of its task
         newest[*whose, row["metric"], where, row["schema"], *(row[name] for name in _OF_THE_DATA)] = row
     return list(newest.values())

@@ -12,7 +12,7 @@ _SHOWN = {
     "parameters": ((1e6, "million"), (1e3, "thousand"), (1.0, "")),
     "fraction": ((0.01, "%"),),
 }
-# what another machine would measure differently
+# what another machine would measure differently, of meters that are not installed here; a meter's card says it itself
 OF_THE_HOST = ("seconds", "bytes", "joules", "watts", "tokens", "instructions")
 # what is asked of any mechanism, whatever the task; other units belong to a task's own scores
 OF_THE_COST = ("FLOP", "seconds", "bytes", "joules", "watts", "parameters", "FLOP/byte", "tokens", "instructions")

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "mechanism params backend pattern task level pass batch heads dim n m dtype device latency flops bytes_needed rate "
-    "utilisation roofline bound peak_flops peak_bytes peak_time environment_id"
+    "utilisation roofline bound peak_flops peak_bytes peak_time seed scale settings environment_id"
 ).split()
+_UNSEEN = ("params", *"task level batch heads dim device seed scale settings environment_id".split())
 ABOUT = (
     "rate: needed FLOPs (counted ones beyond the forward pass) a second; utilisation: of the best product of matrices; "
     "roofline: the time that needed FLOPs or needed bytes take at least, as a share of the time taken (above 100 %: "
@@ -66,14 +67,20 @@ def print_utilisation(table: "DataFrame", console: "Console") -> None:
     shown = Table(box=None, pad_edge=False, title="\nUse of the machine", title_style="bold", title_justify="left")
     for column in ("mechanism", "pattern", "pass", "n", "dtype", "GFLOP/s", "utilisation", "roofline", "bound by"):
         shown.add_column(column, justify="right" if column in ("n", "GFLOP/s", "utilisation", "roofline") else "left")
-    curve = "mechanism params backend pattern task level pass batch heads dim dtype device environment_id".split()
+    curve = ["mechanism", "backend", "pattern", "pass", "dtype", *_UNSEEN]
     longest = table.loc[table.groupby(curve, sort=False, dropna=False)["n"].idxmax()]
+    differing = [
+        name for name in _UNSEEN if (longest.groupby("mechanism")[name].nunique(dropna=False) > 1).any()
+    ]  # what tells lines of one mechanism apart
+    if differing:
+        shown.add_column("of", overflow="fold")
     for row in longest.sort_values(["pattern", "pass", "utilisation"], ascending=[True, True, False]).to_dict(
         "records"
     ):
         name = row["mechanism"] + ("" if row["backend"] == "eager" else f" {row['backend']}")
         cells = [name, row["pattern"], row["pass"], f"{row['n']:,}", row["dtype"], number(row["rate"] / 1e9)]
         cells += [f"{row['utilisation']:.1%}", f"{row['roofline']:.1%}", row["bound"]]
+        cells += [", ".join(f"{of.removesuffix('_id')} {row[of]}" for of in differing)] * bool(differing)
         shown.add_row(*map(Text, cells))
     console.print(shown)
     for line in table.drop_duplicates(["environment_id", "dtype"]).to_dict("records"):
