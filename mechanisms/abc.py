@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.gated import after, gated_flops, gated_linear, gated_scores
+from cab.ops.precision import full_precision
 from cab.ops.prefix import carried_linear, causal_linear_flops, fitted
 from cab.ops.running import Weights
 from cab.ops.softmax import masked_softmax
@@ -175,27 +176,29 @@ class Abc(Mechanism):
         sums, keys, values = state
         control, dtype = self._controls(y), v.dtype
         q, k, v = (t.to(control.dtype) for t in (q, k, v))
-        if self.gated:
-            gate, write = self._gates(control, key_mask)
-            del control
-        else:  # a running mean is a gated sum: what it keeps is the old share of the new log-sum
-            if key_mask is not None:
-                masked = ~key_mask[:, None, :, None]
-                control, k, v = control.masked_fill(masked, FLOOR), k.masked_fill(masked, 0), v.masked_fill(masked, 0)
-            weights = Weights.of(control, sums)
-            if weights:
-                out, state = self._weighed(weights, q, k, v, state)
-                return out.to(dtype), state
-            running = torch.cat([sums.unsqueeze(2), control], 2).logcumsumexp(2)
-            old, new = running[:, :, :-1], running[:, :, 1:]
-            gate = (old - new).masked_fill(old <= FLOOR / 2, 0.0)  # nothing to forget yet
-            write = (control - new).exp().masked_fill(control <= FLOOR / 2, 0.0)
-            sums = new[:, :, -1]
-        products, keys = gated_scores(q, k, write, gate, keys, self.chunk)
-        read = self._shares_of(products)
-        del products
-        out, values = gated_linear(read, write, v, gate, values, self.chunk)
-        return out.to(dtype), (sums, keys, values)
+        with full_precision(v.device.type):  # a share may be as large as the log-sum rises: float16 overflows
+            if self.gated:
+                gate, write = self._gates(control, key_mask)
+                del control
+            else:  # a running mean is a gated sum: what it keeps is the old share of the new log-sum
+                if key_mask is not None:
+                    masked = ~key_mask[:, None, :, None]
+                    control = control.masked_fill(masked, FLOOR)
+                    k, v = (t.masked_fill(masked, 0) for t in (k, v))
+                weights = Weights.of(control, sums)
+                if weights:
+                    out, state = self._weighed(weights, q, k, v, state)
+                    return out.to(dtype), state
+                running = torch.cat([sums.unsqueeze(2), control], 2).logcumsumexp(2)
+                old, new = running[:, :, :-1], running[:, :, 1:]
+                gate = (old - new).masked_fill(old <= FLOOR / 2, 0.0)  # nothing to forget yet
+                write = (control - new).exp().masked_fill(control <= FLOOR / 2, 0.0)
+                sums = new[:, :, -1]
+            products, keys = gated_scores(q, k, write, gate, keys, self.chunk)
+            read = self._shares_of(products)
+            del products
+            out, values = gated_linear(read, write, v, gate, values, self.chunk)
+            return out.to(dtype), (sums, keys, values)
 
     def _weighed(self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
         """Read the slots as running means: linear attention twice, of the weights by k, and of v by the weights."""

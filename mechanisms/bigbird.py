@@ -103,6 +103,23 @@ class BigBird(Mechanism):
             pairs = rows * block * width * block + (2 * block * m if self.slot.pattern is Pattern.NS else 0)
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
 
+    def flops_needed(self, n: int, m: int) -> float:
+        """Scores and sums over the pairs that are seen alone."""
+        pairs, rows, last = 0, -(-n // self.block), -(-m // self.block) - 1
+        for t in range(rows):
+            queries = min(self.block, n - t * self.block)
+            centre = t * self.columns // self.rows if self.slot.pattern.cross else t
+            most = centre if self._causal_self else last
+            sees = {s for s in (centre - 1, centre, centre + 1) if 0 <= s <= most} | {0, most}
+            whole = len(sees) - 1 + min(self.random, most + 1 - len(sees))  # the last one may not be
+            if self._causal_self:
+                pairs += queries * whole * self.block + queries * (queries + 1) // 2
+            elif self.slot.pattern is Pattern.NS and t in (0, last):
+                pairs += queries * m
+            else:
+                pairs += queries * (whole * self.block + m - last * self.block)
+        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
+
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Keep the source and which blocks are seen (CC), or what comes (CS); count the tokens of each row."""
         if self.slot.pattern.cross:

@@ -9,7 +9,8 @@ with w_c = mu_c and, in training, normal noise; mu_c is made of k_c and of q_c, 
 (section 4 and appendix G). As in the authors' code:
 
 - NS: `landmarks` chunks of consecutive real tokens, mu_c = (q_c + k_c) / 2. The window is the query's block of `window`
-  tokens, with `overlap` half a block more on each side.
+  tokens, with `overlap` half a block more on each side. Chunks never overlap, as in the paper; with overlapping windows
+  those of the authors' code reach as far into their neighbours.
 - CS: chunks of max_len / landmarks tokens, mu_c = q_c + k_c; a query sees the chunks that ended before its own began.
   The window is the query's block up to itself, with `overlap` one block more before it. A chunk must lie in the window
   until it has ended, so blocks are at least as long as chunks: `window`, or the chunk where that is longer.

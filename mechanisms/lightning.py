@@ -13,6 +13,7 @@ function by left products, block of queries by block: quadratic in time, and nev
   averages it with the state of a pass backward, so that the beginning is not forgotten.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from cab import Mechanism, Pattern
 from cab.ops.averages import sum_type
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
 from cab.ops.precision import full_precision
-from cab.ops.prefix import outer
+from cab.ops.prefix import outer, product_type
 from cab.ops.ragged import real_first, taken
 
 
@@ -78,11 +79,15 @@ class Lightning(Mechanism):
         x: Tensor | None = None,
     ) -> Tensor:
         """Sum in blocks, with one state for all that is far (CS), one for each side (NS), or one (NC, CC)."""
-        if self.slot.pattern.cross:
-            k, v = self._summands(k, v, key_mask)
-            return self._finished(_activated(q) @ outer(k * self._share(k, key_mask), v), x)
-        k = _unmasked(k, key_mask)
-        return self._finished(fading_linear(q, k, v, self._rate(q), self.chunk, self.both, through=_activated), x)
+        (q, k, v), products, dtype = _in_range(q, k, v)
+        with products:
+            if self.slot.pattern.cross:
+                k, v = self._summands(k, v, key_mask)
+                out = _activated(q) @ outer(k * self._share(k, key_mask), v)
+            else:
+                k = _unmasked(k, key_mask)
+                out = fading_linear(q, k, v, self._rate(q), self.chunk, self.both, through=_activated)
+        return self._finished(out, x, dtype)
 
     def attend_lightning1(
         self,
@@ -94,6 +99,7 @@ class Lightning(Mechanism):
         x: Tensor | None = None,
     ) -> Tensor:
         """Write the weights of one block of queries at a time, up to its last key in CS."""
+        (q, k, v), products, dtype = _in_range(q, k, v)
         q, (k, v) = _activated(q), self._summands(k, v, key_mask)
         n, m, rate = q.shape[2], k.shape[2], self._rate(q)
         if self.slot.pattern.cross:
@@ -102,13 +108,15 @@ class Lightning(Mechanism):
         for start in range(0, n, self.chunk):
             block = q[:, :, start : start + self.chunk]
             stop = start + block.shape[2] if self.slot.pattern is Pattern.CS else m
-            weights = block @ k[:, :, :stop].transpose(-1, -2)
+            with products:
+                weights = block @ k[:, :, :stop].transpose(-1, -2)
             if not self.slot.pattern.cross:
                 ahead = torch.arange(start, start + block.shape[2], device=q.device).unsqueeze(1) - j[:stop]
                 fade = (-rate.view(-1, 1, 1) * ahead.abs()).exp()
                 weights = weights * (fade if self.both else fade * (ahead >= 0)).to(weights.dtype)
-            rows.append(weights @ v[:, :, :stop])
-        return self._finished(torch.cat(rows, 2), x)
+            with products:
+                rows.append(weights @ v[:, :, :stop])
+        return self._finished(torch.cat(rows, 2), x, dtype)
 
     def reference(
         self,
@@ -156,7 +164,7 @@ class Lightning(Mechanism):
             pairs = sum((stop - i * self.chunk) * (stop if causal else m) for i, stop in enumerate(stops))
             return self._gating(n) + 2.0 * self.slot.heads * pairs * (dim + size)
         if self.slot.pattern.cross:
-            return self.flops_needed(n, m)
+            return self._gating(n) + 2.0 * self.slot.heads * (n + m) * dim * size
         return self._gating(n) + self.slot.heads * fading_linear_flops(n, dim, size, self.chunk, self.both)
 
     def flops_needed(self, n: int, m: int) -> float:
@@ -187,7 +195,7 @@ class Lightning(Mechanism):
         if k is None or v is None:
             with full_precision(q.device.type):
                 out = q @ state
-            return self._finished(out.to(dtype), x), state
+            return self._finished(out, x, dtype), state
         k, v = (t.to(state.dtype) for t in self._summands(k, v, key_mask))
         back, rate, place = None, self._rate(q), torch.arange(q.shape[2], device=q.device)
         count = torch.full((1, 1), q.shape[2], device=q.device)
@@ -199,8 +207,7 @@ class Lightning(Mechanism):
             out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ state
             gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         state = powers(rate, count, k) * state + gained
-        out = (out if back is None else taken(out, back)).to(dtype)
-        return self._finished(out, x), state
+        return self._finished(out if back is None else taken(out, back), x, dtype), state
 
     def _rate(self, like: Tensor) -> Tensor:
         """Return the heads' rates, in float32 at least: they are exponents."""
@@ -218,8 +225,8 @@ class Lightning(Mechanism):
         share = powers(self._rate(k), (last - place).clamp(min=0), k)
         return share if self.direction == "forward" else (share + powers(self._rate(k), place, k)) / 2
 
-    def _finished(self, out: Tensor, x: Tensor | None) -> Tensor:
-        """Norm over the token or the head, and gate."""
+    def _finished(self, out: Tensor, x: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+        """Norm over the token or the head, in what the sums are of, and gate."""
         tokens = out.transpose(1, 2)
         del out  # the copy that a norm over the token makes takes its room
         if self.norm == "token":
@@ -229,6 +236,7 @@ class Lightning(Mechanism):
             )
         elif self.norm == "head":
             tokens = F.rms_norm(tokens, self.scale.shape, self.scale.to(tokens.dtype), 1e-6)
+        tokens = tokens if dtype is None else tokens.to(dtype)
         if x is not None:
             tokens = tokens * torch.sigmoid(self.gate(x)).unflatten(-1, (self.slot.heads, -1))
         return tokens.transpose(1, 2)
@@ -240,6 +248,16 @@ class Lightning(Mechanism):
 def _unmasked(k: Tensor, key_mask: Tensor | None) -> Tensor:
     """Set masked keys to zero, which SiLU leaves there."""
     return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
+
+
+def _in_range(*tensors: Tensor) -> tuple[list[Tensor], AbstractContextManager[Any, Any], torch.dtype | None]:
+    """Widen tensors whose products would be of float16; return what keeps them so, and to what the result returns.
+
+    The sums have no normaliser: float16 ends long before the norm takes their scale out again.
+    """
+    if torch.float16 not in {product_type(t) for t in tensors}:
+        return list(tensors), nullcontext(), None
+    return [t.float() for t in tensors], full_precision(tensors[0].device.type), tensors[0].dtype
 
 
 def _activated(t: Tensor) -> Tensor:

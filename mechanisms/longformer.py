@@ -125,9 +125,13 @@ class Longformer(Mechanism):
         return self._flops(n, m, self.near.pairs(n, m, self.block))
 
     def flops_needed(self, n: int, m: int) -> float:
-        """The same with the pairs that a query sees alone (at most: a window is cut at the ends)."""
-        pairs = n * min(m, self.near.before + self.near.after + 1 + self.globals)
-        return self._flops(n, m, min(pairs, self.near.pairs(n, m, self.block)))
+        """The same with the pairs that are seen alone, and no other row for a global query."""
+        pairs = 0
+        for i in range(min(self.globals, n), n):
+            place = i * self.slot.keys // self.slot.max_len if self.slot.pattern.cross else i
+            first = max(0, place - self.near.before)
+            pairs += max(0, min(m, place + self.near.after + 1) - first) + min(self.globals, first, m)
+        return self._flops(n, m, pairs)
 
     def init_state(
         self, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, x: Tensor | None = None, y: Tensor

@@ -99,11 +99,12 @@ class ProbSparse(Mechanism):
         return 2.0 * self.slot.heads * (n * sample * dim + attending * m * (dim + size))
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Where the pattern is causal it may be that no query attends."""
+        """Where the pattern is causal it may be that no query attends; in CS each meets the sample so far."""
         if not self.slot.pattern.causal:
             return self.flops(n, m)
-        sample = len(spread(self.factor, m)) / 2 if self.slot.pattern is Pattern.CS else budget(self.factor, m)
-        return 2.0 * self.slot.heads * n * sample * self.slot.dim
+        causal_self = self.slot.pattern is Pattern.CS
+        pairs = sum(n - place for place in spread(self.factor, m)) if causal_self else n * budget(self.factor, m)
+        return 2.0 * self.slot.heads * pairs * self.slot.dim
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Keep keys, values, which of them are real, and each one's place."""
@@ -124,7 +125,8 @@ class ProbSparse(Mechanism):
         real, place = torch.cat([real, new], 1), torch.cat([place, own], 1)
         seen = (real[:, None, :] & (place[:, None, :] <= own[:, :, None]))[:, None]
         scores = (q * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
-        stands_out = measure(scores, seen & torch.isin(place, self.places)[:, None, None, :]) > self.threshold
+        judged = sample_scores(q, keys)  # as finely as in `attend`: rounded, other queries would stand out
+        stands_out = measure(judged, seen & torch.isin(place, self.places)[:, None, None, :]) > self.threshold
         lazy = seen.to(v.dtype) / seen.sum(-1, keepdim=True).clamp(min=1)
         out = torch.where(stands_out[..., None], masked_softmax(scores, seen), lazy) @ values
         return out, (keys, values, real, place)

@@ -135,6 +135,7 @@ class Softmax(Mechanism):
         """Two products over all n m pairs; the masked half is computed, save what `tiled` leaves out."""
         causal = self.slot.pattern is Pattern.CS
         pairs = tiled_pairs(n, m, causal, self.tile) if backend == "tiled" else n * m
+        pairs += n * (backend == "sdpa" and self.sink is not None)  # which is one more key there
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
 
     def flops_needed(self, n: int, m: int) -> float:

@@ -107,6 +107,25 @@ class SparseTransformer(Mechanism):
         pairs = n * m if keys >= m else -(-n // self.stride) * self.stride * keys
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
 
+    def flops_needed(self, n: int, m: int) -> float:
+        """Scores and sums over the pairs that are seen alone."""
+        cross, causal = self.slot.pattern.cross, self.slot.pattern is Pattern.CS
+        places = (i * self.slot.keys // self.slot.max_len if cross else i for i in range(n))
+        pairs = sum(self._reached(place, place + 1 if causal else m) for place in places)
+        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
+
+    def _reached(self, place: int, m: int) -> int:
+        """Count the keys that a query at `place` sees among the first m."""
+        whole, rest = divmod(m, self.stride)
+        if self.form == "fixed":
+            own, tail = place // self.stride, max(0, rest - (self.stride - self.summary))
+            if own == whole:
+                return rest + whole * self.summary
+            return whole * self.summary + tail + (self.stride - self.summary if own < whole else 0)
+        near = min(m, place + self.stride) - max(0, place - self.stride + 1)
+        before = place // self.stride - max(1, -(-(place - m + 1) // self.stride)) + 1
+        return max(0, near) + max(0, before) + max(0, (m - 1 - place) // self.stride)
+
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Keep the source and count each row's tokens (CC), or begin with no token (CS).
 

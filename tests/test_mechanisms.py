@@ -96,6 +96,54 @@ def test_local_costs_grow_with_the_window_and_not_with_the_square_of_the_length(
     assert banded_pairs(100, 128, 128, 64) == 100 * 100
 
 
+SPARSE = [
+    ("sparse_transformer", {"form": "fixed", "stride": 4, "summary": 1}),
+    ("sparse_transformer", {"form": "fixed", "stride": 7, "summary": 3}),
+    ("sparse_transformer", {"form": "strided", "stride": 5}),
+    ("sparse_transformer", {"form": "strided", "stride": 1}),
+    ("bigbird", {"block": 3, "random": 2}),
+    ("bigbird", {"block": 4, "random": 0}),
+    ("longformer", {"window": 3, "globals": 0}),
+]
+
+
+@pytest.mark.parametrize("pattern", Pattern.__members__)
+@pytest.mark.parametrize(("name", "params"), SPARSE, ids=str)
+def test_what_is_needed_is_the_pairs_that_are_seen(name: str, params: Any, pattern: str) -> None:
+    for n, m in ((21, 21), (24, 24), (20, 13)) if pattern in ("NC", "CC") else ((21, 21), (24, 24), (5, 5)):
+        mechanism = build(name, pattern, max_len=24, **params)
+        inputs = {key: torch.zeros(1, length, 8).double() for key, length in (("x", n), ("y", m))}
+        own = {key: t for key, t in inputs.items() if key in mechanism.inputs}
+        v = torch.eye(m, dtype=torch.float64).expand(1, 2, m, m)
+        seen = sum(
+            int((mechanism(tokens(n), tokens(m), v[..., [i]].expand(-1, -1, -1, 4), **own)[..., 0] != 0).sum())
+            for i in range(m)
+        )
+        assert mechanism.flops_needed(n, m) == 2 * seen * 8
+
+
+def test_longformers_global_queries_are_counted_once() -> None:
+    mechanism = build("longformer", "NS", window=3, globals=2)
+    i, j = torch.arange(21)[2:, None], torch.arange(21)
+    seen = int((((i - j).abs() <= 3) | (j < 2)).sum())
+    assert mechanism.flops_needed(21, 21) == mechanism._flops(21, 21, seen)  # type: ignore[operator]
+
+
+def test_what_probsparse_needs_is_each_query_with_the_sample_so_far() -> None:
+    mechanism = build("probsparse", "CS", max_len=100)
+    pairs = sum(int((mechanism.places <= i).sum()) for i in range(100))
+    assert mechanism.flops_needed(100, 100) == 2 * 2 * pairs * 4
+
+
+@pytest.mark.parametrize("pattern", ["NC", "CC"])
+def test_lightning_counts_the_state_that_it_computes_however_short(pattern: str) -> None:
+    assert build("lightning", pattern, gate="none").flops(2, 3) == 2 * 2 * (2 + 3) * 4 * 4
+
+
+def test_a_sink_is_one_more_key_of_the_fused_kernel() -> None:
+    assert build("softmax", "NC", sinks=True).flops(4, 3, "sdpa") == 2 * 2 * 4 * (3 + 1) * 8
+
+
 @pytest.mark.parametrize("pattern", ["NS", "CS"])
 @pytest.mark.parametrize("window", [1, 5, 20, 64])
 def test_local_needs_the_pairs_in_its_window(pattern: str, window: int) -> None:

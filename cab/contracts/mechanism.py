@@ -211,9 +211,11 @@ class Arguments:
             raise ValueError("the number of queries is not known: give query_mask where q is not read")
         m = slot.keys if m is None else m
         for length, most, what in ((n, slot.max_len, "queries"), (m, slot.keys, "keys")):
-            if length > most:
-                raise ValueError(f"{length} {what} in a slot of at most {most}")
+            if not 1 <= length <= most:
+                raise ValueError(f"{length} {what} in a slot of {'at least 1' if length < 1 else f'at most {most}'}")
         batch = _batch([q, k, v, key_mask, query_mask, *inputs.values()])
+        if batch < 1:
+            raise ValueError("a batch of 0: at least 1 is needed")
         if set(inputs) != set(mechanism.inputs):
             takes = f"{type(mechanism).__name__} takes {sorted(mechanism.inputs)}"
             raise ValueError(f"inputs {sorted(inputs)} were given; {takes}")

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.averages import sum_type
 from cab.ops.precision import full_precision
 
 
@@ -26,7 +27,7 @@ def similar(x: Tensor, centroids: Tensor) -> Tensor:
 def strayed(x: Tensor, centroids: Tensor, cluster: Tensor, mask: Tensor | None) -> Tensor:
     """Return how far the directions of real tokens are from their centroids: the mean square, with its gradient."""
     of = centroids.to(x.dtype).expand(x.shape[0], -1, -1, -1).gather(2, _wide(cluster, x.shape[3]))
-    squares = (F.normalize(x, dim=-1) - of).square().mean(-1)
+    squares = (F.normalize(x.to(sum_type(x)), dim=-1) - of).square().mean(-1)
     if mask is None:
         return squares.mean()
     real = mask[:, None, :].expand_as(squares)

@@ -16,7 +16,8 @@ SIZES: dict[str, int | None] = {"elu": None, "relu": None, "taylor": 16, "hedgeh
 
 
 def elu_plus_one(x: Tensor) -> Tensor:
-    """Return exp(x) where x is negative, else x + 1."""
+    """Return exp(x) where x is negative, else x + 1; of float16 in float32, since exp(-17) is nothing in 16 bits."""
+    x = x.float() if x.dtype is torch.float16 else x
     if not torch.is_grad_enabled():  # a function of autograd costs as much as a small product
         return _elu_plus_one(x)
     out: Tensor = _EluPlusOne.apply(x)  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cab.ops.averages import sum_type
 from cab.ops.precision import full_precision
 
 
@@ -70,7 +71,7 @@ def _rows(t: Tensor, index: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Return the keys that belong to shared queries: of length 1."""
-    return F.normalize(x, dim=-1).to(x.dtype)  # autocast takes the length, and so the quotient, in float32
+    return F.normalize(x.to(sum_type(x)), dim=-1).to(x.dtype)  # what keeps a token of zeros is nothing in float16
 
 
 def merged(outs: list[Tensor], totals: list[Tensor]) -> Tensor:

@@ -93,12 +93,12 @@ def summands(*tensors: Tensor) -> list[Tensor]:
 
     The products are then for `full_precision`, or autocast would round again.
     """
-    dtypes = [_product_type(t) for t in tensors]
+    dtypes = [product_type(t) for t in tensors]
     dtypes = [torch.float32 if dtype is torch.float16 else dtype for dtype in dtypes]
     return [t.to(dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
 
 
-def _product_type(t: Tensor) -> torch.dtype:
+def product_type(t: Tensor) -> torch.dtype:
     """Return the type in which autocast, if it is on, computes products of t."""
     device = t.device.type
     mixed = device != "meta" and torch.is_autocast_enabled(device)
@@ -111,7 +111,7 @@ def _causal(
     """Return the sums of v, those of ones if `weigh` (else nothing), and the state after the last token."""
     n = q.shape[2]
     chunk = min(chunk, n)
-    q, k, v = (t.to(_product_type(t)) for t in (q, k, v))
+    q, k, v = (t.to(product_type(t)) for t in (q, k, v))
     if state is None:
         state = v.new_zeros(*v.shape[:2], q.shape[3], v.shape[3])
     q, k, v = (chunked(t, chunk).contiguous() for t in (q, k, v))  # once, for all products

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cab.ops.averages import sum_type
+from cab.ops.precision import full_precision
 from cab.ops.prefix import carried_linear, causal_linear_flops, chunked, fitted, outer, prefix_sums, suffix_sums
 from cab.ops.results import handed_out
 
@@ -45,13 +46,14 @@ def running_softmax(
     if mask is not None:
         masked = ~mask[:, None, :, None]
         scores, v = scores.masked_fill(masked, FLOOR), v.masked_fill(masked, 0.0)
-    weights = Weights.of(scores, state[0])
-    if weights:
-        start, count = state[1] * weights.start.unsqueeze(-1), weights.count.unsqueeze(-1)
-        out, sums = carried_linear(weights.share(read), weights.inside, v, start, chunk)
-        return out.to(dtype), (weights.end, sums / count)
-    out, state = _by_halves(chunked(scores, chunk, FLOOR), chunked(read, chunk), chunked(v, chunk), state)
-    return out.flatten(2, 3)[:, :, :n].to(dtype), state
+    with full_precision(v.device.type):  # a share may be as large as the log-sum rises: autocast's float16 overflows
+        weights = Weights.of(scores, state[0])
+        if weights:
+            start, count = state[1] * weights.start.unsqueeze(-1), weights.count.unsqueeze(-1)
+            out, sums = carried_linear(weights.share(read), weights.inside, v, start, chunk)
+            return out.to(dtype), (weights.end, sums / count)
+        out, state = _by_halves(chunked(scores, chunk, FLOOR), chunked(read, chunk), chunked(v, chunk), state)
+        return out.flatten(2, 3)[:, :, :n].to(dtype), state
 
 
 def running_softmax_flops(n: int, rows: int, size: int, chunk: int) -> float:
