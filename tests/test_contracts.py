@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import cab
 from cab import Mechanism, Meter, Pattern, Slot, Unsupported
 from cab.errors import UsageError, unknown
 
@@ -216,3 +217,13 @@ def test_a_meter_reads_samples_and_nothing_else() -> None:
 def test_importing_cab_its_patterns_slots_and_meters_imports_no_torch() -> None:
     code = "import sys, cab; cab.Pattern, cab.Slot, cab.Meter, cab.Unsupported; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "n", "m", "message"), [(0, 4, 5, "a batch of 0"), (1, 0, 5, "0 queries"), (1, 4, 0, "0 keys")]
+)
+def test_nothing_is_not_attended_to(batch: int, n: int, m: int, message: str) -> None:
+    mechanism = cab.mechanism("softmax", pattern="NC", heads=1, dim=4, max_len=8, source_len=8)
+    q, k, v = (torch.zeros(batch, 1, length, 4) for length in (n, m, m))
+    with pytest.raises(ValueError, match=message):
+        mechanism(q, k, v)

@@ -5,21 +5,32 @@ from math import floor, log2
 import torch
 from torch import Tensor
 
+from cab.conformance.causality import SPLITS, streamed
 from cab.conformance.definition import ragged_batch, with_gradients
 from cab.conformance.subject import Broken, Call, Subject, seeded
 
 
 @torch.no_grad()
 def bf16(subject: Subject) -> None:
-    """In bfloat16 the error is at most twice that of `reference`, plus half a unit in the last place of the output."""
+    """In bfloat16 the error is at most twice that of `reference`, plus half a unit in the last place of the output.
+
+    Where it streams, so is that of every split into steps.
+    """
     call = subject.draw(*subject.lengths[0])
     low, rounded = _in(torch.bfloat16, call), _in(torch.float64, _in(torch.bfloat16, call))
     truth = subject.build(definition=True).bfloat16().double()(**rounded)
     plain = subject.build(definition=True).bfloat16()(**low).double()
-    ours = subject.build().bfloat16()(**low).double()
-    error, allowed, last_place = _off(ours, truth), _off(plain, truth), _last_place(truth)
-    if not error <= 2 * allowed + last_place / 2:
-        raise Broken(f"off by {error:.2e}, reference by {allowed:.2e}; half a last place is {last_place / 2:.2e}")
+    mechanism = subject.build().bfloat16()
+    outs = {"": mechanism(**low)}
+    if subject.causal and mechanism.defines("step"):
+        outs |= {f"in {len(split)} steps ": streamed(mechanism, low, split) for split in SPLITS}
+    allowed, last_place = _off(plain, truth), _last_place(truth)
+    for how, ours in outs.items():
+        error = _off(ours, truth)
+        if not error <= 2 * allowed + last_place / 2:
+            raise Broken(
+                f"{how}off by {error:.2e}, reference by {allowed:.2e}; half a last place is {last_place / 2:.2e}"
+            )
 
 
 def autocast(subject: Subject) -> None:

@@ -5,7 +5,7 @@ import torch
 from faulty import Twin as Softmax
 
 BREAKS = "streaming"
-ALSO = {"ragged", "defaults"}
+ALSO = {"ragged", "defaults", "bf16"}
 
 
 class Twin(Softmax):
