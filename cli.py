@@ -120,19 +120,18 @@ def report(
     )
     from cab.terminal.printing import console
 
-    rows, folder = load(results), out or results / "report"
-    store = Store(results)
-    places = environments(store)
-    print_report(rows, places, console())
-    print_winning(rows, console())
+    store, folder = Store(results), out or results / "report"
+    rows, places = load(store), environments(store)
     used = utilisation(rows, peaks.load(results))
-    print_utilisation(used, console())
     lengths, growths = winning(rows)
     tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": growths, "utilisation.csv": used}
     for name, frame in tables.items():
         write_csv(frame, folder / name)
     write_parquet(rows, folder / "results.parquet")
     write_page(rows, places, folder / "index.html")
+    print_report(rows, places, console())  # what is written stands, whoever stops reading here
+    print_winning(rows, console())
+    print_utilisation(used, console())
     for meter, count in outdated(store).items():
         typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it anew", err=True)
     for path in store.damaged:

@@ -70,9 +70,12 @@ def run(
         return execute(overrides, display, Path(results), Path(data), force, retry).rows()
 
 
-def load(results: str | Path = "results", *, history: bool = False) -> "pd.DataFrame":
-    """Read a store: the tidy table, one row a case and metric; with `history` the answers of older sources too."""
-    folder = Path(results)
-    if not (folder / "cases").is_dir():
-        raise UsageError(f"there are no results in {folder.absolute()}; make some with `cab run`")
-    return table(Store(folder), history=history)
+def load(results: "str | Path | Store" = "results", *, history: bool = False) -> "pd.DataFrame":
+    """Read a store: the tidy table, one row a case and metric; with `history` the answers of older sources too.
+
+    Damaged files are set aside, and stand in the `damaged` of a `Store` that is given.
+    """
+    store = results if isinstance(results, Store) else Store(Path(results))
+    if not (store.folder / "cases").is_dir():
+        raise UsageError(f"there are no results in {store.folder.absolute()}; make some with `cab run`")
+    return table(store, history=history)

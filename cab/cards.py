@@ -126,6 +126,10 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
                     if isinstance(t, ast.Name) and isinstance(item.value, ast.Name)  # type: ignore[attr-defined]
                 ]
         facts.update(_literals(node, name, known=_contract_facts(kind)))
+    if kind == "mechanism" and not (isinstance(facts["patterns"], dict) or facts["patterns"] == "inner"):
+        raise UsageError(
+            f"mechanism '{name}': `patterns` is {facts['patterns']!r}; write a dict of grades, as in {{'CS': 'native'}}"
+        )
     params, takes = _hyperparameters(init, kind, name)
     doc = ast.get_docstring(tree) or ast.get_docstring(classes[class_name]) or ""
     # through JSON, so that a card from the cache and a fresh one are alike

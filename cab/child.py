@@ -99,6 +99,17 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     return {"meters": answers, "compared": compared, "seconds": time.monotonic() - start}
 
 
+def compare(job: dict[str, Any]) -> dict[str, Any]:
+    """Compare a case's mechanism with its definition, which may take more memory than the case is given."""
+    import torch
+
+    case = Case.of(job["case"])
+    torch.set_num_threads(job["threads"])
+    _use_device(case.device, {})
+    _workload(case, Path(job["data"])).compare()
+    return {}
+
+
 def _samples(given: Any) -> dict[str, dict[str, Any]]:
     """Check what a meter returned, before it is written with the other meters' answers."""
     if not isinstance(given, dict) or not all(isinstance(found, dict) for found in given.values()):
@@ -231,6 +242,7 @@ def _progress(path: str) -> Callable[[str], None]:
 _KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "preflight": preflight,
     "laws": laws,
+    "compare": compare,
     "forecast": forecast,
     "measure": measure,
     "peak": peak,

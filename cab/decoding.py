@@ -10,6 +10,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.errors import Unsupported
 
 TOKENS = 64  # that one run decodes where `step` writes into its state
+PREFILL = 256  # tokens that are read at once before: the scores of all with all are no part of decoding
 
 
 class Decoder:
@@ -23,7 +24,9 @@ class Decoder:
         check_streams(mechanism)
         self.mechanism = mechanism
         with torch.no_grad():
-            state, _ = prefilled(mechanism, given, n)
+            state, _ = prefilled(mechanism, given, min(n, PREFILL))
+            for start in range(PREFILL, n, PREFILL):
+                _, state = mechanism.step(state, **part(mechanism, given, start, min(start + PREFILL, n)))
             first = part(mechanism, given, n, n + 1)
             before = copied(state)
             out, _ = mechanism.step(state, **first)

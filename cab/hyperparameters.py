@@ -10,6 +10,7 @@ from typing import Any
 
 from cab.cards import Card
 from cab.errors import UsageError, unknown
+from cab.plugins import is_file
 
 Axes = dict[str, list[Any]]  # key -> its values, in the order given
 INNER = "mechanism@mechanism.inner"  # which mechanism a wrapper is put around
@@ -35,7 +36,8 @@ def own_axes(group: str, name: str, chosen: dict[str, tuple[Card, dict[str, Any]
         param = parts[-1]
         if param not in card.params:
             owners = [other for other, (c, _) in chosen.items() if param in c.params]
-            hint = f"Only some take it: {group}.{owners[0]}.{param}=..." if owners else ""
+            named = [chosen[other][0].class_name if is_file(other) else other for other in owners]
+            hint = f"Only some take it: {group}.{named[0]}.{param}=..." if owners else ""
             raise unknown(f"hyper-parameter of {group} '{name}'", param, card.params, hint)
         for value in values:
             if not _fits(defaults[param], value):

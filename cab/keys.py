@@ -41,6 +41,8 @@ def check_root(root: dict[str, Any]) -> None:
         if root[key] is not None:
             _whole(key, root[key], least=1)
     _whole("seed", root["seed"], least=0)
+    if root["kv_heads"] is not None and root["heads"] % root["kv_heads"]:
+        raise UsageError(f"kv_heads={root['kv_heads']}: it must divide heads={root['heads']}")
     if not isinstance(root["backend"], str):
         raise UsageError(
             f"backend={root['backend']}: give a name, as in backend=sdpa, or several, as in backend=eager,sdpa"
@@ -71,7 +73,9 @@ def memory_bytes(text: Any) -> int | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(text).strip())
     if not match or match[2] not in _UNITS or not float(match[1]):
         raise UsageError(f"memory_limit={text}: give a size, as in 8GiB. Units: {', '.join(u for u in _UNITS if u)}")
-    return int(float(match[1]) * _UNITS[match[2]])
+    if (size := int(float(match[1]) * _UNITS[match[2]])) < 2**20:
+        raise UsageError(f"memory_limit={text}: {size} bytes are too few for any case; give at least 1MiB, as in 8GiB")
+    return size
 
 
 def _check_training(recipe: dict[str, Any]) -> None:
@@ -99,6 +103,8 @@ def _check_training(recipe: dict[str, Any]) -> None:
 def _whole(key: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UsageError(f"{key}={value}: expected a whole number of at least {least}")
+    if value >= 2**31:
+        raise UsageError(f"{key}={value}: expected a whole number below 2**31")
 
 
 def _number(key: str, value: Any, low: float, high: float, above: bool = False, below: bool = False) -> None:

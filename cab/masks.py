@@ -14,7 +14,7 @@ from cab.assembly import build_mechanism
 from cab.cases import Case
 from cab.contracts.mechanism import Mechanism
 from cab.draws import Draw
-from cab.errors import UsageError
+from cab.errors import Unsupported, UsageError
 from cab.scenes import slot_of
 
 MOST = 1024  # tokens
@@ -48,8 +48,11 @@ def effective_map(case: Case) -> Map:
         torch.manual_seed(case.seed)
         try:
             mechanism = build_mechanism(plugins.load("mechanism", case.mechanism), case.params, slot_of(case))
-        except ValueError as error:
-            raise UsageError(f"mechanism {case.mechanism}: {error}") from error
+        except Unsupported:
+            raise
+        except Exception as error:
+            what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise UsageError(f"mechanism {case.mechanism}: {what}") from error
         given = Draw(case.seed, torch.float64, torch.device("cpu")).heads(mechanism.double().eval(), 1, case.n, case.m)
         weights = _of_values(mechanism, given) if "v" in mechanism.reads else None
         linear = weights is not None

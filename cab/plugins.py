@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import cards
-from cab.cards import Card
+from cab.cards import CONTRACTS, Card
 from cab.errors import UsageError, unknown
 from cab.folders import PACKAGE, beside
 
@@ -59,9 +59,12 @@ def load(kind: str, name: str) -> type[Any]:
     place, about = _place(kind, name), card(kind, name)
     try:
         module = import_module(place.module) if place.module else _import_file(place.path)
-        return getattr(module, about.class_name)  # type: ignore[no-any-return]
+        found: type[Any] = getattr(module, about.class_name)
     except Exception as error:
         raise UsageError(f"{kind} '{name}' ({place.path}) does not import: {type(error).__name__}: {error}") from error
+    if CONTRACTS[kind] not in (base.__name__ for base in getattr(found, "__mro__", ())):
+        raise UsageError(f"{kind} '{name}': the class {about.class_name} must derive from cab.{CONTRACTS[kind]}")
+    return found
 
 
 def is_file(name: str) -> bool:

@@ -9,12 +9,13 @@ Schema 1 (2026-11): first version.
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from cab.cases import canonical
+from cab.cases import STATUSES, canonical
 from cab.errors import UsageError
 from cab.folders import write_whole
 
@@ -29,7 +30,11 @@ COLUMNS = (
 ).split()
 FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")
 _VALUES = ("value", "ci_low", "ci_high", "count", "processes", "converged", "stop_reason")
-_ENTRY = {"schema", "case", "meter", "key", "metrics", "processes", "environment", "run_id", "time"}
+_ENTRY = {
+    **{"case": dict, "metrics": dict, "environment": dict, "processes": list, "schema": int},
+    **dict.fromkeys(("case_id", "meter", "key", "environment_id", "run_id", "time"), str),
+}
+_OF_CASE = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
 
 
 @dataclass
@@ -71,8 +76,7 @@ class Store:
     def entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Return every entry that can be read."""
         for path in sorted((self.folder / "cases").glob("??/*.json")):
-            entry = self._load(path)
-            if entry is not None:
+            if (entry := self._load(path)) is not None:
                 yield path, entry
 
     def _load(self, path: Path) -> dict[str, Any] | None:
@@ -80,14 +84,10 @@ class Store:
             entry = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):  # UnicodeDecodeError is a ValueError
+        except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             self._set_aside(path)
             return None
-        if (
-            not isinstance(entry, dict)
-            or not _ENTRY <= set(entry)
-            or path.stem != f"{entry.get('case_id')}-{entry['key']}"
-        ):
+        if not _is_entry(entry) or path.stem != f"{entry['case_id']}-{entry['key']}":
             self._set_aside(path)
             return None
         return entry
@@ -100,6 +100,15 @@ class Store:
         except OSError:
             aside = path  # a folder that cannot be written: reported all the same
         self.damaged.append(aside)
+
+
+def _is_entry(entry: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this has the shape of an entry: what is nested in it is what tables and runs read."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), kind) for name, kind in _ENTRY.items()):
+        return False
+    found = entry["metrics"].values()
+    asked = {*_OF_CASE, "params", "task_params", "settings"} <= set(entry["case"])
+    return asked and all(isinstance(metric, dict) and metric.get("status") in STATUSES for metric in found)
 
 
 def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -120,10 +129,7 @@ def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
         "settings": canonical({"task": case["task_params"], **case["settings"]}),
         "environment_id": entry["environment_id"],
         "step": None,
-        **{
-            k: case[k]
-            for k in "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
-        },
+        **{name: case[name] for name in _OF_CASE},
     }
     found = []
     for name, metric in entry["metrics"].items():
@@ -184,7 +190,7 @@ def _everything(store: Store) -> "pd.DataFrame":
 
     cached = _cached(store.folder)
     paths = {path.stem: path for path in (store.folder / "cases").glob("??/*.json")}
-    stamps = {file: path.stat().st_mtime_ns for file, path in paths.items()}
+    stamps = {file: path.stat().st_mtime_ns for file, path in paths.items() if path.is_file()}
     unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]
     fresh = cached.loc[unchanged] if unchanged else cached  # an empty list would select no column
     known = set(fresh["file"])
@@ -194,7 +200,10 @@ def _everything(store: Store) -> "pd.DataFrame":
         if entry is not None:
             extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
             extra |= {"version": entry.get("version", 1), "asked": entry.get("asked", entry["time"])}
-            new += [{**row, **extra} for row in rows(entry)]
+            try:
+                new += [{**row, **extra} for row in rows(entry)]
+            except (AttributeError, KeyError, TypeError):  # a curve or a floor of another shape
+                store._set_aside(paths[file])
     everything = _fitting(new, store, paths)
     if len(fresh):
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
@@ -251,13 +260,13 @@ def _fitting(new: list[dict[str, Any]], store: Store, paths: dict[str, Path]) ->
 
     try:
         return table_of(new)
-    except (TypeError, ValueError):  # a text that is no Unicode is a ValueError
+    except (TypeError, ValueError, OverflowError):  # a text that is no Unicode is a ValueError
         fitting = []
         for file, of_file in groupby(new, key=lambda row: row["file"]):
             rows = list(of_file)
             try:
                 table_of(rows)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 store._set_aside(paths[file])
             else:
                 fitting += rows
@@ -287,7 +296,5 @@ def _cached(folder: Path) -> "pd.DataFrame":
 
 
 def _keep(frame: "pd.DataFrame", folder: Path) -> None:
-    try:
+    with suppress(OSError):  # a results folder of somebody else's, read only: the next report reads the files again
         write_whole(folder / "rows.parquet", frame.to_parquet())
-    except OSError:
-        pass  # a results folder of somebody else's, read only: the next report reads the files again

@@ -189,7 +189,7 @@ class Supervisor:
         with locks.device(case.device, timed, lambda: self.report.doing(f"waiting for the device: {what}")):
             if item.searches:
                 return {item.meter: self._search(item, job, what)}
-            answer = self._run(job, item.timeout, memory, what)
+            answer = self._compared_apart(item, job) or self._run(job, item.timeout, memory, what)
         if answer.status in ("timeout", "oom") or (answer.status != "ok" and place.exists()):
             again = "goes on from its last checkpoint" if place.exists() else "asks again"
             answer = replace(answer, reason=f"{answer.reason}; --retry {answer.status} {again}")
@@ -199,13 +199,25 @@ class Supervisor:
             self._compared.add(case.id)
         return {name: Answer.of(given) for name, given in answer.value["meters"].items()}
 
+    def _compared_apart(self, item: Item, job: dict[str, Any]) -> Answer | None:
+        """Under a limit, compare in a child that has none: the definition's memory is not the mechanism's.
+
+        Returns why nothing may be measured, or None; `job` then says that it has been compared.
+        """
+        if item.memory_limit is None or item.trains or job["compared"]:
+            return None
+        answer = self._run({**job, "kind": "compare"}, item.timeout, None)
+        job["compared"] = answer.status == "ok"
+        return None if answer.status == "ok" else answer
+
     def _search(self, item: Item, job: dict[str, Any], what: str) -> Answer:
         """Let a meter probe the cases of its choosing, each in a child of its own."""
 
         def probe(case: Case, pinned: bool) -> tuple[str, str, Any]:
             asked = {**job, "case": case.question(), "pinned": pinned, "compared": False}
             memory = None if job["device_memory"] else item.memory_limit
-            answer = self._run(asked, item.timeout, memory, f"{what}: n={case.n}")
+            wrong = self._compared_apart(item, asked)
+            answer = wrong or self._run(asked, item.timeout, memory, f"{what}: n={case.n}")
             answer = Answer.of(answer.value["meters"][item.meter]) if answer.status == "ok" else answer
             return answer.status, answer.reason, answer.value
 

@@ -57,6 +57,43 @@ def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: Draw, batch: 
         )
 
 
+def blind_to_later(mechanism: Mechanism, draw: Draw) -> None:
+    """Raise `Wrong` where, in a causal pattern, the first half of the rows changes with the tokens after it.
+
+    At the slot's whole length: blocks, windows and chunks may be longer than what the laws see.
+    """
+    slot = mechanism.slot
+    if not slot.pattern.causal or mechanism.grade == "leaky":
+        return
+    given, half = draw.heads(mechanism, 1, slot.max_len, slot.keys), slot.max_len // 2
+    keyed = ("k", "v", "key_mask", *(name for name, (axis, *_) in mechanism.inputs.items() if axis == "keys"))
+    later = dict(given)
+    for name, t in given.items():
+        if t.is_floating_point() and not (slot.pattern.cross and name in keyed):
+            axis = 2 if name in ("q", "k", "v") else 1
+            kept, cut = t.narrow(axis, 0, half), t.narrow(axis, half, t.shape[axis] - half)
+            later[name] = torch.cat([kept, 10 - cut.flip(axis)], axis)
+    with torch.no_grad():
+        rows, others = (checked(mechanism, call)[:, :, :half].double() for call in (given, later))
+    finite([rows, others], "the output")
+    error, limit = (rows - others).abs().max().item(), torch.finfo(draw.dtype).eps ** 0.5 * rows.abs().max().item()
+    if not error <= limit:
+        raise Wrong(
+            f"{type(mechanism).__name__}, backend {mechanism.backend}, is not causal at {slot.max_len} tokens: a row "
+            f"before {half} changes by {error:.3g} with the tokens after it; at most {limit:.3g} is rounding"
+        )
+
+
+def whole(result: Tensor, shape: tuple[int, ...] | None) -> None:
+    """Raise `Wrong` where a result is not finite or not of its shape; a raster's may be longer, and is cut."""
+    finite([result], "the output")
+    if shape is not None:
+        rows = slice(None, shape[2]) if len(shape) == 4 else slice(None)
+        found = tuple(result[:, :, rows].shape) if result.dim() == 4 else tuple(result.shape)
+        if found != shape:
+            raise Wrong(f"the output has shape {tuple(result.shape)}, not {shape}")
+
+
 def checked(mechanism: Mechanism, given: Mapping[str, Tensor]) -> Tensor:
     """Compute with the mechanism's own backend; `Wrong` for a result of another shape or dtype than it must have."""
     call = arguments(mechanism, given)

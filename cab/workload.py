@@ -69,21 +69,23 @@ class Workload:
     def check(self, compared: bool = False) -> None:
         """Raise `Wrong` unless the mechanism computes what it defines, and the results on the real inputs are finite.
 
-        The comparison is at 301 tokens, in the case's own dtype; `compared` says that another process has made it, on
-        the same weights and inputs.
+        `compared` says that another process has made the comparison, on the same weights and inputs.
         """
         run = self.run
         self.has_run = self.case.pass_ != "train"
+        if not compared:
+            self.compare()
         with self._setting_up():
-            if not compared:
-                self._compare()
-            if self.case.pass_ in ("forward", "decode"):
+            if self.case.pass_ == "decode":
                 truth.finite([run()], "the output")
+                return
+            if self.case.pass_ == "forward":
+                truth.whole(run(), self._scene.shape)
                 return
             assert self._scene.forward is not None
             if self.case.pass_ == "forward_backward":
                 out = self._scene.forward()
-                truth.finite([out], "the output")
+                truth.whole(out, self._scene.shape)
                 truth.finite(self._gradients(out, False), "a gradient")
                 return
             with torch.no_grad():
@@ -91,11 +93,18 @@ class Workload:
             if self.case.pass_ == "backward":  # a step changes the weights
                 truth.finite(run(), "a gradient")
 
-    def _compare(self) -> None:
+    def compare(self) -> None:
+        """Raise `Wrong` unless the mechanism computes what it defines, and no row sees a later token.
+
+        With the definition at 301 tokens at most, in the case's own dtype; what is causal also at the case's length.
+        """
         case, mode = self.case, self.module.training
-        self.module.eval()
-        truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
-        self.module.train(mode)
+        with self._setting_up():
+            self.module.eval()
+            truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
+            if case.pass_ != "decode" and self.mechanism.slot.max_len > truth.TOKENS:
+                truth.blind_to_later(self.mechanism, self._draw)
+            self.module.train(mode)
         if case.backend != "eager":  # code may be compiled: another length was seen, and the next would be for any
             torch.compiler.reset()
 

@@ -92,6 +92,7 @@ IMPORT = "from cab import Mechanism\n"
         ),
         ("class A: ...\n", "found none"),
         ("class A(:\n", "not valid Python"),
+        ("class A(Mechanism):\n    patterns = ['CS']\n", "write a dict of grades"),
         (
             "class A(Mechanism):\n    patterns = {'NS': 'native'}\n    def __init__(self, slot, window=1): ...",
             "hyper-parameters are keyword-only, and `window` is not",
@@ -149,3 +150,9 @@ def test_an_installed_package_brings_plugins_without_being_imported(
             plugins.card("mechanism", "softmax")
     finally:
         forget()
+
+
+def test_a_class_that_derives_from_nothing_of_ours_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    patterns = {'NS': 'native'}\n")
+    with pytest.raises(UsageError, match=r"the class Mine must derive from cab\.Mechanism"):
+        plugins.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")

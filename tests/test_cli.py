@@ -104,6 +104,17 @@ def test_a_run_ends_with_a_table_and_a_report_with_files(elsewhere: Path) -> Non
     assert code == 0 and "measurements done already: 8" in output
 
 
+def test_a_report_names_what_it_set_aside_and_is_written_whoever_reads_on(elsewhere: Path) -> None:
+    cab("run", "mechanism=none", "task=speed", "seq_len=16,32", "batch=1", "threads=1", "meters=[flops]")
+    next((elsewhere / "results" / "cases").glob("??/*.json")).write_text("{")
+    code, output = cab("report")
+    assert code == 0 and "a damaged results file was set aside" in output
+    command = f"{sys.executable} -c 'from cab.cli import app; app()'"
+    shell = f"{command} report --results results --out piped | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=elsewhere)
+    assert done.returncode == 0 and (elsewhere / "piped" / "index.html").is_file(), done.stderr
+
+
 def test_a_failed_case_ends_the_run_with_code_1(elsewhere: Path) -> None:
     grid = ["task=speed", "mechanism=softmax", "seq_len=16384", "memory_limit=100MiB", "meters=[memory]", "batch=1"]
     code, output = cab("run", *grid, "heads=1", "dim=4", "threads=1")

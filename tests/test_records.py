@@ -132,6 +132,36 @@ def test_a_damaged_file_is_set_aside_and_named(store: Store, content: str) -> No
     assert store.damaged == [store.folder / "damaged" / path.name] and not path.exists()
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"metrics": None},
+        {"metrics": {"latency": None}},
+        {"metrics": {"latency": {"status": "splendid"}}},
+        {"environment": None},
+        {"environment_id": None},
+        {"processes": None},
+        {"case": {}},
+        {"floors": [1]},
+        {"curve": [None]},
+    ],
+    ids=str,
+)
+def test_a_file_of_another_shape_is_set_aside_and_costs_no_other(store: Store, odd: dict[str, Any]) -> None:
+    store.write(entry("flops", 2.0, key="k2"))
+    store.write({**entry(), **odd})
+    assert list(table(store)["value"]) == [2.0] and len(environments(store)) == 1
+    assert [path.stem for path in store.damaged] == [f"{entry()['case_id']}-k1"]
+
+
+def test_links_to_nothing_and_nests_too_deep_are_no_entries(store: Store) -> None:
+    store.write(entry())
+    folder = store.path(f"{entry()['case_id']}-k1").parent
+    (folder / "lost.json").symlink_to(folder / "nowhere")
+    (folder / "deep.json").write_text("[" * 100_000)
+    assert list(table(store)["value"]) == [1.0] and [path.stem for path in store.damaged] == ["deep"]
+
+
 def test_a_file_under_another_name_is_not_taken_for_its_question(store: Store) -> None:
     store.write(entry())
     path = store.path(f"{entry()['case_id']}-k1")

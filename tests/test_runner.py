@@ -1,6 +1,7 @@
 """Every planned case ends as a row with a status, whatever its child does; what is finished is not run again."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -136,6 +137,41 @@ def test_a_memory_limit_ends_as_oom(server: Server, lawful: None, elsewhere: Pat
     found, _ = carry_out(server, ["mechanism=softmax", "seq_len=8192", "memory_limit=200MiB"], elsewhere)
     assert found["memory"]["peak_allocated"]["status"] == "oom"
     assert found["flops"]["flops"]["value"] == 2 * 8192**2 * 8
+
+
+def test_a_definition_that_needs_more_than_the_limit_is_not_the_mechanism(
+    server: Server, lawful: None, elsewhere: Path
+) -> None:
+    body = f"{ATTEND}    return v\n\n{ATTEND.replace('attend', 'reference')}    torch.ones(2**27)\n    return v\n"
+    grid = [f"mechanism={users_file(elsewhere, body)}", "seq_len=64", "memory_limit=200MiB"]
+    found, _ = carry_out(server, [*grid, "meters=[memory]"], elsewhere)
+    assert found["memory"]["peak_allocated"]["status"] == "ok"
+    wrong = body.replace("torch.ones(2**27)", "v = v + 1")
+    grid[0] = f"mechanism={users_file(elsewhere, wrong)}"
+    found, _ = carry_out(server, [*grid, "meters=[memory]"], elsewhere)
+    assert found["memory"]["peak_allocated"]["status"] == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("late", "reason"),
+    [
+        ("out + v.mean(2, keepdim=True)", "is not causal at 500 tokens"),
+        ("out[:, :, :-1]", r"shape"),
+        ("out * float('nan')", "finite"),
+    ],
+)
+def test_a_fault_that_begins_beyond_the_laws_lengths_gives_no_number(
+    late: str, reason: str, server: Server, lawful: None, elsewhere: Path
+) -> None:
+    body = f"{ATTEND}    out = v.cumsum(2)\n    return {late} if v.shape[2] > 400 else out\n"
+    name = users_file(elsewhere, body, "{'CS': 'native'}")
+    grid = [f"mechanism={name}", "pattern=CS", "seq_len=100,500", "meters=[memory]"]
+    store = Store(elsewhere / "results").open_for_writing()
+    items = plan([*FAST, *grid]).items
+    Supervisor(store, server, Options(data=elsewhere), Silent()).carry_out(items)
+    found = {item.case.n: store.read(item.file)["metrics"]["peak_allocated"] for item in items}  # type: ignore[index]
+    assert found[100]["status"] == "ok" and found[500]["status"] == "wrong"
+    assert re.search(reason, found[500]["reason"])
 
 
 def test_what_is_longer_than_what_ran_out_of_memory_is_skipped(server: Server, lawful: None, elsewhere: Path) -> None:
@@ -589,6 +625,9 @@ def test_a_limit_is_the_processs_or_the_devices(
 
     class Stand:
         def run(self, job: dict[str, Any], deadline: float, memory: int, waiting: Any) -> Any:
+            if job["kind"] == "compare":  # the definition's memory is not the mechanism's
+                assert memory != 2**30 or not of_process
+                return Ending({"ok": {}}, "ended", 0, None, 0, 1.0, "")
             asked.append((job, memory))
             raise ServerDied("noted")
 
@@ -597,7 +636,7 @@ def test_a_limit_is_the_processs_or_the_devices(
     items = plan(["mechanism=none", "task=speed", f"device={device}", "meters=[latency]", "memory_limit=1GiB"]).items
     supervisor.carry_out(items[:1])
     job, memory = asked[0]
-    assert job["device_memory"] == device_memory and (memory == 2**30) == of_process
+    assert job["device_memory"] == device_memory and (memory == 2**30) == of_process and job["compared"]
 
 
 def test_on_a_gpu_the_allocator_is_held_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

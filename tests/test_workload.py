@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cab import Batch, Mechanism, Pattern, Slot, Source, Task, Unsupported
 from cab.assembly import Attention, build_mechanism
 from cab.cases import Case
+from cab.decoding import Decoder
 from cab.draws import Draw
 from cab.errors import UsageError, Wrong
 from cab.ops.softmax import masked_softmax, visible
@@ -435,3 +436,22 @@ def test_out_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(caught.value) and is_out_of_memory(MemoryError())
     assert is_out_of_memory(OSError(12, "Cannot allocate memory"))
     assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_decoder_reads_what_came_before_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    mechanism = Softmax(Slot(Pattern.CS, heads=1, dim=4, max_len=701)).eval()
+    given = {
+        name: torch.randn(1, 1, 701, 4, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("qkv")
+    }
+    step = type(mechanism).step
+
+    def noted(self: Any, state: Any, q: Any, *rest: Any, **named: Any) -> Any:
+        sizes.append(q.shape[2])
+        return step(self, state, q, *rest, **named)
+
+    monkeypatch.setattr(type(mechanism), "step", noted)
+    with torch.no_grad():
+        last = Decoder(mechanism, given, 700).run()
+    assert sizes == [256, 256, 188, 1, 1]
+    torch.testing.assert_close(last, mechanism(**given)[:, :, -1:])

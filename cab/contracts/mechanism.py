@@ -213,8 +213,7 @@ class Arguments:
         for length, most, what in ((n, slot.max_len, "queries"), (m, slot.keys, "keys")):
             if not 1 <= length <= most:
                 raise ValueError(f"{length} {what} in a slot of {'at least 1' if length < 1 else f'at most {most}'}")
-        batch = _batch([q, k, v, key_mask, query_mask, *inputs.values()])
-        if batch < 1:
+        if (batch := _batch([q, k, v, key_mask, query_mask, *inputs.values()])) < 1:
             raise ValueError("a batch of 0: at least 1 is needed")
         if set(inputs) != set(mechanism.inputs):
             takes = f"{type(mechanism).__name__} takes {sorted(mechanism.inputs)}"
@@ -268,6 +267,8 @@ class Arguments:
 
     def finish(self, out: Tensor) -> Tensor:
         """Drop the raster's filling, check the result, and zero the rows that are masked or see nothing."""
+        if not isinstance(out, Tensor):
+            raise ValueError(f"attend gave {type(out).__name__}, not a tensor")
         out = out[:, :, : self.n]
         if tuple(out.shape) != self.expected:
             raise ValueError(f"attend gave shape {tuple(out.shape)}, not {self.expected}")

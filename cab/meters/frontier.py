@@ -25,7 +25,7 @@ class Frontier(Meter):
         "runs under a limit on the process (CUDA: on its allocator); in time, by one process's median; m follows n; "
         "the interval is the bracket: the longest that fits, the shortest that does not"
     )
-    version = 1
+    version = 2  # 2: what is compared before stands outside the limit, and decoding reads in pieces
     environment = True
     searches = True
     asks = {"memory_limit": None, "latency_limit": None}

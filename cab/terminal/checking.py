@@ -18,7 +18,13 @@ def check_and_print(names: list[str], out: Console, verbose: bool) -> int:
     broken = 0
     for name in names:
         cls, start = plugins.load("mechanism", name), time.monotonic()
-        verdicts = check(cls)
+        try:
+            verdicts = check(cls)
+        except Exception as error:  # a plug-in's, outside of every law; the next mechanism is checked all the same
+            what = f"{type(error).__name__}: {error}"
+            out.print(f"{escape(name)}: [red]broken[/], no law could be asked: {escape(what)}", highlight=False)
+            broken += 1
+            continue
         failures = [v for v in verdicts if v.status == "fail"]
         exempt = {v.law: v.reason for v in verdicts if v.status == "exempt"}
         broken += bool(failures)

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 SHOWN = 40  # cases of a preview
 
 
+class _Piped(Console):
+    """Lets a pipe that nobody reads any more end the command as such, and not as a failure."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(stderr: bool = False) -> Console:
     """Return the terminal; where there is none, lines of 120 columns."""
-    terminal = Console(stderr=stderr)
-    return terminal if terminal.is_terminal else Console(stderr=stderr, width=120)
+    terminal = _Piped(stderr=stderr)
+    return terminal if terminal.is_terminal else _Piped(stderr=stderr, width=120)
 
 
 def print_preview(preview: "Preview", out: Console) -> None:
