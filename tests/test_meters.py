@@ -445,3 +445,10 @@ def test_a_pinned_allocator_maps_no_block_and_an_unpinned_one_does() -> None:
     )
     for how in ("pinned", "unpinned"):
         subprocess.run([sys.executable, "-c", code, how], check=True)
+
+
+@pytest.mark.parametrize("right", [0, 4])
+def test_examples_that_are_all_wrong_or_all_right_leave_an_interval(right: int) -> None:
+    found = Quality().reduce("accuracy", [{"samples": [(right, 4)] * 8}])
+    assert (found.value, found.ci_low, found.ci_high) == (right / 4, *wilson(8 * right / 4, 8))
+    assert found.ci_low != found.ci_high

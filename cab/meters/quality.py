@@ -26,6 +26,8 @@ class Quality(Meter):
         if isinstance(samples[0], list | tuple):
             sums, counts = [float(s) for s, _ in samples], [float(c) for _, c in samples]
             value, interval = sum(sums) / sum(counts), student_of_ratio(sums, counts)
+            if not any(sums) or sums == counts:  # all wrong or all right: t would give an interval of no width
+                interval = wilson(value * len(samples), len(samples))
         elif all(sample in (0, 1) for sample in samples):
             value, interval = sum(samples) / len(samples), wilson(sum(samples), len(samples))
         else:
