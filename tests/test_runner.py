@@ -639,6 +639,22 @@ def test_a_limit_is_the_processs_or_the_devices(
     assert job["device_memory"] == device_memory and (memory == 2**30) == of_process and job["compared"]
 
 
+@pytest.mark.usefixtures("lawful")
+def test_what_is_only_counted_is_not_compared_under_a_limit(tmp_path: Path) -> None:
+    """On a stand-in for the fork server: at a million tokens a comparison would run out of memory."""
+    kinds: list[str] = []
+
+    class Stand:
+        def run(self, job: dict[str, Any], *_: Any) -> Any:
+            kinds.append(job["kind"])
+            raise ServerDied("noted")
+
+    store = Store(tmp_path).open_for_writing()
+    grid = ["mechanism=softmax", "pattern=CS", "seq_len=1048576", "meters=[flops]", "memory_limit=1GiB"]
+    Supervisor(store, Stand(), Options(tmp_path), Notes()).carry_out(plan([*FAST, *grid]).items)  # type: ignore[arg-type]
+    assert set(kinds) == {"measure"}
+
+
 def test_on_a_gpu_the_allocator_is_held_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
