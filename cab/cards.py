@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cab.errors import UsageError, unknown
-from cab.folders import PACKAGE, cache, write_whole
+from cab.paths import PACKAGE, cache, write_whole
 
 CONTRACTS = {"mechanism": "Mechanism", "task": "Task", "meter": "Meter"}
 # what the harness gives a constructor by itself

@@ -14,7 +14,7 @@ from typing import Any
 from cab import environment, plugins
 from cab.cases import Case
 from cab.errors import Unsupported, UsageError, Wrong
-from cab.folders import write_whole
+from cab.paths import write_whole
 from cab.preflight import build_task, check_device, preflight
 
 

@@ -16,10 +16,10 @@ from typing import Any
 from cab import plugins
 from cab.cards import REQUIRED, Card
 from cab.errors import UsageError, unknown
-from cab.folders import beside
 from cab.grids import narrowed, scoped_elsewhere
 from cab.hyperparameters import INNER, Axes, inner_choices, own_axes
 from cab.keys import SCALES, check_root
+from cab.paths import beside
 
 
 @dataclass

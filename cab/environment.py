@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cab.cases import digest
-from cab.folders import PACKAGE
+from cab.paths import PACKAGE
 
 
 def identity(device: str, threads: int | None, pinned: bool) -> dict[str, Any]:

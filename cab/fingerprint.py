@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cab.environment import installed
 from cab.errors import UsageError
-from cab.folders import PACKAGE, beside
+from cab.paths import PACKAGE, beside
 
 _PLUGINS = ("mechanisms", "tasks")
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cab import environment
-from cab.folders import runtime
+from cab.paths import runtime
 
 
 @contextmanager

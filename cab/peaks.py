@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import environment
-from cab.folders import write_whole
+from cab.paths import write_whole
 
 
 def keep(results: Path, identity: dict[str, Any], measured: dict[str, Any]) -> Path:

@@ -16,8 +16,8 @@ from cab.config import Point, points
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.folders import PACKAGE
 from cab.keys import memory_bytes
+from cab.paths import PACKAGE
 
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
 _TRAINING_DEFAULTS = {"devices": 1, **dict.fromkeys(("patience", "validate", "test", "pretrain"))}

@@ -17,7 +17,7 @@ from typing import Any
 from cab import cards
 from cab.cards import CONTRACTS, Card
 from cab.errors import UsageError, unknown
-from cab.folders import PACKAGE, beside
+from cab.paths import PACKAGE, beside
 
 KINDS = ("mechanism", "task", "meter")
 _IMPORTABLE = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.meters"}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cab.cases import STATUSES, canonical
 from cab.errors import UsageError
-from cab.folders import write_whole
+from cab.paths import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

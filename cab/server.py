@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cab.folders import PACKAGE
+from cab.paths import PACKAGE
 
 TICK = 0.2  # seconds between two calls of `waiting`
 

@@ -7,7 +7,7 @@ from typing import Any
 from cab import fingerprint, plugins
 from cab.cases import Case, digest
 from cab.environment import installed
-from cab.folders import PACKAGE, cache, write_whole
+from cab.paths import PACKAGE, cache, write_whole
 
 
 def key(case: Case) -> str:

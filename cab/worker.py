@@ -55,7 +55,7 @@ def _warm_up() -> None:
     from cab import plugins
     from cab.cards import Card
     from cab.errors import UsageError
-    from cab.folders import PACKAGE, beside
+    from cab.paths import PACKAGE, beside
 
     plugins.cards_of("task")
     # ours alone, which define classes and run nothing; what others wrote is imported in the child

@@ -7,7 +7,7 @@ import pytest
 from cab import config, plugins
 from cab.config import node, options, parse, points
 from cab.errors import UsageError
-from cab.folders import beside
+from cab.paths import beside
 
 YAMLS = sorted((beside("conf")).glob("*/*.yaml"))
 

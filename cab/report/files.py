@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cab.errors import UsageError
-from cab.folders import write_whole
+from cab.paths import write_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from html import escape
 
-from cab.folders import beside
+from cab.paths import beside
 from cab.report.board import Board
 from cab.report.units import scale
 

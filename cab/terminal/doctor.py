@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from cab import environment, locks, peaks, plugins
 from cab.errors import UsageError
-from cab.folders import PACKAGE, cache, runtime
+from cab.paths import PACKAGE, cache, runtime
 from cab.records import Store
 from cab.server import Server, describe
 from cab.terminal.printing import lines

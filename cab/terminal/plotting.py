@@ -11,8 +11,8 @@ from rich.console import Console
 from cab.cases import Case
 from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
-from cab.folders import write_whole
 from cab.masks import Map, effective_map
+from cab.paths import write_whole
 from cab.plan import plan
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cab.folders import write_whole
+from cab.paths import write_whole
 
 
 class Unusable(Exception):
