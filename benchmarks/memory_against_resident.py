@@ -18,7 +18,7 @@ os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded: the profiler wo
 import torch  # noqa: E402
 
 from cab import Mechanism, Unsupported, plugins  # noqa: E402
-from cab.cases import Case  # noqa: E402
+from cab.contracts.case import Case  # noqa: E402
 from cab.meters.memory import Memory  # noqa: E402
 from cab.workload import build  # noqa: E402
 

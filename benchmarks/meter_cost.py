@@ -20,7 +20,7 @@ import torch.utils.flop_counter  # noqa: F401
 from torch import _dynamo  # noqa: F401
 
 from cab import allocator, plugins
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.workload import build
 
 LENGTHS = (64, 1024)

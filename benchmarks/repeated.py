@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import locks, plugins
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.plan import plan
 from cab.server import Server

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cab.cases import digest
+from cab.contracts.case import digest
 from cab.records import COLUMNS
 from cab.report import leaderboard, write_page
 

@@ -27,10 +27,11 @@ from cab import plugins  # noqa: E402
 from cab.assembly import Attention  # noqa: E402
 from cab.backbones.encoder import pooled  # noqa: E402
 from cab.child import build_task  # noqa: E402
+from cab.contracts.recipe import Recipe  # noqa: E402
 from cab.contracts.task import Batch, Missing  # noqa: E402
 from cab.intervals import half_width_of_median  # noqa: E402
 from cab.plan import plan  # noqa: E402
-from cab.training import Recipe, optimiser, step  # noqa: E402
+from cab.training import optimiser, step  # noqa: E402
 from cab.training.order import Order  # noqa: E402
 
 ROUNDS, BATCH = 11, 8

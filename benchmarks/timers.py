@@ -20,7 +20,7 @@ PINNED = allocator.pin()  # before the first tensor
 
 import torch  # noqa: E402
 
-from cab.cases import Case  # noqa: E402
+from cab.contracts.case import Case  # noqa: E402
 from cab.intervals import half_width_of_median  # noqa: E402
 from cab.timers import TIMERS  # noqa: E402
 from cab.workload import Workload, build  # noqa: E402

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import environment, plugins
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.paths import write_whole
 from cab.preflight import build_task, check_device, preflight

@@ -6,7 +6,7 @@ from types import NoneType
 from typing import Any
 
 from cab import plugins
-from cab.cases import worst
+from cab.contracts.case import worst
 from cab.contracts.meter import Meter
 from cab.environment import environment_id
 from cab.plan import Item

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cab.cases import digest
+from cab.contracts.case import digest
 from cab.paths import PACKAGE
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import environment
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.entries import finished
 from cab.errors import UsageError
 from cab.plan import Item, Plan

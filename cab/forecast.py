@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.counting import count
 from cab.rates import matmul_rate
 

@@ -4,7 +4,7 @@ import re
 from math import isfinite
 from typing import Any
 
-from cab.cases import DTYPES, LEVELS, PASSES
+from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
 from cab.plugins import names

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cab import plugins
 from cab.assembly import build_mechanism
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.draws import Draw
 from cab.errors import Unsupported, UsageError

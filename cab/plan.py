@@ -11,8 +11,8 @@ from typing import Any
 
 from cab import cards, environment, fingerprint, plugins
 from cab.cards import Card
-from cab.cases import Case, digest
 from cab.config import Point, points
+from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown

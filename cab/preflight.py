@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import plugins
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.errors import Unsupported, UsageError
 
 LONG = 65536  # tokens

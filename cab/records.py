@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from cab.cases import STATUSES, canonical
+from cab.contracts.case import STATUSES, canonical
 from cab.errors import UsageError
 from cab.paths import write_whole
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cab.cases import STATUSES, worst
+from cab.contracts.case import STATUSES, worst
 from cab.engines import engine
 from cab.entries import finished
 from cab.errors import unknown

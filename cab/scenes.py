@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from cab import truth
 from cab.assembly import Attention, build_mechanism
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
+from cab.contracts.recipe import Recipe
 from cab.contracts.slot import Slot
 from cab.contracts.task import Batch, Missing, Task
 from cab.decoding import TOKENS as DECODED
 from cab.draws import Draw
 from cab.errors import Unsupported, UsageError
 from cab.layer import AttentionLayer
-from cab.training import Recipe
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cab import environment, locks, plugins
 from cab.admission import CHANGED, Laws, has_changed
-from cab.cases import Case, digest
+from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
 from cab.endings import judged
 from cab.entries import Answer, finished, merged, new_entry, statuses

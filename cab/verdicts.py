@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import fingerprint, plugins
-from cab.cases import Case, digest
+from cab.contracts.case import Case, digest
 from cab.environment import installed
 from cab.paths import PACKAGE, cache, write_whole
 

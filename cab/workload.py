@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from cab import scenes, training, truth
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
+from cab.contracts.recipe import Recipe
 from cab.contracts.task import Task
 from cab.decoding import Decoder
 from cab.draws import Draw
@@ -154,7 +155,7 @@ class Workload:
     def _step(self, scene: Scene) -> Callable[[], Tensor]:
         if scene.lesson is None:
             raise Unsupported(f"pass=train is of the level model, not {self.case.level}")
-        recipe = training.Recipe.of(self.case.settings["training"])
+        recipe = Recipe.of(self.case.settings["training"])
         optimiser, task = training.optimiser(scene.module, recipe), scene.lesson.task
         return lambda: training.step(task, scene.module, optimiser, scene.pieces, recipe)
 

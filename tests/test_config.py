@@ -6,6 +6,7 @@ import pytest
 
 from cab import config, plugins
 from cab.config import node, options, parse, points
+from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
 from cab.paths import beside
 
@@ -243,10 +244,10 @@ def test_a_plain_option_reads_as_hydra_composes_it(name: str) -> None:
 def test_the_recipe_of_the_configuration_is_the_training_loops() -> None:
     from dataclasses import fields
 
-    from cab import keys, training
+    from cab import keys
     from cab.training import recipe
 
-    assert set(config.root()["training"]) == {field.name for field in fields(training.Recipe)}
+    assert set(config.root()["training"]) == {field.name for field in fields(Recipe)}
     for name in ("SCHEDULES", "PRECISIONS", "OPTIMISERS", "PRETRAININGS"):
         assert getattr(keys, name) == getattr(recipe, name)
 

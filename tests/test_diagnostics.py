@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from cab import Source, plugins
 from cab.assembly import Attention
-from cab.training import Recipe
+from cab.contracts.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = {"selective_copy": "CS", "noisy_recall": "CS", "parity": "CS", "distant_cue": "NS"}

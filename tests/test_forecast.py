@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cab import plugins
-from cab.cases import Case
 from cab.child import _workload
+from cab.contracts.case import Case
 from cab.counting import count
 from cab.estimates import estimate
 from cab.forecast import Allocations, forecast

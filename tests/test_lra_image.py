@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from cab import Missing, Source, plugins
 from cab.assembly import Attention
+from cab.contracts.recipe import Recipe
 from cab.data import cifar10, fashion_mnist
 from cab.errors import UsageError
-from cab.training import Recipe
 
 LraImage: Any = plugins.load("task", "lra_image")
 CONFIG = Path(__file__).parent.parent / "conf" / "task" / "lra_image.yaml"

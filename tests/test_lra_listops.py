@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 from cab import Source, plugins
 from cab.assembly import Attention
+from cab.contracts.recipe import Recipe
 from cab.data import listops
 from cab.errors import UsageError
-from cab.training import Recipe
 
 LraListops: Any = plugins.load("task", "lra_listops")
 CONFIG = Path(__file__).parent.parent / "conf" / "task" / "lra_listops.yaml"

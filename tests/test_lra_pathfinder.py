@@ -14,10 +14,10 @@ from PIL import Image
 
 from cab import Source, plugins
 from cab.assembly import Attention
+from cab.contracts.recipe import Recipe
 from cab.data import pathfinder, pathfinder_files
 from cab.data.pathfinder_tables import DEGREES, ONE, SIZES, recipe, tables
 from cab.errors import UsageError
-from cab.training import Recipe
 
 NAMES = ("lra_pathfinder", "lra_pathx")
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from cab import Missing, Source, plugins
 from cab.assembly import Attention
+from cab.contracts.recipe import Recipe
 from cab.data import aan, debian, manpages
 from cab.errors import UsageError
-from cab.training import Recipe
 
 LraRetrieval: Any = plugins.load("task", "lra_retrieval")
 CONFIG = Path(__file__).parent.parent / "conf" / "task" / "lra_retrieval.yaml"

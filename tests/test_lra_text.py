@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from cab import Missing, Source, plugins
 from cab.assembly import Attention
+from cab.contracts.recipe import Recipe
 from cab.data import imdb
 from cab.errors import UsageError
-from cab.training import Recipe
 
 LraText: Any = plugins.load("task", "lra_text")
 CONFIG = Path(__file__).parent.parent / "conf" / "task" / "lra_text.yaml"

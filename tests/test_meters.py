@@ -21,7 +21,7 @@ from cab.mechanisms.softmax import Softmax
 from cab.tasks.speed import Speed
 
 from cab import Mechanism, Reading, plugins, timers
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.counting import count
 from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, wilson
 from cab.meters.energy import Energy
@@ -422,7 +422,7 @@ def test_cards_equal_classes_and_planning_needs_no_torch() -> None:
     for cls in (Latency, Memory):
         assert "mps" in cls().unavailable("mps") and cls().unavailable("cuda:1") is None
     code = (
-        "import sys\nfrom cab import plugins\nfrom cab.cases import Case\n"
+        "import sys\nfrom cab import plugins\nfrom cab.contracts.case import Case\n"
         f"case = Case.of({replace(CASE, settings={'memory_limit': 1}).question()!r})\n"
         "given = {'samples': [1.0], 'window': 5.0, 'fails': None, 'probes': {}}\n"
         "for name in plugins.names('meter'):\n"

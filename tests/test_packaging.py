@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.records import SCHEMA, Store
 
 ROOT = Path(__file__).parent.parent

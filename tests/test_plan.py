@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cab import environment, fingerprint, plugins
-from cab.cases import Case, canonical, worst
+from cab.contracts.case import Case, canonical, worst
 from cab.errors import UsageError
 from cab.plan import Item, plan
 

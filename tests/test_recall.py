@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from cab import Source, plugins
 from cab.assembly import Attention
+from cab.contracts.recipe import Recipe
 from cab.data.mqar import weights
 from cab.data.recall import ladder
 from cab.errors import UsageError
-from cab.training import Recipe
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = {"recall_cc": "CC", "recall_nc": "NC", "recall_ns": "NS", "mqar": "CS"}

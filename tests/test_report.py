@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cab.cases import Case, canonical, digest
+from cab.contracts.case import Case, canonical, digest
 from cab.errors import UsageError
 from cab.records import COLUMNS, SCHEMA, Store, table
 from cab.report import Board, Line, leaderboard, print_report, ranking, write_csv, write_page, write_parquet

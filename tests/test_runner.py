@@ -17,7 +17,7 @@ import pytest
 import cab
 from cab import child, locks, plugins, verdicts
 from cab.admission import CHANGED, Laws
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.entries import Answer, finished, merged, new_entry
 from cab.errors import UsageError

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Batch, Mechanism, Missing, Pattern, Slot, Source, Task
+from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
-from cab.training import Diverged, Recipe, Training, evaluate, optimiser, step, train
+from cab.training import Diverged, Training, evaluate, optimiser, step, train
 from cab.training.order import POOL, Order, by_length
 from cab.training.scoring import Part
 

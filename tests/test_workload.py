@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cab import Batch, Mechanism, Pattern, Slot, Source, Task, Unsupported
 from cab.assembly import Attention, build_mechanism
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.decoding import Decoder
 from cab.draws import Draw
 from cab.errors import UsageError, Wrong

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from cab import Meter, Reading, UsageError
-from cab.cases import Case
+from cab.contracts.case import Case
 
 Probe = Callable[[Case, bool], tuple[str, str, Any]]  # a case, pinned or not -> status, reason, what `measure` gave
 LIMITS = {"longest_in_memory": "memory_limit", "longest_in_time": "latency_limit"}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cab.cases import worst
+from cab.contracts.case import worst
 
 if TYPE_CHECKING:
     from pandas import DataFrame

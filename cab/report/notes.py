@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cab.cases import STATUSES
+from cab.contracts.case import STATUSES
 from cab.plugins import cards_of
 from cab.report.board import Board, Cell, Line, Metric
 from cab.report.questions import final, records

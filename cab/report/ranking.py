@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cab.cards import Card
-from cab.cases import STATUSES, worst
+from cab.contracts.case import STATUSES, worst
 from cab.errors import UsageError
 from cab.plugins import card, cards_of
 from cab.report.board import Board, Cell, Line, Metric

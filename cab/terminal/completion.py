@@ -2,8 +2,8 @@
 
 from cab import plugins
 from cab.cards import Card
-from cab.cases import DTYPES, LEVELS, PASSES
 from cab.config import options, root
+from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
 
 _VALUES = {"pattern": list(Pattern.__members__), "level": LEVELS, "pass": PASSES, "dtype": DTYPES}

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cab import plugins
-from cab.cases import Case
 from cab.config import points
+from cab.contracts.case import Case
 from cab.contracts.task import Missing
 from cab.errors import UsageError, unknown
 from cab.plan import case_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cab.cases import Case
+from cab.contracts.case import Case
 from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
 from cab.masks import Map, effective_map

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from cab.contracts.mechanism import Mechanism
+from cab.contracts.recipe import Recipe
 from cab.contracts.task import Batch, Task
 from cab.training.devices import Alone, Losses
-from cab.training.recipe import Recipe
 from cab.training.scoring import autocast
 
 ALONE = Alone()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cab.contracts.recipe import Recipe
 from cab.contracts.task import Batch, Missing, Split, Task
 from cab.errors import UsageError
 from cab.training import checkpoint as kept
@@ -16,7 +17,6 @@ from cab.training.descent import ALONE, Lesson, descend, optimiser
 from cab.training.devices import Alone
 from cab.training.order import Order
 from cab.training.pretraining import Pretraining
-from cab.training.recipe import Recipe
 from cab.training.scoring import Part, evaluate, mean
 
 LINE_EVERY = 5.0  # seconds between lines of progress
