@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cab.public_names import PUBLIC_NAMES
+
 # In a checkout, mechanisms/, tasks/, conf/ and cli.py lie beside this folder; in the wheel, inside it.
 if not (Path(__file__).parent / "mechanisms").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
@@ -22,23 +24,6 @@ if TYPE_CHECKING:
     from cab.contracts.task import Batch, Missing, Source, Task
     from cab.errors import Unsupported, UsageError
 
-# No public function may have the name of a submodule: importing the submodule would put it in the function's place.
-_HOME = {
-    "Batch": "cab.contracts.task",
-    "Mechanism": "cab.contracts.mechanism",
-    "Meter": "cab.contracts.meter",
-    "Missing": "cab.contracts.task",
-    "Pattern": "cab.contracts.pattern",
-    "Reading": "cab.contracts.meter",
-    "Slot": "cab.contracts.slot",
-    "Source": "cab.contracts.task",
-    "Task": "cab.contracts.task",
-    "Unsupported": "cab.errors",
-    "UsageError": "cab.errors",
-    "load": "cab.api",
-    "mechanism": "cab.api",
-    "run": "cab.api",
-}
 __all__ = [
     "Batch",
     "Mechanism",
@@ -59,9 +44,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in PUBLIC_NAMES:
         raise AttributeError(f"module 'cab' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(PUBLIC_NAMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from cab.environment import installed
 from cab.errors import UsageError
 from cab.paths import PACKAGE, beside
+from cab.public_names import PUBLIC_NAMES
 
 _PLUGINS = ("mechanisms", "tasks")
 
@@ -112,8 +113,8 @@ def _resolve(name: str, importer: Path, root: Path) -> list[Path]:
         # only of a user's file, whose helpers lie beside it; a plug-in of ours imports no neighbour
         folders = dict.fromkeys((importer.parent, root)) if _is_users(importer) else ()
         return [p for folder in folders for p in _resolve_in(folder, name) if p != importer]
-    if len(parts) == 2 and parts[1] in _lazy():
-        parts = _lazy()[parts[1]].split(".")
+    if len(parts) == 2 and parts[1] in PUBLIC_NAMES:
+        parts = PUBLIC_NAMES[parts[1]].split(".")
     while len(parts) > 1:
         top = beside(parts[1]).parent if parts[1] in _PLUGINS else PACKAGE
         place = top.joinpath(*parts[1:])
@@ -137,11 +138,3 @@ def _resolve_in(folder: Path, name: str) -> list[Path]:
                 found.append(candidate)
         folder = folder / part
     return found
-
-
-@lru_cache
-def _lazy() -> dict[str, str]:
-    """Return where `from cab import X` gets X from."""
-    import cab
-
-    return cab._HOME

@@ -158,9 +158,9 @@ def resolved(module: str, name: str) -> str:
 @cache
 def handed_out() -> dict[str, str]:
     """Return `cab`'s public names -> the modules that they live in."""
-    import cab
+    from cab.public_names import PUBLIC_NAMES
 
-    return dict(cab._HOME)
+    return dict(PUBLIC_NAMES)
 
 
 def room(module: str) -> str | None:
@@ -298,7 +298,7 @@ def test_mechanisms_need_torch_alone_and_a_backend_its_kernels() -> None:
 
 
 def test_no_public_name_is_a_submodule_too() -> None:
-    import cab
+    from cab.public_names import PUBLIC_NAMES
 
     # importing the submodule would put the module in the name's place; in a checkout the root is searched as well
     for folder in map(Path, cab.__path__):
