@@ -179,13 +179,13 @@ def check(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the laws that hold, too.")] = False,
 ) -> None:
     """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken."""
-    from cab import plugins
+    from cab.plugins import registry
     from cab.terminal.checking import check_and_print
     from cab.terminal.printing import console
 
     if every == bool(names):
-        raise UsageError("which mechanism? Give names, or --all. Accepted: " + ", ".join(plugins.names("mechanism")))
-    raise typer.Exit(check_and_print(plugins.names("mechanism") if every else names or [], console(), verbose))
+        raise UsageError("which mechanism? Give names, or --all. Accepted: " + ", ".join(registry.names("mechanism")))
+    raise typer.Exit(check_and_print(registry.names("mechanism") if every else names or [], console(), verbose))
 
 
 @plot_app.command("mask")

@@ -20,7 +20,8 @@ PINNED = allocator.pin()  # before the first tensor
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from cab import Pattern, Slot, plugins  # noqa: E402
+from cab import Pattern, Slot  # noqa: E402
+from cab.plugins import registry  # noqa: E402
 
 WINDOW = 0.1  # seconds, about as long as a process of the latency meter samples
 
@@ -49,7 +50,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
     q, k, v = torch.randn(3, 1, 4, 256, 64).unbind()
-    attention = plugins.load("mechanism", "softmax")(Slot(Pattern.NS, heads=4, dim=64, max_len=256)).eval()
+    attention = registry.load("mechanism", "softmax")(Slot(Pattern.NS, heads=4, dim=64, max_len=256)).eval()
     square = torch.randn(128, 128)
     with torch.inference_mode():
         calls = {"product in cache": lambda: square @ square @ square, "softmax attention": lambda: attention(q, k, v)}

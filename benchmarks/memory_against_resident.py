@@ -17,9 +17,10 @@ os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded: the profiler wo
 
 import torch  # noqa: E402
 
-from cab import Mechanism, Unsupported, plugins  # noqa: E402
+from cab import Mechanism, Unsupported  # noqa: E402
 from cab.contracts.case import Case  # noqa: E402
 from cab.meters.memory import Memory  # noqa: E402
+from cab.plugins import registry  # noqa: E402
 from cab.workload import build  # noqa: E402
 
 PASSES = ("forward", "forward_backward")
@@ -56,7 +57,7 @@ def measured(mechanism: type[Mechanism], pattern: str, pass_: str, n: int) -> di
         torch.set_num_threads(1)
         case = Case(mechanism.__name__, {}, pattern, "speed", {}, n, n, 1, 4, 64, "float32", "cpu", "eager", "attend",
                     pass_, 0, "quick")  # fmt: skip
-        made = build(case, plugins.load("task", "speed"), mechanism, plugins.load("mechanism", "softmax"), Path())
+        made = build(case, registry.load("task", "speed"), mechanism, registry.load("mechanism", "softmax"), Path())
         try:
             found = {name: given["samples"][0] for name, given in Memory().measure(made, case).items()}
         except (Unsupported, ValueError) as error:
@@ -69,8 +70,8 @@ def measured(mechanism: type[Mechanism], pattern: str, pass_: str, n: int) -> di
 def main(quick: bool) -> int:
     """Print a line a case; return 1 where one of the two that are held to it misses."""
     n = 512 if quick else 2048
-    held = {"softmax": plugins.load("mechanism", "softmax"), "top-k": TopK}
-    others = {} if quick else {name: plugins.load("mechanism", name) for name in plugins.names("mechanism")}
+    held = {"softmax": registry.load("mechanism", "softmax"), "top-k": TopK}
+    others = {} if quick else {name: registry.load("mechanism", name) for name in registry.names("mechanism")}
     missed = []
     print(f"n={n}, torch {torch.__version__}\n{'':20} {'pass':17} {'allocated':>12} {'resident':>12} {'gap':>8}  exact")
     for name, mechanism in {**held, **others}.items():

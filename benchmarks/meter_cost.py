@@ -19,8 +19,9 @@ import torch.profiler
 import torch.utils.flop_counter  # noqa: F401
 from torch import _dynamo  # noqa: F401
 
-from cab import allocator, plugins
+from cab import allocator
 from cab.contracts.case import Case
+from cab.plugins import registry
 from cab.workload import build
 
 LENGTHS = (64, 1024)
@@ -48,8 +49,8 @@ BASE = Case(
 
 def seconds(case: Case, meter_name: str) -> float:
     """Return what one process takes, from fork to its end."""
-    meter = plugins.load("meter", meter_name)()
-    classes = [plugins.load("task", case.task), *(plugins.load("mechanism", m) for m in (case.mechanism, "softmax"))]
+    meter = registry.load("meter", meter_name)()
+    classes = [registry.load("task", case.task), *(registry.load("mechanism", m) for m in (case.mechanism, "softmax"))]
     start = time.perf_counter()
     child = os.fork()
     if not child:

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
 from cab.layer import rotated
+from cab.plugins import registry
 
 BATCH, HEADS, DIM = 2, 4, 64
 WIDTH = HEADS * DIM
@@ -67,7 +68,7 @@ def contest(
 def ours(name: str, pattern: str, n: int, **params: Any) -> Mechanism:
     """Build our mechanism, by its fused kernels where it has some."""
     slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n, width=WIDTH)
-    built: Mechanism = plugins.load("mechanism", name)(slot, **params)
+    built: Mechanism = registry.load("mechanism", name)(slot, **params)
     return built.eval().use("sdpa" if "sdpa" in built.backends() else "eager")
 
 
@@ -319,7 +320,7 @@ def _lightning(pattern: str, n: int) -> Sides:
     )
     theirs, (x,) = peer.MiniMaxLightningAttention(config, 0).eval(), drawn(n, tokens=True)
     slot = Slot(Pattern.CS, heads=HEADS, dim=DIM, max_len=n, width=WIDTH, layer=0, layers=3)
-    mine: Any = plugins.load("mechanism", "lightning")(slot).eval()
+    mine: Any = registry.load("mechanism", "lightning")(slot).eval()
     mine.gate[0].weight, mine.scale = theirs.output_gate.weight, theirs.norm.weight
 
     def own() -> Tensor:

@@ -6,13 +6,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cab import locks, plugins
+from cab import locks
 from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.plan import plan
+from cab.plugins import registry
 from cab.server import Server
 
-LATENCY = plugins.load("meter", "latency")()
+LATENCY = registry.load("meter", "latency")()
 
 
 def cases(count: int) -> list[Case]:

@@ -22,18 +22,19 @@ PINNED = allocator.pin()  # before the first tensor
 
 import torch  # noqa: E402
 
-from cab import Mechanism, Pattern, Slot, plugins  # noqa: E402
+from cab import Mechanism, Pattern, Slot  # noqa: E402
 from cab.draws import Draw  # noqa: E402
 from cab.efficiency.curves import Curve, Point  # noqa: E402
 from cab.efficiency.growth import declared_exponent, growth  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402
+from cab.plugins import registry  # noqa: E402
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def declared(name: str, pattern: str) -> float | None:
     """Return the exponent on a mechanism's card; one with a cost of its own in a pattern is `O(...), CS O(...)`."""
-    cost, *others = plugins.card("mechanism", name).facts["cost"].split(", ")
+    cost, *others = registry.card("mechanism", name).facts["cost"].split(", ")
     causal = Pattern.of(pattern).causal
     for other in others:
         which, _, own = other.partition(" ")
@@ -46,7 +47,7 @@ def one_pass(name: str, pattern: str, n: int, batch: int) -> Callable[[], object
     """Return a forward with its backward."""
     slot = Slot(Pattern.of(pattern), heads=4, dim=64, max_len=n)
     torch.manual_seed(0)
-    mechanism: Mechanism = plugins.load("mechanism", name)(slot).eval()
+    mechanism: Mechanism = registry.load("mechanism", name)(slot).eval()
     given = Draw(0, torch.float32, torch.device("cpu")).heads(mechanism, batch, n, n)
     leaves = [t.requires_grad_() for t in given.values() if t.is_floating_point()]
     leaves += [p for p in mechanism.parameters()]
@@ -60,7 +61,7 @@ def one_pass(name: str, pattern: str, n: int, batch: int) -> Callable[[], object
 
 def main() -> None:
     """Print one line for each mechanism and pattern, and the ratios of causal to noncausal at each length."""
-    names = plugins.names("mechanism")
+    names = registry.names("mechanism")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mechanisms", nargs="*", default=[], help="those of linear cost by default")
     parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 2048, 4096, 8192, 16384])
@@ -76,7 +77,7 @@ def main() -> None:
     print(f"{asked.threads} threads, {asked.clock} clock, allocator {'pinned' if PINNED else 'not pinned'}")
     print("mechanism        pattern  time  memory   ms and MiB at each length")
     for name in asked.mechanisms or names:
-        patterns = [p for p in asked.patterns if p in plugins.card("mechanism", name).facts["patterns"]]
+        patterns = [p for p in asked.patterns if p in registry.card("mechanism", name).facts["patterns"]]
         passes: dict[str, dict[int, Callable[[], object]]] = {}
         for pattern in patterns:
             if not asked.mechanisms and declared(name, pattern) != 1.0:

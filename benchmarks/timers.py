@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from cab import Unsupported, allocator, plugins
+from cab import Unsupported, allocator
+from cab.plugins import registry
 
 PINNED = allocator.pin()  # before the first tensor
 
@@ -72,8 +73,8 @@ COLD, WARM = ("triton", "nvbench"), ("torch",)  # PyTorch's timer leaves the cac
 
 def workload(case: Case) -> Workload:
     """Set up a case, checked."""
-    mechanism, softmax = (plugins.load("mechanism", name) for name in (case.mechanism, "softmax"))
-    made = build(case, plugins.load("task", case.task), mechanism, softmax, Path())
+    mechanism, softmax = (registry.load("mechanism", name) for name in (case.mechanism, "softmax"))
+    made = build(case, registry.load("task", case.task), mechanism, softmax, Path())
     made.check()
     return made
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from cab import fingerprint, verdicts
+from cab import verdicts
 from cab.entries import Answer
 from cab.errors import UsageError
 from cab.plan import Item
+from cab.plugins import fingerprint
 
 CHANGED = Answer(
     "error", "the source changed during the run; the same command again measures what it is now", again=True

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cab import plugins
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import UsageError, unknown
+from cab.plugins import registry
 from cab.records import Store, table
 from cab.runs import execute
 
@@ -34,13 +34,13 @@ def mechanism(
     masks (True = real token), and gives (batch, heads, n, value_dim). `Unsupported` where it cannot stand in the
     slot, `UsageError` for an unknown name, backend or hyper-parameter.
     """
-    card = plugins.card("mechanism", name)
+    card = registry.card("mechanism", name)
     of_slot = {key: options.pop(key) for key in list(options) if key in Slot.__dataclass_fields__}
     for key in options:
         if key not in card.params and key not in card.takes:
             raise unknown(f"hyper-parameter of mechanism '{name}'", key, {**card.params, **Slot.__dataclass_fields__})
     slot = Slot(Pattern.of(pattern), heads=heads, dim=dim, max_len=max_len, **of_slot)
-    built: Mechanism = plugins.load("mechanism", name)(slot, **options)
+    built: Mechanism = registry.load("mechanism", name)(slot, **options)
     return built.use(backend)
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cab import plugins
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import UsageError
 from cab.layer import AttentionLayer
+from cab.plugins import registry
 
 
 def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot, backend: str = "eager") -> Mechanism:
@@ -18,7 +18,7 @@ def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot,
         if not isinstance(own.get("inner"), Mapping) or "name" not in own["inner"]:
             raise UsageError(f"{cls.__name__} wraps another mechanism: give it as mechanism@mechanism.inner=NAME")
         inner = dict(own["inner"])
-        own["inner"] = build_mechanism(plugins.load("mechanism", inner.pop("name")), inner, slot)
+        own["inner"] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
     return cls(slot, **own).use(backend)
 
 
@@ -51,5 +51,5 @@ class Attention:
     def softmax(self) -> type[Mechanism]:
         """The softmax mechanism: the one given, or the plug-in of that name."""
         if self._softmax is None:
-            self._softmax = plugins.load("mechanism", "softmax")
+            self._softmax = registry.load("mechanism", "softmax")
         return self._softmax

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cab import environment, plugins
+from cab import environment
 from cab.contracts.case import Case
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.paths import write_whole
+from cab.plugins import registry
 from cab.preflight import build_task, check_device, preflight
 
 
@@ -60,7 +61,7 @@ def laws(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     _use_device(job["device"], job)
-    cls = plugins.load("mechanism", job["mechanism"])
+    cls = registry.load("mechanism", job["mechanism"])
     how = {"backend": job["backend"], "device": job["device"]}
     verdicts = check(cls, patterns=[job["pattern"]], **how)
     verdicts += check_params(cls, job["pattern"], job["params"], **how)
@@ -84,7 +85,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
     _use_device(case.device, job)
     start = time.monotonic()
-    meters = {name: plugins.load("meter", name)() for name in job["meters"]}
+    meters = {name: registry.load("meter", name)() for name in job["meters"]}
     workload = _workload(case, Path(job["data"]))
     answers: dict[str, Any] = {}
     compared = job.get("compared", False)  # by another process of this run
@@ -140,9 +141,9 @@ def _workload(case: Case, data: Path) -> Any:
 
     return build(
         case,
-        task_class=plugins.load("task", case.task),
-        mechanism_class=plugins.load("mechanism", case.mechanism),
-        softmax_class=plugins.load("mechanism", "softmax"),
+        task_class=registry.load("task", case.task),
+        mechanism_class=registry.load("mechanism", case.mechanism),
+        softmax_class=registry.load("mechanism", "softmax"),
         folder=data,
     )
 
@@ -201,7 +202,7 @@ def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     source = task.source(Path(job["data"]))
     if isinstance(source, Missing):
         raise UsageError(f"task '{case.task}': no data in {job['data']}; run: {source.run}")
-    attention = Attention(plugins.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
+    attention = Attention(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
         model = task.model(attention)

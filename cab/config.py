@@ -13,13 +13,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cab import plugins
-from cab.cards import REQUIRED, Card
 from cab.errors import UsageError, unknown
 from cab.grids import narrowed, scoped_elsewhere
 from cab.hyperparameters import INNER, Axes, inner_choices, own_axes
 from cab.keys import SCALES, check_root
 from cab.paths import beside
+from cab.plugins import registry
+from cab.plugins.cards import REQUIRED, Card
 
 
 @dataclass
@@ -82,15 +82,15 @@ def parse(overrides: list[str]) -> Axes:
 def options(group: str) -> list[str]:
     """Return the names that a group (`mechanism`, `task`, `grid`) takes: plug-ins and YAML presets."""
     presets = {path.stem for folder in folders() for path in (folder / group).glob("*.yaml")}
-    return sorted(presets | set(plugins.names(group) if group in plugins.KINDS else ()))
+    return sorted(presets | set(registry.names(group) if group in registry.KINDS else ()))
 
 
 @lru_cache
 def folders() -> list[Path]:
     """Return conf/, and the folders of installed packages that add to it (entry points `cab.configs`)."""
     found = [beside("conf")]
-    for point in plugins.installed("cab.configs"):
-        place = plugins.source_of(point)
+    for point in registry.installed("cab.configs"):
+        place = registry.source_of(point)
         found.append(place.parent if place.suffix else place)
     return found
 
@@ -207,14 +207,14 @@ def _expand(block: Axes) -> list[Point]:
 
 def _plugin(group: str, name: str) -> tuple[Card, dict[str, Any]]:
     """Return the card behind an option, and its hyper-parameters (of a task: its whole node)."""
-    if plugins.is_file(name):
-        card = plugins.card(group, name)
+    if registry.is_file(name):
+        card = registry.card(group, name)
         given: dict[str, Any] = {}
     else:
         if name not in options(group):
             raise unknown(group, name, options(group), f"A file of your own: {group}=./file.py:Class")
         given = deepcopy(node(group, name))
-        card = plugins.card(group, str(given.pop("name", name)))
+        card = registry.card(group, str(given.pop("name", name)))
     if group == "task":
         known = {**card.params, "case": {}, "scales": {}}
     else:

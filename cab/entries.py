@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
-from cab import plugins
 from cab.contracts.case import worst
 from cab.contracts.meter import Meter
 from cab.environment import environment_id
 from cab.plan import Item
+from cab.plugins import registry
 from cab.records import FINAL, SCHEMA, now
 
 _READING: dict[str, tuple[type, ...]] = {
@@ -116,7 +116,7 @@ def _metric(
     refused = [p for p in processes if "status" in p]  # a meter may give one of its metrics a status of its own
     if refused:
         return {**about, "status": refused[0]["status"], "reason": refused[0]["reason"]}
-    meter = plugins.load("meter", item.meter)()
+    meter = registry.load("meter", item.meter)()
     assert isinstance(meter, Meter)
     try:
         reading = meter.reduce(name, processes)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cab.cards import Card
 from cab.hyperparameters import INNER, Axes
+from cab.plugins.cards import Card
 
 Find = Callable[[str], tuple[Card, dict[str, Any]]]  # the card behind a mechanism's name, and its hyper-parameters
 

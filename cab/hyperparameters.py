@@ -8,9 +8,9 @@ from itertools import product
 from math import isfinite
 from typing import Any
 
-from cab.cards import Card
 from cab.errors import UsageError, unknown
-from cab.plugins import is_file
+from cab.plugins.cards import Card
+from cab.plugins.registry import is_file
 
 Axes = dict[str, list[Any]]  # key -> its values, in the order given
 INNER = "mechanism@mechanism.inner"  # which mechanism a wrapper is put around

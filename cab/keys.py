@@ -7,7 +7,7 @@ from typing import Any
 from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.plugins import names
+from cab.plugins.registry import names
 
 # as cab.training has them, which imports torch; a test holds both together
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")

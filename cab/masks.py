@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cab import plugins
 from cab.assembly import build_mechanism
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.draws import Draw
 from cab.errors import Unsupported, UsageError
+from cab.plugins import registry
 from cab.scenes import slot_of
 
 MOST = 1024  # tokens
@@ -47,7 +47,7 @@ def effective_map(case: Case) -> Map:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
         try:
-            mechanism = build_mechanism(plugins.load("mechanism", case.mechanism), case.params, slot_of(case))
+            mechanism = build_mechanism(registry.load("mechanism", case.mechanism), case.params, slot_of(case))
         except Unsupported:
             raise
         except Exception as error:

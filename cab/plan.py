@@ -9,8 +9,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from cab import cards, environment, fingerprint, plugins
-from cab.cards import Card
+from cab import environment
 from cab.config import Point, points
 from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
@@ -18,6 +17,8 @@ from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
 from cab.keys import memory_bytes
 from cab.paths import PACKAGE
+from cab.plugins import cards, fingerprint, registry
+from cab.plugins.cards import Card
 
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
 _TRAINING_DEFAULTS = {"devices": 1, **dict.fromkeys(("patience", "validate", "test", "pretrain"))}
@@ -177,7 +178,7 @@ def _harness(case: Case) -> list[str]:
 
 @lru_cache
 def _meter(name: str) -> Meter:
-    meter = plugins.load("meter", name)()
+    meter = registry.load("meter", name)()
     assert isinstance(meter, Meter)
     return meter
 

@@ -6,9 +6,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from cab import plugins
 from cab.contracts.case import Case
 from cab.errors import Unsupported, UsageError
+from cab.plugins import registry
 
 LONG = 65536  # tokens
 
@@ -28,7 +28,7 @@ def preflight(job: dict[str, Any]) -> dict[str, Any]:
     for question in job["cases"]:
         case = Case.of(question)
         check_device(case.device, torch)
-        cls, slot = plugins.load("mechanism", case.mechanism), slot_of(case)
+        cls, slot = registry.load("mechanism", case.mechanism), slot_of(case)
         key = repr((case.mechanism, case.params, slot, case.backend))
         if key not in built:
             try:
@@ -90,9 +90,9 @@ def _check_task(case: Case, folder: Path) -> None:
 
 def build_task(case: Case) -> Any:
     """Construct the case's task; `UsageError` where a hyper-parameter is valid nowhere."""
-    cls = plugins.load("task", case.task)
+    cls = registry.load("task", case.task)
     sizes = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim}
-    takes = plugins.card("task", case.task).takes
+    takes = registry.card("task", case.task).takes
     try:
         return cls(**{name: sizes[name] for name in takes}, **case.task_params)
     except (ValueError, TypeError) as error:

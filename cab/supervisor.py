@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cab import environment, locks, plugins
+from cab import environment, locks
 from cab.admission import CHANGED, Laws, has_changed
 from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
@@ -22,6 +22,7 @@ from cab.endings import judged
 from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
 from cab.plan import Item
+from cab.plugins import registry
 from cab.records import Store
 from cab.server import Server, ServerDied
 
@@ -221,7 +222,7 @@ class Supervisor:
             answer = Answer.of(answer.value["meters"][item.meter]) if answer.status == "ok" else answer
             return answer.status, answer.reason, answer.value
 
-        meter = plugins.load("meter", item.meter)()
+        meter = registry.load("meter", item.meter)()
         assert isinstance(meter, Meter)
         try:
             return Answer("ok", value=meter.search(item.case, probe))

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cab import fingerprint, plugins
 from cab.contracts.case import Case, digest
 from cab.environment import installed
 from cab.paths import PACKAGE, cache, write_whole
+from cab.plugins import fingerprint, registry
 
 
 def key(case: Case) -> str:
     """Name the verdict that a case needs."""
     names = [case.mechanism, *([case.params["inner"]["name"]] if "inner" in case.params else [])]
-    sources = [plugins.card("mechanism", name).path for name in names]
+    sources = [registry.card("mechanism", name).path for name in names]
     laws = sorted((PACKAGE / "conformance").glob("*.py"))
     question = [fingerprint.of(*sources, *laws), case.mechanism, case.params, case.pattern, case.backend]
     return digest([*question, case.dtype, case.device, installed("torch")])

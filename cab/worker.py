@@ -52,23 +52,23 @@ def _warm_up() -> None:
     import cab.conformance
     import cab.training
     import cab.workload  # noqa: F401
-    from cab import plugins
-    from cab.cards import Card
     from cab.errors import UsageError
     from cab.paths import PACKAGE, beside
+    from cab.plugins import registry
+    from cab.plugins.cards import Card
 
-    plugins.cards_of("task")
+    registry.cards_of("task")
     # ours alone, which define classes and run nothing; what others wrote is imported in the child
     for kind in ("meter", "mechanism"):
-        for name, card in plugins.cards_of(kind).items():
+        for name, card in registry.cards_of(kind).items():
             if isinstance(card, Card) and Path(card.path).is_relative_to(
                 PACKAGE / "meters" if kind == "meter" else beside("mechanisms")
             ):
                 try:
-                    plugins.load(kind, name)
+                    registry.load(kind, name)
                 except UsageError:  # one that does not import is named in the preflight of who asks for it
                     continue
-    plugins.load("task", "speed")
+    registry.load("task", "speed")
 
 
 def _serve(job: dict[str, Any], connection: socket.socket) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cab import cards, plugins
 from cab.errors import UsageError
+from cab.plugins import cards, registry
 
-ALL = [(kind, name) for kind in plugins.KINDS for name in plugins.names(kind)]
+ALL = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
 
 
 def read(path: Path, text: str, class_name: str | None = None) -> cards.Card:
@@ -21,7 +21,7 @@ def test_what_is_read_equals_the_class(kind: str, name: str) -> None:
     import inspect
     import json
 
-    card, cls = plugins.card(kind, name), plugins.load(kind, name)
+    card, cls = registry.card(kind, name), registry.load(kind, name)
     assert cls.__name__ == card.class_name
     for fact, value in card.facts.items():
         if hasattr(cls, fact):
@@ -116,7 +116,7 @@ def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "cards.json").write_text('{"x": {"kind": "mechanism"}}')
     cards._cache.cache_clear()
     try:
-        assert plugins.card("mechanism", "softmax").class_name == "Softmax"
+        assert registry.card("mechanism", "softmax").class_name == "Softmax"
     finally:
         cards._cache.cache_clear()
 
@@ -139,15 +139,15 @@ def test_an_installed_package_brings_plugins_without_being_imported(
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def forget() -> None:
-        plugins._entry_points.cache_clear()
-        plugins._places.cache_clear()
+        registry._entry_points.cache_clear()
+        registry._places.cache_clear()
 
     forget()
     try:
-        assert plugins.card("mechanism", "pluggy").class_name == "Pluggy"
+        assert registry.card("mechanism", "pluggy").class_name == "Pluggy"
         assert "their_package" not in sys.modules
         with pytest.raises(UsageError, match="two plug-ins are called mechanism 'softmax': .* and their_package"):
-            plugins.card("mechanism", "softmax")
+            registry.card("mechanism", "softmax")
     finally:
         forget()
 
@@ -155,4 +155,4 @@ def test_an_installed_package_brings_plugins_without_being_imported(
 def test_a_class_that_derives_from_nothing_of_ours_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("class Mine:\n    patterns = {'NS': 'native'}\n")
     with pytest.raises(UsageError, match=r"the class Mine must derive from cab\.Mechanism"):
-        plugins.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")
+        registry.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")

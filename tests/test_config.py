@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from cab import config, plugins
+from cab import config
 from cab.config import node, options, parse, points
 from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
 from cab.paths import beside
+from cab.plugins import registry
 
 YAMLS = sorted((beside("conf")).glob("*/*.yaml"))
 
@@ -231,7 +232,7 @@ def test_an_options_yaml_is_self_contained(path: Path) -> None:
     assert "defaults:" not in text or "_self_" in text
 
 
-@pytest.mark.parametrize("name", plugins.names("mechanism"))
+@pytest.mark.parametrize("name", registry.names("mechanism"))
 def test_a_plain_option_reads_as_hydra_composes_it(name: str) -> None:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

@@ -6,12 +6,13 @@ import pytest
 import torch
 from _pytest.outcomes import XFailed
 
-from cab import Mechanism, Pattern, Slot, Unsupported, plugins
+from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.conformance import EXEMPTIBLE, LAWS, check, check_params, parametrize
 from cab.conformance.subject import Subject
 from cab.errors import UsageError
+from cab.plugins import registry
 
-LOCAL, AGENT, NONE, SOFTMAX = (plugins.load("mechanism", name) for name in ("local", "agent", "none", "softmax"))
+LOCAL, AGENT, NONE, SOFTMAX = (registry.load("mechanism", name) for name in ("local", "agent", "none", "softmax"))
 FAST = ["refuses", "suffix", "use"]
 
 

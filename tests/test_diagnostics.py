@@ -9,9 +9,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cab import Source, plugins
+from cab import Source
 from cab.assembly import Attention
 from cab.contracts.recipe import Recipe
+from cab.plugins import registry
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = {"selective_copy": "CS", "noisy_recall": "CS", "parity": "CS", "distant_cue": "NS"}
@@ -24,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def task(name: str, **changes: Any) -> Any:
-    return plugins.load("task", name)(**{**SMALL[name], **changes})
+    return registry.load("task", name)(**{**SMALL[name], **changes})
 
 
 def batch(of: Any, count: int = 200) -> Any:
@@ -76,7 +77,7 @@ def test_the_cue_stands_as_far_from_the_question_as_is_said() -> None:
 def test_windows_that_do_not_reach_the_cue_cannot_see_it() -> None:
     of = task("distant_cue")
     b = batch(of, 8)
-    window = plugins.load("mechanism", "local")
+    window = registry.load("mechanism", "local")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = of.model(Attention(window, {"window": 8}, "NS")).double().eval()
@@ -86,7 +87,7 @@ def test_windows_that_do_not_reach_the_cue_cannot_see_it() -> None:
     asked = b.target != -100
     with torch.no_grad():
         assert torch.equal(net(b.x)[asked], net(other)[asked])
-        near = of.model(Attention(plugins.load("mechanism", "softmax"), {}, "NS")).double().eval()
+        near = of.model(Attention(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
         assert not torch.equal(near(b.x)[asked], near(other)[asked])
 
 
@@ -118,7 +119,7 @@ def test_an_example_is_its_number_alone_and_splits_share_none(name: str, tmp_pat
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_parameter_learns_and_every_slot_is_under_test(name: str) -> None:
     of = task(name)
-    attention = Attention(plugins.load("mechanism", "softmax"), {}, PATTERNS[name])
+    attention = Attention(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
     net = of.model(attention)
     assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]} and len(attention.built) == 2
     b = batch(of)
@@ -146,7 +147,7 @@ def test_hyper_parameters_that_fit_nothing_are_refused(name: str, changes: dict[
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_yaml_has_every_hyper_parameter_with_its_default(name: str) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / f"{name}.yaml"))
-    signature = inspect.signature(plugins.load("task", name).__init__).parameters
+    signature = inspect.signature(registry.load("task", name).__init__).parameters
     own = {n: p.default for n, p in signature.items() if n not in ("self", "seq_len", "source_len", "heads", "dim")}
     assert {k: v for k, v in node.items() if k not in ("name", "case", "scales")} == own
     assert node["case"]["pattern"] == PATTERNS[name]

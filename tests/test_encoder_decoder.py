@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
 from cab.assembly import Attention
 from cab.backbones.decoder import Decoder, Labeller
 from cab.backbones.encoder import NORMS, Encoder
@@ -16,6 +16,7 @@ from cab.backbones.fields import Fields
 from cab.backbones.labels import label_loss, right_and_asked
 from cab.backbones.positions import POSITIONS
 from cab.layer import AttentionLayer
+from cab.plugins import registry
 
 SIZES: dict[str, Any] = {"vocabulary": 11, "heads": 2, "dim": 4, "mlp": 8}
 N, M = 8, 6
@@ -29,7 +30,7 @@ def _own_random_state() -> Any:
 
 
 def attention(name: str = "softmax", pattern: str = "CC") -> Attention:
-    return Attention(plugins.load("mechanism", name), {}, pattern)
+    return Attention(registry.load("mechanism", name), {}, pattern)
 
 
 def both(pattern: Pattern, given: Any = None, **changes: Any) -> EncoderDecoder:

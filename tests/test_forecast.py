@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cab import plugins
 from cab.child import _workload
 from cab.contracts.case import Case
 from cab.counting import count
 from cab.estimates import estimate
 from cab.forecast import Allocations, forecast
 from cab.plan import plan
+from cab.plugins import registry
 from cab.records import Store
 
 
@@ -19,9 +19,9 @@ def case(*overrides: str) -> Case:
     return plan(["task=speed", "mechanism=softmax", "seq_len=64", "meters=[flops]", *overrides]).cases[0]
 
 
-@pytest.mark.parametrize("name", plugins.names("mechanism"))
+@pytest.mark.parametrize("name", registry.names("mechanism"))
 def test_forward_and_backward_are_counted_for_every_mechanism(name: str) -> None:
-    card = plugins.card("mechanism", name)
+    card = registry.card("mechanism", name)
     for pattern in card.facts["patterns"]:
         asked = case(f"mechanism={name}", f"pattern={pattern}", "seq_len=512")
         forward = forecast(asked, lambda c: _workload(c, Path(".")))

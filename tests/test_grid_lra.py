@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from cab import plugins
 from cab.plan import plan
+from cab.plugins import registry
 
 TRAINED = {"softmax", "none", "mean", "linear", "local", "agent"}
-TASKS = {name for name in plugins.names("task") if name.startswith("lra_")}
+TASKS = {name for name in registry.names("task") if name.startswith("lra_")}
 
 
 def test_every_mechanism_of_the_pattern_meets_every_task(tmp_path: Path) -> None:
     items = [item for item in plan(["grid=lra"], tmp_path).items if item.refusal is None]
-    cards = {name: plugins.card("mechanism", name).facts["patterns"] for name in plugins.names("mechanism")}
+    cards = {name: registry.card("mechanism", name).facts["patterns"] for name in registry.names("mechanism")}
     native = {name for name, patterns in cards.items() if patterns == "inner" or "NS" in patterns}
     assert len(TASKS) == 6 and TRAINED <= native
     assert {(i.case.mechanism, i.case.task) for i in items} == {(name, task) for name in native for task in TASKS}

@@ -6,10 +6,11 @@ import pytest
 from cab.cli import app
 from typer.testing import CliRunner
 
-from cab import Pattern, plugins
+from cab import Pattern
+from cab.plugins import registry
 from cab.terminal.handbook import markdown
 
-NAMES = plugins.names("mechanism")
+NAMES = registry.names("mechanism")
 
 
 def test_the_page_is_what_the_command_prints() -> None:
@@ -22,7 +23,7 @@ def test_the_page_is_what_the_command_prints() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pattern_has_a_grade_or_a_reason(name: str) -> None:
-    facts = plugins.card("mechanism", name).facts
+    facts = registry.card("mechanism", name).facts
     if isinstance(facts["patterns"], dict):
         assert set(facts["patterns"]) | set(facts["refuses"]) == set(Pattern.__members__)
         assert not set(facts["patterns"]) & set(facts["refuses"])
@@ -32,14 +33,14 @@ def test_every_pattern_has_a_grade_or_a_reason(name: str) -> None:
 def test_every_hyperparameter_is_explained_in_its_yaml(name: str) -> None:
     section = markdown().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(plugins.card("mechanism", name).params)
+    assert len(rows) == len(registry.card("mechanism", name).params)
     assert not [row for row in rows if row.endswith("|  |")]
 
 
 def test_the_list_gives_the_reason_of_every_refusal() -> None:
     text = CliRunner().invoke(app, ["list", "mechanisms"], prog_name="cab").output
     for name in NAMES:
-        for why in plugins.card("mechanism", name).facts["refuses"].values():
+        for why in registry.card("mechanism", name).facts["refuses"].values():
             assert why in text, name
 
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cab import Missing, Source, plugins
+from cab import Missing, Source
 from cab.assembly import Attention
 from cab.contracts.recipe import Recipe
 from cab.data import cifar10, fashion_mnist
 from cab.errors import UsageError
+from cab.plugins import registry
 
-LraImage: Any = plugins.load("task", "lra_image")
+LraImage: Any = registry.load("task", "lra_image")
 CONFIG = Path(__file__).parent.parent / "conf" / "task" / "lra_image.yaml"
 SIZE = 20
 COLOURS = np.random.default_rng(0).integers(0, 256, (6 * SIZE, 3, 1024), dtype=np.uint8)
@@ -226,9 +227,9 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.load(CONFIG))
     layers = {**node["case"], **node["scales"][scale]}
     params = {k: v for k, v in node.items() if k not in ("name", "case", "scales")}
-    assert params == plugins.card("task", "lra_image").params
+    assert params == registry.card("task", "lra_image").params
     task = LraImage(seq_len=layers["seq_len"], heads=layers["heads"], dim=layers["dim"], **params | layers["task"])
-    attention = Attention(plugins.load("mechanism", "none"), {}, "NS")
+    attention = Attention(registry.load("mechanism", "none"), {}, "NS")
     model = task.model(attention)
     assert {m.slot.max_len for m in attention.built} == {layers["seq_len"]}
     recipe = Recipe.of(layers["training"])
@@ -239,7 +240,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
 
 def test_the_model_learns_from_every_pixel(tree: Path) -> None:
     task, _ = found(tree.parent)
-    model = task.model(Attention(plugins.load("mechanism", "softmax"), {}, "NS"))
+    model = task.model(Attention(registry.load("mechanism", "softmax"), {}, "NS"))
     batch = task.collate([task.split("train", 0)[i] for i in range(2)])
     task.loss(model, batch).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]

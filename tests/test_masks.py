@@ -8,9 +8,10 @@ from cab.cli import app
 from PIL import Image
 from typer.testing import CliRunner
 
-from cab import UsageError, plugins
+from cab import UsageError
 from cab.masks import Map, effective_map
 from cab.plan import plan
+from cab.plugins import registry
 
 
 def mapped(*overrides: str) -> Map:
@@ -48,9 +49,9 @@ def test_what_is_not_linear_in_v_is_drawn_by_its_jacobian() -> None:
     assert (found.weights.tril() != 0).sum() == 2 * 24 * 25 // 2
 
 
-@pytest.mark.parametrize("name", [n for n, c in plugins.cards_of("mechanism").items() if "CS" in c.facts["patterns"]])
+@pytest.mark.parametrize("name", [n for n, c in registry.cards_of("mechanism").items() if "CS" in c.facts["patterns"]])
 def test_no_causal_mechanism_shows_a_key_after_the_query(name: str) -> None:
-    small = plugins.card("mechanism", name).facts["checks"][0]
+    small = registry.card("mechanism", name).facts["checks"][0]
     found = mapped(f"mechanism={name}", "pattern=CS", *(f"mechanism.{key}={value}" for key, value in small.items()))
     assert found.ahead == 0
 

@@ -9,15 +9,16 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern, Slot, Unsupported, plugins
+from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.conformance import check, parametrize
 from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import pooled
 from cab.ops.running import empty, running_softmax
 from cab.ops.window import banded_pairs
+from cab.plugins import registry
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = {file.stem: plugins.load("mechanism", file.stem) for file in sorted((ROOT / "mechanisms").glob("[!_]*.py"))}
+SHIPPED = {file.stem: registry.load("mechanism", file.stem) for file in sorted((ROOT / "mechanisms").glob("[!_]*.py"))}
 
 
 @parametrize(SHIPPED.values())

@@ -20,7 +20,7 @@ from cab.mechanisms.none import Nothing
 from cab.mechanisms.softmax import Softmax
 from cab.tasks.speed import Speed
 
-from cab import Mechanism, Reading, plugins, timers
+from cab import Mechanism, Reading, timers
 from cab.contracts.case import Case
 from cab.counting import count
 from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, wilson
@@ -32,6 +32,7 @@ from cab.meters.latency import Latency
 from cab.meters.memory import Memory, peak_allocated, resident_growth
 from cab.meters.parameters import Parameters
 from cab.meters.quality import Quality
+from cab.plugins import registry
 from cab.traffic import traffic
 from cab.workload import Workload, build
 
@@ -412,9 +413,9 @@ def test_quality_has_wilsons_interval_for_hits_and_students_for_other_scores() -
 def test_cards_equal_classes_and_planning_needs_no_torch() -> None:
     meters = {"latency": Latency, "memory": Memory, "flops": Flops, "parameters": Parameters, "quality": Quality}
     meters |= {"energy": Energy, "instructions": Instructions, "frontier": Frontier}
-    assert set(plugins.names("meter")) == set(meters)
+    assert set(registry.names("meter")) == set(meters)
     for name, cls in meters.items():
-        facts = plugins.card("meter", name).facts
+        facts = registry.card("meter", name).facts
         for fact in ("version", "environment", "processes", "pinned_allocator", "method"):
             assert facts[fact] == getattr(cls, fact)
         assert {k: tuple(v) for k, v in facts["metrics"].items()} == cls.metrics
@@ -422,11 +423,11 @@ def test_cards_equal_classes_and_planning_needs_no_torch() -> None:
     for cls in (Latency, Memory):
         assert "mps" in cls().unavailable("mps") and cls().unavailable("cuda:1") is None
     code = (
-        "import sys\nfrom cab import plugins\nfrom cab.contracts.case import Case\n"
+        "import sys\nfrom cab.plugins import registry\nfrom cab.contracts.case import Case\n"
         f"case = Case.of({replace(CASE, settings={'memory_limit': 1}).question()!r})\n"
         "given = {'samples': [1.0], 'window': 5.0, 'fails': None, 'probes': {}}\n"
-        "for name in plugins.names('meter'):\n"
-        "    meter = plugins.load('meter', name)(); meter.applies(case); meter.unavailable('cpu')\n"
+        "for name in registry.names('meter'):\n"
+        "    meter = registry.load('meter', name)(); meter.applies(case); meter.unavailable('cpu')\n"
         "    meter.reduce(next(iter(meter.metrics), 'accuracy'), [given] * 5)\n"
         "assert 'torch' not in sys.modules"
     )

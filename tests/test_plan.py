@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cab import environment, fingerprint, plugins
+from cab import environment
 from cab.contracts.case import Case, canonical, worst
 from cab.errors import UsageError
 from cab.plan import Item, plan
+from cab.plugins import fingerprint, registry
 
 SPEED = ["task=speed", "mechanism=linear", "seq_len=64"]
 
@@ -120,9 +121,9 @@ def test_installed_packages_count_by_version_in_a_users_file_alone(
 ) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("import json\nimport torch\nfrom cab import Mechanism\n")
-    before, ours = fingerprint.of(mine), fingerprint.of(plugins.card("mechanism", "softmax").path)
+    before, ours = fingerprint.of(mine), fingerprint.of(registry.card("mechanism", "softmax").path)
     monkeypatch.setattr(fingerprint, "_version", lambda package: "another" if package == "torch" else None)
-    assert fingerprint.of(mine) != before and fingerprint.of(plugins.card("mechanism", "softmax").path) == ours
+    assert fingerprint.of(mine) != before and fingerprint.of(registry.card("mechanism", "softmax").path) == ours
 
 
 def test_a_module_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_what_could_not_be_measured_for_want_of_a_package_is_asked_again_with_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = ["task=speed", "mechanism=none", "meters=[latency,flops]"]
-    latency = plugins.load("meter", "latency")
+    latency = registry.load("meter", "latency")
     monkeypatch.setattr(latency, "unavailable", lambda self, device: "it is not installed")
     without = {item.meter: item for item in plan(asked).items}
     monkeypatch.undo()
@@ -172,7 +173,7 @@ def test_a_kept_number_is_of_the_data_that_lie_in_the_folder(task: str, tmp_path
     (tmp_path / "unrelated").mkdir()
     (tmp_path / "unrelated" / "file").write_text("more")
     assert keys() == generated
-    place = tmp_path / plugins.card("task", task).facts["data"][-1] / "inside"
+    place = tmp_path / registry.card("task", task).facts["data"][-1] / "inside"
     place.mkdir(parents=True)
     (place / "file").write_text("more")
     with_data = keys()

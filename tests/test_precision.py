@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
 from cab.ops.clusters import similar
 from cab.ops.diagonal import absorbed, kernel
 from cab.ops.lsh import hashed
 from cab.ops.precision import full_precision
 from cab.ops.softmax import masked_attention
+from cab.plugins import registry
 
 BF16 = torch.bfloat16
 
@@ -23,7 +24,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pseudo_inverse(scores: Tensor) -> Tensor:
-    module = import_module(plugins.load("mechanism", "nystrom").__module__)
+    module = import_module(registry.load("mechanism", "nystrom").__module__)
     inverse: Tensor = module.pseudo_inverse(scores.softmax(-1), 6)
     return inverse
 
@@ -89,7 +90,7 @@ def test_attention_takes_what_autocast_hands_over_in_several_types_and_gives_gra
 @pytest.mark.parametrize("autocast", [False, True])
 def test_local_predicts_a_place_to_a_fraction_of_a_token_in_16_bits(autocast: bool) -> None:
     torch.manual_seed(0)
-    local = plugins.load("mechanism", "local")(Slot(Pattern.NC, heads=2, dim=8, max_len=64, source_len=16384)).to(BF16)
+    local = registry.load("mechanism", "local")(Slot(Pattern.NC, heads=2, dim=8, max_len=64, source_len=16384)).to(BF16)
     q = normal(1, 2, 64, 8).to(BF16)
     with torch.autocast("cpu", dtype=BF16, enabled=autocast):
         place = local._place(q, 16384, None)
@@ -99,7 +100,7 @@ def test_local_predicts_a_place_to_a_fraction_of_a_token_in_16_bits(autocast: bo
 
 @pytest.mark.parametrize("name", ["lara", "eva"])
 def test_differences_of_large_scores_are_not_rounded_in_autocast(name: str) -> None:
-    mechanism = plugins.load("mechanism", name)(Slot(Pattern.CC, heads=2, dim=8, max_len=64), landmarks=4).eval()
+    mechanism = registry.load("mechanism", name)(Slot(Pattern.CC, heads=2, dim=8, max_len=64), landmarks=4).eval()
     mechanism.of_keys = torch.nn.Identity()  # a linear layer is rounded, and may be
     q, k, v = 0.1 * normal(1, 2, 64, 8), 8 + normal(1, 2, 64, 8, seed=1), normal(1, 2, 64, 8, seed=2)
     with torch.autocast("cpu", dtype=BF16):
@@ -110,7 +111,7 @@ def test_differences_of_large_scores_are_not_rounded_in_autocast(name: str) -> N
 def made(name: str, pattern: str, n: int, **params: object) -> Mechanism:
     torch.manual_seed(0)
     slot = Slot(Pattern.of(pattern), heads=2, dim=16, max_len=n, width=32, layer=3, layers=4)
-    mechanism: Mechanism = plugins.load("mechanism", name)(slot, **params).eval()
+    mechanism: Mechanism = registry.load("mechanism", name)(slot, **params).eval()
     return mechanism
 
 

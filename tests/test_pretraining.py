@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Batch, Pattern, Source, Task, Unsupported, plugins
+from cab import Batch, Pattern, Source, Task, Unsupported
 from cab.assembly import Attention
 from cab.backbones.decoder import Decoder
 from cab.backbones.encoder import Classifier, Encoder
 from cab.backbones.two_tower import TwoTower
 from cab.errors import UsageError
 from cab.plan import plan
+from cab.plugins import registry
 from cab.training import Training, loop, train
 from cab.training.pretraining import Pretraining
 
@@ -67,7 +68,7 @@ class Repeats(Task):
 
 
 def softmax(pattern: str = "NS") -> Any:
-    return Attention(plugins.load("mechanism", "softmax"), {}, pattern, "eager")
+    return Attention(registry.load("mechanism", "softmax"), {}, pattern, "eager")
 
 
 def built(make: Callable[[], nn.Module]) -> nn.Module:

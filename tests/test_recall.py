@@ -10,12 +10,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cab import Source, plugins
+from cab import Source
 from cab.assembly import Attention
 from cab.contracts.recipe import Recipe
 from cab.data.mqar import weights
 from cab.data.recall import ladder
 from cab.errors import UsageError
+from cab.plugins import registry
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = {"recall_cc": "CC", "recall_nc": "NC", "recall_ns": "NS", "mqar": "CS"}
@@ -29,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def task(name: str, **changes: Any) -> Any:
-    return plugins.load("task", name)(**{**SMALL[name], **changes})
+    return registry.load("task", name)(**{**SMALL[name], **changes})
 
 
 def batch(of: Any, split: str = "test", count: int = 200, trim: bool = False) -> Any:
@@ -40,7 +41,7 @@ def batch(of: Any, split: str = "test", count: int = 200, trim: bool = False) ->
 def model(of: Any, name: str, mechanism: str = "softmax") -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return of.model(Attention(plugins.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
+        return of.model(Attention(registry.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
 
 
 # Answers, worked out again from the tokens alone.
@@ -213,7 +214,7 @@ def test_padding_and_the_rest_of_the_batch_have_no_say(name: str) -> None:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_slot_of_the_pattern_is_under_test(name: str) -> None:
     of = task(name)
-    attention = Attention(plugins.load("mechanism", "softmax"), {}, PATTERNS[name])
+    attention = Attention(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
     net = of.model(attention)
     assert [m.slot.layer for m in attention.built] == [0, 1]
     assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]}
@@ -245,7 +246,7 @@ def test_hyper_parameters_that_fit_nothing_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_yaml_has_every_hyper_parameter_with_its_default(name: str) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / f"{name}.yaml"))
-    signature = inspect.signature(plugins.load("task", name).__init__).parameters
+    signature = inspect.signature(registry.load("task", name).__init__).parameters
     own = {n: p.default for n, p in signature.items() if n not in ("self", "seq_len", "source_len", "heads", "dim")}
     assert {k: v for k, v in node.items() if k not in ("name", "case", "scales")} == own
     assert node["case"]["pattern"] == PATTERNS[name]

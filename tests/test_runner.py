@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 import cab
-from cab import child, locks, plugins, verdicts
+from cab import child, locks, verdicts
 from cab.admission import CHANGED, Laws
 from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.entries import Answer, finished, merged, new_entry
 from cab.errors import UsageError
 from cab.plan import plan
+from cab.plugins import registry
 from cab.records import Store
 from cab.runs import execute, preview
 from cab.server import Ending, Server, ServerDied
@@ -428,7 +429,7 @@ def test_a_meter_that_takes_the_child_with_it_costs_no_other_meter(tmp_path: Pat
         def run(self, job: dict[str, Any], *_: Any) -> Ending:
             if "parameters" in job["meters"]:
                 return Ending(None, "ended", None, 11, 0, 1.0, "")
-            counted = {name: {"samples": [1.0]} for name in plugins.card("meter", "flops").facts["metrics"]}
+            counted = {name: {"samples": [1.0]} for name in registry.card("meter", "flops").facts["metrics"]}
             return Ending(
                 {"ok": {"meters": {"flops": {"ok": counted}}, "compared": False}}, "ended", 0, None, 0, 1.0, ""
             )
@@ -460,7 +461,7 @@ def test_a_value_that_is_no_value_is_an_error_and_the_run_goes_on(
     odd: Reading, field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (item,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).items
-    meter = plugins.load("meter", "parameters")
+    meter = registry.load("meter", "parameters")
     monkeypatch.setattr(meter, "reduce", lambda self, name, processes: odd)
     given = {name: {"samples": [1.0]} for name in item.metrics}
     entry = merged(new_entry(item, "r", "c"), item, Answer("ok", value=given), {})
@@ -544,8 +545,8 @@ def test_cases_that_are_refused_alone_are_rows_where_others_are_done_already(els
 def test_a_search_that_gives_nothing_costs_its_own_metrics_alone(
     server: Server, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins.load("meter", "frontier"), "search", lambda self, case, probe: None)
-    monkeypatch.setattr(plugins.load("meter", "frontier"), "environment", False)
+    monkeypatch.setattr(registry.load("meter", "frontier"), "search", lambda self, case, probe: None)
+    monkeypatch.setattr(registry.load("meter", "frontier"), "environment", False)
     grid = ["mechanism=none", "seq_len=16", "memory_limit=1GiB", "meters=[flops,frontier]"]
     found, _ = carry_out(server, grid, elsewhere)
     assert found["flops"]["flops"]["status"] == "ok"
@@ -567,7 +568,7 @@ def test_a_preview_measures_nothing_and_counts_what_is_done(server: Server, lawf
 def test_the_library_gives_tables_and_modules(elsewhere: Path) -> None:
     for _ in range(2):  # a second call finds no function shadowed by a submodule
         rows = cab.run([*FAST, "mechanism=none", "seq_len=16", "meters=[flops]"], progress=False)
-        assert set(rows["metric"]) == set(plugins.card("meter", "flops").facts["metrics"])
+        assert set(rows["metric"]) == set(registry.card("meter", "flops").facts["metrics"])
         assert set(rows["status"]) == {"ok"}
         assert len(cab.load()) == len(rows)
         agent = cab.mechanism("softmax", pattern="CS", heads=4, dim=8, max_len=64)

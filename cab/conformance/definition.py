@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cab import plugins
 from cab.conformance.causality import streamed
 from cab.conformance.subject import LONG_M, Call, M, N, Subject, equal, tracked, weighted
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported
+from cab.plugins import registry
 
 TOKENS, SOURCE = 301, 203  # odd, and beyond the default blocks
 
@@ -86,7 +86,7 @@ def limits(subject: Subject) -> None:
         if limit["equals"] == "softmax":
             expected = _softmax(case.pattern, case.slot(), call)
         else:
-            other = plugins.load("mechanism", limit["equals"])
+            other = registry.load("mechanism", limit["equals"])
             expected = Subject(other, case.pattern, limit.get("equals_params", {}), "eager", case.device).build()(
                 **call
             )

@@ -61,9 +61,9 @@ def declared_patterns(subject: Subject) -> tuple[str, ...]:
     """Return the patterns of the card; a wrapper has its inner mechanism's."""
     patterns = subject.cls.patterns
     if isinstance(patterns, str):
-        from cab import plugins
+        from cab.plugins import registry
 
-        patterns = plugins.load("mechanism", subject.params["inner"]["name"]).patterns
+        patterns = registry.load("mechanism", subject.params["inner"]["name"]).patterns
     return tuple(patterns)
 
 

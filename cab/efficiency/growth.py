@@ -6,10 +6,10 @@ from math import log, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cab import plugins
 from cab.efficiency.curves import FIXED, Curve, curves
 from cab.errors import UsageError
 from cab.intervals import student_quantile
+from cab.plugins import registry
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -74,7 +74,7 @@ def growths(rows: "DataFrame") -> "DataFrame":
         fitted = growth(curve)
         if fitted is None:
             continue
-        declared = None if plugins.is_file(curve.mechanism) else _declared(curve.mechanism)
+        declared = None if registry.is_file(curve.mechanism) else _declared(curve.mechanism)
         if curve.setting["metric"] != "latency":  # a card's cost is its operations; memory has none to be held to
             declared = None
         # growing more slowly is no disagreement: at short lengths what does not depend on n weighs most
@@ -98,9 +98,9 @@ def growths(rows: "DataFrame") -> "DataFrame":
 
 
 def _declared(mechanism: str) -> float | None:
-    if mechanism not in plugins.names("mechanism"):
+    if mechanism not in registry.names("mechanism"):
         return None
     try:
-        return declared_exponent(plugins.card("mechanism", mechanism).facts["cost"])
+        return declared_exponent(registry.card("mechanism", mechanism).facts["cost"])
     except UsageError:  # a card that cannot be read declares nothing
         return None

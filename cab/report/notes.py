@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cab.contracts.case import STATUSES
-from cab.plugins import cards_of
+from cab.plugins.registry import cards_of
 from cab.report.board import Board, Cell, Line, Metric
 from cab.report.questions import final, records
 

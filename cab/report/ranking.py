@@ -3,10 +3,10 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from cab.cards import Card
 from cab.contracts.case import STATUSES, worst
 from cab.errors import UsageError
-from cab.plugins import card, cards_of
+from cab.plugins.cards import Card
+from cab.plugins.registry import card, cards_of
 from cab.report.board import Board, Cell, Line, Metric
 from cab.report.questions import QUESTION, Row, questions
 from cab.report.seeds import over_seeds

@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.markup import escape
 
-from cab import plugins
+from cab.plugins import registry
 
 
 def check_and_print(names: list[str], out: Console, verbose: bool) -> int:
@@ -17,7 +17,7 @@ def check_and_print(names: list[str], out: Console, verbose: bool) -> int:
     torch.set_num_threads(1)
     broken = 0
     for name in names:
-        cls, start = plugins.load("mechanism", name), time.monotonic()
+        cls, start = registry.load("mechanism", name), time.monotonic()
         try:
             verdicts = check(cls)
         except Exception as error:  # a plug-in's, outside of every law; the next mechanism is checked all the same

@@ -1,10 +1,10 @@
 """TAB: what can follow on the command line. Reads names and cards only; a shell that waits half a second is broken."""
 
-from cab import plugins
-from cab.cards import Card
 from cab.config import options, root
 from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
+from cab.plugins import registry
+from cab.plugins.cards import Card
 
 _VALUES = {"pattern": list(Pattern.__members__), "level": LEVELS, "pass": PASSES, "dtype": DTYPES}
 
@@ -30,7 +30,7 @@ def _values(key: str, given: str, args: list[str]) -> list[str]:
     if key in ("mechanism", "task", "grid"):
         names = options(key)
     elif key == "meters":
-        return [f"[{name}]" for name in plugins.names("meter")]
+        return [f"[{name}]" for name in registry.names("meter")]
     elif key == "backend":
         names = list({b: None for name in _chosen("mechanism", args) for b in _card("mechanism", name).backends})
     else:
@@ -49,4 +49,4 @@ def _params(group: str, name: str) -> list[str]:
 
 
 def _card(group: str, name: str) -> Card:
-    return plugins.card(group, name)
+    return registry.card(group, name)

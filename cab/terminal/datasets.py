@@ -8,19 +8,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab import plugins
 from cab.config import points
 from cab.contracts.case import Case
 from cab.contracts.task import Missing
 from cab.errors import UsageError, unknown
 from cab.plan import case_of
+from cab.plugins import registry
 from cab.preflight import build_task
 
 
 def print_sources(folder: Path, out: Console) -> None:
     """Print, for each task that trains, the data that a run would use now."""
-    for name in plugins.names("task"):
-        if not plugins.card("task", name).facts["trains"]:
+    for name in registry.names("task"):
+        if not registry.card("task", name).facts["trains"]:
             out.print(f"[bold]{escape(name)}[/]: needs no data", highlight=False)
             continue
         try:
@@ -43,7 +43,7 @@ def print_sources(folder: Path, out: Console) -> None:
 
 def get(name: str, folder: Path, out: Console, options: Sequence[str] = ()) -> None:
     """Fetch a task's data into `folder`. `options`, as in --images 20, are keywords of its `fetch`."""
-    card = plugins.card("task", name)
+    card = registry.card("task", name)
     if not card.facts["trains"]:
         raise UsageError(f"task '{name}' needs no data")
     if "fetch" not in card.methods:

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab import environment, locks, peaks, plugins
+from cab import environment, locks, peaks
 from cab.errors import UsageError
 from cab.paths import PACKAGE, cache, runtime
+from cab.plugins import registry
 from cab.records import Store
 from cab.server import Server, describe
 from cab.terminal.printing import lines
@@ -70,7 +71,7 @@ def _problems() -> Any:
         yield "there is no C++ compiler: backend=compile cannot build CPU kernels"
     if sys.platform != "linux":
         yield f"cab measures in child processes on Linux; this is {sys.platform}"
-    for kind in plugins.KINDS:
-        for name, card in plugins.cards_of(kind).items():
+    for kind in registry.KINDS:
+        for name, card in registry.cards_of(kind).items():
             if isinstance(card, UsageError):
                 yield f"{kind} '{name}' cannot be read: {card}"

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 
-from cab import plugins
-from cab.cards import Card
 from cab.config import folders
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError
+from cab.plugins import registry
+from cab.plugins.cards import Card
 from cab.terminal.listing import grades, reasons
 
 HEAD = """# Mechanisms
@@ -20,7 +20,7 @@ together. *native*: as published. *extension*: the published one has no such for
 
 def markdown() -> str:
     """Return the page."""
-    cards = [card for card in plugins.cards_of("mechanism").values() if not isinstance(card, UsageError)]
+    cards = [card for card in registry.cards_of("mechanism").values() if not isinstance(card, UsageError)]
     return "\n".join([HEAD, *_matrix(cards), "", *_refusals(cards), *_exemptions(cards), *_each(cards)])
 
 

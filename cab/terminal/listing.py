@@ -6,11 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab import cards, plugins
-from cab.cards import Card
 from cab.config import node, options
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
+from cab.plugins import cards, registry
+from cab.plugins.cards import Card
 from cab.terminal.printing import lines as print_lines
 
 KINDS = ("mechanisms", "tasks", "meters", "grids")
@@ -33,15 +33,15 @@ def print_plugin(what: str, out: Console) -> None:
     """Print one plug-in: `mechanism=NAME`, `task=NAME`, `grid=NAME`, or the name alone where it is clear."""
     kind, equals, name = what.partition("=")
     if not equals:
-        owners = [k for k in plugins.KINDS if what in plugins.names(k)]
-        if not owners and not plugins.is_file(what):
-            raise unknown("plug-in", what, [name for kind in plugins.KINDS for name in plugins.names(kind)])
+        owners = [k for k in registry.KINDS if what in registry.names(k)]
+        if not owners and not registry.is_file(what):
+            raise unknown("plug-in", what, [name for kind in registry.KINDS for name in registry.names(kind)])
         kind, name = (owners or ["mechanism"])[0], what
     if kind == "grid":
         return _show_grid(name, out)
-    if kind not in plugins.KINDS:
-        raise unknown("kind of plug-in", kind, [*plugins.KINDS, "grid"])
-    card = plugins.card(kind, name)
+    if kind not in registry.KINDS:
+        raise unknown("kind of plug-in", kind, [*registry.KINDS, "grid"])
+    card = registry.card(kind, name)
     out.print(escape(card.doc.strip()), highlight=False)
     out.print()
     {"mechanism": _show_mechanism, "task": _show_task, "meter": _show_meter}[kind](card, out)
@@ -58,7 +58,7 @@ def grades(card: Card) -> dict[str, str]:
 def _mechanisms(out: Console) -> None:
     rows = [("name", *Pattern.__members__, "streams", "exact", "cost", "paper", "backends beside eager, compile")]
     below = []
-    for name, card in plugins.cards_of("mechanism").items():
+    for name, card in registry.cards_of("mechanism").items():
         if isinstance(card, UsageError):
             below.append(f"{name} is unavailable: {card}")
             continue
@@ -88,7 +88,7 @@ def reasons(refuses: dict[str, str]) -> dict[str, list[str]]:
 
 def _tasks(out: Console) -> None:
     rows, below = [("name", "slots", "metrics", "what it is")], []
-    for name, card in plugins.cards_of("task").items():
+    for name, card in registry.cards_of("task").items():
         if isinstance(card, UsageError):
             below.append(f"{name} is unavailable: {card}")
             continue
@@ -99,14 +99,14 @@ def _tasks(out: Console) -> None:
 def _meters(out: Console, alone: bool = False) -> None:
     """Print the meters; `alone`, each with its method and whether it can measure here."""
     rows, below = [("name", "processes", "metrics")], []
-    for name, card in plugins.cards_of("meter").items():
+    for name, card in registry.cards_of("meter").items():
         if isinstance(card, UsageError):
             below.append(f"{name} is unavailable: {card}")
             continue
         metrics = ", ".join(f"{m} ({unit})" for m, (unit, _) in card.facts["metrics"].items()) or "the task's"
         rows.append((name, str(card.facts["processes"]), metrics))
         if alone:  # a meter must be imported to be asked, which takes longer than the rest of the list
-            here = plugins.load("meter", name)().unavailable("cpu")
+            here = registry.load("meter", name)().unavailable("cpu")
             below += ["", f"{name}, on this CPU: {f'unavailable: {here}' if here else 'available'}"]
             below.append(f"  {card.facts['method']}")
     _print_columns("Meters", rows, below if alone else [*below, "their methods: cab list meters"], out)
@@ -124,7 +124,7 @@ def _show_grid(name: str, out: Console) -> None:
 
 
 def _params(kind: str, card: Card) -> dict[str, Any]:
-    given = node(kind, card.name) if not plugins.is_file(card.name) else {}
+    given = node(kind, card.name) if not registry.is_file(card.name) else {}
     return {f"{kind}.{key}": given.get(key, default) for key, default in card.params.items()}
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cab import plugins
+from cab.plugins import registry
 
 if TYPE_CHECKING:
     from cab.estimates import Estimate
@@ -85,7 +85,7 @@ def print_run(run: "Run", out: Console) -> None:
 
     print_report(run.rows(), environments(run.store), out)
     for name in dict.fromkeys(case.mechanism for case in run.plan.cases):
-        if "reference" not in plugins.card("mechanism", name).methods:
+        if "reference" not in registry.card("mechanism", name).methods:
             out.print(f"{escape(name)} has no reference: what it computes was held to no definition", highlight=False)
     counts: dict[str, int] = {}
     for status in run.statuses().values():

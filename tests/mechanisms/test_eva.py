@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
 from cab.ops.segments import segment_members, segment_of
+from cab.plugins import registry
 
 N = 30
 
 
 def build(pattern: str = "CS", **params: Any) -> Any:
     slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=60)
-    return plugins.load("mechanism", "eva")(slot, **params).double().eval()
+    return registry.load("mechanism", "eva")(slot, **params).double().eval()
 
 
 def normal(length: int, seed: int) -> Tensor:

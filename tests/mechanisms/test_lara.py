@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 
 def build(pattern: str = "NS", **params: Any) -> Any:
     slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=64)
-    return plugins.load("mechanism", "lara")(slot, **params).double().eval()
+    return registry.load("mechanism", "lara")(slot, **params).double().eval()
 
 
 def normal(length: int, seed: int) -> torch.Tensor:
@@ -46,7 +47,7 @@ def test_in_training_the_samples_are_drawn_anew() -> None:
 
 def test_in_causal_cross_the_keys_alone_bound_the_landmarks() -> None:
     few_queries = Slot(Pattern.CC, heads=2, dim=8, max_len=32, source_len=4096)
-    assert plugins.load("mechanism", "lara")(few_queries).landmarks == 49
+    assert registry.load("mechanism", "lara")(few_queries).landmarks == 49
     few_keys = Slot(Pattern.CC, heads=2, dim=8, max_len=4096, source_len=32)
     with pytest.raises(ValueError, match="from 1 to the 32 keys"):
-        plugins.load("mechanism", "lara")(few_keys)
+        registry.load("mechanism", "lara")(few_keys)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Pattern, Slot, Unsupported, plugins
+from cab import Pattern, Slot, Unsupported
 from cab.ops import random_features
 from cab.ops.decay import fading_linear
 from cab.ops.diagonal import absorbed, convolved, kernel
@@ -15,12 +15,13 @@ from cab.ops.gated import gated_linear, gated_scores
 from cab.ops.pieces import in_pieces
 from cab.ops.prefix import averaged, causal_linear, normalised
 from cab.ops.softmax import masked_softmax
+from cab.plugins import registry
 
 
 def build(name: str, pattern: str = "CS", dim: int = 8, max_len: int = 64, **params: Any) -> Any:
     torch.manual_seed(0)
     slot = Slot(Pattern.of(pattern), heads=2, dim=dim, max_len=max_len)
-    return plugins.load("mechanism", name)(slot, **params).double().eval()
+    return registry.load("mechanism", name)(slot, **params).double().eval()
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -187,7 +188,7 @@ def test_gates_that_forget_everything_at_once_are_exact_in_float32() -> None:
 def test_the_rates_of_lightning_fall_with_head_and_depth() -> None:
     def rates(layer: int) -> Tensor:
         slot = Slot(Pattern.CS, heads=4, dim=8, max_len=8, layer=layer, layers=3)
-        return plugins.load("mechanism", "lightning")(slot)._rate(torch.zeros((), dtype=torch.float64))
+        return registry.load("mechanism", "lightning")(slot)._rate(torch.zeros((), dtype=torch.float64))
 
     first = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8], dtype=torch.float64)
     for layer, share in enumerate((1.0, 0.5, 0.0)):
@@ -251,7 +252,7 @@ def test_small_weights_average_values_as_large_ones_do(
 def test_sums_token_by_token_grow_and_fade_in_16_bits(name: str, params: dict[str, Any]) -> None:
     n, heads, first = 700, 6, 600
     slot = Slot(Pattern.CS, heads=heads, dim=8, max_len=n, layer=1, layers=2)
-    mechanism = plugins.load("mechanism", name)(slot, **params).eval()
+    mechanism = registry.load("mechanism", name)(slot, **params).eval()
     q, k, v = torch.ones(3, 1, heads, n, 8)
     v[:, :, first:, 4:] = 0  # half of the channels grow to the end, half fade after the first step
     whole = mechanism(q, k, v)[:, :, -1:]

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 
 def build(pattern: str, m: int, **params: Any) -> Any:
     slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=20, source_len=m)
-    return plugins.load("mechanism", "linformer")(slot, **params).double().eval()
+    return registry.load("mechanism", "linformer")(slot, **params).double().eval()
 
 
 @pytest.mark.parametrize(

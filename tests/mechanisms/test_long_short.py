@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
 from cab.ops.blocks import with_neighbours
+from cab.plugins import registry
 
 N = 30
 
@@ -15,7 +16,7 @@ N = 30
 def build(pattern: str = "CS", **params: Any) -> Any:
     slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=64)
     params = {"landmarks": 2, "window": 4, "chunk": 5, **params}
-    return plugins.load("mechanism", "long_short")(slot, **params).double().eval()
+    return registry.load("mechanism", "long_short")(slot, **params).double().eval()
 
 
 def normal(length: int, seed: int, size: int = 8) -> Tensor:

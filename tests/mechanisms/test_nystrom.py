@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
 from cab.ops.segments import segment_means, segment_of
+from cab.plugins import registry
 
 
 def build(**params: Any) -> Any:
     slot = Slot(Pattern.NS, heads=1, dim=8, max_len=64)
-    return plugins.load("mechanism", "nystrom")(slot, **params).double().eval()
+    return registry.load("mechanism", "nystrom")(slot, **params).double().eval()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_stretches_take_each_real_token_once_and_differ_by_one_token_at_most(seg
 
 def test_in_causal_cross_the_keys_alone_bound_the_landmarks() -> None:
     few_queries = Slot(Pattern.CC, heads=1, dim=8, max_len=32, source_len=4096)
-    assert plugins.load("mechanism", "nystrom")(few_queries).landmarks == 64
+    assert registry.load("mechanism", "nystrom")(few_queries).landmarks == 64
     few_keys = Slot(Pattern.CC, heads=1, dim=8, max_len=4096, source_len=32)
     with pytest.raises(ValueError, match="from 1 to the 32 keys"):
-        plugins.load("mechanism", "nystrom")(few_keys)
+        registry.load("mechanism", "nystrom")(few_keys)

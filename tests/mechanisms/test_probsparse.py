@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 
 def build(name: str, pattern: str, max_len: int = 1024, dim: int = 8, **params: Any) -> Any:
     torch.manual_seed(0)
-    return plugins.load("mechanism", name)(
+    return registry.load("mechanism", name)(
         Slot(Pattern.of(pattern), heads=2, dim=dim, max_len=max_len), **params
     ).eval()
 

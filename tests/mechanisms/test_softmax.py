@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-from cab import Mechanism, Pattern, Slot, Unsupported, plugins
+from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.ops import kernels
 from cab.ops.alibi import alibi_slopes
 from cab.ops.tiled import tiled_softmax
+from cab.plugins import registry
 
 
 def build(pattern: str, heads: int = 2, values: int = 8, **params: Any) -> Mechanism:
     slot = Slot(Pattern.of(pattern), heads=heads, dim=8, max_len=64, value_dim=values)
-    return plugins.load("mechanism", "softmax")(slot, **params).eval()
+    return registry.load("mechanism", "softmax")(slot, **params).eval()
 
 
 def drawn(batch: int = 2, heads: int = 2, n: int = 21, m: int = 21) -> tuple[Tensor, ...]:

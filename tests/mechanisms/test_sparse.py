@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
 from cab.efficiency import declared_exponent
 from cab.meters.memory import state_bytes
+from cab.plugins import registry
 
 
 def build(name: str, pattern: str, max_len: int = 64, **params: Any) -> Mechanism:
     torch.manual_seed(0)
     slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=max_len)
-    return plugins.load("mechanism", name)(slot, **params).double().eval()
+    return registry.load("mechanism", name)(slot, **params).double().eval()
 
 
 def reached(mechanism: Mechanism, n: int) -> Tensor:
@@ -101,7 +102,7 @@ def test_centroids_move_in_training_alone() -> None:
 @pytest.mark.parametrize("name", ["reformer", "reformer_leaky"])
 def test_there_are_more_buckets_to_hash_into_the_longer_the_slot(name: str) -> None:
     short, long = (build(name, "NS", max_len=n).flops(n, n) for n in (1 << 18, 1 << 19))
-    assert long > 3 * short and declared_exponent(plugins.load("mechanism", name).cost) is None
+    assert long > 3 * short and declared_exponent(registry.load("mechanism", name).cost) is None
 
 
 @pytest.mark.parametrize("split", [1, 3, 4, 11])

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
 from cab.assembly import build_mechanism
 from cab.draws import Draw
+from cab.plugins import registry
 
 N, M, CUTS = 37, 29, (1, 4, 8, 19, 36)
 CELLS = [
     (name, pattern)
-    for name, card in plugins.cards_of("mechanism").items()
+    for name, card in registry.cards_of("mechanism").items()
     if isinstance(card.facts["patterns"], dict)
     for pattern in card.facts["patterns"]
 ]
@@ -26,7 +27,7 @@ Call = dict[str, Tensor]
 
 @cache
 def built(name: str, pattern: str) -> tuple[Mechanism, Call]:
-    cls, of = plugins.load("mechanism", name), Pattern.of(pattern)
+    cls, of = registry.load("mechanism", name), Pattern.of(pattern)
     torch.manual_seed(0)
     slot = Slot(of, heads=2, dim=8, max_len=N, source_len=M if of.cross else None, width=20)
     mechanism = build_mechanism(cls, cls.checks[0], slot).double().eval()
@@ -53,7 +54,7 @@ def rows_that_differ(name: str, pattern: str, axis: str, length: int) -> Tensor:
 
 
 def blind(name: str) -> bool:
-    return "use" in plugins.card("mechanism", name).facts["exempt"]
+    return "use" in registry.card("mechanism", name).facts["exempt"]
 
 
 @pytest.mark.parametrize(("name", "pattern"), [c for c in CELLS if c[1] in ("CS", "CC")])

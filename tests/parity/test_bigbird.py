@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 pytest.importorskip("transformers")
 
@@ -24,7 +25,7 @@ def test_equals_transformers_given_the_same_random_blocks_forward_and_backward(m
     )
     theirs = bigbird.BigBirdBlockSparseAttention(config).train()
     slot = Slot(Pattern.NS, heads=heads, dim=dim, max_len=n)
-    ours = plugins.load("mechanism", "bigbird")(slot, block=block, random=random)
+    ours = registry.load("mechanism", "bigbird")(slot, block=block, random=random)
 
     def drawn() -> list[list[list[int]]]:
         rows, plan = n // block, []

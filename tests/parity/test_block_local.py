@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 
 @pytest.mark.parametrize("n", [64, 61])
@@ -22,7 +23,7 @@ def test_blocks_equal_local_attention_forward_and_backward(pattern: str, n: int)
     q, k, v = (torch.randn(2, 2, n, 16, requires_grad=True) for _ in range(3))
     # without a mask it sees the tokens that it pads with
     expected = theirs(q, k, v, mask=torch.ones(2, n, dtype=torch.bool))
-    ours = plugins.load("mechanism", "block_local")(Slot(Pattern.of(pattern), heads=2, dim=16, max_len=64), block=8)
+    ours = registry.load("mechanism", "block_local")(Slot(Pattern.of(pattern), heads=2, dim=16, max_len=64), block=8)
     out = ours(q, k, v)
     torch.testing.assert_close(out, expected)
     weight = torch.randn_like(out)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 pytest.importorskip("transformers")
 
@@ -30,7 +31,7 @@ def test_equals_transformers_forward_and_backward(n: int, backend: str) -> None:
     )
     theirs = MiniMaxLightningAttention(config, 0)
     slot = Slot(Pattern.CS, heads=heads, dim=dim, max_len=n, width=width, layer=0, layers=3)
-    ours: Any = plugins.load("mechanism", "lightning")(slot, chunk=16).use(backend)
+    ours: Any = registry.load("mechanism", "lightning")(slot, chunk=16).use(backend)
     ours.gate[0].weight, ours.scale = theirs.output_gate.weight, theirs.norm.weight
     x = torch.randn(2, n, width, requires_grad=True)
     q, k, v = theirs.qkv_proj(x).unflatten(-1, (heads, 3 * dim)).transpose(1, 2).split(dim, -1)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
 from cab.layer import rotated
+from cab.plugins import registry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it wants a GPU, which its plain functions do not need
@@ -37,7 +38,7 @@ def tokens(n: int) -> list[Tensor]:
 def ours(name: str, layers: int = 1, **params: Any) -> Any:
     torch.manual_seed(1)
     slot = Slot(Pattern.CS, heads=HEADS, dim=DIM, max_len=64, width=WIDTH, layer=layers - 1, layers=layers + 1)
-    return plugins.load("mechanism", name)(slot, **params)
+    return registry.load("mechanism", name)(slot, **params)
 
 
 def turned(t: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 peers = pytest.importorskip("linformer")
 
@@ -22,7 +23,7 @@ def test_it_equals_linformer(pattern: str, n: int, m: int, share: str) -> None:
     if share == "kv":
         theirs.proj_v = theirs.proj_k  # theirs would share keys with values too
     slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=MOST)
-    ours = plugins.load("mechanism", "linformer")(slot, rank=RANK, share=share)
+    ours = registry.load("mechanism", "linformer")(slot, rank=RANK, share=share)
     ours.project_k = theirs.proj_k
     if share == "heads":
         ours.project_v = theirs.proj_v

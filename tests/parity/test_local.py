@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
+from cab.plugins import registry
 
 
 def build(pattern: str, **params: Any) -> Mechanism:
-    return plugins.load("mechanism", "local")(Slot(Pattern.of(pattern), heads=2, dim=16, max_len=64), **params)
+    return registry.load("mechanism", "local")(Slot(Pattern.of(pattern), heads=2, dim=16, max_len=64), **params)
 
 
 def drawn(n: int) -> tuple[Tensor, ...]:

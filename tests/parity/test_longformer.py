@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 pytest.importorskip("transformers")
 
@@ -23,7 +24,7 @@ def test_equals_transformers_with_global_tokens_forward_and_backward(real: int) 
         num_hidden_layers=1,
     )
     theirs = LongformerSelfAttention(config, 0)
-    ours = plugins.load("mechanism", "longformer")(
+    ours = registry.load("mechanism", "longformer")(
         Slot(Pattern.NS, heads=heads, dim=dim, max_len=n), window=window, globals=first, block=8
     )
     pairs = ((ours.to_q, theirs.query_global), (ours.to_k, theirs.key_global), (ours.to_v, theirs.value_global))

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
+from cab.plugins import registry
 
 N, DIM, LANDMARKS = 60, 8, 6
 
 
 def build(heads: int, **params: Any) -> Mechanism:
     slot = Slot(Pattern.NS, heads=heads, dim=DIM, max_len=N)
-    return plugins.load("mechanism", "nystrom")(slot, landmarks=LANDMARKS, **params)
+    return registry.load("mechanism", "nystrom")(slot, landmarks=LANDMARKS, **params)
 
 
 def same(ours: Tensor, theirs: Tensor, leaves: list[Tensor]) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its imports are deprecated ones
@@ -24,7 +25,7 @@ def tokens(*lengths: int) -> list[Tensor]:
 
 def ours(name: str, pattern: str, **params: Any) -> Any:
     torch.manual_seed(1)
-    return plugins.load("mechanism", name)(Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=64), **params)
+    return registry.load("mechanism", name)(Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=64), **params)
 
 
 def same(mine: Tensor, theirs: Tensor, leaves: list[Tensor]) -> None:

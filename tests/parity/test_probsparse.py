@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 pytest.importorskip("transformers")
 
@@ -23,7 +24,7 @@ def test_it_equals_informer(pattern: str, factor: int, n: int, monkeypatch: pyte
     theirs: Any = InformerProbSparseAttention(HEADS * DIM, HEADS, is_decoder=causal, sampling_factor=factor).eval()
     theirs.out_proj = nn.Identity()
     name = "probsparse_leaky" if causal else "probsparse"
-    ours = plugins.load("mechanism", name)(Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n), factor=factor)
+    ours = registry.load("mechanism", name)(Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n), factor=factor)
     # both measure by all keys: theirs divides by their number, whatever the sample, and draws with repetition
     module = __import__("sys").modules[type(ours).__module__]
     monkeypatch.setattr(module, "sampled", lambda order, factor, length, mask: (torch.arange(length)[None], None))

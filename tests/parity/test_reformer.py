@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot, plugins
+from cab import Mechanism, Pattern, Slot
+from cab.plugins import registry
 
 peer = pytest.importorskip("reformer_pytorch.reformer_pytorch")
 
@@ -15,7 +16,7 @@ N, HEADS, DIM, CHUNK = 64, 2, 8, 8
 
 def build(name: str, pattern: str, **params: Any) -> Mechanism:
     torch.manual_seed(0)
-    return plugins.load("mechanism", name)(
+    return registry.load("mechanism", name)(
         Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=N), **params
     ).double()
 

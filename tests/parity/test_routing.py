@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
+from cab.plugins import registry
 
 peer = pytest.importorskip("routing_transformer.routing_transformer")
 
@@ -12,7 +13,7 @@ peer = pytest.importorskip("routing_transformer.routing_transformer")
 def test_the_published_form_equals_routing_transformer_forward_and_backward(pattern: str, n: int, m: int) -> None:
     torch.manual_seed(0)
     slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=64)
-    ours = plugins.load("mechanism", "routing_leaky")(slot, window=16).double().eval()
+    ours = registry.load("mechanism", "routing_leaky")(slot, window=16).double().eval()
     theirs = peer.KmeansAttention(4, 16, 2, 8, receives_context=pattern == "NC").double().eval()
     theirs.kmeans.means.copy_(ours.centroids)
     theirs.kmeans.initted.fill_(True)
@@ -28,7 +29,7 @@ def test_the_published_form_equals_routing_transformer_forward_and_backward(patt
 
 def test_in_training_the_centroids_follow_as_theirs_do() -> None:
     torch.manual_seed(0)
-    ours = plugins.load("mechanism", "routing_leaky")(
+    ours = registry.load("mechanism", "routing_leaky")(
         Slot(Pattern.NS, heads=2, dim=8, max_len=64), window=16, decay=0.9, commitment=1.0
     )
     theirs = peer.Kmeans(2, 8, 4, ema_decay=0.9, commitment=1.0)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cab import Pattern, Slot, plugins
+from cab import Pattern, Slot
 from cab.ops.sorting import sinkhorn
+from cab.plugins import registry
 
 peer = pytest.importorskip("sinkhorn_transformer.sinkhorn_transformer")
 
@@ -14,7 +15,7 @@ def test_causal_equals_theirs_in_the_heads_that_it_does_not_rotate_forward_and_b
     torch.manual_seed(0)
     n, dim, block = 48, 8, 8
     theirs = peer.SinkhornCausalAttention(block, 2 * dim, dim, 2, n, n_top_buckets=picks, temperature=0.5).double()
-    ours = plugins.load("mechanism", "sinkhorn")(
+    ours = registry.load("mechanism", "sinkhorn")(
         Slot(Pattern.CS, heads=1, dim=dim, max_len=n), block=block, picks=picks, temperature=0.5
     )
     ours = ours.double().eval()

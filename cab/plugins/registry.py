@@ -14,10 +14,10 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
-from cab import cards
-from cab.cards import CONTRACTS, Card
 from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE, beside
+from cab.plugins import cards
+from cab.plugins.cards import CONTRACTS, Card
 
 KINDS = ("mechanism", "task", "meter")
 _IMPORTABLE = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.meters"}
