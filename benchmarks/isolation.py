@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cab import child
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.server import Server
 
 CASES = 50

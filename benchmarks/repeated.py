@@ -9,7 +9,7 @@ from typing import Any
 from cab import locks
 from cab.contracts.case import Case
 from cab.contracts.meter import Reading
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.server import Server
 

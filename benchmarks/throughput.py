@@ -29,7 +29,7 @@ from cab.child import build_task  # noqa: E402
 from cab.contracts.recipe import Recipe  # noqa: E402
 from cab.contracts.task import Batch, Missing  # noqa: E402
 from cab.intervals import half_width_of_median  # noqa: E402
-from cab.plan import plan  # noqa: E402
+from cab.planning.plan import plan  # noqa: E402
 from cab.plugins import registry  # noqa: E402
 from cab.training import optimiser, step  # noqa: E402
 from cab.training.order import Order  # noqa: E402

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from cab import verdicts
 from cab.entries import Answer
 from cab.errors import UsageError
-from cab.plan import Item
+from cab.planning.plan import Item
 from cab.plugins import fingerprint
 
 CHANGED = Answer(

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from cab import keys
-from cab.plan import Item
+from cab.planning import schema
+from cab.planning.plan import Item
 from cab.records import Store
 from cab.server import Server
 from cab.supervisor import Options, Report, Supervisor
@@ -23,9 +23,9 @@ def local(items: Sequence[Item], store: Store, options: Options, report: Report)
 
 
 _ENGINES: dict[str, Engine] = {"local": local}
-assert tuple(_ENGINES) == keys.ENGINES
+assert tuple(_ENGINES) == schema.ENGINES
 
 
 def engine(name: str) -> Engine:
-    """Return the engine called `name`, one of `cab.keys.ENGINES`."""
+    """Return the engine called `name`, one of `cab.planning.schema.ENGINES`."""
     return _ENGINES[name]

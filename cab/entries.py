@@ -8,7 +8,7 @@ from typing import Any
 from cab.contracts.case import worst
 from cab.contracts.meter import Meter
 from cab.environment import environment_id
-from cab.plan import Item
+from cab.planning.plan import Item
 from cab.plugins import registry
 from cab.records import FINAL, SCHEMA, now
 

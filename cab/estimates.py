@@ -9,7 +9,7 @@ from cab import environment
 from cab.contracts.case import Case
 from cab.entries import finished
 from cab.errors import UsageError
-from cab.plan import Item, Plan
+from cab.planning.plan import Item, Plan
 from cab.records import Store
 from cab.server import Server
 

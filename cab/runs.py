@@ -10,7 +10,7 @@ from cab.engines import engine
 from cab.entries import finished
 from cab.errors import unknown
 from cab.estimates import Estimate, estimate
-from cab.plan import Plan, plan
+from cab.planning.plan import Plan, plan
 from cab.records import Store, make_current, table
 from cab.supervisor import Options, Report
 

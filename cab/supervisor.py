@@ -21,7 +21,7 @@ from cab.contracts.meter import Meter
 from cab.endings import judged
 from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
-from cab.plan import Item
+from cab.planning.plan import Item
 from cab.plugins import registry
 from cab.records import Store
 from cab.server import Server, ServerDied

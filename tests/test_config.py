@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cab import config
-from cab.config import node, options, parse, points
 from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
 from cab.paths import beside
+from cab.planning import overrides
+from cab.planning.overrides import node, options, parse, points
 from cab.plugins import registry
 
 YAMLS = sorted((beside("conf")).glob("*/*.yaml"))
@@ -76,9 +76,9 @@ def test_precedence_is_config_task_scale_grid_command_line(monkeypatch: pytest.M
         "scales": {"quick": {"batch": 20, "heads": 20, "dim": 20}},
     }
     nodes = {("task", "speed"): task, ("grid", "g"): {"blocks": [["task=speed", "heads=30", "dim=30"]]}}
-    real = config.node
-    monkeypatch.setattr(config, "node", lambda group, name: nodes.get((group, name)) or real(group, name))
-    monkeypatch.setattr(config, "options", lambda group: ["g"] if group == "grid" else options(group))
+    real = overrides.node
+    monkeypatch.setattr(overrides, "node", lambda group, name: nodes.get((group, name)) or real(group, name))
+    monkeypatch.setattr(overrides, "options", lambda group: ["g"] if group == "grid" else options(group))
     (point,) = points(["mechanism=none", "grid=g", "dim=40"])
     assert {key: point.root[key] for key in ("seq_len", "batch", "heads", "dim")} == {
         "seq_len": 10,
@@ -90,27 +90,27 @@ def test_precedence_is_config_task_scale_grid_command_line(monkeypatch: pytest.M
 
 def test_the_blocks_of_a_grid_add_up_and_the_users_keys_replace_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [["mechanism=softmax", "pattern=NS,CS"], ["mechanism=linear", "pattern=CC"]]
-    real = config.node
-    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
-    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+    real = overrides.node
+    monkeypatch.setattr(overrides, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(overrides, "options", lambda g: ["g"] if g == "grid" else options(g))
     assert [row[:2] for row in shown("grid=g")] == [("softmax", "NS"), ("softmax", "CS"), ("linear", "CC")]
     assert [row[:2] for row in shown("grid=g", "pattern=NC")] == [("softmax", "NC"), ("linear", "NC")]
 
 
 def test_who_narrows_a_grid_drops_what_it_says_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [["mechanism=linear,agent", "mechanism.linear.chunk=8", "mechanism.agent.agents=16"]]
-    real = config.node
-    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
-    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+    real = overrides.node
+    monkeypatch.setattr(overrides, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(overrides, "options", lambda g: ["g"] if g == "grid" else options(g))
     (point,) = points(["grid=g", "task=speed", "mechanism=linear"])
     assert point.params["chunk"] == 8
 
 
 def test_a_block_of_a_grid_keeps_those_of_the_chosen_mechanisms_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [["mechanism=softmax", "backend=sdpa"], ["mechanism=linear,softmax"], ["mechanism=agent", "dim=8"]]
-    real = config.node
-    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
-    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+    real = overrides.node
+    monkeypatch.setattr(overrides, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(overrides, "options", lambda g: ["g"] if g == "grid" else options(g))
 
     def chosen(names: str) -> list[tuple[str, str, int]]:
         found = points(["grid=g", "task=speed", f"mechanism={names}"])
@@ -132,9 +132,9 @@ def test_a_key_of_one_mechanism_is_for_the_blocks_that_hold_it(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
     blocks = [["mechanism=softmax,linear"], ["mechanism=softmax", "backend=sdpa"]]
-    real = config.node
-    monkeypatch.setattr(config, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
-    monkeypatch.setattr(config, "options", lambda g: ["g"] if g == "grid" else options(g))
+    real = overrides.node
+    monkeypatch.setattr(overrides, "node", lambda g, n: {"blocks": blocks} if g == "grid" else real(g, n))
+    monkeypatch.setattr(overrides, "options", lambda g: ["g"] if g == "grid" else options(g))
 
     def chunks(*overrides: str) -> list[int | None]:
         return [point.params.get("chunk") for point in points(["grid=g", "task=speed", *overrides])]
@@ -221,7 +221,7 @@ def test_an_option_that_builds_on_another_is_composed(tmp_path: Path, monkeypatc
     folder.mkdir()
     (folder / "plain.yaml").write_text("name: linear\nchunk: 64\n")
     (folder / "wide.yaml").write_text("defaults: [plain, _self_]\nchunk: 256\n")
-    monkeypatch.setattr(config, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(overrides, "folders", lambda: [tmp_path])
     assert node.__wrapped__("mechanism", "wide") == {"name": "linear", "chunk": 256}
 
 
@@ -245,19 +245,18 @@ def test_a_plain_option_reads_as_hydra_composes_it(name: str) -> None:
 def test_the_recipe_of_the_configuration_is_the_training_loops() -> None:
     from dataclasses import fields
 
-    from cab import keys
     from cab.training import recipe
 
-    assert set(config.root()["training"]) == {field.name for field in fields(Recipe)}
+    assert set(overrides.root()["training"]) == {field.name for field in fields(Recipe)}
     for name in ("SCHEDULES", "PRECISIONS", "OPTIMISERS", "PRETRAININGS"):
-        assert getattr(keys, name) == getattr(recipe, name)
+        assert getattr(schema, name) == getattr(recipe, name)
 
 
 def test_every_engine_has_its_function() -> None:
-    from cab import keys
     from cab.engines import engine
+    from cab.planning import schema
 
-    assert all(callable(engine(name)) for name in keys.ENGINES)
+    assert all(callable(engine(name)) for name in schema.ENGINES)
 
 
 WRAPPER = """

@@ -10,7 +10,7 @@ from cab.contracts.case import Case
 from cab.counting import count
 from cab.estimates import estimate
 from cab.forecast import Allocations, forecast
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.records import Store
 

@@ -7,7 +7,7 @@ import pytest
 
 from cab import UsageError
 from cab.meters.frontier import RESOLUTION, Frontier
-from cab.plan import plan
+from cab.planning.plan import plan
 from tests.test_meters import CASE, workload
 
 MEMORY, TIME = "longest_in_memory", "longest_in_time"

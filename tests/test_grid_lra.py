@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.plugins import registry
 
 TRAINED = {"softmax", "none", "mean", "linear", "local", "agent"}

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cab import UsageError
 from cab.masks import Map, effective_map
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.plugins import registry
 
 

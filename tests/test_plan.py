@@ -7,7 +7,7 @@ import pytest
 from cab import environment
 from cab.contracts.case import Case, canonical, worst
 from cab.errors import UsageError
-from cab.plan import Item, plan
+from cab.planning.plan import Item, plan
 from cab.plugins import fingerprint, registry
 
 SPEED = ["task=speed", "mechanism=linear", "seq_len=64"]

@@ -17,7 +17,7 @@ from cab.backbones.decoder import Decoder
 from cab.backbones.encoder import Classifier, Encoder
 from cab.backbones.two_tower import TwoTower
 from cab.errors import UsageError
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.training import Training, loop, train
 from cab.training.pretraining import Pretraining

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.records import COLUMNS, Store, environments, make_current, outdated, table
 
 

@@ -21,7 +21,7 @@ from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.entries import Answer, finished, merged, new_entry
 from cab.errors import UsageError
-from cab.plan import plan
+from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.records import Store
 from cab.runs import execute, preview

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from cab import Unsupported, keys, timers
-from cab.config import root
+from cab import Unsupported, timers
+from cab.planning import schema
+from cab.planning.overrides import root
 from cab.timers import cuda, own
 
 # Ours, on a clock of our own
@@ -142,7 +143,7 @@ def test_a_clock_that_cannot_be_read_sets_nothing_apart(monkeypatch: pytest.Monk
 
 
 def test_the_keys_of_the_command_line_name_every_timer() -> None:
-    assert keys.TIMERS == tuple(timers.TIMERS)
+    assert schema.TIMERS == tuple(timers.TIMERS)
     assert all(name in timers.TIMERS for name in [root()["timer"]])
 
 

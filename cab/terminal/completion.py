@@ -1,8 +1,8 @@
 """TAB: what can follow on the command line. Reads names and cards only; a shell that waits half a second is broken."""
 
-from cab.config import options, root
 from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
+from cab.planning.overrides import options, root
 from cab.plugins import registry
 from cab.plugins.cards import Card
 

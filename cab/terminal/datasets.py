@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab.config import points
 from cab.contracts.case import Case
 from cab.contracts.task import Missing
 from cab.errors import UsageError, unknown
-from cab.plan import case_of
+from cab.planning.overrides import points
+from cab.planning.plan import case_of
 from cab.plugins import registry
 from cab.preflight import build_task
 

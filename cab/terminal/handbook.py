@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from cab.config import folders
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError
+from cab.planning.overrides import folders
 from cab.plugins import registry
 from cab.plugins.cards import Card
 from cab.terminal.listing import grades, reasons

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab.config import node, options
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
+from cab.planning.overrides import node, options
 from cab.plugins import cards, registry
 from cab.plugins.cards import Card
 from cab.terminal.printing import lines as print_lines

@@ -13,7 +13,7 @@ from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
 from cab.masks import Map, effective_map
 from cab.paths import write_whole
-from cab.plan import plan
+from cab.planning.plan import plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cab.plan import Item
+from cab.planning.plan import Item
 
 _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cab.hyperparameters import INNER, Axes
+from cab.planning.hyperparameters import INNER, Axes
 from cab.plugins.cards import Card
 
 Find = Callable[[str], tuple[Card, dict[str, Any]]]  # the card behind a mechanism's name, and its hyper-parameters

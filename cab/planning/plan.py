@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cab import environment
-from cab.config import Point, points
 from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.keys import memory_bytes
 from cab.paths import PACKAGE
+from cab.planning.overrides import Point, points
+from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
 from cab.plugins.cards import Card
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cab.errors import UsageError, unknown
-from cab.grids import narrowed, scoped_elsewhere
-from cab.hyperparameters import INNER, Axes, inner_choices, own_axes
-from cab.keys import SCALES, check_root
 from cab.paths import beside
+from cab.planning.grids import narrowed, scoped_elsewhere
+from cab.planning.hyperparameters import INNER, Axes, inner_choices, own_axes
+from cab.planning.schema import SCALES, check_root
 from cab.plugins import registry
 from cab.plugins.cards import REQUIRED, Card
 
