@@ -105,9 +105,7 @@ def report(
     ] = None,
 ) -> None:
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
-    from cab import peaks
     from cab.api import load
-    from cab.records import Store, environments, outdated
     from cab.report import (
         print_report,
         print_utilisation,
@@ -118,11 +116,13 @@ def report(
         write_page,
         write_parquet,
     )
+    from cab.store import machine_peaks
+    from cab.store.store import Store, environments, outdated
     from cab.terminal.printing import console
 
     store, folder = Store(results), out or results / "report"
     rows, places = load(store), environments(store)
-    used = utilisation(rows, peaks.load(results))
+    used = utilisation(rows, machine_peaks.load(results))
     lengths, growths = winning(rows)
     tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": growths, "utilisation.csv": used}
     for name, frame in tables.items():

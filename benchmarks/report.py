@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from cab.contracts.case import digest
-from cab.records import COLUMNS
 from cab.report import leaderboard, write_page
+from cab.store.store import COLUMNS
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 METRICS = {"latency": "seconds", "flops": "FLOP", "peak_allocated": "bytes", "parameters": "parameters"}

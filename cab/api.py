@@ -8,8 +8,8 @@ from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import UsageError, unknown
 from cab.plugins import registry
-from cab.records import Store, table
 from cab.runs import execute
+from cab.store.store import Store, table
 
 if TYPE_CHECKING:
     import pandas as pd

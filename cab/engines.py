@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from cab.planning import schema
 from cab.planning.plan import Item
-from cab.records import Store
 from cab.server import Server
+from cab.store.store import Store
 from cab.supervisor import Options, Report, Supervisor
 
 Engine = Callable[[Sequence[Item], Store, Options, Report], None]

@@ -10,7 +10,7 @@ from cab.contracts.meter import Meter
 from cab.environment import environment_id
 from cab.planning.plan import Item
 from cab.plugins import registry
-from cab.records import FINAL, SCHEMA, now
+from cab.store.store import FINAL, SCHEMA, now
 
 _READING: dict[str, tuple[type, ...]] = {
     **{"value": (int, float), "ci_low": (int, float, NoneType), "ci_high": (int, float, NoneType)},

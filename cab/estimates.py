@@ -10,8 +10,8 @@ from cab.contracts.case import Case
 from cab.entries import finished
 from cab.errors import UsageError
 from cab.planning.plan import Item, Plan
-from cab.records import Store
 from cab.server import Server
+from cab.store.store import Store
 
 CHILD = 0.1  # seconds that a child costs beside what it measures
 TIMED = 0.15  # seconds of warm-up and samples of one timing process, at least

@@ -11,7 +11,7 @@ from cab.entries import finished
 from cab.errors import unknown
 from cab.estimates import Estimate, estimate
 from cab.planning.plan import Plan, plan
-from cab.records import Store, make_current, table
+from cab.store.store import Store, make_current, table
 from cab.supervisor import Options, Report
 
 if TYPE_CHECKING:

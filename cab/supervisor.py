@@ -23,8 +23,8 @@ from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
 from cab.planning.plan import Item
 from cab.plugins import registry
-from cab.records import Store
 from cab.server import Server, ServerDied
+from cab.store.store import Store
 
 BLOCK = 100  # items: the rounds of one timing are spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0

@@ -7,7 +7,7 @@ import pytest
 from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
 from cab.paths import beside
-from cab.planning import overrides
+from cab.planning import overrides, schema
 from cab.planning.overrides import node, options, parse, points
 from cab.plugins import registry
 

@@ -12,7 +12,7 @@ from cab.estimates import estimate
 from cab.forecast import Allocations, forecast
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.records import Store
+from cab.store.store import Store
 
 
 def case(*overrides: str) -> Case:

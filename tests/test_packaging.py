@@ -22,7 +22,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from cab.contracts.case import Case
-from cab.records import SCHEMA, Store
+from cab.store.store import SCHEMA, Store
 
 ROOT = Path(__file__).parent.parent
 NAME = "cab-bench"

@@ -10,10 +10,11 @@ import torch
 from cab.cli import app
 from typer.testing import CliRunner
 
-from cab import environment, locks, peaks
+from cab import environment, locks
 from cab.rates import copy_rate, matmul_rate
-from cab.records import COLUMNS
 from cab.report import print_utilisation, utilisation
+from cab.store import machine_peaks
+from cab.store.store import COLUMNS
 from cab.terminal.printing import console
 
 FACTS: dict[str, Any] = {"host": "here", "device": "cpu", "threads": 1}
@@ -37,10 +38,10 @@ def rows(**values: float) -> pd.DataFrame:
 
 
 def test_peaks_are_kept_for_their_environment_and_read_back(tmp_path: Path) -> None:
-    assert peaks.load(tmp_path) == {}
-    path = peaks.keep(tmp_path, FACTS, {"matmul": {"float32": 100.0}, "copy": 10.0})
+    assert machine_peaks.load(tmp_path) == {}
+    path = machine_peaks.keep(tmp_path, FACTS, {"matmul": {"float32": 100.0}, "copy": 10.0})
     (path.parent / "half.json").write_text('{"environment_id": "x", ')
-    found = peaks.load(tmp_path)
+    found = machine_peaks.load(tmp_path)
     assert (
         list(found) == [HERE] and found[HERE]["matmul"] == {"float32": 100.0} and found[HERE]["time"].startswith("20")
     )
@@ -118,7 +119,7 @@ def test_rates_are_of_the_fastest_call() -> None:
 
 def test_a_device_that_is_not_there_has_no_peak(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["doctor", "--peak", "--device", "cuda:7", "--results", str(tmp_path)])
-    assert done.exit_code == 2 and "Available: cpu" in done.output and peaks.load(tmp_path) == {}
+    assert done.exit_code == 2 and "Available: cpu" in done.output and machine_peaks.load(tmp_path) == {}
 
 
 def test_lines_of_one_mechanism_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

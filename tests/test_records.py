@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cab.planning.plan import plan
-from cab.records import COLUMNS, Store, environments, make_current, outdated, table
+from cab.store.store import COLUMNS, Store, environments, make_current, outdated, table
 
 
 def entry(

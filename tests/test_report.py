@@ -18,11 +18,11 @@ from rich.console import Console
 
 from cab.contracts.case import Case, canonical, digest
 from cab.errors import UsageError
-from cab.records import COLUMNS, SCHEMA, Store, table
 from cab.report import Board, Line, leaderboard, print_report, ranking, write_csv, write_page, write_parquet
 from cab.report.notes import EMPTY, failures, legend, methods, settings_that_differ, status_counts
 from cab.report.plot import plot_data
 from cab.report.units import number, scale
+from cab.store.store import COLUMNS, SCHEMA, Store, table
 
 UNITS = {
     "accuracy": ("fraction", True),

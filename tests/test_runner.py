@@ -23,9 +23,9 @@ from cab.entries import Answer, finished, merged, new_entry
 from cab.errors import UsageError
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.records import Store
 from cab.runs import execute, preview
 from cab.server import Ending, Server, ServerDied
+from cab.store.store import Store
 from cab.supervisor import Options, Supervisor
 from cab.terminal.progress import Silent
 

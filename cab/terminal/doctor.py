@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab import environment, locks, peaks
+from cab import environment, locks
 from cab.errors import UsageError
 from cab.paths import PACKAGE, cache, runtime
 from cab.plugins import registry
-from cab.records import Store
 from cab.server import Server, describe
+from cab.store import machine_peaks
+from cab.store.store import Store
 from cab.terminal.printing import lines
 
 SECONDS = 300.0  # that measuring the peaks may take
@@ -47,7 +48,7 @@ def measure_peaks(results: Path, device: str, threads: int | None, out: Console)
     if ending.result is None or "ok" not in ending.result:
         raise UsageError(ending.result["reason"] if ending.result else f"the child failed: {describe(ending)}")
     # of the timing rows' environment, whose allocator is pinned
-    path = peaks.keep(store.folder, environment.identity(device, threads, pinned=True), ending.result["ok"])
+    path = machine_peaks.keep(store.folder, environment.identity(device, threads, pinned=True), ending.result["ok"])
     shown = {f"product, {name}": f"{rate / 1e9:,.1f} GFLOP/s" for name, rate in ending.result["ok"]["matmul"].items()}
     lines({**shown, "copy": f"{ending.result['ok']['copy'] / 1e9:,.1f} GB/s, read and written", "kept in": path}, out)
 
