@@ -117,7 +117,8 @@ def report(
         write_parquet,
     )
     from cab.store import machine_peaks
-    from cab.store.store import Store, environments, outdated
+    from cab.store.store import Store
+    from cab.store.table import environments, outdated
     from cab.terminal.printing import console
 
     store, folder = Store(results), out or results / "report"

@@ -13,7 +13,7 @@ import pytest
 
 from cab.contracts.case import digest
 from cab.report import leaderboard, write_page
-from cab.store.store import COLUMNS
+from cab.store.table import COLUMNS
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 METRICS = {"latency": "seconds", "flops": "FLOP", "peak_allocated": "bytes", "parameters": "parameters"}

@@ -9,7 +9,8 @@ from cab.contracts.slot import Slot
 from cab.errors import UsageError, unknown
 from cab.plugins import registry
 from cab.runs import execute
-from cab.store.store import Store, table
+from cab.store.store import Store
+from cab.store.table import table
 
 if TYPE_CHECKING:
     import pandas as pd

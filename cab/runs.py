@@ -11,7 +11,8 @@ from cab.entries import finished
 from cab.errors import unknown
 from cab.estimates import Estimate, estimate
 from cab.planning.plan import Plan, plan
-from cab.store.store import Store, make_current, table
+from cab.store.store import Store
+from cab.store.table import make_current, table
 from cab.supervisor import Options, Report
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rich.console import Console
 from cab.efficiency import declared_exponent, efficiency_length, efficiency_length_cab, efficiency_lengths, growths
 from cab.efficiency.curves import Point
 from cab.report.winning import print_winning
-from cab.store.store import COLUMNS
+from cab.store.table import COLUMNS
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 

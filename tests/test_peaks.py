@@ -14,7 +14,7 @@ from cab import environment, locks
 from cab.rates import copy_rate, matmul_rate
 from cab.report import print_utilisation, utilisation
 from cab.store import machine_peaks
-from cab.store.store import COLUMNS
+from cab.store.table import COLUMNS
 from cab.terminal.printing import console
 
 FACTS: dict[str, Any] = {"host": "here", "device": "cpu", "threads": 1}

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from cab.planning.plan import plan
-from cab.store.store import COLUMNS, Store, environments, make_current, outdated, table
+from cab.store.store import Store
+from cab.store.table import COLUMNS, environments, make_current, outdated, table
 
 
 def entry(

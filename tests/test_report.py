@@ -22,7 +22,8 @@ from cab.report import Board, Line, leaderboard, print_report, ranking, write_cs
 from cab.report.notes import EMPTY, failures, legend, methods, settings_that_differ, status_counts
 from cab.report.plot import plot_data
 from cab.report.units import number, scale
-from cab.store.store import COLUMNS, SCHEMA, Store, table
+from cab.store.store import SCHEMA, Store
+from cab.store.table import COLUMNS, table
 
 UNITS = {
     "accuracy": ("fraction", True),

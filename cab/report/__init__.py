@@ -1,6 +1,6 @@
 """What a store says: leaderboards, tables in the terminal, tidy files and one page. Imports no torch.
 
-`rows` and `environments` are the two tables of a store, as `cab.store.store` reads them.
+`rows` and `environments` are the two tables of a store, as `cab.store.table` makes them.
 """
 
 from cab.report.board import Board, Cell, Line, Metric

@@ -1,40 +1,29 @@
-"""The store: one file a case and meter, and the tidy table that is made of them.
+"""The store: one file a case and meter.
 
 A file is written whole, by rename, and holds the question, the raw samples of every process, the values made of them,
-and the environment. `rows.parquet` is a cache of the files, deletable at any time.
+and the environment.
 
 Schema 1 (2026-11): first version.
 """
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
-from cab.contracts.case import STATUSES, canonical
+from cab.contracts.case import STATUSES
 from cab.errors import UsageError
 from cab.paths import write_whole
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SCHEMA = 1
-COLUMNS = (
-    "schema case_id run_id time commit status reason mechanism params pattern grade task task_version data_source "
-    "protocol split level pass batch heads dim n m dtype device backend seed scale step settings metric unit "
-    "higher_is_better value ci_low ci_high count processes converged stop_reason environment_id"
-).split()
 FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")
-_VALUES = ("value", "ci_low", "ci_high", "count", "processes", "converged", "stop_reason")
 _ENTRY = {
     **{"case": dict, "metrics": dict, "environment": dict, "processes": list, "schema": int},
     **dict.fromkeys(("case_id", "meter", "key", "environment_id", "run_id", "time"), str),
 }
-_OF_CASE = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
+CASE_COLUMNS = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
 
 
 @dataclass
@@ -67,7 +56,7 @@ class Store:
 
     def read(self, file: str) -> dict[str, Any] | None:
         """Return an entry, or None where there is none (or only a damaged one, which is set aside)."""
-        return self._load(self.path(file))
+        return self.load(self.path(file))
 
     def write(self, entry: dict[str, Any]) -> None:
         """Keep an entry, replacing an older one of the same question and key."""
@@ -76,23 +65,25 @@ class Store:
     def entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Return every entry that can be read."""
         for path in sorted((self.folder / "cases").glob("??/*.json")):
-            if (entry := self._load(path)) is not None:
+            if (entry := self.load(path)) is not None:
                 yield path, entry
 
-    def _load(self, path: Path) -> dict[str, Any] | None:
+    def load(self, path: Path) -> dict[str, Any] | None:
+        """Return the entry of one file; a damaged file is set aside."""
         try:
             entry = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-            self._set_aside(path)
+            self.set_aside(path)
             return None
         if not _is_entry(entry) or path.stem != f"{entry['case_id']}-{entry['key']}":
-            self._set_aside(path)
+            self.set_aside(path)
             return None
         return entry
 
-    def _set_aside(self, path: Path) -> None:
+    def set_aside(self, path: Path) -> None:
+        """Move a damaged file out of the way and list it in `damaged`."""
         aside = self.folder / "damaged" / path.name
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
@@ -107,194 +98,10 @@ def _is_entry(entry: Any) -> TypeGuard[dict[str, Any]]:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(name), kind) for name, kind in _ENTRY.items()):
         return False
     found = entry["metrics"].values()
-    asked = {*_OF_CASE, "params", "task_params", "settings"} <= set(entry["case"])
+    asked = {*CASE_COLUMNS, "params", "task_params", "settings"} <= set(entry["case"])
     return asked and all(isinstance(metric, dict) and metric.get("status") in STATUSES for metric in found)
-
-
-def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the tidy rows of an entry, one a metric (and one a metric and step of a learning curve)."""
-    case = entry["case"]
-    common = {
-        "schema": entry["schema"],
-        "case_id": entry["case_id"],
-        "run_id": entry["run_id"],
-        "time": entry["time"],
-        "commit": entry.get("commit", ""),
-        "grade": entry.get("grade", ""),
-        "task_version": entry.get("task_version"),
-        "data_source": _named(entry),
-        "protocol": case["task_params"].get("protocol", ""),
-        "split": entry.get("split", ""),
-        "params": canonical(case["params"]),
-        "settings": canonical({"task": case["task_params"], **case["settings"]}),
-        "environment_id": entry["environment_id"],
-        "step": None,
-        **{name: case[name] for name in _OF_CASE},
-    }
-    found = []
-    for name, metric in entry["metrics"].items():
-        about = {
-            "metric": name,
-            **{k: metric.get(k) for k in ("status", "reason", "unit", "higher_is_better", *_VALUES)},
-        }
-        found.append({**common, **about})
-    # what needs no mechanism stands among them under its own name, with the grade "floor"
-    for floor, values in entry.get("floors", {}).items():
-        for name, value in values.items():
-            metric = entry["metrics"].get(name, {})
-            about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
-            about |= {"status": "ok", "reason": "", "value": value}
-            whose = {"mechanism": floor, "params": "{}", "grade": "floor", "backend": ""}
-            found.append({**common, **about, **whose})
-    for point in entry.get("curve", []):
-        for name, value in point.get("validation", {}).items():
-            metric = entry["metrics"].get(name, {})
-            about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
-            about |= {"status": "ok", "reason": "", "value": value, "step": point["step"], "split": "validation"}
-            found.append({**common, **about})
-    return found
-
-
-def _named(entry: dict[str, Any]) -> str:
-    """Name the data of an entry, with the remark that goes with every number from it."""
-    comparable = entry.get("data", {}).get("comparable", True)
-    return str(entry.get("data_source", "")) + ("" if comparable else " (not comparable with published numbers)")
-
-
-def table(store: Store, history: bool = False, files: Collection[str] | None = None) -> "pd.DataFrame":
-    """Return the tidy table of a store; without `history`, of each question only the newest answer an environment.
-
-    Of a meter that has been measured by another method since, older numbers are history: the two are not compared.
-    With `files` (as of `Item.file`), these alone: what a plan asks for, although something else was measured later.
-    """
-    everything = _everything(store)
-    if files is not None:
-        everything = everything[everything["file"].isin(list(files))]
-    elif not history:
-        everything = _newest(everything)
-    return everything[COLUMNS].sort_values(["time", "case_id", "metric"], kind="stable").reset_index(drop=True)
-
-
-def outdated(store: Store) -> dict[str, int]:
-    """Return of each meter how many cases it has answered by an older method alone, so that no table shows them."""
-    everything = _everything(store)
-    newest = everything.groupby("meter")["version"].transform("max")
-    of_case = everything.groupby(["meter", "case_id"])["version"].transform("max")
-    counts = everything[of_case < newest].groupby("meter")["case_id"].nunique()
-    return {str(meter): int(count) for meter, count in counts.items()}
-
-
-def _everything(store: Store) -> "pd.DataFrame":
-    """Return the rows of all files, with what they are told apart by; of files that did not change, the cached ones."""
-    import pandas as pd
-
-    cached = _cached(store.folder)
-    paths = {path.stem: path for path in (store.folder / "cases").glob("??/*.json")}
-    stamps = {file: path.stat().st_mtime_ns for file, path in paths.items() if path.is_file()}
-    unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]
-    fresh = cached.loc[unchanged] if unchanged else cached  # an empty list would select no column
-    known = set(fresh["file"])
-    new = []
-    for file in sorted(set(stamps) - known):
-        entry = store._load(paths[file])
-        if entry is not None:
-            extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
-            extra |= {"version": entry.get("version", 1), "asked": entry.get("asked", entry["time"])}
-            try:
-                new += [{**row, **extra} for row in rows(entry)]
-            except (AttributeError, KeyError, TypeError):  # a curve or a floor of another shape
-                store._set_aside(paths[file])
-    everything = _fitting(new, store, paths)
-    if len(fresh):
-        everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
-    if new or len(fresh) != len(cached):
-        _keep(everything, store.folder)
-    return everything
-
-
-def environments(store: Store) -> "pd.DataFrame":
-    """Return the environments of a store, one a line."""
-    import pandas as pd
-
-    found: dict[str, dict[str, Any]] = {}
-    for _, entry in store.entries():
-        found.setdefault(entry["environment_id"], {"environment_id": entry["environment_id"], **entry["environment"]})
-    return pd.DataFrame(list(found.values()), columns=None if found else ["environment_id"])
-
-
-_EXTRA = ["file", "stamp", "meter", "hosted", "version", "asked"]
-
-
-def make_current(store: Store, files: Collection[str]) -> None:
-    """Let what these files hold be what a table shows, where others have answered their questions since.
-
-    After an edit has been undone, what a run asks for was measured before the edit was.
-    """
-    everything = _everything(store)
-    older = set(everything.loc[everything["file"].isin(list(files)), "file"]) - set(_newest(everything)["file"])
-    for file in sorted(older):
-        entry = store.read(file)
-        if entry is not None:
-            store.write({**entry, "asked": now()})
 
 
 def now() -> str:
     """Return the time as rows state it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _newest(everything: "pd.DataFrame") -> "pd.DataFrame":
-    """Keep, of each case and meter, the file asked for last; where the host matters, of each environment."""
-    everything = everything[everything["version"] == everything.groupby("meter")["version"].transform("max")]
-    where = everything["environment_id"].where(everything["hosted"].astype(bool), "")
-    asked = everything["asked"] + " " + everything["stamp"].astype("string").str.zfill(20)  # two in one second
-    return everything[asked == asked.groupby([everything["case_id"], everything["meter"], where]).transform("max")]
-
-
-def _fitting(new: list[dict[str, Any]], store: Store, paths: dict[str, Path]) -> "pd.DataFrame":
-    """Make a table of rows; a file with a value of another type than its column's is damaged, and is set aside."""
-    import pandas as pd
-
-    def table_of(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
-        return _typed(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA]))
-
-    try:
-        return table_of(new)
-    except (TypeError, ValueError, OverflowError):  # a text that is no Unicode is a ValueError
-        fitting = []
-        for file, of_file in groupby(new, key=lambda row: row["file"]):
-            rows = list(of_file)
-            try:
-                table_of(rows)
-            except (TypeError, ValueError, OverflowError):
-                store._set_aside(paths[file])
-            else:
-                fitting += rows
-        return table_of(fitting)
-
-
-def _typed(frame: "pd.DataFrame") -> "pd.DataFrame":
-    kinds = {
-        **dict.fromkeys(("value", "ci_low", "ci_high"), "float64"),
-        **dict.fromkeys(("step", "count", "processes", "task_version"), "Int64"),
-        **dict.fromkeys(("converged", "higher_is_better"), "boolean"),
-        **dict.fromkeys(("schema", "batch", "heads", "dim", "n", "m", "seed", "stamp", "version"), "int64"),
-        "hosted": "bool",
-    }
-    return frame.astype({name: kinds.get(name, "string") for name in frame.columns})
-
-
-def _cached(folder: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    empty = _typed(pd.DataFrame([], columns=[*COLUMNS, *_EXTRA]))
-    try:
-        frame = pd.read_parquet(folder / "rows.parquet")
-        return _typed(frame) if list(frame.columns) == list(empty.columns) else empty
-    except Exception:  # a cache: whatever is wrong with it, the files are read instead
-        return empty
-
-
-def _keep(frame: "pd.DataFrame", folder: Path) -> None:
-    with suppress(OSError):  # a results folder of somebody else's, read only: the next report reads the files again
-        write_whole(folder / "rows.parquet", frame.to_parquet())

@@ -81,7 +81,7 @@ def _print_sum(estimates: "list[Estimate]", out: Console) -> None:
 def print_run(run: "Run", out: Console) -> None:
     """Print the results of the cases that were asked for, and how they ended."""
     from cab.report import print_report
-    from cab.store.store import environments
+    from cab.store.table import environments
 
     print_report(run.rows(), environments(run.store), out)
     for name in dict.fromkeys(case.mechanism for case in run.plan.cases):
