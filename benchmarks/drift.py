@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from cab import allocator
+from cab.instruments import allocator
 
 PINNED = allocator.pin()  # before the first tensor
 

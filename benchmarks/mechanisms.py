@@ -21,7 +21,7 @@ from statistics import median
 
 os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded: the profiler would talk
 
-from cab import allocator  # noqa: E402
+from cab.instruments import allocator  # noqa: E402
 
 PINNED = allocator.pin()  # before the first tensor
 

@@ -19,8 +19,8 @@ import torch.profiler
 import torch.utils.flop_counter  # noqa: F401
 from torch import _dynamo  # noqa: F401
 
-from cab import allocator
 from cab.contracts.case import Case
+from cab.instruments import allocator
 from cab.plugins import registry
 from cab.workload import build
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cab import allocator
+from cab.instruments import allocator
 
 PINNED = allocator.pin()  # before the first tensor
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from cab import Unsupported, allocator
+from cab import Unsupported
+from cab.instruments import allocator
 from cab.plugins import registry
 
 PINNED = allocator.pin()  # before the first tensor
@@ -22,8 +23,8 @@ PINNED = allocator.pin()  # before the first tensor
 import torch  # noqa: E402
 
 from cab.contracts.case import Case  # noqa: E402
+from cab.instruments.timers import TIMERS  # noqa: E402
 from cab.intervals import half_width_of_median  # noqa: E402
-from cab.timers import TIMERS  # noqa: E402
 from cab.workload import Workload, build  # noqa: E402
 
 BASE = Case(

@@ -75,7 +75,7 @@ def laws(job: dict[str, Any]) -> dict[str, Any]:
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Let each of the job's meters measure one case; a meter that fails costs its own metrics only."""
     if job["pinned"]:
-        from cab.allocator import pin
+        from cab.instruments.allocator import pin
 
         if not pin():
             raise Unsupported("the allocator cannot be pinned: another malloc than glibc's is preloaded")
@@ -169,7 +169,7 @@ def peak(job: dict[str, Any]) -> dict[str, Any]:
     """Measure what the device can do at most, with the allocator of a timing child."""
     import torch
 
-    from cab.allocator import pin
+    from cab.instruments.allocator import pin
     from cab.rates import peaks
 
     pin()
@@ -180,7 +180,7 @@ def peak(job: dict[str, Any]) -> dict[str, Any]:
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Train the case's model and return its test scores, one an example, with the learning curve."""
-    from cab.allocator import pin
+    from cab.instruments.allocator import pin
     from cab.training import launch
 
     pin()  # where it cannot be, every large tensor comes from fresh pages: the same numbers in twice the time

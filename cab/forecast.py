@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cab.contracts.case import Case
-from cab.counting import count
+from cab.instruments.flop_counter import count
 from cab.rates import matmul_rate
 
 

@@ -20,9 +20,11 @@ from cab.mechanisms.none import Nothing
 from cab.mechanisms.softmax import Softmax
 from cab.tasks.speed import Speed
 
-from cab import Mechanism, Reading, timers
+from cab import Mechanism, Reading
 from cab.contracts.case import Case
-from cab.counting import count
+from cab.instruments import timers
+from cab.instruments.flop_counter import count
+from cab.instruments.memory_traffic import traffic
 from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, wilson
 from cab.meters.energy import Energy
 from cab.meters.flops import Flops
@@ -33,7 +35,6 @@ from cab.meters.memory import Memory, peak_allocated, resident_growth
 from cab.meters.parameters import Parameters
 from cab.meters.quality import Quality
 from cab.plugins import registry
-from cab.traffic import traffic
 from cab.workload import Workload, build
 
 CASE = Case(
@@ -436,7 +437,7 @@ def test_cards_equal_classes_and_planning_needs_no_torch() -> None:
 
 def test_a_pinned_allocator_maps_no_block_and_an_unpinned_one_does() -> None:
     code = (
-        "import ctypes, sys, torch\nfrom cab import allocator\n"
+        "import ctypes, sys, torch\nfrom cab.instruments import allocator\n"
         "pinned = sys.argv[1] == 'pinned'\n"
         "assert allocator.pin() if pinned else True\n"
         "before = allocator.mapped()\n"  # by imports

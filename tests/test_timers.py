@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from cab import Unsupported, timers
+from cab import Unsupported
+from cab.instruments import timers
+from cab.instruments.timers import cuda, own
 from cab.planning import schema
 from cab.planning.overrides import root
-from cab.timers import cuda, own
 
 # Ours, on a clock of our own
 

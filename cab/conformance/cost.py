@@ -4,7 +4,7 @@ import torch
 
 from cab.conformance.definition import SOURCE, TOKENS, with_defaults
 from cab.conformance.subject import Broken, M, N, Subject
-from cab.counting import count
+from cab.instruments.flop_counter import count
 
 CLOSE = 0.02
 

@@ -76,8 +76,8 @@ def _counted(call: Any, case: Any) -> dict[str, dict[str, Any]]:
 
 def _followed(run: Callable[[], Any]) -> dict[str, float]:
     """Count the operations and the bytes of one call, in one go."""
-    from cab.counting import count
-    from cab.traffic import Traffic
+    from cab.instruments.flop_counter import count
+    from cab.instruments.memory_traffic import Traffic
 
     results: list[Any] = []
     with Traffic() as seen:

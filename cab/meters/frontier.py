@@ -49,7 +49,7 @@ class Frontier(Meter):
     def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Probe one length: time its pass, or see whether it gets through."""
         if "latency_limit" in case.settings:
-            from cab import timers
+            from cab.instruments import timers
 
             if not call.has_run:
                 call.run()

@@ -32,7 +32,7 @@ class Latency(Meter):
 
     def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Time the workload; a sample is the mean of `iterations` calls that follow one another."""
-        from cab import timers
+        from cab.instruments import timers
 
         if not call.has_run:  # a training step, whose first sets up the optimiser
             call.run()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cab import Meter, Reading
-from cab.allocator import trim
-from cab.timers import collector_at_rest
+from cab.instruments.allocator import trim
+from cab.instruments.timers import collector_at_rest
 
 _CLEAR = Path("/proc/self/clear_refs")
 

@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 OPTIMISERS = ("adamw",)
 PRETRAININGS = ("clm", "mlm")
 ENGINES = ("local",)  # cab.engines has one function for each
-TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.timers has them
+TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.instruments.timers has them
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")
 _OPTIONAL_COUNTS = ("source_len", "kv_heads", "value_dim", "threads")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cab.errors import Unsupported
-from cab.timers.cuda import graphed, on_cuda
-from cab.timers.others import by_nvbench, by_torch, by_triton
-from cab.timers.own import Timing, collector_at_rest, on_cpu
+from cab.instruments.timers.cuda import graphed, on_cuda
+from cab.instruments.timers.others import by_nvbench, by_torch, by_triton
+from cab.instruments.timers.own import Timing, collector_at_rest, on_cpu
 
 __all__ = ["TIMERS", "Timing", "collector_at_rest", "on_cpu", "on_cuda"]
 

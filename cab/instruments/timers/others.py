@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cab.errors import Unsupported
-from cab.timers.own import Timing
+from cab.instruments.timers.own import Timing
 
 _numbers = count()
 SECONDS = 0.1  # of samples that PyTorch's timer takes, about as long as ours

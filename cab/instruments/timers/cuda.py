@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from cab.errors import Unsupported
-from cab.timers.own import SAMPLE, WINDOW, Timing, enough, warm
+from cab.instruments.timers.own import SAMPLE, WINDOW, Timing, enough, warm
 
 THROTTLED = 0.9  # of the highest clock seen: a sample taken below it is set apart
 
