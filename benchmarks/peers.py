@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Slot
-from cab.layer import rotated
+from cab.attention.layer import rotated
 from cab.plugins import registry
 
 BATCH, HEADS, DIM = 2, 4, 64

@@ -23,7 +23,7 @@ PINNED = allocator.pin()  # before the first tensor
 import torch  # noqa: E402
 
 from cab import Mechanism, Pattern, Slot  # noqa: E402
-from cab.draws import Draw  # noqa: E402
+from cab.attention.random_inputs import Draw  # noqa: E402
 from cab.efficiency.curves import Curve, Point  # noqa: E402
 from cab.efficiency.growth import declared_exponent, growth  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402

@@ -23,7 +23,7 @@ PINNED = allocator.pin()  # before the first tensor
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from cab.assembly import Attention  # noqa: E402
+from cab.attention.build import Attention  # noqa: E402
 from cab.backbones.encoder import pooled  # noqa: E402
 from cab.child import build_task  # noqa: E402
 from cab.contracts.recipe import Recipe  # noqa: E402

@@ -192,7 +192,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     import torch
 
-    from cab.assembly import Attention
+    from cab.attention.build import Attention
     from cab.contracts.task import Missing
     from cab.training import train as fit
 

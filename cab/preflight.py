@@ -20,8 +20,7 @@ def preflight(job: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from cab.assembly import build_mechanism
-    from cab.scenes import slot_of
+    from cab.attention.build import build_mechanism, slot_of
 
     refused: dict[str, str] = {}
     built: dict[str, str | None] = {}
@@ -57,7 +56,7 @@ def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:
     """Whether the hyper-parameters are valid somewhere: more landmarks than this slot has tokens, say."""
     import torch
 
-    from cab.assembly import build_mechanism
+    from cab.attention.build import build_mechanism
 
     if slot.raster is not None:
         return False

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from cab import truth
-from cab.assembly import Attention, build_mechanism
+from cab.attention.build import Attention, build_mechanism, slot_of
+from cab.attention.layer import AttentionLayer
+from cab.attention.random_inputs import Draw
+from cab.attention.streaming import TOKENS as DECODED
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
-from cab.contracts.pattern import Pattern
 from cab.contracts.recipe import Recipe
-from cab.contracts.slot import Slot
 from cab.contracts.task import Batch, Missing, Task
-from cab.decoding import TOKENS as DECODED
-from cab.draws import Draw
 from cab.errors import Unsupported, UsageError
-from cab.layer import AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -116,20 +114,6 @@ def model(case: Case, plugins: Plugins, draw: Draw, lesson: Lesson | None = None
         return torch.stack([task.loss(module, piece) for piece in pieces]).mean()
 
     return Scene(provider.built[0], module, forward, lesson=lesson, pieces=pieces)
-
-
-def slot_of(case: Case, extra: int = 0) -> Slot:
-    """Return the slot that a case puts the mechanism in; `extra` queries more for decoding."""
-    pattern = Pattern.of(case.pattern)
-    return Slot(
-        pattern,
-        heads=case.heads,
-        dim=case.dim,
-        max_len=case.n + extra,
-        source_len=case.m if pattern.cross else None,
-        kv_heads=case.settings.get("kv_heads"),
-        value_dim=case.settings.get("value_dim"),
-    )
 
 
 def _lesson(case: Case, plugins: Plugins) -> Lesson:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cab.assembly import build_mechanism
+from cab.attention.build import build_mechanism
+from cab.attention.random_inputs import Draw
+from cab.attention.streaming import stream
 from cab.contracts.mechanism import Arguments, Mechanism
-from cab.decoding import stream
-from cab.draws import Draw
 from cab.errors import Unsupported, Wrong
 
 TOKENS, EXAMPLES = 301, 2  # odd, and more than the blocks that mechanisms cut sequences into

@@ -47,7 +47,7 @@ def main(connection: socket.socket) -> None:
 
 def _warm_up() -> None:
     """Import what every child needs and read every card once, so that a child finds them in memory."""
-    import cab.assembly
+    import cab.attention.build
     import cab.child
     import cab.conformance
     import cab.training

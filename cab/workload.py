@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from cab import scenes, training, truth
+from cab.attention.random_inputs import Draw
+from cab.attention.streaming import Decoder
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
 from cab.contracts.task import Task
-from cab.decoding import Decoder
-from cab.draws import Draw
 from cab.errors import Unsupported
 from cab.scenes import Lesson, Plugins, Scene
 

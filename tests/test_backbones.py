@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from cab import Pattern, Slot
+from cab.attention.layer import AttentionLayer
 from cab.backbones.encoder import NORMS, POOLINGS, Classifier, Encoder, pooled
 from cab.backbones.positions import POSITIONS, Sinusoidal, added
 from cab.backbones.two_tower import TwoTower
-from cab.layer import AttentionLayer
 from cab.plugins import registry
 
 SIZES: dict[str, Any] = {"vocabulary": 11, "max_len": 9, "heads": 2, "dim": 4, "layers": 2, "mlp": 8}

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Source
-from cab.assembly import Attention
+from cab.attention.build import Attention
 from cab.contracts.recipe import Recipe
 from cab.plugins import registry
 

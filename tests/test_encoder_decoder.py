@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from cab import Pattern, Slot
-from cab.assembly import Attention
+from cab.attention.build import Attention
+from cab.attention.layer import AttentionLayer
 from cab.backbones.decoder import Decoder, Labeller
 from cab.backbones.encoder import NORMS, Encoder
 from cab.backbones.encoder_decoder import CrossBlock, EncoderDecoder
 from cab.backbones.fields import Fields
 from cab.backbones.labels import label_loss, right_and_asked
 from cab.backbones.positions import POSITIONS
-from cab.layer import AttentionLayer
 from cab.plugins import registry
 
 SIZES: dict[str, Any] = {"vocabulary": 11, "heads": 2, "dim": 4, "mlp": 8}

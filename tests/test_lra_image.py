@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Missing, Source
-from cab.assembly import Attention
+from cab.attention.build import Attention
 from cab.contracts.recipe import Recipe
 from cab.data import cifar10, fashion_mnist
 from cab.errors import UsageError

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Source
-from cab.assembly import Attention
+from cab.attention.build import Attention
 from cab.contracts.recipe import Recipe
 from cab.data import listops
 from cab.errors import UsageError

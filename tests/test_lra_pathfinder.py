@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cab import Source
-from cab.assembly import Attention
+from cab.attention.build import Attention
 from cab.contracts.recipe import Recipe
 from cab.data import pathfinder, pathfinder_files
 from cab.data.pathfinder_tables import DEGREES, ONE, SIZES, recipe, tables

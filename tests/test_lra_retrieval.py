@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Missing, Source
-from cab.assembly import Attention
+from cab.attention.build import Attention
 from cab.contracts.recipe import Recipe
 from cab.data import aan, debian, manpages
 from cab.errors import UsageError

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cab import UsageError
-from cab.masks import Map, effective_map
+from cab.attention.attention_map import Map, effective_map
 from cab.planning.plan import plan
 from cab.plugins import registry
 

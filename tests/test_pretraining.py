@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Batch, Pattern, Source, Task, Unsupported
-from cab.assembly import Attention
+from cab.attention.build import Attention
 from cab.backbones.decoder import Decoder
 from cab.backbones.encoder import Classifier, Encoder
 from cab.backbones.two_tower import TwoTower

@@ -13,10 +13,10 @@ from cab.tasks.speed import Speed
 from torch import Tensor, nn
 
 from cab import Batch, Mechanism, Pattern, Slot, Source, Task, Unsupported
-from cab.assembly import Attention, build_mechanism
+from cab.attention.build import Attention, build_mechanism
+from cab.attention.random_inputs import Draw
+from cab.attention.streaming import Decoder
 from cab.contracts.case import Case
-from cab.decoding import Decoder
-from cab.draws import Draw
 from cab.errors import UsageError, Wrong
 from cab.ops.softmax import masked_softmax, visible
 from cab.workload import Workload, build, is_out_of_memory

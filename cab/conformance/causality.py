@@ -7,9 +7,9 @@ or the training mode lets through, and all of them what `step` does otherwise.
 import torch
 from torch import Tensor
 
+from cab.attention.streaming import part, prefilled
 from cab.conformance.subject import CUTS, Broken, Call, N, Subject, equal, repeated, seeded, tracked, weighted
 from cab.contracts.mechanism import Mechanism
-from cab.decoding import part, prefilled
 
 SPLITS = ((N,), (1,) * N, (5, 1, 20, 11))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cab.assembly import build_mechanism
+from cab.attention.build import build_mechanism
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot

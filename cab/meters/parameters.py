@@ -22,8 +22,8 @@ class Parameters(Meter):
         """Count the layer around the mechanism under test, and one around softmax in the same slot."""
         import torch
 
-        from cab.assembly import build_mechanism
-        from cab.layer import AttentionLayer
+        from cab.attention.build import build_mechanism
+        from cab.attention.layer import AttentionLayer
 
         mechanism = call.twin(device="meta").mechanism
         with torch.random.fork_rng(devices=[]):

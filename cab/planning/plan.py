@@ -173,7 +173,7 @@ def _items(
 
 def _harness(case: Case) -> list[str]:
     """Return what of `cab` a case's answer depends on beside its plug-ins: the layer around the mechanism."""
-    return [] if case.level == "attend" else [str(PACKAGE / "layer.py")]
+    return [] if case.level == "attend" else [str(PACKAGE / "attention" / "layer.py")]
 
 
 @lru_cache

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cab.attention.attention_map import Map, effective_map
 from cab.contracts.case import Case
 from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
-from cab.masks import Map, effective_map
 from cab.paths import write_whole
 from cab.planning.plan import plan
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern, Slot
-from cab.assembly import build_mechanism
-from cab.draws import Draw
+from cab.attention.build import build_mechanism
+from cab.attention.random_inputs import Draw
 from cab.plugins import registry
 
 N, M, CUTS = 37, 29, (1, 4, 8, 19, 36)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Pattern, Slot
-from cab.layer import rotated
+from cab.attention.layer import rotated
 from cab.plugins import registry
 
 with warnings.catch_warnings():

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cab.assembly import build_mechanism
+from cab.attention.build import build_mechanism, slot_of
+from cab.attention.random_inputs import Draw
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
-from cab.draws import Draw
 from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
-from cab.scenes import slot_of
 
 MOST = 1024  # tokens
 _ROWS = 64  # that are computed together

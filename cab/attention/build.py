@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cab.attention.layer import AttentionLayer
+from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import UsageError
-from cab.layer import AttentionLayer
 from cab.plugins import registry
 
 
@@ -53,3 +54,17 @@ class Attention:
         if self._softmax is None:
             self._softmax = registry.load("mechanism", "softmax")
         return self._softmax
+
+
+def slot_of(case: Case, extra: int = 0) -> Slot:
+    """Return the slot that a case puts the mechanism in; `extra` queries more for decoding."""
+    pattern = Pattern.of(case.pattern)
+    return Slot(
+        pattern,
+        heads=case.heads,
+        dim=case.dim,
+        max_len=case.n + extra,
+        source_len=case.m if pattern.cross else None,
+        kv_heads=case.settings.get("kv_heads"),
+        value_dim=case.settings.get("value_dim"),
+    )
