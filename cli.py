@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit code. What it does stands in `cab.runs`, `cab.report` and their like.
+"""The command line: parse, call, print, exit code.
 
 Nothing heavy is imported before a command needs it, so that `--help`, TAB and `list` answer at once.
 """
@@ -81,7 +81,7 @@ def run(
     KEY=a,b and KEY=range(1,5) sweep; mechanism.KEY=VALUE and task.KEY=VALUE set hyper-parameters,
     mechanism.NAME.KEY=VALUE those of one mechanism; grid=NAME adds the blocks of a named grid.
     """
-    from cab.runs import execute, preview
+    from cab.runner.run import execute, preview
     from cab.terminal.printing import console, print_preview, print_run
     from cab.terminal.progress import Display
 

@@ -14,7 +14,7 @@ import torch
 
 from cab import child
 from cab.planning.plan import plan
-from cab.server import Server
+from cab.runner.fork_client import Server
 
 CASES = 50
 

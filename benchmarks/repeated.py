@@ -6,12 +6,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cab import locks
 from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.server import Server
+from cab.runner import locks
+from cab.runner.fork_client import Server
 
 LATENCY = registry.load("meter", "latency")()
 

@@ -8,7 +8,7 @@ from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import UsageError, unknown
 from cab.plugins import registry
-from cab.runs import execute
+from cab.runner.run import execute
 from cab.store.store import Store
 from cab.store.table import table
 

@@ -2,7 +2,7 @@
 
 It executes no tensor operation (one parallel operation before a fork hangs every child), never touches a GPU, and
 asserts before each fork that it has one thread. It is the subreaper of its children and ends when its socket closes.
-Started as `python -m cab.worker FD`; `cab.server` is the other end.
+Started as `python -m cab.worker FD`; `cab.runner.fork_client` is the other end.
 """
 
 import ctypes

@@ -245,7 +245,7 @@ def test_a_plain_option_reads_as_hydra_composes_it(name: str) -> None:
 def test_the_recipe_of_the_configuration_is_the_training_loops() -> None:
     from dataclasses import fields
 
-    from cab.training import recipe
+    from cab.contracts import recipe
 
     assert set(overrides.root()["training"]) == {field.name for field in fields(Recipe)}
     for name in ("SCHEDULES", "PRECISIONS", "OPTIMISERS", "PRETRAININGS"):
@@ -253,8 +253,8 @@ def test_the_recipe_of_the_configuration_is_the_training_loops() -> None:
 
 
 def test_every_engine_has_its_function() -> None:
-    from cab.engines import engine
     from cab.planning import schema
+    from cab.runner.engines import engine
 
     assert all(callable(engine(name)) for name in schema.ENGINES)
 

@@ -7,11 +7,11 @@ import torch
 
 from cab.child import _workload
 from cab.contracts.case import Case
-from cab.estimates import estimate
 from cab.forecast import Allocations, forecast
 from cab.instruments.flop_counter import count
 from cab.planning.plan import plan
 from cab.plugins import registry
+from cab.runner.cost_estimates import estimate
 from cab.store.store import Store
 
 

@@ -10,9 +10,10 @@ import torch
 from cab.cli import app
 from typer.testing import CliRunner
 
-from cab import environment, locks
+from cab import environment
 from cab.rates import copy_rate, matmul_rate
 from cab.report import print_utilisation, utilisation
+from cab.runner import locks
 from cab.store import machine_peaks
 from cab.store.table import COLUMNS
 from cab.terminal.printing import console

@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 
 import cab
-from cab import child, locks, verdicts
-from cab.admission import CHANGED, Laws
+from cab import child
 from cab.contracts.case import Case
 from cab.contracts.meter import Reading
-from cab.entries import Answer, finished, merged, new_entry
 from cab.errors import UsageError
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.runs import execute, preview
-from cab.server import Ending, Server, ServerDied
+from cab.runner import locks, verdict_cache
+from cab.runner.correctness_gate import CHANGED, Laws
+from cab.runner.entries import Answer, finished, merged, new_entry
+from cab.runner.fork_client import Ending, Server, ServerDied
+from cab.runner.run import execute, preview
+from cab.runner.supervisor import Options, Supervisor
 from cab.store.store import Store
-from cab.supervisor import Options, Supervisor
 from cab.terminal.progress import Silent
 
 DEADLY = f"{Path(__file__).parent / 'deadly' / 'deaths.py'}:Deadly"
@@ -67,7 +68,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def lawful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the laws as held: they have tests of their own."""
-    monkeypatch.setattr(verdicts, "kept", lambda name: {"failures": [], "exempt": {}, "count": 1})
+    monkeypatch.setattr(verdict_cache, "kept", lambda name: {"failures": [], "exempt": {}, "count": 1})
 
 
 def carry_out(server: Server, overrides: list[str], folder: Path, **options: Any) -> tuple[dict[str, Any], Notes]:
@@ -376,7 +377,7 @@ def test_a_damaged_file_is_set_aside_and_the_command_goes_on(server: Server, law
 def test_a_case_that_another_run_has_claimed_is_waited_for(server: Server, lawful: None, elsewhere: Path) -> None:
     (item,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[flops]"]).items
     lock = elsewhere / "results" / "locks" / f"{item.file}.lock"
-    hold = "import sys, time; from pathlib import Path; from cab.locks import claim\n"
+    hold = "import sys, time; from pathlib import Path; from cab.runner.locks import claim\n"
     hold += "with claim(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(2)"
     with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "True\n"
@@ -487,7 +488,7 @@ def test_no_verdict_is_kept_for_a_source_that_changed_meanwhile(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
     kept: list[str] = []
-    monkeypatch.setattr(verdicts, "keep", lambda name, verdict: kept.append(name))
+    monkeypatch.setattr(verdict_cache, "keep", lambda name, verdict: kept.append(name))
     holds = Answer("ok", value={"failures": [], "exempt": {}, "count": 1})
     name = users_file(elsewhere, f"{ATTEND}    return v\n")
     (item,) = plan([*FAST, f"mechanism={name}", "seq_len=16", "meters=[parameters]"]).items

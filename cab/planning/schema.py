@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
 PRECISIONS = ("auto", "bfloat16", "float32")
 OPTIMISERS = ("adamw",)
 PRETRAININGS = ("clm", "mlm")
-ENGINES = ("local",)  # cab.engines has one function for each
+ENGINES = ("local",)  # cab.runner.engines has one function for each
 TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.instruments.timers has them
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")

@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cab import environment, locks
+from cab import environment
 from cab.errors import UsageError
 from cab.paths import PACKAGE, cache, runtime
 from cab.plugins import registry
-from cab.server import Server, describe
+from cab.runner import locks
+from cab.runner.fork_client import Server, describe
 from cab.store import machine_peaks
 from cab.store.store import Store
 from cab.terminal.printing import lines

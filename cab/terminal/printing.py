@@ -9,8 +9,8 @@ from rich.table import Table
 from cab.plugins import registry
 
 if TYPE_CHECKING:
-    from cab.estimates import Estimate
-    from cab.runs import Preview, Run
+    from cab.runner.cost_estimates import Estimate
+    from cab.runner.run import Preview, Run
 
 SHOWN = 40  # cases of a preview
 

@@ -1,7 +1,7 @@
 """How a child ended, as an answer: what it returned, or the status that its death stands for."""
 
-from cab.entries import Answer
-from cab.server import Ending, describe
+from cab.runner.entries import Answer
+from cab.runner.fork_client import Ending, describe
 
 NEAR = 0.8  # a child that was killed with this share of its memory used ran out of it
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from cab.planning import schema
 from cab.planning.plan import Item
-from cab.server import Server
+from cab.runner.fork_client import Server
+from cab.runner.supervisor import Options, Report, Supervisor
 from cab.store.store import Store
-from cab.supervisor import Options, Report, Supervisor
 
 Engine = Callable[[Sequence[Item], Store, Options, Report], None]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from cab import environment
 from cab.contracts.case import Case
-from cab.entries import finished
 from cab.errors import UsageError
 from cab.planning.plan import Item, Plan
-from cab.server import Server
+from cab.runner.entries import finished
+from cab.runner.fork_client import Server
 from cab.store.store import Store
 
 CHILD = 0.1  # seconds that a child costs beside what it measures

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cab.contracts.case import STATUSES, worst
-from cab.engines import engine
-from cab.entries import finished
 from cab.errors import unknown
-from cab.estimates import Estimate, estimate
 from cab.planning.plan import Plan, plan
+from cab.runner.cost_estimates import Estimate, estimate
+from cab.runner.engines import engine
+from cab.runner.entries import finished
+from cab.runner.supervisor import Options, Report
 from cab.store.store import Store
 from cab.store.table import make_current, table
-from cab.supervisor import Options, Report
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from cab import verdicts
-from cab.entries import Answer
 from cab.errors import UsageError
 from cab.planning.plan import Item
 from cab.plugins import fingerprint
+from cab.runner import verdict_cache
+from cab.runner.entries import Answer
 
 CHANGED = Answer(
     "error", "the source changed during the run; the same command again measures what it is now", again=True
@@ -30,9 +30,9 @@ class Laws:
 
     def against(self, item: Item) -> Answer | None:
         """Return why nothing of this item's case may be measured, or None where the laws hold."""
-        name = verdicts.key(item.case)
+        name = verdict_cache.key(item.case)
         if name not in self._found:
-            verdict = verdicts.kept(name)
+            verdict = verdict_cache.kept(name)
             if verdict is None:
                 answer = CHANGED if has_changed(item) else self._ask(item)
                 # a child may have imported what was there before: the verdict would be kept for what is there now
@@ -44,7 +44,7 @@ class Laws:
                     self._found[name] = Answer(status, reason, output=answer.output)
                     return self._found[name]
                 verdict = answer.value
-                verdicts.keep(name, verdict)
+                verdict_cache.keep(name, verdict)
             self._found[name] = _wrong(verdict["failures"], item.case.mechanism)
         return self._found[name]
 

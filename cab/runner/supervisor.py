@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cab import environment, locks
-from cab.admission import CHANGED, Laws, has_changed
+from cab import environment
 from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
-from cab.endings import judged
-from cab.entries import Answer, finished, merged, new_entry, statuses
 from cab.errors import UsageError
 from cab.planning.plan import Item
 from cab.plugins import registry
-from cab.server import Server, ServerDied
+from cab.runner import locks
+from cab.runner.correctness_gate import CHANGED, Laws, has_changed
+from cab.runner.entries import Answer, finished, merged, new_entry, statuses
+from cab.runner.fork_client import Server, ServerDied
+from cab.runner.outcomes import judged
 from cab.store.store import Store
 
 BLOCK = 100  # items: the rounds of one timing are spread over about ten minutes

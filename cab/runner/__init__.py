@@ -1,0 +1,1 @@
+"""A run: what is missing is measured in children, and each ends as an entry of the store. Measures nothing itself."""
