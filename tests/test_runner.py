@@ -23,8 +23,9 @@ from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.runner import locks, verdict_cache
 from cab.runner.correctness_gate import CHANGED, Laws
-from cab.runner.entries import Answer, finished, merged, new_entry
+from cab.runner.entries import finished, merged, new_entry
 from cab.runner.fork_client import Ending, Server, ServerDied
+from cab.runner.outcomes import Answer
 from cab.runner.run import execute, preview
 from cab.runner.supervisor import Options, Supervisor
 from cab.store.store import Store

@@ -6,7 +6,7 @@ from cab.errors import UsageError
 from cab.planning.plan import Item
 from cab.plugins import fingerprint
 from cab.runner import verdict_cache
-from cab.runner.entries import Answer
+from cab.runner.outcomes import Answer
 
 CHANGED = Answer(
     "error", "the source changed during the run; the same command again measures what it is now", again=True

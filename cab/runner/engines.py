@@ -5,18 +5,18 @@ from collections.abc import Callable, Sequence
 from cab.planning import schema
 from cab.planning.plan import Item
 from cab.runner.fork_client import Server
-from cab.runner.supervisor import Options, Report, Supervisor
+from cab.runner.supervisor import Options, Supervisor
 from cab.store.store import Store
 
-Engine = Callable[[Sequence[Item], Store, Options, Report], None]
+Engine = Callable[[Sequence[Item], Store, Options, Listener], None]
 
 
-def local(items: Sequence[Item], store: Store, options: Options, report: Report) -> None:
+def local(items: Sequence[Item], store: Store, options: Options, listener: Listener) -> None:
     """Measure on this machine, one child at a time."""
     with Server() as server:
-        supervisor = Supervisor(store, server, options, report)
+        supervisor = Supervisor(store, server, options, listener)
         pending = supervisor.pending(items)
-        report.start(items, pending)
+        listener.start(items, pending)
         if pending:
             supervisor.preflight(pending, whole=len(pending) == len(items))
             supervisor.carry_out(pending)

@@ -1,7 +1,6 @@
 """An entry of the store as it grows: one process's answer after another, reduced to values."""
 
 import math
-from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
@@ -10,35 +9,13 @@ from cab.contracts.meter import Meter
 from cab.environment import environment_id
 from cab.planning.plan import Item
 from cab.plugins import registry
+from cab.runner.outcomes import Answer
 from cab.store.store import FINAL, SCHEMA, now
 
 _READING: dict[str, tuple[type, ...]] = {
     **{"value": (int, float), "ci_low": (int, float, NoneType), "ci_high": (int, float, NoneType)},
     **{"count": (int, NoneType), "processes": (int, NoneType), "converged": (bool, NoneType), "stop_reason": (str,)},
 }
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a job, or of one meter in it."""
-
-    status: str
-    reason: str = ""
-    value: dict[str, Any] = field(default_factory=dict)
-    output: str = ""
-    died: bool = False  # the child returned nothing
-    again: bool = False  # not an answer that stands: the next run asks anew
-
-    def __post_init__(self) -> None:
-        """Make the reason a text that can be printed and kept: of an undecodable file name, say."""
-        object.__setattr__(self, "reason", self.reason.encode(errors="replace").decode())
-
-    @classmethod
-    def of(cls, given: dict[str, Any]) -> "Answer":
-        """Read what a child returned."""
-        if "ok" in given:
-            return cls("ok", value=given["ok"])
-        return cls(given["status"], given["reason"])
 
 
 def new_entry(item: Item, run_id: str, commit: str) -> dict[str, Any]:

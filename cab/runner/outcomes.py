@@ -1,9 +1,34 @@
 """How a child ended, as an answer: what it returned, or the status that its death stands for."""
 
-from cab.runner.entries import Answer
+from dataclasses import dataclass, field
+from typing import Any
+
 from cab.runner.fork_client import Ending, describe
 
 NEAR = 0.8  # a child that was killed with this share of its memory used ran out of it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a job, or of one meter in it."""
+
+    status: str
+    reason: str = ""
+    value: dict[str, Any] = field(default_factory=dict)
+    output: str = ""
+    died: bool = False  # the child returned nothing
+    again: bool = False  # not an answer that stands: the next run asks anew
+
+    def __post_init__(self) -> None:
+        """Make the reason a text that can be printed and kept: of an undecodable file name, say."""
+        object.__setattr__(self, "reason", self.reason.encode(errors="replace").decode())
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> "Answer":
+        """Read what a child returned."""
+        if "ok" in given:
+            return cls("ok", value=given["ok"])
+        return cls(given["status"], given["reason"])
 
 
 def judged(ending: Ending, deadline: float, limit: int) -> Answer:

@@ -11,7 +11,7 @@ from cab.planning.plan import Plan, plan
 from cab.runner.cost_estimates import Estimate, estimate
 from cab.runner.engines import engine
 from cab.runner.entries import finished
-from cab.runner.supervisor import Options, Report
+from cab.runner.supervisor import Options
 from cab.store.store import Store
 from cab.store.table import make_current, table
 
@@ -49,7 +49,7 @@ class Run:
 
 def execute(
     overrides: Sequence[str],
-    report: Report,
+    listener: Listener,
     results: Path = Path("results"),
     data: Path = Path("data"),
     force: bool = False,
@@ -63,9 +63,9 @@ def execute(
             raise unknown("status in --retry", status, STATUSES)
     store = Store(results).open_for_writing()
     options = Options(data=data.absolute(), force=force, retry=again)
-    engine("local")(planned.items, store, options, report)
+    engine("local")(planned.items, store, options, listener)
     for path in store.damaged:
-        report.note(f"a damaged results file was set aside: {path}")
+        listener.note(f"a damaged results file was set aside: {path}")
     make_current(store, {item.file for item in planned.items})
     return Run(planned, store)
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cab import environment
 from cab.contracts.case import Case, digest
@@ -22,29 +22,16 @@ from cab.planning.plan import Item
 from cab.plugins import registry
 from cab.runner import locks
 from cab.runner.correctness_gate import CHANGED, Laws, has_changed
-from cab.runner.entries import Answer, finished, merged, new_entry, statuses
+from cab.runner.entries import finished, merged, new_entry, statuses
 from cab.runner.fork_client import Server, ServerDied
-from cab.runner.outcomes import judged
+from cab.runner.listener import Listener
+from cab.runner.outcomes import Answer, judged
 from cab.store.store import Store
 
 BLOCK = 100  # items: the rounds of one timing are spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0
 LAWS_SECONDS = 600.0  # at least: a short `timeout` is meant for the cases
 SERVER_DEATHS = 3  # a case that takes the server with it so often is an error
-
-
-class Report(Protocol):
-    """Who is told how the run goes."""
-
-    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None: ...
-
-    def doing(self, what: str) -> None: ...
-
-    def step(self, children: int) -> None: ...
-
-    def done(self, item: Item, status: str, reason: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -59,8 +46,8 @@ class Options:
 class Supervisor:
     """Carries out items on this machine."""
 
-    def __init__(self, store: Store, server: Server, options: Options, report: Report) -> None:
-        self.store, self.server, self.options, self.report = store, server, options, report
+    def __init__(self, store: Store, server: Server, options: Options, listener: Listener) -> None:
+        self.store, self.server, self.options, self.listener = store, server, options, listener
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self._renewed: set[str] = set()  # files that this run has started anew
         self._laws = Laws(self._ask_laws)
@@ -88,7 +75,7 @@ class Supervisor:
         cases = list({i.case.id: i.case.question() for i in items if not i.refusal}.values())
         if not cases:
             return
-        self.report.doing("preflight: importing plug-ins")
+        self.listener.doing("preflight: importing plug-ins")
         answer = self._run(
             {"kind": "preflight", "cases": cases, "data": str(self.options.data)}, PREFLIGHT_SECONDS, None
         )
@@ -108,7 +95,7 @@ class Supervisor:
             for turn in range(last + 1):  # in the last round all are asked for, those of one process too
                 deferred = self._round(_together(block), turn)
             while deferred:  # another run on this store had claimed them
-                self.report.doing("waiting for another run on this store")
+                self.listener.doing("waiting for another run on this store")
                 time.sleep(0.2)
                 deferred = self._round(_together(deferred), last)
 
@@ -150,16 +137,16 @@ class Supervisor:
             entry = kept
             over = finished(entry, item)
             for note in answer.value.get("notes", ()):
-                self.report.note(f"{item.case.title}: {note}")
+                self.listener.note(f"{item.case.title}: {note}")
             if item.trains and answer.status == "ok":
                 shutil.rmtree(self.store.checkpoint(item.file).parent, ignore_errors=True)
             if answer.status == "oom":
                 self._ran_out(item)
             # a failure ends the item: none of its other processes will run
-            self.report.step(1 if answer.status == "ok" else item.processes - len(entry["processes"]))
+            self.listener.step(1 if answer.status == "ok" else item.processes - len(entry["processes"]))
             if over:
                 status, reason = statuses(entry)
-                self.report.done(item, status, reason + log)
+                self.listener.done(item, status, reason + log)
 
     def _answers(self, items: list[Item]) -> dict[str, Answer]:
         item, case = items[0], items[0].case
@@ -186,9 +173,9 @@ class Supervisor:
                 shutil.rmtree(place.parent, ignore_errors=True)
             job |= {"checkpoint": str(place)}
         what = f"{case.title}: {', '.join(i.meter for i in items)}"
-        self.report.doing(what)
+        self.listener.doing(what)
         timed = item.hosted and not item.trains
-        with locks.device(case.device, timed, lambda: self.report.doing(f"waiting for the device: {what}")):
+        with locks.device(case.device, timed, lambda: self.listener.doing(f"waiting for the device: {what}")):
             if item.searches:
                 return {item.meter: self._search(item, job, what)}
             answer = self._compared_apart(item, job) or self._run(job, item.timeout, memory, what)
@@ -234,7 +221,7 @@ class Supervisor:
         self._too_long.setdefault(_but_lengths(item), set()).add((item.case.n, item.case.m))
 
     def _ask_laws(self, item: Item) -> Answer:
-        self.report.doing(f"{item.case.mechanism} {item.case.pattern}: laws")
+        self.listener.doing(f"{item.case.mechanism} {item.case.pattern}: laws")
         asked = {name: getattr(item.case, name) for name in "mechanism pattern params backend device".split()}
         with locks.device(item.case.device, False):
             return self._run({"kind": "laws", **asked}, max(item.timeout, LAWS_SECONDS), None)
@@ -248,11 +235,13 @@ class Supervisor:
                     job,
                     deadline,
                     limit,
-                    lambda told: self.report.doing(f"{what}: {told}" if told else what) if what else None,
+                    lambda told: self.listener.doing(f"{what}: {told}" if told else what) if what else None,
                 )
                 return judged(ending, deadline, limit)
             except ServerDied as error:
-                self.report.note(f"the fork server died and is started again ({str(error).strip()[-200:] or 'killed'})")
+                self.listener.note(
+                    f"the fork server died and is started again ({str(error).strip()[-200:] or 'killed'})"
+                )
                 lost = str(error)
         return Answer("error", f"the fork server died {SERVER_DEATHS} times under this case", output=lost)
 
