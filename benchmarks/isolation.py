@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from cab import child
 from cab.planning.plan import plan
 from cab.runner.fork_client import Server
 
@@ -38,14 +37,14 @@ def main() -> None:
             for i in items
         ]
         server.run(jobs[0], 60, None)  # the server starts: once a run
-        child.measure(jobs[0])
+        jobs.measure(jobs[0])
         for job in jobs:
             start = time.perf_counter()
             ending = server.run(job, 60, 2**33)
             apart.append(time.perf_counter() - start)
             assert ending.result is not None and "ok" in ending.result
             start = time.perf_counter()
-            child.measure(job)
+            jobs.measure(job)
             together.append(time.perf_counter() - start)
     cost = statistics.median(a - b for a, b in zip(apart, together, strict=True))
     print(f"{Path(__file__).name}: {len(jobs)} cases, median {1e3 * statistics.median(apart):.1f} ms in a child, ")

@@ -21,7 +21,7 @@ from cab import Mechanism, Unsupported  # noqa: E402
 from cab.contracts.case import Case  # noqa: E402
 from cab.meters.memory import Memory  # noqa: E402
 from cab.plugins import registry  # noqa: E402
-from cab.workload import build  # noqa: E402
+from cab.worker.workload import build  # noqa: E402
 
 PASSES = ("forward", "forward_backward")
 

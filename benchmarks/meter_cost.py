@@ -22,7 +22,7 @@ from torch import _dynamo  # noqa: F401
 from cab.contracts.case import Case
 from cab.instruments import allocator
 from cab.plugins import registry
-from cab.workload import build
+from cab.worker.workload import build
 
 LENGTHS = (64, 1024)
 MECHANISMS, PATTERNS, PASSES = ("softmax", "linear", "none"), ("NS", "CS", "NC", "CC"), ("forward",)

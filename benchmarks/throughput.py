@@ -25,7 +25,6 @@ from torch import Tensor, nn  # noqa: E402
 
 from cab.attention.build import Attention  # noqa: E402
 from cab.backbones.encoder import pooled  # noqa: E402
-from cab.child import build_task  # noqa: E402
 from cab.contracts.recipe import Recipe  # noqa: E402
 from cab.contracts.task import Batch, Missing  # noqa: E402
 from cab.intervals import half_width_of_median  # noqa: E402
@@ -33,6 +32,7 @@ from cab.planning.plan import plan  # noqa: E402
 from cab.plugins import registry  # noqa: E402
 from cab.training import optimiser, step  # noqa: E402
 from cab.training.order import Order  # noqa: E402
+from cab.worker.jobs import build_task  # noqa: E402
 
 ROUNDS, BATCH = 11, 8
 VOCABULARY, CLASSES = 257, 2

@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from cab.contracts.case import Case  # noqa: E402
 from cab.instruments.timers import TIMERS  # noqa: E402
 from cab.intervals import half_width_of_median  # noqa: E402
-from cab.workload import Workload, build  # noqa: E402
+from cab.worker.workload import Workload, build  # noqa: E402
 
 BASE = Case(
     mechanism="softmax",

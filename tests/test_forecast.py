@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from cab.child import _workload
 from cab.contracts.case import Case
-from cab.forecast import Allocations, forecast
 from cab.instruments.flop_counter import count
 from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.runner.cost_estimates import estimate
 from cab.store.store import Store
+from cab.worker.cost_forecast import Allocations, forecast
+from cab.worker.jobs import _workload
 
 
 def case(*overrides: str) -> Case:

@@ -35,7 +35,7 @@ from cab.meters.memory import Memory, peak_allocated, resident_growth
 from cab.meters.parameters import Parameters
 from cab.meters.quality import Quality
 from cab.plugins import registry
-from cab.workload import Workload, build
+from cab.worker.workload import Workload, build
 
 CASE = Case(
     mechanism="softmax",

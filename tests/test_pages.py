@@ -7,7 +7,7 @@ import sys
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from cab.pages import collapse
+from cab.worker.huge_pages import collapse
 
 content = bytearray(range(256)) * (1 << 17)
 found = collapse()

@@ -11,12 +11,12 @@ from cab.cli import app
 from typer.testing import CliRunner
 
 from cab import environment
-from cab.rates import copy_rate, matmul_rate
 from cab.report import print_utilisation, utilisation
 from cab.runner import locks
 from cab.store import machine_peaks
 from cab.store.table import COLUMNS
 from cab.terminal.printing import console
+from cab.worker.peak_throughput import copy_rate, matmul_rate
 
 FACTS: dict[str, Any] = {"host": "here", "device": "cpu", "threads": 1}
 HERE = environment.environment_id(FACTS)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import cab
-from cab import child
 from cab.contracts.case import Case
 from cab.contracts.meter import Reading
 from cab.errors import UsageError
@@ -30,6 +29,7 @@ from cab.runner.run import execute, preview
 from cab.runner.supervisor import Options, Supervisor
 from cab.store.store import Store
 from cab.terminal.progress import Silent
+from cab.worker import jobs
 
 DEADLY = f"{Path(__file__).parent / 'deadly' / 'deaths.py'}:Deadly"
 FAST = ["task=speed", "meters=[memory,flops]", "batch=1", "heads=1", "dim=4", "threads=1"]
@@ -420,7 +420,7 @@ def test_work_that_another_run_gives_up_is_done_though_its_round_is_over(
 @pytest.mark.parametrize("given", [None, {"number": 3.0}], ids=["nothing", "no samples"])
 def test_what_a_meter_returns_is_checked(given: Any) -> None:
     with pytest.raises(TypeError, match="a dictionary for each metric"):
-        child._samples(given)
+        jobs._samples(given)
 
 
 @pytest.mark.usefixtures("lawful")
@@ -446,7 +446,7 @@ def test_a_meter_that_takes_the_child_with_it_costs_no_other_meter(tmp_path: Pat
 @pytest.mark.parametrize("sample", [np.float32(1), float("nan"), float("inf")])
 def test_samples_that_no_file_can_hold_are_refused(sample: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="finite numbers of Python"):
-        child._samples({"number": {"samples": [sample]}})
+        jobs._samples({"number": {"samples": [sample]}})
 
 
 @pytest.mark.parametrize(
@@ -669,7 +669,7 @@ def test_on_a_gpu_the_allocator_is_held_to_the_limit(monkeypatch: pytest.MonkeyP
         torch.cuda, "set_per_process_memory_fraction", lambda share, device: held.append((share, device))
     )
     for device in ("cuda", "cuda:1"):  # an index: neither function takes the name alone
-        child._use_device(device, {"device_memory": 2**30})
-    child._use_device("cuda:2", {"device_memory": None})
-    child._use_device("cpu", {"device_memory": None})
+        jobs._use_device(device, {"device_memory": 2**30})
+    jobs._use_device("cuda:2", {"device_memory": None})
+    jobs._use_device("cpu", {"device_memory": None})
     assert held == [(0.125, 0), (0.125, 1)] and current == [0, 1, 2]

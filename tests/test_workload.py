@@ -19,7 +19,7 @@ from cab.attention.streaming import Decoder
 from cab.contracts.case import Case
 from cab.errors import UsageError, Wrong
 from cab.ops.softmax import masked_softmax, visible
-from cab.workload import Workload, build, is_out_of_memory
+from cab.worker.workload import Workload, build, is_out_of_memory
 
 CASE = Case(
     mechanism="softmax",

@@ -36,7 +36,9 @@ class Instructions(Meter):
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         folder = str(call.plugins.folder)
         timer = Timer(
-            "run()", f"from cab.child import again\nrun = again({case.question()!r}, {folder!r})\nrun()", num_threads=1
+            "run()",
+            f"from cab.worker.jobs import again\nrun = again({case.question()!r}, {folder!r})\nrun()",
+            num_threads=1,
         )
         try:
             found = timer.collect_callgrind(CALLS, repeats=None, collect_baseline=False, retain_out_file=False)

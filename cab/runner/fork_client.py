@@ -67,7 +67,7 @@ class Server:
         own["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # an import may ask whether there is a GPU: not by starting CUDA
         # -P: a file of the user's working folder must not stand in for a module of the same name
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cab.worker", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "cab.worker.fork_server", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._log,

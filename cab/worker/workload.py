@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch
 
-from cab import scenes, training, truth
+from cab import training
 from cab.attention.random_inputs import Draw
 from cab.attention.streaming import Decoder
 from cab.contracts.case import Case
@@ -19,7 +19,8 @@ from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
 from cab.contracts.task import Task
 from cab.errors import Unsupported
-from cab.scenes import Lesson, Plugins, Scene
+from cab.worker import levels, reference_check
+from cab.worker.levels import Lesson, Plugins, Scene
 
 _NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -78,21 +79,21 @@ class Workload:
             self.compare()
         with self._setting_up():
             if self.case.pass_ == "decode":
-                truth.finite([run()], "the output")
+                reference_check.finite([run()], "the output")
                 return
             if self.case.pass_ == "forward":
-                truth.whole(run(), self._scene.shape)
+                reference_check.whole(run(), self._scene.shape)
                 return
             assert self._scene.forward is not None
             if self.case.pass_ == "forward_backward":
                 out = self._scene.forward()
-                truth.whole(out, self._scene.shape)
-                truth.finite(self._gradients(out, False), "a gradient")
+                reference_check.whole(out, self._scene.shape)
+                reference_check.finite(self._gradients(out, False), "a gradient")
                 return
             with torch.no_grad():
-                truth.finite([self._scene.forward()], "the output")
+                reference_check.finite([self._scene.forward()], "the output")
             if self.case.pass_ == "backward":  # a step changes the weights
-                truth.finite(run(), "a gradient")
+                reference_check.finite(run(), "a gradient")
 
     def compare(self) -> None:
         """Raise `Wrong` unless the mechanism computes what it defines, and no row sees a later token.
@@ -102,9 +103,11 @@ class Workload:
         case, mode = self.case, self.module.training
         with self._setting_up():
             self.module.eval()
-            truth.compare(self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode")
-            if case.pass_ != "decode" and self.mechanism.slot.max_len > truth.TOKENS:
-                truth.blind_to_later(self.mechanism, self._draw)
+            reference_check.compare(
+                self.mechanism, case.params, self._draw, case.batch, streaming=case.pass_ == "decode"
+            )
+            if case.pass_ != "decode" and self.mechanism.slot.max_len > reference_check.TOKENS:
+                reference_check.blind_to_later(self.mechanism, self._draw)
             self.module.train(mode)
         if case.backend != "eager":  # code may be compiled: another length was seen, and the next would be for any
             torch.compiler.reset()
@@ -119,12 +122,12 @@ class Workload:
         case = self.case
         with self._setting_up():
             if case.level == "model":
-                return scenes.model(case, self.plugins, self._draw, self._lesson)
-            return (scenes.attend if case.level == "attend" else scenes.layer)(case, self.plugins, self._draw)
+                return levels.model(case, self.plugins, self._draw, self._lesson)
+            return (levels.attend if case.level == "attend" else levels.layer)(case, self.plugins, self._draw)
 
     @contextmanager
     def _setting_up(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]), truth.dtype_permitting(self.dtype):
+        with torch.random.fork_rng(devices=[]), reference_check.dtype_permitting(self.dtype):
             torch.manual_seed(self.case.seed)
             yield
 

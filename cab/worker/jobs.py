@@ -16,7 +16,7 @@ from cab.contracts.case import Case
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.paths import write_whole
 from cab.plugins import registry
-from cab.preflight import build_task, check_device, preflight
+from cab.worker.preflight import build_task, check_device, preflight
 
 
 def serve(job: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def _written(answer: dict[str, Any]) -> str:
 
 def failure(error: BaseException) -> dict[str, Any]:
     """Turn an exception into a status and its reason; the traceback goes to the child's output."""
-    from cab.workload import is_out_of_memory
+    from cab.worker.workload import is_out_of_memory
 
     for kind, status in ((Unsupported, "unsupported"), (Wrong, "wrong"), (UsageError, "usage")):
         if isinstance(error, kind):
@@ -137,7 +137,7 @@ def _use_device(device: str, job: dict[str, Any]) -> None:
 
 
 def _workload(case: Case, data: Path) -> Any:
-    from cab.workload import build
+    from cab.worker.workload import build
 
     return build(
         case,
@@ -159,7 +159,7 @@ def again(question: dict[str, Any], folder: str) -> Callable[[], Any]:
 
 def forecast(job: dict[str, Any]) -> dict[str, Any]:
     """Count what each case would take, on meta tensors."""
-    from cab.forecast import forecasts
+    from cab.worker.cost_forecast import forecasts
 
     cases = [Case.of(question) for question in job["cases"]]
     return forecasts(cases, Path(job["data"]), job["threads"], _workload)
@@ -170,7 +170,7 @@ def peak(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from cab.instruments.allocator import pin
-    from cab.rates import peaks
+    from cab.worker.peak_throughput import peaks
 
     pin()
     check_device(job["device"], torch)

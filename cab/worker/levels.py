@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cab import truth
 from cab.attention.build import Attention, build_mechanism, slot_of
 from cab.attention.layer import AttentionLayer
 from cab.attention.random_inputs import Draw
@@ -23,6 +22,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
 from cab.contracts.task import Batch, Missing, Task
 from cab.errors import Unsupported, UsageError
+from cab.worker import reference_check
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def attend(case: Case, plugins: Plugins, draw: Draw) -> Scene:
         if mask in given:  # what is decoded is real, whatever came before
             given[mask][:, case.n :] = True
         return Scene(mechanism, mechanism, given=given)
-    call = truth.arguments(mechanism, given)
+    call = reference_check.arguments(mechanism, given)
 
     def forward() -> Tensor:
         out: Tensor = mechanism._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)

@@ -2,7 +2,7 @@
 
 It executes no tensor operation (one parallel operation before a fork hangs every child), never touches a GPU, and
 asserts before each fork that it has one thread. It is the subreaper of its children and ends when its socket closes.
-Started as `python -m cab.worker FD`; `cab.runner.fork_client` is the other end.
+Started as `python -m cab.worker.fork_server FD`; `cab.runner.fork_client` is the other end.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ def main(connection: socket.socket) -> None:
     import torch.profiler
     import torch.utils.flop_counter  # noqa: F401
 
-    from cab.pages import collapse
+    from cab.worker.huge_pages import collapse
 
     _warm_up()
     gc.collect()
@@ -48,10 +48,10 @@ def main(connection: socket.socket) -> None:
 def _warm_up() -> None:
     """Import what every child needs and read every card once, so that a child finds them in memory."""
     import cab.attention.build
-    import cab.child
     import cab.conformance
     import cab.training
-    import cab.workload  # noqa: F401
+    import cab.worker.jobs
+    import cab.worker.workload  # noqa: F401
     from cab.errors import UsageError
     from cab.paths import PACKAGE, beside
     from cab.plugins import registry
@@ -156,9 +156,9 @@ def _become(job: dict[str, Any], connection: socket.socket, server: int) -> None
         if job["memory"] is not None:
             limit = _data_bytes() + job["memory"]
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        from cab import child
+        from cab.worker import jobs
 
-        child.serve(job)
+        jobs.serve(job)
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cab.contracts.case import Case
 from cab.instruments.flop_counter import count
-from cab.rates import matmul_rate
+from cab.worker.peak_throughput import matmul_rate
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
