@@ -105,17 +105,11 @@ def report(
     ] = None,
 ) -> None:
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
+    from cab.analysis.efficiency_length import efficiency_lengths
+    from cab.analysis.growth import growths
+    from cab.analysis.utilisation import utilisation
     from cab.api import load
-    from cab.report import (
-        print_report,
-        print_utilisation,
-        print_winning,
-        utilisation,
-        winning,
-        write_csv,
-        write_page,
-        write_parquet,
-    )
+    from cab.report import print_report, print_utilisation, print_winning, write_csv, write_page, write_parquet
     from cab.store import machine_peaks
     from cab.store.store import Store
     from cab.store.table import environments, outdated
@@ -124,14 +118,14 @@ def report(
     store, folder = Store(results), out or results / "report"
     rows, places = load(store), environments(store)
     used = utilisation(rows, machine_peaks.load(results))
-    lengths, growths = winning(rows)
-    tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": growths, "utilisation.csv": used}
+    lengths, grown = efficiency_lengths(rows), growths(rows)
+    tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": grown, "utilisation.csv": used}
     for name, frame in tables.items():
         write_csv(frame, folder / name)
     write_parquet(rows, folder / "results.parquet")
     write_page(rows, places, folder / "index.html")
     print_report(rows, places, console())  # what is written stands, whoever stops reading here
-    print_winning(rows, console())
+    print_winning(lengths, grown, console())
     print_utilisation(used, console())
     for meter, count in outdated(store).items():
         typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it anew", err=True)

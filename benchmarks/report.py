@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cab.analysis.ranking import leaderboard
 from cab.contracts.case import digest
-from cab.report import leaderboard, write_page
+from cab.report import write_page
 from cab.store.table import COLUMNS
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [NAME ...] [--patterns NS CS] [--lengths 1024 2048 4096 8192 16384] [--clock cpu]
 
 One process with the allocator pinned, 4 heads of 64, the defaults, forward with backward. Exponents are
-`cab.efficiency.growth`'s fits, of the least time of several rounds over all lengths and of peak memory. The aims: at
+`cab.analysis.growth`'s fits, of the least time of several rounds over all lengths and of peak memory. The aims: at
 most 1.15 in time and 1.1 in memory; causal at most twice noncausal, by the median over runs of the two in turn, which
 is printed for each length.
 """
@@ -23,9 +23,9 @@ PINNED = allocator.pin()  # before the first tensor
 import torch  # noqa: E402
 
 from cab import Mechanism, Pattern, Slot  # noqa: E402
+from cab.analysis.curves import Curve, Point  # noqa: E402
+from cab.analysis.growth import declared_exponent, growth  # noqa: E402
 from cab.attention.random_inputs import Draw  # noqa: E402
-from cab.efficiency.curves import Curve, Point  # noqa: E402
-from cab.efficiency.growth import declared_exponent, growth  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402
 from cab.plugins import registry  # noqa: E402
 

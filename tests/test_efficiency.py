@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cab.efficiency import declared_exponent, efficiency_length, efficiency_length_cab, efficiency_lengths, growths
-from cab.efficiency.curves import Point
+from cab.analysis.curves import Point
+from cab.analysis.efficiency_length import efficiency_length, efficiency_length_cab, efficiency_lengths
+from cab.analysis.growth import declared_exponent, growths
 from cab.report.winning import print_winning
 from cab.store.table import COLUMNS
 
@@ -119,7 +120,7 @@ def test_the_report_keeps_curves_of_other_questions_apart() -> None:
         rows = table({("linear", "eager"): linear, ("softmax", "eager"): [1, 4, 16]}).assign(batch=batch)
         lines.append(rows)
     out = io.StringIO()
-    print_winning(pd.concat(lines), Console(file=out, width=200))
+    print_winning(efficiency_lengths(pd.concat(lines)), growths(pd.concat(lines)), Console(file=out, width=200))
     found = [line.split() for line in out.getvalue().splitlines() if line.startswith("linear")]
     assert len(found) == 2 and {tuple(line[line.index("batch") :][:2]) for line in found} == {
         ("batch", "2"), ("batch", "16"),

@@ -11,7 +11,8 @@ from cab.cli import app
 from typer.testing import CliRunner
 
 from cab import environment
-from cab.report import print_utilisation, utilisation
+from cab.analysis.utilisation import utilisation
+from cab.report import print_utilisation
 from cab.runner import locks
 from cab.store import machine_peaks
 from cab.store.table import COLUMNS

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from cab.report import Board, Metric, published
+from cab.analysis.leaderboard import Board, Metric
+from cab.report import published
 from cab.report.published import numbers
 
 ACCURACY = Metric("accuracy", "fraction", True, True)

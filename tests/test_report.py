@@ -16,12 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from cab.analysis import ranking
+from cab.analysis.leaderboard import Board, Line
+from cab.analysis.ranking import leaderboard
+from cab.analysis.units import number, scale
 from cab.contracts.case import Case, canonical, digest
 from cab.errors import UsageError
-from cab.report import Board, Line, leaderboard, print_report, ranking, write_csv, write_page, write_parquet
+from cab.report import print_report, write_csv, write_page, write_parquet
 from cab.report.notes import EMPTY, failures, legend, methods, settings_that_differ, status_counts
 from cab.report.plot import plot_data
-from cab.report.units import number, scale
 from cab.store.store import SCHEMA, Store
 from cab.store.table import COLUMNS, table
 

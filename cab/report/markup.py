@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from html import escape
 from math import log
 
+from cab.analysis.leaderboard import Board, Cell, Line
+from cab.analysis.units import Scale, scale
 from cab.report import notes
-from cab.report.board import Board, Cell, Line
-from cab.report.units import Scale, scale
 
 OPEN = 6  # remarks that are shown without being asked for
 

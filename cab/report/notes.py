@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.questions import final, records
 from cab.contracts.case import STATUSES
 from cab.plugins.registry import cards_of
-from cab.report.board import Board, Cell, Line, Metric
-from cab.report.questions import final, records
 
 if TYPE_CHECKING:
     from pandas import DataFrame

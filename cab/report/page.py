@@ -6,13 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.efficiency_length import efficiency_lengths
+from cab.analysis.growth import growths
+from cab.analysis.leaderboard import Board
+from cab.analysis.questions import QUESTION, records
+from cab.analysis.ranking import leaderboard
 from cab.report import notes, published
-from cab.report.board import Board
-from cab.report.files import write
+from cab.report.export import write
 from cab.report.markup import table
 from cab.report.plot import plot_data
-from cab.report.questions import QUESTION, records
-from cab.report.ranking import leaderboard
 from cab.report.winning import winning_html
 
 if TYPE_CHECKING:
@@ -30,7 +32,13 @@ def write_page(rows: "DataFrame", environments: "DataFrame", path: Path) -> None
     if not boards:
         body = [f"<p class='note'>{escape(notes.EMPTY)}</p>"]
     else:
-        body = [*_summary(rows), *_boards(boards), *_plot(boards), *winning_html(rows), *published.html(boards)]
+        body = [
+            *_summary(rows),
+            *_boards(boards),
+            *_plot(boards),
+            *winning_html(efficiency_lengths(rows), growths(rows)),
+            *published.html(boards),
+        ]
         body += [*_statuses(rows), *_environments(environments)]
         body += ["<h2>Methods</h2><ul>", *(f"<li>{escape(m)}</li>" for m in notes.methods(boards)), "</ul>"]
     here = Path(__file__).parent

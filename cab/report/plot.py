@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from math import log10
 from typing import Any
 
+from cab.analysis.leaderboard import Board, Cell, Metric
+from cab.analysis.questions import QUESTION
+from cab.analysis.ranking import PATTERNS
+from cab.analysis.units import scale
 from cab.report import notes
-from cab.report.board import Board, Cell, Metric
-from cab.report.questions import QUESTION
-from cab.report.ranking import PATTERNS
-from cab.report.units import scale
 
 
 def plot_data(boards: Sequence[Board], machines: bool) -> dict[str, Any]:

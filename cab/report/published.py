@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from html import escape
 
+from cab.analysis.leaderboard import Board
+from cab.analysis.units import scale
 from cab.paths import beside
-from cab.report.board import Board
-from cab.report.units import scale
 
 FLOOR, CEILING = "published floor", "published ceiling"
 COMPARES = 4  # numbers of one task that make a source a comparison

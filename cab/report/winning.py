@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from cab.efficiency import efficiency_lengths, growths
-from cab.efficiency.curves import FIXED
+from cab.analysis.curves import FIXED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,14 +24,9 @@ _SHOWN = ("mechanism", "params", "backend", "pattern", "pass", "metric")
 _LINE = (*_SHOWN, *(name for name in FIXED if name not in _SHOWN and name != "unit"))
 
 
-def winning(rows: "DataFrame") -> tuple["DataFrame", "DataFrame"]:
-    """Return the efficiency lengths and the growths of a tidy table; empty where too little was measured."""
-    return efficiency_lengths(rows), growths(rows)
-
-
-def print_winning(rows: "DataFrame", console: "Console") -> None:
+def print_winning(lengths: "DataFrame", growths: "DataFrame", console: "Console") -> None:
     """Print both, one line a mechanism, pattern, pass and metric; nothing where nothing can be said."""
-    lines = list(_lines(*winning(rows)))
+    lines = list(_lines(lengths, growths))
     if not lines:
         return
     table = Table(box=None, pad_edge=False, title=f"\n{TITLE}", title_style="bold", title_justify="left")
@@ -45,9 +39,9 @@ def print_winning(rows: "DataFrame", console: "Console") -> None:
         console.print(Text(f"  {said}", style="dim"))
 
 
-def winning_html(rows: "DataFrame") -> Iterator[str]:
+def winning_html(lengths: "DataFrame", growths: "DataFrame") -> Iterator[str]:
     """Yield the page's section."""
-    lines = list(_lines(*winning(rows)))
+    lines = list(_lines(lengths, growths))
     if not lines:
         return
     yield f"<h2>{escape(TITLE)}</h2><p class='note'>{escape(ABOUT)}. Exponent: {escape(GROWTH)}.</p>"
@@ -59,13 +53,13 @@ def winning_html(rows: "DataFrame") -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
-def _lines(lengths: "DataFrame", growing: "DataFrame") -> Iterator[dict[str, str]]:
+def _lines(lengths: "DataFrame", growths: "DataFrame") -> Iterator[dict[str, str]]:
     """Yield one line of text a curve: against each softmax, and the exponent."""
     against = sorted(set(lengths["against"])) if len(lengths) else []
     found: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in lengths.to_dict("records"):
         found.setdefault(tuple(row[name] for name in _LINE), {})[row["against"]] = row["text"]
-    for row in growing.to_dict("records"):
+    for row in growths.to_dict("records"):
         mark = " faster than declared" if row["agrees"] is False else ""
         text = f"{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f}){mark}"
         found.setdefault(tuple(row[name] for name in _LINE), {})["exponent"] = text

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from cab.planning import schema
 from cab.planning.plan import Item
 from cab.runner.fork_client import Server
+from cab.runner.listener import Listener
 from cab.runner.supervisor import Options, Supervisor
 from cab.store.store import Store
 

@@ -11,6 +11,7 @@ from cab.planning.plan import Plan, plan
 from cab.runner.cost_estimates import Estimate, estimate
 from cab.runner.engines import engine
 from cab.runner.entries import finished
+from cab.runner.listener import Listener
 from cab.runner.supervisor import Options
 from cab.store.store import Store
 from cab.store.table import make_current, table

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern, Slot
-from cab.efficiency import declared_exponent
+from cab.analysis.growth import declared_exponent
 from cab.meters.memory import state_bytes
 from cab.plugins import registry
 

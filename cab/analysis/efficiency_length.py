@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import exp, log, sqrt
 from typing import TYPE_CHECKING, Any
 
-from cab.efficiency.curves import Curve, Point, curves
+from cab.analysis.curves import Curve, Point, curves
 
 if TYPE_CHECKING:
     from pandas import DataFrame

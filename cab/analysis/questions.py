@@ -7,9 +7,9 @@ it, and stand beside each machine's times.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.units import OF_THE_HOST
 from cab.plugins.cards import Card
 from cab.plugins.registry import cards_of
-from cab.report.units import OF_THE_HOST
 
 if TYPE_CHECKING:
     from pandas import DataFrame

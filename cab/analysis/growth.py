@@ -6,7 +6,7 @@ from math import log, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cab.efficiency.curves import FIXED, Curve, curves
+from cab.analysis.curves import FIXED, Curve, curves
 from cab.errors import UsageError
 from cab.intervals import student_quantile
 from cab.plugins import registry

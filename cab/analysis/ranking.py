@@ -3,14 +3,14 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.questions import QUESTION, Row, questions
+from cab.analysis.seeds import over_seeds
+from cab.analysis.units import OF_THE_COST
 from cab.contracts.case import STATUSES, worst
 from cab.errors import UsageError
 from cab.plugins.cards import Card
 from cab.plugins.registry import card, cards_of
-from cab.report.board import Board, Cell, Line, Metric
-from cab.report.questions import QUESTION, Row, questions
-from cab.report.seeds import over_seeds
-from cab.report.units import OF_THE_COST
 
 if TYPE_CHECKING:
     from pandas import DataFrame

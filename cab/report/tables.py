@@ -9,11 +9,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.questions import QUESTION, machine_names
+from cab.analysis.ranking import leaderboard
+from cab.analysis.units import OF_THE_COST, Scale, scale
 from cab.report import notes, published
-from cab.report.board import Board, Cell, Line, Metric
-from cab.report.questions import QUESTION, machine_names
-from cab.report.ranking import leaderboard
-from cab.report.units import OF_THE_COST, Scale, scale
 
 if TYPE_CHECKING:
     from pandas import DataFrame
