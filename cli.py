@@ -174,8 +174,8 @@ def check(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the laws that hold, too.")] = False,
 ) -> None:
     """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken."""
+    from cab.commands.check import check_and_print
     from cab.plugins import registry
-    from cab.terminal.checking import check_and_print
     from cab.terminal.printing import console
 
     if every == bool(names):
@@ -190,7 +190,7 @@ def plot_mask(
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("results/plots"),
 ) -> None:
     """Draw what each query sees of each key, head by head, as PNG and HTML: mechanism=local pattern=CS seq_len=64."""
-    from cab.terminal.plotting import plot_masks
+    from cab.commands.plot import plot_masks
     from cab.terminal.printing import console
 
     plot_masks(overrides or [], out, console())
@@ -200,7 +200,7 @@ def plot_mask(
 @_answers
 def data_list(data: Data = Path("data")) -> None:
     """Say which data each task would use now."""
-    from cab.terminal.datasets import print_sources
+    from cab.commands.data import print_sources
     from cab.terminal.printing import console
 
     print_sources(data, console())
@@ -218,7 +218,7 @@ def data_get(
     Some tasks take more: lra_pathfinder and lra_pathx --images 20000 --size 64 --difficulty easy;
     lra_listops --layout release; lra_image --source fashion-mnist.
     """
-    from cab.terminal.datasets import get
+    from cab.commands.data import get
     from cab.terminal.printing import console
 
     get(task, folder, console(), ctx.args)

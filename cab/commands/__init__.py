@@ -1,0 +1,1 @@
+"""The commands that run plug-ins in their own process: check, data, plot."""
