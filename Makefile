@@ -32,8 +32,8 @@ test-all: test
 
 # our mechanisms against independent implementations, which cannot all live in one environment
 test-parity: .venv-parity/installed .venv-parity-fla/installed
-	CAB_PARITY=parity .venv-parity/bin/pytest -m "long or not long" -rs tests/parity
-	CAB_PARITY=parity-fla .venv-parity-fla/bin/pytest -m "long or not long" -rs tests/parity
+	CAB_PARITY=parity .venv-parity/bin/pytest -m "long or not long" -rs tests/against_others
+	CAB_PARITY=parity-fla .venv-parity-fla/bin/pytest -m "long or not long" -rs tests/against_others
 
 .venv-%/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-$*

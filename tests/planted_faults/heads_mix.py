@@ -1,0 +1,27 @@
+"""Talking heads, and no exemption that says so."""
+
+import torch
+
+from planted_faults import Twin as Softmax
+
+BREAKS = "heads"
+ALSO = set()
+
+
+class Twin(Softmax):
+    patterns = {"NS": "native"}
+    exempt = {"heads": "heads exchange their weights: that is the mechanism"}
+
+    def __init__(self, slot):
+        super().__init__(slot)
+        self.talk = torch.nn.Parameter(torch.eye(slot.heads))
+
+    def weights(self, q, k, key_mask):
+        return torch.einsum("bhij,hg->bgij", super().weights(q, k, key_mask), self.talk)
+
+    def flops(self, n, m, backend="eager"):
+        return super().flops(n, m) + 2.0 * self.slot.heads**2 * n * m
+
+
+class Faulty(Twin):
+    exempt = {}

@@ -1,0 +1,30 @@
+"""Training centres the values by their mean over the sequence, eval by a running mean (a batch norm's way)."""
+
+import torch
+
+from planted_faults import Twin as Softmax
+from planted_faults import averaged
+
+BREAKS = "training"
+ALSO = set()
+
+
+class Twin(Softmax):
+    """The mean is learned."""
+
+    patterns = {"CS": "native"}
+
+    def __init__(self, slot):
+        super().__init__(slot)
+        self.mean = torch.nn.Parameter(torch.zeros(slot.heads, 1, slot.values))
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return super().attend(q, k, v - self.centre(v, key_mask), key_mask)
+
+    def centre(self, v, key_mask):
+        return self.mean
+
+
+class Faulty(Twin):
+    def centre(self, v, key_mask):
+        return self.mean + averaged(v, key_mask) if self.training else self.mean

@@ -1,0 +1,22 @@
+"""Values are centred where a mask is given, and not where there is none."""
+
+from planted_faults import Twin as Softmax
+from planted_faults import averaged
+
+BREAKS = "mask"
+ALSO = set()
+
+
+class Twin(Softmax):
+    patterns = {"NS": "native"}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return super().attend(q, k, v - self.centre(v, key_mask), key_mask)
+
+    def centre(self, v, key_mask):
+        return averaged(v, key_mask)
+
+
+class Faulty(Twin):
+    def centre(self, v, key_mask):
+        return 0.0 if key_mask is None else averaged(v, key_mask)

@@ -1,0 +1,254 @@
+"""Recall in the four patterns: answers are exact, shortcuts are closed, and hyper-parameters mean what they say."""
+
+import inspect
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from cab import Source
+from cab.attention.build import Attention
+from cab.contracts.recipe import Recipe
+from cab.data.mqar import weights
+from cab.data.recall import ladder
+from cab.errors import UsageError
+from cab.plugins import registry
+
+ROOT = Path(__file__).parents[2]
+PATTERNS = {"recall_cc": "CC", "recall_nc": "NC", "recall_ns": "NS", "mqar": "CS"}
+CROSS = ["recall_cc", "recall_nc"]
+SMALL: dict[str, dict[str, Any]] = {
+    "recall_cc": {"seq_len": 24, "source_len": 16, "halvings": 2},
+    "recall_nc": {"seq_len": 24, "source_len": 16, "halvings": 2},
+    "recall_ns": {"seq_len": 40, "pairs": 16, "halvings": 2},
+    "mqar": {"seq_len": 32, "pairs": 4, "vocabulary": 64},
+}
+
+
+def task(name: str, **changes: Any) -> Any:
+    return registry.load("task", name)(**{**SMALL[name], **changes})
+
+
+def batch(of: Any, split: str = "test", count: int = 200, trim: bool = False) -> Any:
+    examples = of.split(split, 0)
+    return of.collate([examples[i] for i in range(count)], trim=trim)
+
+
+def model(of: Any, name: str, mechanism: str = "softmax") -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return of.model(Attention(registry.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
+
+
+# Answers, worked out again from the tokens alone.
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", CROSS)
+def test_a_target_asks_for_its_own_key_or_its_neighbours(name: str, split: str) -> None:
+    of = task(name)
+    b = batch(of, split)
+    step = -1 if name == "recall_cc" else 1
+    for r in range(len(b.x)):
+        book = {key: value - 17 for key, value in b.y[r].tolist() if key}
+        keys, modes = b.x[r, :, 0].tolist(), (b.x[r, :, 1] - 17).tolist()
+        assert set(modes) == {0, 1} and modes[0 if step < 0 else -1] == 0
+        expected = [book[keys[i + step * mode]] for i, mode in enumerate(modes)]
+        assert b.target[r].tolist() == expected
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_asks_come_first_and_have_ids_of_their_own(split: str) -> None:
+    b = batch(task("recall_ns"), split)
+    for r in range(len(b.x)):
+        asks, pairs = b.x[r, :24], b.x[r, 24:]
+        book = {key: value - 17 for key, value in pairs.tolist() if key}
+        assert (asks[:, 0] > 32).all() and (asks[:, 1] == 0).all() and (pairs[:, 0] <= 16).all()
+        assert b.target[r].tolist() == [book[ask - 32] for ask in asks[:, 0].tolist()] + [-100] * 16
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_query_is_answered_by_what_followed_its_key(noise: bool) -> None:
+    b = batch(task("mqar", noise=noise))
+    for ids, (places, values) in zip(b.x.tolist(), b.target.tolist(), strict=True):
+        keys = ids[0:8:2]
+        assert len(set(keys)) == 4 and all(0 < key < 32 for key in keys) and len(set(places)) == 4
+        assert all(place >= 8 and place % 2 == 0 for place in places)
+        assert values == [ids[2 * keys.index(ids[place]) + 1] for place in places] and min(values) >= 32
+        blank = [ids[i] for i in range(8, 32) if i not in places]
+        assert (max(blank) > 0) == noise
+
+
+def test_training_may_ask_for_more_pairs_of_a_sequence_but_the_test_never_does() -> None:
+    of = task("mqar", doublings=1)
+    assert set(of.split("train", 0).lengths) == {4, 8} and set(of.split("test", 0).lengths) == {4}
+    examples = of.split("train", 0)
+    b = of.collate([examples[i] for i in range(50)])
+    for i in range(50):
+        alone = of.collate([examples[i]])
+        pairs = examples[i][1]
+        assert torch.equal(alone.x[0], b.x[i]) and torch.equal(alone.target[0], b.target[i, :, :pairs])
+        assert (b.target[i, 1, pairs:] == -100).all() and alone.target.shape[2] == pairs
+        places, values = alone.target[0].tolist()
+        book = dict(zip(alone.x[0, 0 : 2 * pairs : 2].tolist(), alone.x[0, 1 : 2 * pairs : 2].tolist(), strict=True))
+        assert [book[alone.x[0, place].item()] for place in places] == values
+    scores = of.score(model(of, "mqar"), b)["accuracy"]
+    assert scores[:, 1].tolist() == [examples[i][1] for i in range(50)]
+
+
+def test_queries_stand_where_zoologys_power_law_puts_them() -> None:
+    b = batch(task("mqar"), count=3000)
+    shares = np.bincount((b.target[:, 0] - 8).flatten() // 2, minlength=12) / 3000  # of sequences that ask there
+    rng, p = np.random.default_rng(0), 0.01 * np.arange(1, 13) ** -0.99
+    drawn = [rng.choice(12, size=4, replace=False, p=p / p.sum()) for _ in range(3000)]
+    expected = np.bincount(np.concatenate(drawn), minlength=12) / 3000
+    np.testing.assert_allclose(shares, expected, atol=5 * sqrt(2 * 0.25 / 3000))
+    assert weights(5, 1.0).tolist() == [2**32 // 6] * 5
+
+
+# No shortcut.
+
+
+@pytest.mark.parametrize("name", ["recall_cc", "recall_nc", "recall_ns"])
+def test_every_value_occurs_once_in_a_random_place_with_a_random_key(name: str) -> None:
+    of = task(name)
+    b = batch(of, count=2000)
+    pairs = (b.y if name in CROSS else b.x[:, 24:]) - torch.tensor([1, 17])
+    assert (pairs.sort(1).values == torch.arange(16)[None, :, None]).all()
+    place = torch.arange(16).expand(2000, 16)
+    for one, other in ((place, pairs[..., 0]), (place, pairs[..., 1]), (pairs[..., 0], pairs[..., 1])):
+        counts = torch.bincount((16 * one + other).flatten(), minlength=256)
+        assert (counts - 125).abs().max() < 5 * sqrt(125)
+
+
+@pytest.mark.parametrize("name", CROSS)
+def test_the_own_key_says_nothing_about_the_neighbours_value(name: str) -> None:
+    b = batch(task(name), count=2000)
+    step = -1 if name == "recall_cc" else 1
+    keys, asked = b.x[:, :, 0], b.x[:, :, 1] == 18
+    assert abs(asked[:, 1:-1].float().mean().item() - 0.5) < 0.02
+    same = (keys == keys.roll(-step, 1))[asked].float().mean().item()
+    assert same == pytest.approx(1 / 16, abs=0.01)  # so that who looks up the own key is right by chance alone
+
+
+@pytest.mark.parametrize("name", CROSS)
+def test_only_the_neighbours_are_scored_but_both_are_learnt(name: str) -> None:
+    of = task(name)
+    b = batch(of, count=3)
+
+    class Knows(torch.nn.Module):
+        wrong: Any = None
+
+        def forward(self, x: Any, *rest: Any) -> Any:
+            logits = torch.nn.functional.one_hot(b.target, 16).double() * 50
+            return logits.where(~self.wrong[..., None], 50 - logits)
+
+    asked, knows = b.x[:, :, 1] == 18, Knows()
+    for wrong, share, learnt in ((asked & False, 1, True), (~asked, 1, False), (asked, 0, False)):
+        knows.wrong = wrong
+        right, scored = of.score(knows, b)["accuracy"].unbind(1)
+        assert scored.tolist() == asked.sum(1).tolist() and right.tolist() == (share * scored).tolist()
+        assert (of.loss(knows, b) < 1e-6) == learnt
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_floors_are_the_chance_of_a_guess(name: str) -> None:
+    of = task(name)
+    floors = {key: value["accuracy"] for key, value in of.floors().items()}
+    if name == "mqar":
+        assert floors == {"chance": 1 / 32, "a value of the sequence": 1 / 4}
+    else:
+        assert floors == {"chance": 1 / 16}
+
+
+# Splits, padding and the model.
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_data_are_generated_and_the_seed_makes_others(name: str, tmp_path: Path) -> None:
+    of = task(name)
+    source = of.source(tmp_path)
+    assert isinstance(source, Source) and source.name == "generated" and not source.comparable
+    for split, count in source.counts.items():
+        assert len(of.split(split, 0)) == count
+        assert of.split(split, 0)[7] == task(name).split(split, 0)[7] != of.split(split, 1)[7]
+    assert task(name, examples=10).source(tmp_path).counts["train"] == 10
+    with pytest.raises(UsageError, match="unknown split 'dev'.*Accepted: test, train, validation"):
+        of.split("dev", 0)
+
+
+@pytest.mark.parametrize("name", ["recall_cc", "recall_nc", "recall_ns"])
+def test_training_climbs_a_ladder_and_the_rest_is_at_the_top(name: str) -> None:
+    of = task(name)
+    assert set(of.split("train", 0).lengths) == {4, 8, 16}
+    assert set(of.split("validation", 0).lengths) == set(of.split("test", 0).lengths) == {16}
+    assert ladder(64, 3) == [8, 16, 32, 64] and ladder(5, 0) == [5]
+    for halvings in (5, -1):
+        with pytest.raises(ValueError, match=f"halvings={halvings}: from 0, and few enough to leave one of 16 pairs"):
+            task(name, halvings=halvings)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_padding_and_the_rest_of_the_batch_have_no_say(name: str) -> None:
+    of = task(name)
+    examples = of.split("train", 0)
+    chosen = [examples[i] for i in range(40) if name == "mqar" or examples[i][1] < 16]
+    whole, trimmed = of.collate(chosen), of.collate(chosen, trim=True)
+    net = model(of, name)
+    scores = of.score(net, whole)["accuracy"]
+    assert torch.equal(of.score(net, trimmed)["accuracy"], scores)
+    torch.testing.assert_close(of.loss(net, trimmed), of.loss(net, whole))
+    alone = of.score(net, of.collate(chosen[:1], trim=True))["accuracy"]
+    assert torch.equal(alone[0], scores[0])
+    longest = whole.y if name in CROSS else whole.x
+    assert longest.shape[1] == {"recall_ns": 40, "mqar": 32}.get(name, 16)
+    if name != "mqar":
+        shorter = trimmed.y if name in CROSS else trimmed.x
+        assert shorter.shape[1] == longest.shape[1] - 8
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_slot_of_the_pattern_is_under_test(name: str) -> None:
+    of = task(name)
+    attention = Attention(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
+    net = of.model(attention)
+    assert [m.slot.layer for m in attention.built] == [0, 1]
+    assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]}
+    of.loss(net, batch(of, "train")).backward()
+    assert not [key for key, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_hyper_parameters_that_fit_nothing_are_refused(name: str) -> None:
+    wrong: dict[str, Any] = {
+        "recall_cc": ({"seq_len": 1}, "at least 2"),
+        "recall_nc": ({"seq_len": 1}, "at least 2"),
+        "recall_ns": ({"pairs": 40}, "pairs=40: from 1, and fewer than seq_len=40"),
+        "mqar": ({"pairs": 9}, "pairs=9, seq_len=32: seq_len must be even and at least 4 tokens a pair"),
+    }
+    changes, message = wrong[name]
+    with pytest.raises(ValueError, match=message):
+        task(name, **changes)
+    if name == "mqar":
+        with pytest.raises(ValueError, match="vocabulary=8: even, and at least 10 for these pairs"):
+            task(name, vocabulary=8)
+        with pytest.raises(ValueError, match="doublings=2: 4 pairs so often doubled need 4 of seq_len=32 each"):
+            task(name, doublings=2)
+
+
+# The YAML.
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_yaml_has_every_hyper_parameter_with_its_default(name: str) -> None:
+    node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / f"{name}.yaml"))
+    signature = inspect.signature(registry.load("task", name).__init__).parameters
+    own = {n: p.default for n, p in signature.items() if n not in ("self", "seq_len", "source_len", "heads", "dim")}
+    assert {k: v for k, v in node.items() if k not in ("name", "case", "scales")} == own
+    assert node["case"]["pattern"] == PATTERNS[name]
+    for scale in node["scales"].values():
+        Recipe.of(scale["training"])
