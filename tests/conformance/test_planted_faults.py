@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "planted_faults"
 NAMES = sorted(file.stem for file in FOLDER.glob("[!_]*.py"))
 
 
-def planted_faults(name: str) -> ModuleType:
+def load_fault(name: str) -> ModuleType:
     if "planted_faults" not in sys.modules:
         spec = spec_from_file_location(
             "planted_faults", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
