@@ -1,6 +1,7 @@
 """The fingerprint of a plug-in: its source and what it imports from `cab`, by their syntax trees.
 
-A comment or a blank line changes nothing; a changed constant in `cab/ops` changes every mechanism that imports it.
+A comment, a docstring or a blank line changes nothing; a changed constant in `cab/ops` changes every mechanism that
+imports it.
 A task's data have a fingerprint too: where other data lie in the folder, a kept number is not the answer.
 """
 
@@ -91,7 +92,16 @@ def _read(path: Path, root: Path, *_: int) -> tuple[str, tuple[Path, ...], froze
             names += [alias.name for alias in node.names]
     found += [p for name in names for p in _resolve(name, path, root)]
     packages = {name.split(".")[0] for name in names} - {"cab", *sys.stdlib_module_names} if _is_users(path) else ()
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(dict.fromkeys(found)), frozenset(packages)
+    return hashlib.sha256(_dump(tree).encode()).hexdigest(), tuple(dict.fromkeys(found)), frozenset(packages)
+
+
+def _dump(tree: ast.Module) -> str:
+    """Write a syntax tree as text, without its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 @lru_cache

@@ -72,12 +72,16 @@ def _forget() -> None:
     fingerprint._read.cache_clear()
 
 
-def test_a_comment_changes_no_fingerprint_and_an_import_does(tmp_path: Path) -> None:
+def test_comments_and_docstrings_change_no_fingerprint_and_an_import_does(tmp_path: Path) -> None:
     mine, helper = tmp_path / "mine.py", tmp_path / "helper.py"
     helper.write_text("x = 1\n")
     mine.write_text("import helper\nfrom cab.ops.softmax import visible\n")
     first = fingerprint.of(mine)
-    mine.write_text("# a comment\nimport helper\n\n\nfrom cab.ops.softmax import visible\n")
+    for words in ("# a comment\n", '"""A docstring."""\n\n'):
+        mine.write_text(f"{words}import helper\n\n\nfrom cab.ops.softmax import visible\n")
+        _forget()
+        assert fingerprint.of(mine) == first
+    helper.write_text('"""A docstring."""\nx = 1\n')
     _forget()
     assert fingerprint.of(mine) == first
     helper.write_text("x = 2\n")
