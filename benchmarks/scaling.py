@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from cab import Mechanism, Pattern, Slot  # noqa: E402
 from cab.analysis.curves import Curve, Point  # noqa: E402
 from cab.analysis.growth import declared_exponent, growth  # noqa: E402
-from cab.attention.random_inputs import Draw  # noqa: E402
+from cab.attention.random_inputs import RandomInputs  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402
 from cab.plugins import registry  # noqa: E402
 
@@ -48,7 +48,7 @@ def one_pass(name: str, pattern: str, n: int, batch: int) -> Callable[[], object
     slot = Slot(Pattern.of(pattern), heads=4, dim=64, max_len=n)
     torch.manual_seed(0)
     mechanism: Mechanism = registry.load("mechanism", name)(slot).eval()
-    given = Draw(0, torch.float32, torch.device("cpu")).heads(mechanism, batch, n, n)
+    given = RandomInputs(0, torch.float32, torch.device("cpu")).arguments(mechanism, batch, n, n)
     leaves = [t.requires_grad_() for t in given.values() if t.is_floating_point()]
     leaves += [p for p in mechanism.parameters()]
 

@@ -23,7 +23,7 @@ PINNED = allocator.pin()  # before the first tensor
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from cab.attention.build import Attention  # noqa: E402
+from cab.attention.build import LayerBuilder  # noqa: E402
 from cab.backbones.encoder import pooled  # noqa: E402
 from cab.contracts.recipe import Recipe  # noqa: E402
 from cab.contracts.task import Batch, Missing  # noqa: E402
@@ -121,7 +121,7 @@ def main(*chosen: str) -> None:
         split = task.split("train", 0)
         order = Order(len(split), BATCH, 0, split.lengths)
         backend = "sdpa" if mechanism == "softmax" else "eager"
-        attention = Attention(registry.load("mechanism", mechanism), case.params, case.pattern, backend)
+        attention = LayerBuilder(registry.load("mechanism", mechanism), case.params, case.pattern, backend)
         ours = stepper(task, task.model(attention), recipe)
         seen = sorted((order(i) for i in range(16)), key=lambda indices: max(split.lengths[i] for i in indices))
         middle = task.collate([split[i] for i in seen[8]], trim=True)

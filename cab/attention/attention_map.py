@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cab.attention.build import build_mechanism, slot_of
-from cab.attention.random_inputs import Draw
+from cab.attention.random_inputs import RandomInputs
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.errors import Unsupported, UsageError
@@ -22,24 +22,24 @@ _NOTHING = 1e-12  # of the largest: what is less is rounding
 
 
 @dataclass(frozen=True)
-class Map:
+class AttentionMap:
     """Weights (heads, n, m), zero where a query does not see a key at all."""
 
     weights: Tensor
     linear: bool  # in v: else they are the Jacobian's footprint
 
     @property
-    def seen(self) -> float:
+    def visible_share(self) -> float:
         """The share of the pairs of query and key that are not zero."""
         return (self.weights != 0).double().mean().item()
 
     @property
-    def ahead(self) -> int:
+    def future_pairs(self) -> int:
         """How many pairs have a key after the query."""
         return int((self.weights.triu(1) != 0).sum())
 
 
-def effective_map(case: Case) -> Map:
+def effective_map(case: Case) -> AttentionMap:
     """Build a case's mechanism and draw what it reads; `UsageError` where its hyper-parameters or lengths are wrong."""
     if max(case.n, case.m) > MOST:
         raise UsageError(f"a map of {case.n} queries and {case.m} keys is too large to draw: at most {MOST} of each")
@@ -52,12 +52,14 @@ def effective_map(case: Case) -> Map:
         except Exception as error:
             what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             raise UsageError(f"mechanism {case.mechanism}: {what}") from error
-        given = Draw(case.seed, torch.float64, torch.device("cpu")).heads(mechanism.double().eval(), 1, case.n, case.m)
+        given = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(
+            mechanism.double().eval(), 1, case.n, case.m
+        )
         weights = _of_values(mechanism, given) if "v" in mechanism.reads else None
         linear = weights is not None
         if weights is None:
             weights = _of_jacobian(mechanism, given, case.n, case.m)
-    return Map(weights.masked_fill(weights.abs() <= _NOTHING * weights.abs().max(), 0.0), linear)
+    return AttentionMap(weights.masked_fill(weights.abs() <= _NOTHING * weights.abs().max(), 0.0), linear)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot,
     return cls(slot, **own).use(backend)
 
 
-class Attention:
+class LayerBuilder:
     """What a task's `model` asks for its layers: the mechanism under test in slots of one pattern, softmax elsewhere.
 
     `built` lists the mechanisms under test, in the order in which the model asked for them.

@@ -10,7 +10,7 @@ from cab.contracts.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
-class Draw:
+class RandomInputs:
     """How random tensors are drawn. On the meta device they have shapes only."""
 
     seed: int
@@ -18,7 +18,7 @@ class Draw:
     device: torch.device
     padding: float = 0.0  # share of the tokens that are padding
 
-    def heads(self, mechanism: Mechanism, batch: int, n: int, m: int) -> dict[str, Tensor]:
+    def arguments(self, mechanism: Mechanism, batch: int, n: int, m: int) -> dict[str, Tensor]:
         """Return the arguments of a mechanism's `forward`: what it reads, its inputs, and masks where there are any."""
         slot = mechanism.slot
         shapes = {
@@ -45,13 +45,13 @@ class Draw:
         """Return the masks that padding makes; without padding, those alone that say how many queries there are."""
         cross = mechanism.slot.pattern.cross
         if self.padding:
-            masks = {"key_mask": self.real(batch, m)}
-            return masks | {"query_mask": self.real(batch, n)} if cross else masks
+            masks = {"key_mask": self.padding_mask(batch, m)}
+            return masks | {"query_mask": self.padding_mask(batch, n)} if cross else masks
         if "q" in mechanism.reads:
             return {}
-        return {"query_mask" if cross else "key_mask": self.real(batch, n)}
+        return {"query_mask" if cross else "key_mask": self.padding_mask(batch, n)}
 
-    def real(self, batch: int, length: int) -> Tensor:
+    def padding_mask(self, batch: int, length: int) -> Tensor:
         """Return a mask (batch, length), True = real: lengths spread evenly and as widely as their mean allows."""
         mean, spread = (1 - self.padding) * length, min(self.padding, 1 - self.padding) * length
         steps = torch.linspace(-1, 1, batch, dtype=torch.float64) if batch > 1 else torch.zeros(1, dtype=torch.float64)

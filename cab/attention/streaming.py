@@ -9,31 +9,31 @@ from torch import Tensor
 from cab.contracts.mechanism import Mechanism
 from cab.errors import Unsupported
 
-TOKENS = 64  # that one run decodes where `step` writes into its state
-PREFILL = 256  # tokens that are read at once before: the scores of all with all are no part of decoding
+DECODED_TOKENS = 64  # that one run decodes where `step` writes into its state
+PREFILL_CHUNK = 256  # tokens that are read at once before: the scores of all with all are no part of decoding
 
 
-class Decoder:
+class TokenDecoder:
     """A mechanism that has read n tokens, and the next ones, to be decoded one by one.
 
     A step that leaves its old state as it was is repeated from the same state, so the context has n tokens always.
-    One that writes into it decodes `TOKENS` tokens from a copy; the copy is then part of what is measured.
+    One that writes into it decodes `DECODED_TOKENS` tokens from a copy; the copy is then part of what is measured.
     """
 
     def __init__(self, mechanism: Mechanism, given: Mapping[str, Tensor], n: int) -> None:
         check_streams(mechanism)
         self.mechanism = mechanism
         with torch.no_grad():
-            state, _ = prefilled(mechanism, given, min(n, PREFILL))
-            for start in range(PREFILL, n, PREFILL):
-                _, state = mechanism.step(state, **part(mechanism, given, start, min(start + PREFILL, n)))
+            state, _ = prefilled(mechanism, given, min(n, PREFILL_CHUNK))
+            for start in range(PREFILL_CHUNK, n, PREFILL_CHUNK):
+                _, state = mechanism.step(state, **part(mechanism, given, start, min(start + PREFILL_CHUNK, n)))
             first = part(mechanism, given, n, n + 1)
             before = copied(state)
             out, _ = mechanism.step(state, **first)
         # on the meta device nothing can be written into
         self.keeps = out.device.type == "meta" or same(state, before)
         self.state = before
-        self.calls = 1 if self.keeps else TOKENS
+        self.calls = 1 if self.keeps else DECODED_TOKENS
         self.tokens = [part(mechanism, given, n + i, n + i + 1) for i in range(self.calls)]
 
     def run(self) -> Tensor:

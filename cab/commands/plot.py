@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cab.attention.attention_map import Map, effective_map
+from cab.attention.attention_map import AttentionMap, effective_map
 from cab.contracts.case import Case
 from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
@@ -54,17 +54,17 @@ def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
         out.print(f"{folder / name}.png and .html", highlight=False, markup=False, soft_wrap=True)
 
 
-def caption(case: Case, found: Map) -> list[str]:
+def caption(case: Case, found: AttentionMap) -> list[str]:
     """Say what is drawn, in two lines."""
     params = ", ".join(f"{key}={value}" for key, value in case.params.items())
     what = "weights" if found.linear else "footprint of the Jacobian"
     return [
         f"{case.mechanism}, {Pattern.of(case.pattern).title}" + (f" ({params})" if params else ""),
-        f"{case.n} queries down, {case.m} keys across; {what}; {found.seen:.1%} of the pairs are seen",
+        f"{case.n} queries down, {case.m} keys across; {what}; {found.visible_share:.1%} of the pairs are seen",
     ]
 
 
-def picture(found: Map, lines: list[str]) -> "Image":
+def picture(found: AttentionMap, lines: list[str]) -> "Image":
     """Return the heads' maps side by side; white is what is not seen, red a weight below zero."""
     import numpy as np
     from PIL import Image, ImageDraw
@@ -92,7 +92,7 @@ def picture(found: Map, lines: list[str]) -> "Image":
     return sheet
 
 
-def page(case: Case, found: Map, png: bytes) -> str:
+def page(case: Case, found: AttentionMap, png: bytes) -> str:
     """Return the picture and its facts as one HTML file."""
     title, about = (escape(line) for line in caption(case, found))
     facts: dict[str, Any] = {
@@ -100,7 +100,9 @@ def page(case: Case, found: Map, png: bytes) -> str:
         if found.linear
         else "how far each row moves with each token: the output is not linear in v",
         "colours": "white: not seen at all; light to dark: the root of the share of the row's largest; red: below zero",
-        "pairs with a key after the query": found.ahead if not Pattern.of(case.pattern).cross else "no order in cross",
+        "pairs with a key after the query": found.future_pairs
+        if not Pattern.of(case.pattern).cross
+        else "no order in cross",
         "inputs": f"random q and k, seed {case.seed}; {case.heads} heads of {case.dim}",
     }
     rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items())

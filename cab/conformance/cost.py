@@ -4,7 +4,7 @@ import torch
 
 from cab.conformance.definition import SOURCE, TOKENS, with_defaults
 from cab.conformance.subject import Broken, M, N, Subject
-from cab.instruments.flop_counter import count
+from cab.instruments.flop_counter import count_flops
 
 CLOSE = 0.02
 
@@ -25,7 +25,7 @@ def meta(subject: Subject) -> None:
 def _agree(subject: Subject, n: int, m: int, device: str) -> None:
     mechanism = subject.build(backend="eager").to(device)
     call = {name: t.to(device) for name, t in subject.draw(n, m, batch=1).items()}
-    counted = count(lambda: mechanism(**call))
+    counted = count_flops(lambda: mechanism(**call))
     m = m if subject.pattern.cross else n
     stated, needed = mechanism.flops(n, m), mechanism.flops_needed(n, m)
     if abs(stated - counted) > CLOSE * counted:

@@ -15,7 +15,7 @@ from torch.utils import flop_counter
 Shape = Sequence[int]
 
 
-def count(call: Callable[[], Any]) -> float:
+def count_flops(call: Callable[[], Any]) -> float:
     """Count the floating-point operations of one call."""
     mode = flop_counter.FlopCounterMode(display=False, custom_mapping=_formulas())
     mode.mod_tracker = _Untracked()  # type: ignore[assignment]

@@ -76,10 +76,10 @@ def _counted(call: Any, case: Any) -> dict[str, dict[str, Any]]:
 
 def _followed(run: Callable[[], Any]) -> dict[str, float]:
     """Count the operations and the bytes of one call, in one go."""
-    from cab.instruments.flop_counter import count
+    from cab.instruments.flop_counter import count_flops
     from cab.instruments.memory_traffic import Traffic
 
     results: list[Any] = []
     with Traffic() as seen:
-        flops = count(lambda: results.append(run()))
+        flops = count_flops(lambda: results.append(run()))
     return {"flops_counted": flops, "bytes_needed": float(seen.needed(results)), "bytes_moved": float(seen.moved)}

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cab.contracts.case import Case
-from cab.instruments.flop_counter import count
+from cab.instruments.flop_counter import count_flops
 from cab.worker.peak_throughput import matmul_rate
 
 
@@ -53,7 +53,7 @@ def forecast(case: Case, workload: Callable[[Case], Any]) -> dict[str, float]:
     # the counter sees products alone: a step counts as its gradients do
     pass_ = "forward_backward" if case.pass_ == "train" else case.pass_
     built = workload(case).twin(pass_=pass_, device="meta", backend="eager")
-    flops = count(built.run)
+    flops = count_flops(built.run)
     with Allocations() as allocations:
         built.run()
     return {"flops": flops, "bytes": float(allocations.peak)}

@@ -192,7 +192,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     import torch
 
-    from cab.attention.build import Attention
+    from cab.attention.build import LayerBuilder
     from cab.contracts.task import Missing
     from cab.training import train as fit
 
@@ -202,7 +202,7 @@ def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
     source = task.source(Path(job["data"]))
     if isinstance(source, Missing):
         raise UsageError(f"task '{case.task}': no data in {job['data']}; run: {source.run}")
-    attention = Attention(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
+    attention = LayerBuilder(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
         model = task.model(attention)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cab.attention.build import Attention, build_mechanism, slot_of
+from cab.attention.build import LayerBuilder, build_mechanism, slot_of
 from cab.attention.layer import AttentionLayer
-from cab.attention.random_inputs import Draw
-from cab.attention.streaming import TOKENS as DECODED
+from cab.attention.random_inputs import RandomInputs
+from cab.attention.streaming import DECODED_TOKENS
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
@@ -57,12 +57,12 @@ class Scene:
     pieces: list[Batch] = field(default_factory=list)  # the lesson's, on the device
 
 
-def attend(case: Case, plugins: Plugins, draw: Draw) -> Scene:
+def attend(case: Case, plugins: Plugins, draw: RandomInputs) -> Scene:
     """Set up the mechanism alone; for decoding, with tokens to come."""
     decodes = case.pass_ == "decode"
-    slot = slot_of(case, DECODED if decodes else 0)
+    slot = slot_of(case, DECODED_TOKENS if decodes else 0)
     mechanism = build_mechanism(plugins.mechanism, case.params, slot, case.backend).to(draw.device, draw.dtype)
-    given = draw.heads(mechanism, case.batch, slot.max_len, slot.keys)
+    given = draw.arguments(mechanism, case.batch, slot.max_len, slot.keys)
     if decodes:
         mask = "query_mask" if slot.pattern.cross else "key_mask"
         if mask in given:  # what is decoded is real, whatever came before
@@ -77,7 +77,7 @@ def attend(case: Case, plugins: Plugins, draw: Draw) -> Scene:
     return Scene(mechanism, mechanism, forward, call.expected, [t for t in given.values() if t.is_floating_point()])
 
 
-def layer(case: Case, plugins: Plugins, draw: Draw) -> Scene:
+def layer(case: Case, plugins: Plugins, draw: RandomInputs) -> Scene:
     """Set up the attention layer around the mechanism."""
     slot = slot_of(case)
     cross = slot.pattern.cross
@@ -85,8 +85,8 @@ def layer(case: Case, plugins: Plugins, draw: Draw) -> Scene:
     module = AttentionLayer(mechanism).to(draw.device, draw.dtype)
     x = draw.normal("x", (case.batch, case.n, slot.tokens))
     y = draw.normal("y", (case.batch, case.m, slot.tokens)) if cross else None
-    x_mask = draw.real(case.batch, case.n) if draw.padding else None
-    y_mask = draw.real(case.batch, case.m) if draw.padding and cross else None
+    x_mask = draw.padding_mask(case.batch, case.n) if draw.padding else None
+    y_mask = draw.padding_mask(case.batch, case.m) if draw.padding and cross else None
     inputs = {k: t for k, t in draw.inputs(mechanism, case.batch, case.n, case.m).items() if k not in ("x", "y")}
 
     def forward() -> Tensor:
@@ -97,14 +97,14 @@ def layer(case: Case, plugins: Plugins, draw: Draw) -> Scene:
     return Scene(mechanism, module, forward, (case.batch, case.n, slot.tokens), leaves)
 
 
-def model(case: Case, plugins: Plugins, draw: Draw, lesson: Lesson | None = None) -> Scene:
+def model(case: Case, plugins: Plugins, draw: RandomInputs, lesson: Lesson | None = None) -> Scene:
     """Set up the task's model and a batch, which is read from the data unless it is given."""
     if not plugins.task.trains:
         raise Unsupported(f"{case.task} has no model: its levels are attend and layer")
     if case.pass_ == "train" and draw.dtype is not torch.float32:
         raise Unsupported(f"dtype={case.dtype}: the precision of a training step is training.precision")
     lesson = lesson or _lesson(case, plugins)
-    provider = Attention(plugins.mechanism, case.params, case.pattern, case.backend, plugins.softmax)
+    provider = LayerBuilder(plugins.mechanism, case.params, case.pattern, case.backend, plugins.softmax)
     module = lesson.task.model(provider).to(draw.device, draw.dtype)
     if not provider.built:
         raise Unsupported(f"the model of {case.task} has no slot for {case.pattern}")

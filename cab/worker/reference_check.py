@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cab.attention.build import build_mechanism
-from cab.attention.random_inputs import Draw
+from cab.attention.random_inputs import RandomInputs
 from cab.attention.streaming import stream
 from cab.contracts.mechanism import Arguments, Mechanism
 from cab.errors import Unsupported, Wrong
@@ -27,7 +27,7 @@ _NO_KERNEL = re.compile(
 )
 
 
-def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: Draw, batch: int, streaming: bool) -> None:
+def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: RandomInputs, batch: int, streaming: bool) -> None:
     """Raise `Wrong` unless the mechanism computes what `reference` defines, to the accuracy of its dtype.
 
     float32 and float64: within the square root of the dtype's epsilon of the largest value. bfloat16 and float16: at
@@ -35,7 +35,7 @@ def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: Draw, batch: 
     """
     slot = mechanism.slot
     n, m = min(TOKENS, slot.max_len), min(TOKENS, slot.keys)
-    given = draw.heads(mechanism, min(EXAMPLES, batch), n, m)
+    given = draw.arguments(mechanism, min(EXAMPLES, batch), n, m)
     with torch.no_grad():
         ours = stream(mechanism, given, n - 1) if streaming else checked(mechanism, given)
         truth = _by_definition(mechanism, params, given, torch.float64, draw.seed)
@@ -57,7 +57,7 @@ def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: Draw, batch: 
         )
 
 
-def blind_to_later(mechanism: Mechanism, draw: Draw) -> None:
+def blind_to_later(mechanism: Mechanism, draw: RandomInputs) -> None:
     """Raise `Wrong` where, in a causal pattern, the first half of the rows changes with the tokens after it.
 
     At the slot's whole length: blocks, windows and chunks may be longer than what the laws see.
@@ -65,7 +65,7 @@ def blind_to_later(mechanism: Mechanism, draw: Draw) -> None:
     slot = mechanism.slot
     if not slot.pattern.causal or mechanism.grade == "leaky":
         return
-    given, half = draw.heads(mechanism, 1, slot.max_len, slot.keys), slot.max_len // 2
+    given, half = draw.arguments(mechanism, 1, slot.max_len, slot.keys), slot.max_len // 2
     keyed = ("k", "v", "key_mask", *(name for name, (axis, *_) in mechanism.inputs.items() if axis == "keys"))
     later = dict(given)
     for name, t in given.items():

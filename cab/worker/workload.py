@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from cab import training
-from cab.attention.random_inputs import Draw
-from cab.attention.streaming import Decoder
+from cab.attention.random_inputs import RandomInputs
+from cab.attention.streaming import TokenDecoder
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
@@ -37,7 +37,7 @@ class Workload:
         self.dtype: torch.dtype = getattr(torch, case.dtype)
         self._lesson = lesson
         self.has_run = False  # a whole pass; of a training step the check computes the forward part alone
-        self._draw = Draw(case.seed, self.dtype, self.device, case.settings.get("padding", 0.0))
+        self._draw = RandomInputs(case.seed, self.dtype, self.device, case.settings.get("padding", 0.0))
 
     @property
     def mechanism(self) -> Mechanism:
@@ -60,13 +60,13 @@ class Workload:
     def calls(self) -> int:
         """What one run counts as: of decoding, tokens."""
         decoder = getattr(self.run, "__self__", None)
-        return decoder.calls if isinstance(decoder, Decoder) else 1
+        return decoder.calls if isinstance(decoder, TokenDecoder) else 1
 
     @property
     def state(self) -> Any:
         """What a mechanism keeps of the tokens that it has read; None where nothing is decoded."""
         decoder = getattr(self.run, "__self__", None)
-        return decoder.state if isinstance(decoder, Decoder) else None
+        return decoder.state if isinstance(decoder, TokenDecoder) else None
 
     def check(self, compared: bool = False) -> None:
         """Raise `Wrong` unless the mechanism computes what it defines, and the results on the real inputs are finite.
@@ -137,7 +137,7 @@ class Workload:
             if case.level != "attend":
                 raise Unsupported(f"pass=decode is of the level attend, not {case.level}")
             self._still()
-            return Decoder(scene.mechanism, scene.given, case.n).run
+            return TokenDecoder(scene.mechanism, scene.given, case.n).run
         assert scene.forward is not None
         if case.pass_ == "forward":
             self._still()

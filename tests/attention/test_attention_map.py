@@ -9,12 +9,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cab import UsageError
-from cab.attention.attention_map import Map, effective_map
+from cab.attention.attention_map import AttentionMap, effective_map
 from cab.planning.plan import plan
 from cab.plugins import registry
 
 
-def mapped(*overrides: str) -> Map:
+def mapped(*overrides: str) -> AttentionMap:
     case = plan(["task=speed", "seq_len=24", "heads=2", "dim=8", "meters=[flops]", *overrides]).cases[0]
     return effective_map(case)
 
@@ -31,8 +31,8 @@ def test_the_map_of_a_causal_window_is_its_softmax() -> None:
     assert found.linear
     assert torch.equal(found.weights != 0, ((away >= 0) & (away <= 3)).expand(2, -1, -1))
     torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 24, dtype=torch.float64))
-    assert found.ahead == 0
-    assert found.seen == pytest.approx((24 * 4 - 6) / 24**2)
+    assert found.future_pairs == 0
+    assert found.visible_share == pytest.approx((24 * 4 - 6) / 24**2)
 
 
 @pytest.mark.parametrize("pattern", ["NS", "CS", "NC", "CC"])
@@ -45,7 +45,7 @@ def test_more_keys_than_channels_are_put_together(pattern: str) -> None:
 def test_what_is_not_linear_in_v_is_drawn_by_its_jacobian() -> None:
     found = mapped("mechanism=retention", "pattern=CS")
     assert not found.linear
-    assert found.ahead == 0
+    assert found.future_pairs == 0
     assert (found.weights.tril() != 0).sum() == 2 * 24 * 25 // 2
 
 
@@ -53,7 +53,7 @@ def test_what_is_not_linear_in_v_is_drawn_by_its_jacobian() -> None:
 def test_no_causal_mechanism_shows_a_key_after_the_query(name: str) -> None:
     small = registry.card("mechanism", name).facts["checks"][0]
     found = mapped(f"mechanism={name}", "pattern=CS", *(f"mechanism.{key}={value}" for key, value in small.items()))
-    assert found.ahead == 0
+    assert found.future_pairs == 0
 
 
 def test_a_picture_and_a_page_are_written(tmp_path: Path) -> None:

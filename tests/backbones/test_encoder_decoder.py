@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cab import Pattern, Slot
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.attention.layer import AttentionLayer
 from cab.backbones.decoder import Decoder, Labeller
 from cab.backbones.encoder import NORMS, Encoder
@@ -29,8 +29,8 @@ def _own_random_state() -> Any:
         yield
 
 
-def attention(name: str = "softmax", pattern: str = "CC") -> Attention:
-    return Attention(registry.load("mechanism", name), {}, pattern)
+def attention(name: str = "softmax", pattern: str = "CC") -> LayerBuilder:
+    return LayerBuilder(registry.load("mechanism", name), {}, pattern)
 
 
 def both(pattern: Pattern, given: Any = None, **changes: Any) -> EncoderDecoder:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern, Slot
 from cab.attention.build import build_mechanism
-from cab.attention.random_inputs import Draw
+from cab.attention.random_inputs import RandomInputs
 from cab.plugins import registry
 
 N, M, CUTS = 37, 29, (1, 4, 8, 19, 36)
@@ -31,7 +31,9 @@ def built(name: str, pattern: str) -> tuple[Mechanism, Call]:
     torch.manual_seed(0)
     slot = Slot(of, heads=2, dim=8, max_len=N, source_len=M if of.cross else None, width=20)
     mechanism = build_mechanism(cls, cls.checks[0], slot).double().eval()
-    return mechanism, Draw(0, torch.float64, torch.device("cpu")).heads(mechanism, 1, N, M if of.cross else N)
+    return mechanism, RandomInputs(0, torch.float64, torch.device("cpu")).arguments(
+        mechanism, 1, N, M if of.cross else N
+    )
 
 
 def cut(mechanism: Mechanism, call: Call, axis: str, length: int) -> Call:

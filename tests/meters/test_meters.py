@@ -23,7 +23,7 @@ from cab.tasks.speed import Speed
 from cab import Mechanism, Reading
 from cab.contracts.case import Case
 from cab.instruments import timers
-from cab.instruments.flop_counter import count
+from cab.instruments.flop_counter import count_flops
 from cab.instruments.memory_traffic import traffic
 from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, wilson
 from cab.meters.energy import Energy
@@ -258,16 +258,16 @@ def test_the_state_of_decoding_has_the_size_of_what_is_kept(
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_the_counter_counts_what_is_known(device: str) -> None:
     a, b, x = (torch.randn(*shape, device=device) for shape in ((3, 4, 5), (3, 5, 6), (5,)))
-    assert count(lambda: a @ b) == 2 * 3 * 4 * 5 * 6
-    assert count(lambda: a[0] @ x) == 2 * 4 * 5
-    assert count(lambda: x @ x) == 2 * 5
-    assert count(lambda: torch.addmv(a[0, :, 0], a[0], x)) == 2 * 4 * 5
-    assert count(lambda: (a.softmax(-1) + a).cumsum(-1)) == 0
+    assert count_flops(lambda: a @ b) == 2 * 3 * 4 * 5 * 6
+    assert count_flops(lambda: a[0] @ x) == 2 * 4 * 5
+    assert count_flops(lambda: x @ x) == 2 * 5
+    assert count_flops(lambda: torch.addmv(a[0, :, 0], a[0], x)) == 2 * 4 * 5
+    assert count_flops(lambda: (a.softmax(-1) + a).cumsum(-1)) == 0
     signal = torch.randn(7, 64, device=device)
-    assert count(lambda: torch.fft.rfft(signal)) == 7 * 5 * 64 * 6
-    assert count(lambda: torch.fft.irfft(torch.fft.rfft(signal), n=64)) == 2 * 7 * 5 * 64 * 6
-    assert count(lambda: torch.fft.fft(signal)) == 7 * 5 * 64 * 6
-    assert count(lambda: torch.fft.fft2(signal)) == pytest.approx(5 * 448 * math.log2(448))
+    assert count_flops(lambda: torch.fft.rfft(signal)) == 7 * 5 * 64 * 6
+    assert count_flops(lambda: torch.fft.irfft(torch.fft.rfft(signal), n=64)) == 2 * 7 * 5 * 64 * 6
+    assert count_flops(lambda: torch.fft.fft(signal)) == 7 * 5 * 64 * 6
+    assert count_flops(lambda: torch.fft.fft2(signal)) == pytest.approx(5 * 448 * math.log2(448))
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -282,9 +282,9 @@ def test_the_counter_sees_sdpa_forward_and_backward(device: str, causal: bool, k
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
 
     product_ = 2 * 2 * 4 * 32 * 32 * 8
-    assert count(forward) == 2 * product_
+    assert count_flops(forward) == 2 * product_
     # the fused backward computes the scores again: five products, and decomposed four
-    both = count(lambda: torch.autograd.grad(forward().sum(), (q, k, v)))
+    both = count_flops(lambda: torch.autograd.grad(forward().sum(), (q, k, v)))
     assert both == (2 + (5 if device == "cpu" else 4)) * product_
 
 

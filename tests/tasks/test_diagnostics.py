@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.plugins import registry
 
@@ -80,14 +80,14 @@ def test_windows_that_do_not_reach_the_cue_cannot_see_it() -> None:
     window = registry.load("mechanism", "local")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = of.model(Attention(window, {"window": 8}, "NS")).double().eval()
+        net = of.model(LayerBuilder(window, {"window": 8}, "NS")).double().eval()
     places = (b.x >= 6).int().argmax(1)
     other = b.x.clone()
     other[range(8), places] = 6 + (b.x[range(8), places] - 5) % 4
     asked = b.target != -100
     with torch.no_grad():
         assert torch.equal(net(b.x)[asked], net(other)[asked])
-        near = of.model(Attention(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
+        near = of.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
         assert not torch.equal(near(b.x)[asked], near(other)[asked])
 
 
@@ -119,7 +119,7 @@ def test_an_example_is_its_number_alone_and_splits_share_none(name: str, tmp_pat
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_parameter_learns_and_every_slot_is_under_test(name: str) -> None:
     of = task(name)
-    attention = Attention(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
+    attention = LayerBuilder(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
     net = of.model(attention)
     assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]} and len(attention.built) == 2
     b = batch(of)

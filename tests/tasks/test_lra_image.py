@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Missing, Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data import cifar10, fashion_mnist
 from cab.errors import UsageError
@@ -229,7 +229,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
     params = {k: v for k, v in node.items() if k not in ("name", "case", "scales")}
     assert params == registry.card("task", "lra_image").params
     task = LraImage(seq_len=layers["seq_len"], heads=layers["heads"], dim=layers["dim"], **params | layers["task"])
-    attention = Attention(registry.load("mechanism", "none"), {}, "NS")
+    attention = LayerBuilder(registry.load("mechanism", "none"), {}, "NS")
     model = task.model(attention)
     assert {m.slot.max_len for m in attention.built} == {layers["seq_len"]}
     recipe = Recipe.of(layers["training"])
@@ -240,7 +240,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
 
 def test_the_model_learns_from_every_pixel(tree: Path) -> None:
     task, _ = found(tree.parent)
-    model = task.model(Attention(registry.load("mechanism", "softmax"), {}, "NS"))
+    model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS"))
     batch = task.collate([task.split("train", 0)[i] for i in range(2)])
     task.loss(model, batch).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]

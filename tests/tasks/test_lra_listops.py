@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data import listops
 from cab.errors import UsageError
@@ -313,7 +313,7 @@ def logits(protocol: str, seq_len: int, trim: bool) -> torch.Tensor:
     task = LraListops(seq_len=seq_len, protocol=protocol, positions="none")
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    model = task.model(Attention(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
+    model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
     torch.random.set_rng_state(state)
     batch = task.collate([(np.array([11, 3, 4, 15], np.uint8), 2)], trim=trim)
     return model(batch.x, batch.x_mask)
@@ -359,7 +359,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
     layers = {**node["case"], **node["scales"][scale]}
     params = {k: v for k, v in node.items() if k not in ("name", "case", "scales")} | layers.get("task", {})
     task = LraListops(seq_len=layers["seq_len"], heads=layers["heads"], dim=layers["dim"], **params)
-    attention = Attention(registry.load("mechanism", "none"), {}, "NS")
+    attention = LayerBuilder(registry.load("mechanism", "none"), {}, "NS")
     model = task.model(attention)
     assert {m.slot.max_len for m in attention.built} == {layers["seq_len"]}
     assert task.recipe.longest - 1 <= task.seq_len - task.cls  # nothing is cut

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cab import Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data import pathfinder, pathfinder_files
 from cab.data.pathfinder_tables import DEGREES, ONE, SIZES, recipe, tables
@@ -322,7 +322,7 @@ def logits(protocol: str, black: int) -> torch.Tensor:
     task = task_class("lra_pathfinder")(seq_len=1024, protocol=protocol, positions="none")
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    model = task.model(Attention(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
+    model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
     torch.random.set_rng_state(state)
     pixels = np.full(1024, 9, np.uint8)
     pixels[:black] = 0
@@ -365,7 +365,7 @@ def test_every_scale_builds_a_model_and_a_recipe(name: str, scale: str) -> None:
     layers = {**node["case"], **node["scales"][scale]}
     params = {k: v for k, v in node.items() if k not in ("name", "case", "scales")} | layers.get("task", {})
     task = task_class(name)(seq_len=layers["seq_len"], heads=layers["heads"], dim=layers["dim"], **params)
-    attention = Attention(registry.load("mechanism", "none"), {}, "NS")
+    attention = LayerBuilder(registry.load("mechanism", "none"), {}, "NS")
     model = task.model(attention)
     assert {m.slot.max_len for m in attention.built} == {layers["seq_len"]}
     training = Recipe.of(layers["training"])

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Missing, Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data import aan, debian, manpages
 from cab.errors import UsageError
@@ -222,7 +222,7 @@ def test_where_there_is_no_apt_it_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 def model(task: Any, mechanism: str = "softmax") -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return task.model(Attention(registry.load("mechanism", mechanism), {}, "NS")).double().eval()
+        return task.model(LayerBuilder(registry.load("mechanism", mechanism), {}, "NS")).double().eval()
 
 
 def test_both_documents_are_padded_to_one_length_and_shifted(release: Path) -> None:
@@ -276,7 +276,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
     params = {k: v for k, v in node.items() if k not in ("name", "case", "scales")}
     assert params == registry.card("task", "lra_retrieval").params
     task = LraRetrieval(seq_len=layers["seq_len"], heads=layers["heads"], dim=layers["dim"], **params | layers["task"])
-    attention = Attention(registry.load("mechanism", "none"), {}, "NS")
+    attention = LayerBuilder(registry.load("mechanism", "none"), {}, "NS")
     net = task.model(attention)
     assert {m.slot.max_len for m in attention.built} == {layers["seq_len"]}
     recipe = Recipe.of(layers["training"])

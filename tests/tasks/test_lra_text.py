@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Missing, Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data import imdb
 from cab.errors import UsageError
@@ -123,7 +123,7 @@ def test_texts_are_cut_so_that_the_model_sees_seq_len_tokens(tree: Path, pooling
     assert len(split[0][0]) == most == max(split.lengths)
     batch = task.collate([split[0], (b"short", 1)])
     assert batch.x.shape == (2, most)
-    model = task.model(Attention(registry.load("mechanism", "none"), {}, "NS"))
+    model = task.model(LayerBuilder(registry.load("mechanism", "none"), {}, "NS"))
     assert model.encoder(batch.x, batch.x_mask)[0].shape[1] == 16
 
 
@@ -148,7 +148,7 @@ def test_the_score_does_not_depend_on_padding(pooling: str) -> None:
     task = LraText(seq_len=300, pooling=pooling)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    model = task.model(Attention(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
+    model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
     torch.random.set_rng_state(torch_state)
     examples = [(b"a fine film" * 3, 1), (b"no", 0)]
     whole, trimmed = task.collate(examples), task.collate(examples, trim=True)
@@ -202,7 +202,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
     layers = {**node["case"], **node["scales"][scale]}
     params = {k: v for k, v in node.items() if k not in ("name", "case", "scales")} | layers.get("task", {})
     task = LraText(seq_len=layers["seq_len"], heads=layers["heads"], dim=layers["dim"], **params)
-    attention = Attention(registry.load("mechanism", "none"), {}, "NS")
+    attention = LayerBuilder(registry.load("mechanism", "none"), {}, "NS")
     model = task.model(attention)
     assert {m.slot.max_len for m in attention.built} == {layers["seq_len"]}
     recipe = Recipe.of(layers["training"])

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from cab import Source
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data.mqar import weights
 from cab.data.recall import ladder
@@ -41,7 +41,7 @@ def batch(of: Any, split: str = "test", count: int = 200, trim: bool = False) ->
 def model(of: Any, name: str, mechanism: str = "softmax") -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return of.model(Attention(registry.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
+        return of.model(LayerBuilder(registry.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
 
 
 # Answers, worked out again from the tokens alone.
@@ -214,7 +214,7 @@ def test_padding_and_the_rest_of_the_batch_have_no_say(name: str) -> None:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_slot_of_the_pattern_is_under_test(name: str) -> None:
     of = task(name)
-    attention = Attention(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
+    attention = LayerBuilder(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
     net = of.model(attention)
     assert [m.slot.layer for m in attention.built] == [0, 1]
     assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Batch, Pattern, Source, Task, Unsupported
-from cab.attention.build import Attention
+from cab.attention.build import LayerBuilder
 from cab.backbones.decoder import Decoder
 from cab.backbones.encoder import Classifier, Encoder
 from cab.backbones.two_tower import TwoTower
@@ -68,7 +68,7 @@ class Repeats(Task):
 
 
 def softmax(pattern: str = "NS") -> Any:
-    return Attention(registry.load("mechanism", "softmax"), {}, pattern, "eager")
+    return LayerBuilder(registry.load("mechanism", "softmax"), {}, pattern, "eager")
 
 
 def built(make: Callable[[], nn.Module]) -> nn.Module:

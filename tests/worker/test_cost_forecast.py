@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cab.contracts.case import Case
-from cab.instruments.flop_counter import count
+from cab.instruments.flop_counter import count_flops
 from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.runner.cost_estimates import estimate
@@ -34,7 +34,7 @@ def test_forward_and_backward_are_counted_for_every_mechanism(name: str) -> None
 
 def test_a_leaf_that_enters_a_module_is_counted_through() -> None:
     layer, x = torch.nn.Linear(3, 4), torch.ones(2, 3, requires_grad=True)
-    assert count(lambda: torch.autograd.grad(layer(x).sum(), x)) == 2 * (2 * 3 * 4) * 2
+    assert count_flops(lambda: torch.autograd.grad(layer(x).sum(), x)) == 2 * (2 * 3 * 4) * 2
 
 
 def test_the_peak_is_what_tensors_hold_at_once() -> None:

@@ -13,9 +13,9 @@ from cab.tasks.speed import Speed
 from torch import Tensor, nn
 
 from cab import Batch, Mechanism, Pattern, Slot, Source, Task, Unsupported
-from cab.attention.build import Attention, build_mechanism
-from cab.attention.random_inputs import Draw
-from cab.attention.streaming import Decoder
+from cab.attention.build import LayerBuilder, build_mechanism
+from cab.attention.random_inputs import RandomInputs
+from cab.attention.streaming import TokenDecoder
 from cab.contracts.case import Case
 from cab.errors import UsageError, Wrong
 from cab.ops.softmax import masked_softmax, visible
@@ -137,8 +137,8 @@ def test_decoding_gives_the_row_after_the_prefilled_ones(
     made = workload(mechanism, pattern=pattern, pass_="decode", settings={"padding": padding})
     made.check()
     assert made.calls == 1
-    draw = Draw(0, torch.float32, torch.device("cpu"), padding)
-    given = draw.heads(made.mechanism, 3, made.mechanism.slot.max_len, made.mechanism.slot.keys)
+    draw = RandomInputs(0, torch.float32, torch.device("cpu"), padding)
+    given = draw.arguments(made.mechanism, 3, made.mechanism.slot.max_len, made.mechanism.slot.keys)
     first = made.run()
     assert torch.equal(made.run(), first)
     if not padding:
@@ -203,22 +203,22 @@ def test_grouped_heads_reach_mechanisms_that_group_and_no_others() -> None:
 
 @pytest.mark.parametrize("padding", [0.1, 0.25, 0.5, 0.8])
 def test_padding_is_the_share_that_was_asked_for_and_stands_last(padding: float) -> None:
-    mask = Draw(0, torch.float32, torch.device("cpu"), padding).real(8, 1000)
+    mask = RandomInputs(0, torch.float32, torch.device("cpu"), padding).padding_mask(8, 1000)
     assert (~mask).float().mean().item() == pytest.approx(padding, abs=0.002)
     assert torch.equal(mask, mask.int().sort(-1, descending=True).values.bool())
     lengths = mask.sum(1)
     assert lengths.min() >= 1 and lengths.unique().numel() == 8
     if padding <= 0.5:
         assert lengths.max() == 1000  # as a real batch, which is as long as its longest example
-    alone = Draw(0, torch.float32, torch.device("cpu"), padding).real(1, 1000)
+    alone = RandomInputs(0, torch.float32, torch.device("cpu"), padding).padding_mask(1, 1000)
     assert alone.sum().item() == pytest.approx(1000 * (1 - padding))
 
 
 def test_without_padding_a_mechanism_that_reads_queries_gets_no_mask() -> None:
-    draw = Draw(0, torch.float32, torch.device("cpu"))
+    draw = RandomInputs(0, torch.float32, torch.device("cpu"))
     slot = Slot(Pattern.NC, heads=2, dim=8, max_len=40, source_len=23)
-    assert set(draw.heads(Softmax(slot), 3, 40, 23)) == {"q", "k", "v"}
-    assert set(draw.heads(Nothing(slot), 3, 40, 23)) == {"query_mask"}
+    assert set(draw.arguments(Softmax(slot), 3, 40, 23)) == {"q", "k", "v"}
+    assert set(draw.arguments(Nothing(slot), 3, 40, 23)) == {"query_mask"}
 
 
 def test_inputs_depend_on_seed_and_name_alone() -> None:
@@ -228,12 +228,12 @@ def test_inputs_depend_on_seed_and_name_alone() -> None:
 
     slot = Slot(Pattern.NC, heads=2, dim=8, max_len=40, source_len=23)
     cpu = torch.device("cpu")
-    given = Draw(0, torch.float32, cpu).heads(Softmax(slot), 3, 40, 23)
-    fewer = Draw(0, torch.float32, cpu).heads(Values(slot), 3, 40, 23)
+    given = RandomInputs(0, torch.float32, cpu).arguments(Softmax(slot), 3, 40, 23)
+    fewer = RandomInputs(0, torch.float32, cpu).arguments(Values(slot), 3, 40, 23)
     assert torch.equal(given["v"], fewer["v"]) and not torch.equal(given["k"], given["v"])
     assert fewer["y"].shape == (3, 23, 16) and fewer["segment"].shape == (3, 40) and fewer["segment"].max() == 2
-    assert not torch.equal(Draw(1, torch.float32, cpu).heads(Softmax(slot), 3, 40, 23)["v"], given["v"])
-    half = Draw(0, torch.bfloat16, cpu).heads(Softmax(slot), 3, 40, 23)
+    assert not torch.equal(RandomInputs(1, torch.float32, cpu).arguments(Softmax(slot), 3, 40, 23)["v"], given["v"])
+    half = RandomInputs(0, torch.bfloat16, cpu).arguments(Softmax(slot), 3, 40, 23)
     assert torch.equal(half["v"], given["v"].bfloat16())
 
 
@@ -424,7 +424,7 @@ def test_a_wrapper_gets_its_inner_mechanism_built() -> None:
 
 
 def test_attention_loads_softmax_where_it_was_given_none() -> None:
-    provider = Attention(Linear, {"chunk": 4}, "CS")
+    provider = LayerBuilder(Linear, {"chunk": 4}, "CS")
     layers = [provider(Slot(Pattern.of(p), heads=2, dim=8, max_len=40)) for p in ("CS", "NC", "CS")]
     assert [type(layer.mechanism).__name__ for layer in layers] == ["Linear", "Softmax", "Linear"]
     assert provider.built == [layers[0].mechanism, layers[2].mechanism]
@@ -452,6 +452,6 @@ def test_a_decoder_reads_what_came_before_in_pieces(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(type(mechanism), "step", noted)
     with torch.no_grad():
-        last = Decoder(mechanism, given, 700).run()
+        last = TokenDecoder(mechanism, given, 700).run()
     assert sizes == [256, 256, 188, 1, 1]
     torch.testing.assert_close(last, mechanism(**given)[:, :, -1:])
