@@ -1,1 +1,1 @@
-"""A mechanism put into place: built for a slot, wrapped in its layer, given inputs, decoded step by step, drawn."""
+"""What surrounds a mechanism: building it, its layer, random inputs, step-by-step decoding, its attention map."""

@@ -1,7 +1,8 @@
-"""The effective attention map: how much of each key reaches each query, head by head, for random q and k.
+"""The effective attention map: how much each key contributes to each query, per head, for random q and k.
 
-Where the output is linear in v, the weight of key j in row i is what a v of ones at j alone leaves there. Elsewhere it
-is the footprint of the Jacobian: how far row i moves with token j, along one random direction of the output.
+Where the output is linear in v, the map holds the weights: the output of row i for a v that is 1 at key j and 0
+elsewhere. Where it is not, the map holds the norm of the Jacobian of row i with respect to token j, taken along one
+random direction of the output.
 """
 
 from dataclasses import dataclass
@@ -16,33 +17,35 @@ from cab.contracts.mechanism import Mechanism
 from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 
-MOST = 1024  # tokens
-_ROWS = 64  # that are computed together
-_NOTHING = 1e-12  # of the largest: what is less is rounding
+MAX_TOKENS = 1024
+_ROWS_PER_PASS = 64  # rows of the Jacobian that one backward pass computes
+_ROUNDING = 1e-12  # relative to the largest entry: smaller ones are set to zero
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Weights (heads, n, m), zero where a query does not see a key at all."""
+    """Weights (heads, n, m); zero where a query does not see a key."""
 
     weights: Tensor
-    linear: bool  # in v: else they are the Jacobian's footprint
+    linear: bool  # whether the output is linear in v; if not, the entries are norms of the Jacobian
 
     @property
     def visible_share(self) -> float:
-        """The share of the pairs of query and key that are not zero."""
+        """The share of the pairs of query and key whose weight is not zero."""
         return (self.weights != 0).double().mean().item()
 
     @property
     def future_pairs(self) -> int:
-        """How many pairs have a key after the query."""
+        """The number of pairs with a weight in which the key comes after the query."""
         return int((self.weights.triu(1) != 0).sum())
 
 
 def effective_map(case: Case) -> AttentionMap:
-    """Build a case's mechanism and draw what it reads; `UsageError` where its hyper-parameters or lengths are wrong."""
-    if max(case.n, case.m) > MOST:
-        raise UsageError(f"a map of {case.n} queries and {case.m} keys is too large to draw: at most {MOST} of each")
+    """Build a case's mechanism and compute its map; `UsageError` where its hyper-parameters or lengths are wrong."""
+    if max(case.n, case.m) > MAX_TOKENS:
+        raise UsageError(
+            f"a map of {case.n} queries and {case.m} keys is too large to draw: at most {MAX_TOKENS} of each"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
         try:
@@ -50,53 +53,63 @@ def effective_map(case: Case) -> AttentionMap:
         except Unsupported:
             raise
         except Exception as error:
-            what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            raise UsageError(f"mechanism {case.mechanism}: {what}") from error
-        given = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(
-            mechanism.double().eval(), 1, case.n, case.m
-        )
-        weights = _of_values(mechanism, given) if "v" in mechanism.reads else None
+            message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise UsageError(f"mechanism {case.mechanism}: {message}") from error
+        mechanism = mechanism.double().eval()
+        inputs = RandomInputs(case.seed, torch.float64, torch.device("cpu"))
+        arguments = inputs.arguments(mechanism, 1, case.n, case.m)
+        weights = _weights_of_values(mechanism, arguments) if "v" in mechanism.reads else None
         linear = weights is not None
         if weights is None:
-            weights = _of_jacobian(mechanism, given, case.n, case.m)
-    return AttentionMap(weights.masked_fill(weights.abs() <= _NOTHING * weights.abs().max(), 0.0), linear)
+            weights = _jacobian_norms(mechanism, arguments, case.n, case.m)
+    return AttentionMap(weights.masked_fill(weights.abs() <= _ROUNDING * weights.abs().max(), 0.0), linear)
 
 
 @torch.no_grad()
-def _of_values(mechanism: Mechanism, given: dict[str, Tensor]) -> Tensor | None:
-    """Return the weights by values that are the identity, a slice of it a sample; None where v enters otherwise."""
-    v = given["v"]
-    m, size = v.shape[2:]
-    slices = -(-m // size)
-    one = torch.eye(slices * size, dtype=v.dtype)[:m].view(m, slices, size).transpose(0, 1)
-    many = {name: t.expand(slices, *t.shape[1:]) for name, t in given.items()}
-    still = mechanism(**{**given, "v": torch.zeros_like(v)})
-    out = mechanism(**{**many, "v": one.unsqueeze(1).expand(-1, v.shape[1], -1, -1)}) - still
+def _weights_of_values(mechanism: Mechanism, arguments: dict[str, Tensor]) -> Tensor | None:
+    """Return the weights (heads, n, m), or None where the output is not linear in v.
+
+    They are the output for v = identity. Its m columns are computed as slices of value_dim columns, a slice a sample.
+    """
+    v = arguments["v"]
+    m, value_dim = v.shape[2:]
+    slices = -(-m // value_dim)
+    identity = torch.eye(slices * value_dim, dtype=v.dtype)[:m].view(m, slices, value_dim).transpose(0, 1)
+    batched = {name: t.expand(slices, *t.shape[1:]) for name, t in arguments.items()}
+    offset = mechanism(**{**arguments, "v": torch.zeros_like(v)})
+    out = mechanism(**{**batched, "v": identity.unsqueeze(1).expand(-1, v.shape[1], -1, -1)}) - offset
     weights = out.permute(1, 2, 0, 3).flatten(2)[..., :m]
-    mixed = weights @ v[0].repeat_interleave(weights.shape[0] // v.shape[1], 0)
-    return weights if torch.allclose(mixed, (mechanism(**given) - still)[0], rtol=1e-6, atol=1e-9) else None
+    from_weights = weights @ v[0].repeat_interleave(weights.shape[0] // v.shape[1], 0)
+    output = (mechanism(**arguments) - offset)[0]
+    return weights if torch.allclose(from_weights, output, rtol=1e-6, atol=1e-9) else None
 
 
-def _of_jacobian(mechanism: Mechanism, given: dict[str, Tensor], n: int, m: int) -> Tensor:
-    """Return how far each row moves with each token: of the source, in self patterns of the sequence."""
+def _jacobian_norms(mechanism: Mechanism, arguments: dict[str, Tensor], n: int, m: int) -> Tensor:
+    """Return the norm (heads, n, m) of each row's gradient with respect to each token.
+
+    In cross patterns the tokens are the source's. In self patterns a token is q, k, v and the inputs at its position.
+    """
     slot = mechanism.slot
     axes = {name: axis for name, (axis, *_) in mechanism.inputs.items()} | {"q": "queries", "k": "keys", "v": "keys"}
-    moving = [
-        name for name, t in given.items() if t.is_floating_point() and (axes[name] == "keys" or not slot.pattern.cross)
+    differentiated = [
+        name
+        for name, t in arguments.items()
+        if t.is_floating_point() and (axes[name] == "keys" or not slot.pattern.cross)
     ]
-    pull = torch.randn(slot.values, dtype=torch.float64)
-    found = torch.zeros(slot.heads, n, m, dtype=torch.float64)
-    if not moving:
-        return found
-    for start in range(0, n, _ROWS):
-        rows = torch.arange(start, min(start + _ROWS, n))
-        many = {name: t.repeat(len(rows), *[1] * (t.dim() - 1)) for name, t in given.items()}
-        leaves = [many[name].requires_grad_() for name in moving]
-        out = mechanism(**many)[torch.arange(len(rows)), :, rows] @ pull  # (rows, heads)
+    direction = torch.randn(slot.values, dtype=torch.float64)
+    norms = torch.zeros(slot.heads, n, m, dtype=torch.float64)
+    if not differentiated:
+        return norms
+    for start in range(0, n, _ROWS_PER_PASS):
+        rows = torch.arange(start, min(start + _ROWS_PER_PASS, n))
+        # one copy of the sample for each row, so that one backward pass gives the gradients of all of them
+        batched = {name: t.repeat(len(rows), *[1] * (t.dim() - 1)) for name, t in arguments.items()}
+        leaves = [batched[name].requires_grad_() for name in differentiated]
+        out = mechanism(**batched)[torch.arange(len(rows)), :, rows] @ direction  # (rows, heads)
         if not out.requires_grad:
-            return found
+            return norms
         for head in range(slot.heads):
             gradients = torch.autograd.grad(out[:, head].sum(), leaves, retain_graph=True, allow_unused=True)
             squares = [g.square().sum(-1) for g in gradients if g is not None]
-            found[head, rows] = sum((s.sum(1) if s.dim() == 3 else s) for s in squares).sqrt()  # type: ignore[union-attr]
-    return found
+            norms[head, rows] = sum((s.sum(1) if s.dim() == 3 else s) for s in squares).sqrt()  # type: ignore[union-attr]
+    return norms

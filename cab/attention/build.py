@@ -1,4 +1,4 @@
-"""Mechanisms put together: built with their hyper-parameters, and placed into the slots of a task's model."""
+"""Build mechanisms with their hyper-parameters, alone or in the attention layers of a task's model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +14,20 @@ from cab.plugins import registry
 
 def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot, backend: str = "eager") -> Mechanism:
     """Build `cls` for a slot. A wrapper's `params["inner"]` is {"name": ..., hyper-parameters}, and is built first."""
-    own = dict(params)
+    keywords = dict(params)
     if cls.patterns == "inner":
-        if not isinstance(own.get("inner"), Mapping) or "name" not in own["inner"]:
+        if not isinstance(keywords.get("inner"), Mapping) or "name" not in keywords["inner"]:
             raise UsageError(f"{cls.__name__} wraps another mechanism: give it as mechanism@mechanism.inner=NAME")
-        inner = dict(own["inner"])
-        own["inner"] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
-    return cls(slot, **own).use(backend)
+        inner = dict(keywords["inner"])
+        keywords["inner"] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
+    return cls(slot, **keywords).use(backend)
 
 
 class LayerBuilder:
-    """What a task's `model` asks for its layers: the mechanism under test in slots of one pattern, softmax elsewhere.
+    """Builds the attention layers that a task's `model` asks for.
 
-    `built` lists the mechanisms under test, in the order in which the model asked for them.
+    Slots of the case's pattern get the mechanism under test, all others softmax. `built` lists the mechanisms under
+    test in the order in which the model asked for them.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class LayerBuilder:
 
     @property
     def softmax(self) -> type[Mechanism]:
-        """The softmax mechanism: the one given, or the plug-in of that name."""
+        """The softmax mechanism: the one that was passed, or the plug-in of that name."""
         if self._softmax is None:
             self._softmax = registry.load("mechanism", "softmax")
         return self._softmax
 
 
 def slot_of(case: Case, extra: int = 0) -> Slot:
-    """Return the slot that a case puts the mechanism in; `extra` queries more for decoding."""
+    """Return the slot that a case builds its mechanism for, with room for `extra` more queries to be decoded."""
     pattern = Pattern.of(case.pattern)
     return Slot(
         pattern,

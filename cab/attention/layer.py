@@ -1,7 +1,7 @@
-"""The attention layer around a mechanism: projections, positions, heads, and the output's projection.
+"""The attention layer around a mechanism: input projections, rotary positions, heads, output projection.
 
-Only what the mechanism reads is projected. In self patterns q and k are rotated here (rotary positions, Su et al.,
-arXiv 2104.09864, equation 34) unless the mechanism does that itself.
+Only those of q, k and v that the mechanism reads are projected. In self patterns the layer rotates q and k (rotary
+positions, Su et al., arXiv 2104.09864, equation 34), unless the mechanism rotates them itself.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from cab.errors import Unsupported
 
 
 class AttentionLayer(nn.Module):
-    """Tokens in, tokens out: x (batch, n, width), and in cross patterns y (batch, m, width), give (batch, n, width)."""
+    """Multi-head attention: x (batch, n, width), and in cross patterns y (batch, m, width), give (batch, n, width)."""
 
     def __init__(self, mechanism: Mechanism) -> None:
         super().__init__()
@@ -32,7 +32,12 @@ class AttentionLayer(nn.Module):
         y_mask: Tensor | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Attend. Masks are boolean, (batch, length), True = real token; `inputs` are what the task offers by name."""
+        """Project, attend, project back.
+
+        Masks are boolean, (batch, length), True = real token; None means that all tokens are real. `inputs` are the
+        task's tensors by name. `ValueError` where y is missing in a cross pattern, or passed in a self pattern;
+        `Unsupported` where the mechanism needs an input that the task does not have.
+        """
         mechanism, slot = self.mechanism, self.mechanism.slot
         cross = slot.pattern.cross
         if cross != (y is not None):
@@ -48,7 +53,7 @@ class AttentionLayer(nn.Module):
         masks = {"key_mask": y_mask if cross else x_mask}
         if cross:
             masks["query_mask"] = x_mask
-        if "q" not in mechanism.reads:  # nothing else tells how many queries there are
+        if "q" not in mechanism.reads:  # then only the mask says how many queries there are
             name = "query_mask" if cross else "key_mask"
             if masks[name] is None:
                 masks[name] = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -64,10 +69,13 @@ class AttentionLayer(nn.Module):
 
 
 def rotated(t: Tensor, base: float) -> Tensor:
-    """Rotate the pairs (i, i + dim/2) of t (batch, heads, length, dim) by position; an odd last channel stays."""
+    """Apply rotary positions to t (batch, heads, length, dim): rotate the channel pairs (i, i + dim // 2).
+
+    `base` is the base of the frequencies. A last channel without a partner (dim odd) stays as it is.
+    """
     half = t.shape[-1] // 2
     frequency = base ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angle = torch.arange(t.shape[-2], device=t.device, dtype=torch.float32)[:, None] * frequency
     cos, sin = angle.cos().to(t.dtype), angle.sin().to(t.dtype)
-    a, b, rest = t[..., :half], t[..., half : 2 * half], t[..., 2 * half :]
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1)
+    first, second, rest = t[..., :half], t[..., half : 2 * half], t[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], -1)

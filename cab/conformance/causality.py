@@ -7,7 +7,7 @@ or the training mode lets through, and all of them what `step` does otherwise.
 import torch
 from torch import Tensor
 
-from cab.attention.streaming import part, prefilled
+from cab.attention.streaming import prefill, step_arguments
 from cab.conformance.subject import CUTS, Broken, Call, N, Subject, equal, repeated, seeded, tracked, weighted
 from cab.contracts.mechanism import Mechanism
 
@@ -119,10 +119,10 @@ def leaks(subject: Subject) -> None:
 
 def streamed(mechanism: Mechanism, call: Call, split: tuple[int, ...]) -> Tensor:
     """Return the output of `step` after `step`."""
-    state, _ = prefilled(mechanism, call, 0)
+    state, _ = prefill(mechanism, call, 0)
     rows, start = [], 0
     for c in split:
-        out, state = mechanism.step(state, **part(mechanism, call, start, start + c))
+        out, state = mechanism.step(state, **step_arguments(mechanism, call, start, start + c))
         _only_tensors(state)
         rows.append(out)
         start += c

@@ -1,4 +1,4 @@
-"""`cab plot mask`: the map is the weights, or shows what moves what; picture and page; one sentence for an error."""
+"""`cab plot mask`: the map holds the weights or the Jacobian norms; picture and page; one sentence for an error."""
 
 from pathlib import Path
 
@@ -14,46 +14,48 @@ from cab.planning.plan import plan
 from cab.plugins import registry
 
 
-def mapped(*overrides: str) -> AttentionMap:
+def map_of(*overrides: str) -> AttentionMap:
     case = plan(["task=speed", "seq_len=24", "heads=2", "dim=8", "meters=[flops]", *overrides]).cases[0]
     return effective_map(case)
 
 
 def cab(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["plot", "mask", *arguments], prog_name="cab")
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    result = CliRunner().invoke(app, ["plot", "mask", *arguments], prog_name="cab")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
 
 
 def test_the_map_of_a_causal_window_is_its_softmax() -> None:
-    found = mapped("mechanism=local", "pattern=CS", "mechanism.window=3")
-    away = torch.arange(24)[:, None] - torch.arange(24)
-    assert found.linear
-    assert torch.equal(found.weights != 0, ((away >= 0) & (away <= 3)).expand(2, -1, -1))
-    torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 24, dtype=torch.float64))
-    assert found.future_pairs == 0
-    assert found.visible_share == pytest.approx((24 * 4 - 6) / 24**2)
+    attention_map = map_of("mechanism=local", "pattern=CS", "mechanism.window=3")
+    distance = torch.arange(24)[:, None] - torch.arange(24)
+    assert attention_map.linear
+    assert torch.equal(attention_map.weights != 0, ((distance >= 0) & (distance <= 3)).expand(2, -1, -1))
+    torch.testing.assert_close(attention_map.weights.sum(-1), torch.ones(2, 24, dtype=torch.float64))
+    assert attention_map.future_pairs == 0
+    assert attention_map.visible_share == pytest.approx((24 * 4 - 6) / 24**2)
 
 
 @pytest.mark.parametrize("pattern", ["NS", "CS", "NC", "CC"])
 def test_more_keys_than_channels_are_put_together(pattern: str) -> None:
-    found = mapped("mechanism=softmax", f"pattern={pattern}", "seq_len=11", "source_len=19")
-    assert found.weights.shape == (2, 11, 19 if pattern[1] == "C" else 11)
-    torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 11, dtype=torch.float64))
+    attention_map = map_of("mechanism=softmax", f"pattern={pattern}", "seq_len=11", "source_len=19")
+    assert attention_map.weights.shape == (2, 11, 19 if pattern[1] == "C" else 11)
+    torch.testing.assert_close(attention_map.weights.sum(-1), torch.ones(2, 11, dtype=torch.float64))
 
 
 def test_what_is_not_linear_in_v_is_drawn_by_its_jacobian() -> None:
-    found = mapped("mechanism=retention", "pattern=CS")
-    assert not found.linear
-    assert found.future_pairs == 0
-    assert (found.weights.tril() != 0).sum() == 2 * 24 * 25 // 2
+    attention_map = map_of("mechanism=retention", "pattern=CS")
+    assert not attention_map.linear
+    assert attention_map.future_pairs == 0
+    assert (attention_map.weights.tril() != 0).sum() == 2 * 24 * 25 // 2
 
 
 @pytest.mark.parametrize("name", [n for n, c in registry.cards_of("mechanism").items() if "CS" in c.facts["patterns"]])
 def test_no_causal_mechanism_shows_a_key_after_the_query(name: str) -> None:
-    small = registry.card("mechanism", name).facts["checks"][0]
-    found = mapped(f"mechanism={name}", "pattern=CS", *(f"mechanism.{key}={value}" for key, value in small.items()))
-    assert found.future_pairs == 0
+    params = registry.card("mechanism", name).facts["checks"][0]
+    attention_map = map_of(
+        f"mechanism={name}", "pattern=CS", *(f"mechanism.{key}={value}" for key, value in params.items())
+    )
+    assert attention_map.future_pairs == 0
 
 
 def test_a_picture_and_a_page_are_written(tmp_path: Path) -> None:
@@ -93,4 +95,4 @@ def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(
 
 def test_lengths_beyond_the_limit_are_refused_before_anything_is_built() -> None:
     with pytest.raises(UsageError, match="2000 queries"):
-        mapped("mechanism=softmax", "seq_len=2000")
+        map_of("mechanism=softmax", "seq_len=2000")
