@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cab import Mechanism, Pattern
 from cab.ops.gated import after, gated_flops, gated_linear, gated_scores
 from cab.ops.precision import full_precision
-from cab.ops.prefix import carried_linear, causal_linear_flops, fitted
+from cab.ops.prefix import causal_linear_flops, causal_linear_from, fit_chunk
 from cab.ops.running import Weights
 from cab.ops.softmax import masked_softmax
 
@@ -104,7 +104,7 @@ class Abc(Mechanism):
             if self.gated:
                 both = gated_flops(n, dim, slots, self.chunk) + gated_flops(n, slots, size, self.chunk)
             else:
-                chunk = fitted(self.chunk, n)
+                chunk = fit_chunk(self.chunk, n)
                 both = causal_linear_flops(n, dim, slots, chunk) + causal_linear_flops(n, slots, size, chunk)
             return self.slot.heads * ways * (control + both)
         return self.flops_needed(n, m)
@@ -203,10 +203,10 @@ class Abc(Mechanism):
     def _weighed(self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
         """Read the slots as running means: linear attention twice, of the weights by k, and of v by the weights."""
         _, keys, values = state
-        start, count, chunk = weights.start, weights.count, fitted(self.chunk, q.shape[2])
-        products, keys = carried_linear(q, k, weights.inside, keys * start.unsqueeze(2), chunk)
+        start, count, chunk = weights.start, weights.count, fit_chunk(self.chunk, q.shape[2])
+        products, keys = causal_linear_from(q, k, weights.inside, keys * start.unsqueeze(2), chunk)
         read = weights.share(self._shares_of(weights.share(products)))
-        out, values = carried_linear(read, weights.inside, v, values * start.unsqueeze(3), chunk)
+        out, values = causal_linear_from(read, weights.inside, v, values * start.unsqueeze(3), chunk)
         return out, (weights.end, keys / count.unsqueeze(2), values / count.unsqueeze(3))
 
     def _shares(self, control: Tensor, real: Tensor, backward: bool = False) -> Tensor:

@@ -15,17 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import sum_type
 from cab.ops.feature_maps import elu_plus_one
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import (
-    appended,
     causal_average,
     causal_average_flops,
     causal_linear,
-    normalised,
-    outer,
-    summands,
+    normalise,
+    outer_sum,
+    summation_operands,
+    updated_state,
 )
 
 
@@ -63,9 +62,9 @@ class Cosformer(Mechanism):
             q, k = self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
             return causal_average(q, k, v, self.chunk)
         dtype, q, k = v.dtype, self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
-        q, k, v = summands(q, k, F.pad(v, (0, 1), value=1.0))
+        q, k, v = summation_operands(q, k, F.pad(v, (0, 1), value=1.0))
         with full_precision(v.device.type):
-            return normalised(q @ outer(k, v)).to(dtype)
+            return normalise(q @ outer_sum(k, v)).to(dtype)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -96,7 +95,7 @@ class Cosformer(Mechanism):
         """Sum over the source or nothing, in float32 at least (it must not stall); how many queries came: (batch,)."""
         k, v = self._summands(k, v, self._places(k), key_mask)
         with full_precision(v.device.type):
-            sums = outer(k, v)
+            sums = outer_sum(k, v)
         return sums, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
 
     def step(
@@ -112,8 +111,8 @@ class Cosformer(Mechanism):
             if k is not None and v is not None:
                 k, v = self._summands(k, v, places, key_mask)
                 out = out + causal_linear(q, k, v, self.chunk)
-                sums = appended(sums, k, v)
-            return normalised(out).to(dtype), (sums, count + new.sum(1))
+                sums = updated_state(sums, k, v)
+            return normalise(out).to(dtype), (sums, count + new.sum(1))
 
     def _places(self, t: Tensor) -> Tensor:
         return torch.arange(t.shape[2], device=t.device).unsqueeze(1)
@@ -129,7 +128,7 @@ class Cosformer(Mechanism):
     def _summands(self, k: Tensor, v: Tensor, places: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return phi(k), zero where masked, and v with a column of ones for the normaliser, in float32 at least."""
         k = self._keys(k, places, key_mask)
-        return k.to(sum_type(k)), F.pad(v.to(sum_type(v)), (0, 1), value=1.0)
+        return k.to(at_least_float32(k)), F.pad(v.to(at_least_float32(v)), (0, 1), value=1.0)
 
     def _keys(self, k: Tensor, places: Tensor, key_mask: Tensor | None) -> Tensor:
         k = self._features(k, places)

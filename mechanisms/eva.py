@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import sum_type
 from cab.ops.blocks import block_pairs, block_softmax
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import chunked
 from cab.ops.ragged import real_first, taken
 from cab.ops.segments import segment_members
@@ -180,7 +179,7 @@ class Eva(Mechanism):
             mu = (mean + self.of_queries(_mean(of_q, inside))) * (1.0 if self.slot.pattern.causal else 0.5)
         if self.training:
             mu = mu + torch.randn_like(mu)
-        wide = of_k.to(sum_type(k))
+        wide = of_k.to(at_least_float32(k))
         with full_precision(k.device.type):
             scores = (wide @ mu.to(wide.dtype).unsqueeze(4)).squeeze(4) - 0.5 * wide.square().sum(-1)
         shares = masked_softmax(scores * self.slot.dim**-0.5, inside[:, None])
@@ -194,5 +193,5 @@ class Eva(Mechanism):
 
 def _mean(t: Tensor, inside: Tensor) -> Tensor:
     """Average the tokens of each chunk (batch, heads, chunks, width, size) that are in it."""
-    total = t.masked_fill(~inside[:, None, :, :, None], 0.0).sum(3, dtype=sum_type(t))
+    total = t.masked_fill(~inside[:, None, :, :, None], 0.0).sum(3, dtype=at_least_float32(t))
     return (total / inside.sum(2).clamp(min=1)[:, None, :, None]).to(t.dtype)

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import sum_type
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.segments import segment_means
 from cab.ops.softmax import masked_softmax
 
@@ -135,7 +134,7 @@ class Lara(Mechanism):
 
         16-bit scores are computed in float32: the weights are differences of large exponents.
         """
-        wide, scale = sum_type(k), self.slot.dim**-0.5
+        wide, scale = at_least_float32(k), self.slot.dim**-0.5
         pooled, exists = segment_means(k, key_mask, self.landmarks)
         mean = _only(self.of_keys(pooled), exists)
         if own is not None:

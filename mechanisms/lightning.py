@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import sum_type
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
-from cab.ops.precision import full_precision
-from cab.ops.prefix import outer, product_type
+from cab.ops.precision import at_least_float32, full_precision, product_dtype
+from cab.ops.prefix import outer_sum
 from cab.ops.ragged import real_first, taken
 
 
@@ -83,7 +82,7 @@ class Lightning(Mechanism):
         with products:
             if self.slot.pattern.cross:
                 k, v = self._summands(k, v, key_mask)
-                out = _activated(q) @ outer(k * self._share(k, key_mask), v)
+                out = _activated(q) @ outer_sum(k * self._share(k, key_mask), v)
             else:
                 k = _unmasked(k, key_mask)
                 out = fading_linear(q, k, v, self._rate(q), self.chunk, self.both, through=_activated)
@@ -177,9 +176,9 @@ class Lightning(Mechanism):
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source, or over nothing: (batch, heads, dim, value_dim), in float32 at least."""
-        k, v = (t.to(sum_type(t)) for t in self._summands(k, v, key_mask))
+        k, v = (t.to(at_least_float32(t)) for t in self._summands(k, v, key_mask))
         with full_precision(v.device.type):
-            return outer(k * self._share(k, key_mask) if self.slot.pattern.cross else k, v)
+            return outer_sum(k * self._share(k, key_mask) if self.slot.pattern.cross else k, v)
 
     def step(
         self,
@@ -205,7 +204,7 @@ class Lightning(Mechanism):
             count = key_mask.sum(1, keepdim=True)
         with full_precision(q.device.type):
             out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ state
-            gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
+            gained = outer_sum(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         state = powers(rate, count, k) * state + gained
         return self._finished(out if back is None else taken(out, back), x, dtype), state
 
@@ -255,7 +254,7 @@ def _in_range(*tensors: Tensor) -> tuple[list[Tensor], AbstractContextManager[An
 
     The sums have no normaliser: float16 ends long before the norm takes their scale out again.
     """
-    if torch.float16 not in {product_type(t) for t in tensors}:
+    if torch.float16 not in {product_dtype(t) for t in tensors}:
         return list(tensors), nullcontext(), None
     return [t.float() for t in tensors], full_precision(tensors[0].device.type), tensors[0].dtype
 

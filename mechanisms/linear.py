@@ -12,18 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import sum_type
 from cab.ops.feature_maps import FeatureMap
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import (
-    appended,
-    averaged,
     causal_average,
     causal_average_flops,
     causal_linear,
-    normalised,
-    outer,
-    summands,
+    divide_by_weights,
+    normalise,
+    outer_sum,
+    summation_operands,
+    updated_state,
 )
 
 
@@ -59,14 +58,14 @@ class Linear(Mechanism):
         if self.slot.pattern is Pattern.CS:
             return causal_average(self.of_query(q), self._features(k, key_mask), v, self.chunk)
         dtype, device = v.dtype, v.device.type
-        k, v = summands(self._features(k, key_mask), v)
+        k, v = summation_operands(self._features(k, key_mask), v)
         with full_precision(device):
-            state, total = outer(k, v), k.sum(2).unsqueeze(-1)
+            state, total = outer_sum(k, v), k.sum(2).unsqueeze(-1)
         del k  # the queries' features take its room
-        (q,) = summands(self.of_query(q))
+        (q,) = summation_operands(self.of_query(q))
         with full_precision(device):
             total = q @ total  # before the other product, so that its gradient comes last and waits for nothing
-            return averaged(q @ state, total).to(dtype)
+            return divide_by_weights(q @ state, total).to(dtype)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -98,7 +97,7 @@ class Linear(Mechanism):
         """Sum over the source: (batch, heads, features, value_dim + 1), in float32 at least: it must not stall."""
         k, v = self._summands(k, v, key_mask)
         with full_precision(v.device.type):
-            return outer(k, v)
+            return outer_sum(k, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -110,13 +109,13 @@ class Linear(Mechanism):
             out = q @ state
             if new is not None:
                 out = out + causal_linear(q, *new, self.chunk)
-                state = appended(state, *new)
-            return normalised(out).to(dtype), state
+                state = updated_state(state, *new)
+            return normalise(out).to(dtype), state
 
     def _summands(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return phi(k), zero where masked, and v with a column of ones for the normaliser, in float32 at least."""
         k = self._features(k, key_mask)
-        return k.to(sum_type(k)), F.pad(v.to(sum_type(v)), (0, 1), value=1.0)
+        return k.to(at_least_float32(k)), F.pad(v.to(at_least_float32(v)), (0, 1), value=1.0)
 
     def _features(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         k = (self.of_key or self.of_query)(k)

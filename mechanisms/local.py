@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Unsupported
-from cab.ops.averages import sum_type
 from cab.ops.buckets import assigned, collected, most_blocks, spread
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.ragged import real_first, taken
 from cab.ops.softmax import Attention, fused, masked_softmax, repeat_heads, written_out
 from cab.ops.window import banded_pairs, dilated_softmax, window_pairs
@@ -94,7 +93,7 @@ class Local(Mechanism):
             of = head * k.shape[1] // self.slot.heads
             weights = (torch.einsum("bid,bjd->bij", q[:, head], k[:, of]) / dim**0.5).exp()
             if self.slot.pattern.cross:
-                wide = sum_type(q)  # a 16-bit place would be off by whole tokens
+                wide = at_least_float32(q)  # a 16-bit place would be off by whole tokens
                 length = torch.stack([(row * (j + 1)).max() for row in real]).to(wide)
                 turned = torch.tanh(torch.einsum("bid,de->bie", q[:, head].to(wide), self.turn[head].to(wide)))
                 place = length[:, None] * torch.sigmoid(turned @ self.point[head, :, 0].to(wide))
@@ -177,7 +176,7 @@ class Local(Mechanism):
 
     def _place(self, q: Tensor, m: int, key_mask: Tensor | None) -> Tensor:
         """Predict where in the source each query looks: (batch, heads, n, 1), in float32 at least."""
-        wide = sum_type(q)  # a 16-bit place, or share of the source, would be off by whole tokens
+        wide = at_least_float32(q)  # a 16-bit place, or share of the source, would be off by whole tokens
         with full_precision(q.device.type):
             share = torch.sigmoid(torch.tanh(q.to(wide) @ self.turn.to(wide)) @ self.point.to(wide))
         if key_mask is None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import mean_of, running_mean, sum_type
+from cab.ops.means import masked_mean, running_mean
+from cab.ops.precision import at_least_float32
 from cab.ops.softmax import repeat_heads
 
 
@@ -28,7 +29,7 @@ class Mean(Mechanism):
         assert query_mask is not None  # always given where q is not read
         if self.slot.pattern is Pattern.CS:
             return running_mean(repeat_heads(v, self.slot.heads), key_mask)
-        return mean_of(repeat_heads(v, self.slot.heads), key_mask).expand(-1, -1, query_mask.shape[1], -1)
+        return masked_mean(repeat_heads(v, self.slot.heads), key_mask).expand(-1, -1, query_mask.shape[1], -1)
 
     def reference(
         self, q: None, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -53,9 +54,9 @@ class Mean(Mechanism):
         """Average the source (CC); or begin with the sum of no value, and their number (CS)."""
         v = repeat_heads(v, self.slot.heads)
         if self.slot.pattern.cross:
-            return mean_of(v, key_mask)
+            return masked_mean(v, key_mask)
         count = torch.zeros(v.shape[0], 1, dtype=torch.long, device=v.device)
-        return v.sum(2, keepdim=True, dtype=sum_type(v)), count
+        return v.sum(2, keepdim=True, dtype=at_least_float32(v)), count
 
     def step(
         self, state: Any, q: None, k: None = None, v: Tensor | None = None, key_mask: Tensor | None = None

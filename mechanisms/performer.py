@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import sum_type
-from cab.ops.precision import full_precision
-from cab.ops.prefix import appended, causal_linear, causal_linear_flops, normalised, outer, summands
+from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.prefix import causal_linear, causal_linear_flops, normalise, outer_sum, summation_operands, updated_state
 from cab.ops.random_features import FLOOR, Sums, nothing, orthogonal, read, running, summed
 
 ABOVE = 1e-3  # what the ReLU kernel adds, as in the authors' code
@@ -57,13 +56,13 @@ class Performer(Mechanism):
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
         if self.kernel == "relu":
-            return normalised(self._summed_relu(q, k, v, key_mask)).to(v.dtype)
+            return normalise(self._summed_relu(q, k, v, key_mask)).to(v.dtype)
         if self.slot.pattern is not Pattern.CS:
             return self._read(q, self.init_state(k, v, key_mask))
         v, dtype = self._values(v, key_mask), v.dtype
         with full_precision(v.device.type):
             out, _ = running(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
-        return normalised(out).to(dtype)
+        return normalise(out).to(dtype)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -102,7 +101,7 @@ class Performer(Mechanism):
         k, v = self._keys(k, key_mask), self._values(v, key_mask)
         with full_precision(v.device.type):
             if self.kernel == "relu":
-                return outer(k.to(sum_type(k)), v.to(sum_type(v)))
+                return outer_sum(k.to(at_least_float32(k)), v.to(at_least_float32(v)))
             return summed(k, v) if k.shape[2] else nothing(self.count, v)
 
     def step(
@@ -115,23 +114,23 @@ class Performer(Mechanism):
         with full_precision(v.device.type):
             if self.kernel == "relu":
                 a, k, v = (t.to(state.dtype) for t in (a, k, v))
-                out, state = a @ state + causal_linear(a, k, v, self.chunk), appended(state, k, v)
+                out, state = a @ state + causal_linear(a, k, v, self.chunk), updated_state(state, k, v)
             else:
                 out, state = running(a, k, v, self.chunk, Sums(*state))
-        return normalised(out).to(q.dtype), state
+        return normalise(out).to(q.dtype), state
 
     def _summed_relu(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return the sums and, in the last column, the normaliser, in the type of the features."""
         device = v.device.type
         if self.slot.pattern is Pattern.CS:
-            q, k, v = summands(self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask))
+            q, k, v = summation_operands(self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask))
             with full_precision(device):
                 return causal_linear(q, k, v, self.chunk)
-        k, v = summands(self._keys(k, key_mask), self._values(v, key_mask))
+        k, v = summation_operands(self._keys(k, key_mask), self._values(v, key_mask))
         with full_precision(device):
-            state = outer(k, v)
+            state = outer_sum(k, v)
         del k, v  # the queries' features take their room
-        (q,) = summands(self._mapped(q))
+        (q,) = summation_operands(self._mapped(q))
         with full_precision(device):
             return q @ state
 
@@ -145,7 +144,7 @@ class Performer(Mechanism):
         if self.kernel == "relu":
             x = x * self.slot.dim**-0.25
             return (x @ self.directions.to(x.dtype).T if self.features else x).relu() + ABOVE
-        x = x.to(sum_type(x)) * self.slot.dim**-0.25
+        x = x.to(at_least_float32(x)) * self.slot.dim**-0.25
         with full_precision(x.device.type):
             products = x @ self.directions.to(x.dtype).T
         return products.add_(x.square().sum(-1, keepdim=True) * -0.5) if keys else products
@@ -158,7 +157,7 @@ class Performer(Mechanism):
 
     def _values(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return v with a column of ones, in the type of the keys' features and without what is masked."""
-        v = F.pad(v if self.kernel == "relu" else v.to(sum_type(v)), (0, 1), value=1.0)
+        v = F.pad(v if self.kernel == "relu" else v.to(at_least_float32(v)), (0, 1), value=1.0)
         return v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
 
     def _read(self, q: Tensor, state: Any) -> Tensor:
@@ -168,4 +167,4 @@ class Performer(Mechanism):
                 out = self._mapped(q).to(state.dtype) @ state
             else:
                 out = read(self._mapped(q), Sums(*state))
-        return normalised(out).to(q.dtype)
+        return normalise(out).to(q.dtype)

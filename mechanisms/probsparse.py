@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import mean_of, running_mean
+from cab.ops.means import masked_mean, running_mean
 from cab.ops.softmax import masked_softmax, visible
 from cab.ops.sparsity import budget, measure, put, rows_of, sample_scores, sampled, selected
 
@@ -59,7 +59,7 @@ class ProbSparse(Mechanism):
         places, counted = selected(measured, self.factor, query_mask)
         seen = None if key_mask is None else key_mask[:, None, None, :]
         active = masked_softmax(rows_of(q, places) @ k.transpose(-1, -2), seen) @ v
-        return put(active, places, counted, mean_of(v, key_mask).expand(-1, -1, q.shape[2], -1))
+        return put(active, places, counted, masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1))
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -151,7 +151,7 @@ class ProbSparse(Mechanism):
         if key_mask is not None:
             seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
         every = F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal and seen is None, scale=1.0)
-        lazy = running_mean(v, key_mask) if causal else mean_of(v, key_mask)
+        lazy = running_mean(v, key_mask) if causal else masked_mean(v, key_mask)
         return torch.where((measured > self.threshold)[..., None], every, lazy)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.averages import mean_of, sum_type
+from cab.ops.means import masked_mean
+from cab.ops.precision import at_least_float32
 from cab.ops.softmax import masked_softmax
 from cab.ops.sparsity import budget, measure, put, rows_of, sample_scores, sampled, selected
 
@@ -53,9 +54,9 @@ class ProbSparseLeaky(Mechanism):
             past = torch.arange(k.shape[2], device=k.device) <= places.unsqueeze(3)
             seen = past if seen is None else past & seen
             values = v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
-            lazy = values.cumsum(2, dtype=sum_type(v)).to(v.dtype)
+            lazy = values.cumsum(2, dtype=at_least_float32(v)).to(v.dtype)
         else:
-            lazy = mean_of(v, key_mask).expand(-1, -1, q.shape[2], -1)
+            lazy = masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1)
         active = masked_softmax((rows_of(q, places) * scale) @ k.transpose(-1, -2), seen) @ v
         return put(active, places, counted, lazy)
 

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
-from cab.ops.averages import sum_type
 from cab.ops.decay import fading_linear, fading_linear_flops, powers
-from cab.ops.precision import full_precision
-from cab.ops.prefix import outer
+from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.prefix import outer_sum
 from cab.ops.ragged import real_first, taken
 
 
@@ -126,9 +125,9 @@ class Retention(Mechanism):
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Sum over the source (CC), in float32 at least, to grow and fade; or nothing, and how many tokens came."""
-        k, v = k.to(sum_type(k)), v.to(sum_type(v))
+        k, v = k.to(at_least_float32(k)), v.to(at_least_float32(v))
         with full_precision(v.device.type):
-            sums = self._state(k, v, key_mask) if self.slot.pattern.cross else outer(k, v)
+            sums = self._state(k, v, key_mask) if self.slot.pattern.cross else outer_sum(k, v)
         if self.slot.pattern.cross:
             return sums
         return sums, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
@@ -161,7 +160,7 @@ class Retention(Mechanism):
         q, k = self._rotated(q, places), self._summand(self._rotated(k, places), key_mask)
         with full_precision(q.device.type):
             out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ sums
-            gained = outer(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
+            gained = outer_sum(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
         sums = powers(rate, count, k) * sums + gained
         out = (out if back is None else taken(out, back)).to(dtype)
         return self._finished(out, x), (sums, past + count[:, 0])
@@ -190,7 +189,7 @@ class Retention(Mechanism):
         place = torch.arange(k.shape[2], device=k.device)
         last = place[-1:] if key_mask is None else (key_mask * place).amax(1, keepdim=True)
         share = powers(self._rate(k), (last - place).clamp(min=0), k)
-        return outer(self._summand(k, key_mask) * share, v)
+        return outer_sum(self._summand(k, key_mask) * share, v)
 
     def _finished(self, out: Tensor, x: Tensor | None) -> Tensor:
         """Norm each head's result, and gate it."""

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.averages import sum_type
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 
 
 def directions(heads: int, clusters: int, dim: int) -> Tensor:
@@ -27,7 +26,7 @@ def similar(x: Tensor, centroids: Tensor) -> Tensor:
 def strayed(x: Tensor, centroids: Tensor, cluster: Tensor, mask: Tensor | None) -> Tensor:
     """Return how far the directions of real tokens are from their centroids: the mean square, with its gradient."""
     of = centroids.to(x.dtype).expand(x.shape[0], -1, -1, -1).gather(2, _wide(cluster, x.shape[3]))
-    squares = (F.normalize(x.to(sum_type(x)), dim=-1) - of).square().mean(-1)
+    squares = (F.normalize(x.to(at_least_float32(x)), dim=-1) - of).square().mean(-1)
     if mask is None:
         return squares.mean()
     real = mask[:, None, :].expand_as(squares)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cab.ops.pieces import in_pieces
-from cab.ops.prefix import chunked, outer
+from cab.ops.prefix import chunked, outer_sum
 
 Map = Callable[[Tensor], Tensor]
 
@@ -40,11 +40,11 @@ def _summed(
         since = powers(rate, place + 1, q).unsqueeze(1)  # since the last token of the chunk before
         until = powers(rate, chunk - 1 - place, q).unsqueeze(1)  # until the last token of this one
         whole = (-rate * chunk).exp().view(-1, 1, 1)
-        before, state = _before(outer(k * until, v), whole, state)
+        before, state = _before(outer_sum(k * until, v), whole, state)
         read = (q @ before).mul_(since)
         del before
         if both:
-            after = _before(outer(k * since, v).flip(2), whole)[0].flip(2)
+            after = _before(outer_sum(k * since, v).flip(2), whole)[0].flip(2)
             read.add_((q @ after).mul_(until))
             del after
     inside = (q @ k.transpose(-1, -2)).mul_(_inside(rate, chunk, both, q))

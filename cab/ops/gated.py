@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cab.ops.pieces import in_pieces
 from cab.ops.precision import full_precision
-from cab.ops.prefix import chunked, fitted, outer
+from cab.ops.prefix import chunked, fit_chunk, outer_sum
 
 
 def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -22,7 +22,7 @@ def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, c
     q, k and gate are (batch, heads, n, features), v is (batch, heads, n, size), state is (batch, heads, features,
     size). `chunk` is a power of two. O(n (features + chunk) size) time, memory linear in n.
     """
-    chunk = fitted(chunk, q.shape[2])
+    chunk = fit_chunk(chunk, q.shape[2])
     with full_precision(q.device.type):  # a state rounded at each chunk would forget what is small
         return in_pieces(partial(_linear, chunk=chunk), (q, k, v, gate), state, chunk)
 
@@ -31,7 +31,7 @@ def _linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, *, chu
     n = q.shape[2]
     q, k, v, since = *(chunked(t, chunk) for t in (q, k, v)), chunked(gate, chunk).cumsum(3)
     end = since[:, :, :, -1:]
-    gained = outer(k * (end - since).exp(), v)
+    gained = outer_sum(k * (end - since).exp(), v)
     before, state = _carried(gained, end.exp().transpose(-1, -2), state)
     out = (q * since.exp()) @ before + (q * k).sum(-1, keepdim=True) * v
     for half, second, first in _halves(since):
@@ -46,7 +46,7 @@ def gated_scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tenso
     q and k are (batch, heads, n, dim), write and gate are (batch, heads, n, slots), state is (batch, heads, dim,
     slots): each slot holds a key, gated on its own, and the result is every query's product with every slot.
     """
-    chunk = fitted(chunk, q.shape[2])
+    chunk = fit_chunk(chunk, q.shape[2])
     with full_precision(q.device.type):
         return in_pieces(partial(_scores, chunk=chunk), (q, k, write, gate), state, chunk)
 
@@ -55,7 +55,7 @@ def _scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, *,
     n = q.shape[2]
     q, k, write, since = *(chunked(t, chunk) for t in (q, k, write)), chunked(gate, chunk).cumsum(3)
     end = since[:, :, :, -1:]
-    gained = outer(k, write * (end - since).exp())
+    gained = outer_sum(k, write * (end - since).exp())
     before, state = _carried(gained, end.exp(), state)
     out = (q @ before) * since.exp() + (q * k).sum(-1, keepdim=True) * write
     for half, second, first in _halves(since):
@@ -66,7 +66,7 @@ def _scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, *,
 
 def gated_flops(n: int, features: int, size: int, chunk: int) -> float:
     """Count what `gated_linear` or `gated_scores` executes for one head: two products with the state, and inside."""
-    chunk = fitted(chunk, n)
+    chunk = fit_chunk(chunk, n)
     chunks = -(-n // chunk)
     return chunks * (4.0 * chunk * features * size + chunk * (chunk - 1) * (features + size))
 

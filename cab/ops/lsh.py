@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.averages import sum_type
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 
 
 def rotations(heads: int, dim: int, rounds: int, buckets: int) -> Tensor:
@@ -71,7 +70,9 @@ def _rows(t: Tensor, index: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Return the keys that belong to shared queries: of length 1."""
-    return F.normalize(x.to(sum_type(x)), dim=-1).to(x.dtype)  # what keeps a token of zeros is nothing in float16
+    return F.normalize(x.to(at_least_float32(x)), dim=-1).to(
+        x.dtype
+    )  # what keeps a token of zeros is nothing in float16
 
 
 def merged(outs: list[Tensor], totals: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cab.ops.prefix import chunked, outer
+from cab.ops.prefix import chunked, outer_sum
 from cab.ops.running import running_softmax
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
@@ -37,7 +37,7 @@ def orthogonal(count: int, dim: int) -> Tensor:
 def summed(scores: Tensor, v: Tensor) -> Sums:
     """Sum over all keys: scores (batch, heads, m, features), overwritten, and v (batch, heads, m, size + 1)."""
     largest = scores.detach().amax(2)
-    return Sums(largest, outer(scores.sub_(largest.unsqueeze(2)).exp_(), v))
+    return Sums(largest, outer_sum(scores.sub_(largest.unsqueeze(2)).exp_(), v))
 
 
 def nothing(features: int, v: Tensor) -> Sums:
@@ -71,7 +71,7 @@ def running(a: Tensor, b: Tensor, v: Tensor, chunk: int, sums: Sums | None = Non
     largest = here[:, :, 1:].unsqueeze(3)
     a = _safe_exp(a + largest)
     b = (b - largest).exp_()
-    gained, kept = outer(b, v), (here[:, :, :-1] - here[:, :, 1:]).exp().unsqueeze(-1)
+    gained, kept = outer_sum(b, v), (here[:, :, :-1] - here[:, :, 1:]).exp().unsqueeze(-1)
     before: dict[int, Sums] = {}
     faded, total = [], sums.total
     # indexed, backward would be quadratic

@@ -15,10 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cab.ops.averages import sum_type
-from cab.ops.precision import full_precision
-from cab.ops.prefix import carried_linear, causal_linear_flops, chunked, fitted, outer, prefix_sums, suffix_sums
-from cab.ops.results import handed_out
+from cab.ops.autograd import fresh_view
+from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.prefix import (
+    causal_linear_flops,
+    causal_linear_from,
+    chunked,
+    fit_chunk,
+    outer_sum,
+    prefix_sums,
+    suffix_sums,
+)
 
 FLOOR = -1e30  # the score of what is masked: finite, since the difference of two infinities is not a number
 State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, rows), mean of the values (·, size)
@@ -27,8 +34,8 @@ State = tuple[Tensor, Tensor]  # per row: log-sum of the scores (batch, heads, r
 def empty(rows: int, v: Tensor) -> State:
     """Return the state before the first token of v (batch, heads, n, size)."""
     batch, heads, _, size = v.shape
-    total = torch.full((batch, heads, rows), FLOOR, dtype=sum_type(v), device=v.device)
-    return total, torch.zeros(batch, heads, rows, size, dtype=sum_type(v), device=v.device)
+    total = torch.full((batch, heads, rows), FLOOR, dtype=at_least_float32(v), device=v.device)
+    return total, torch.zeros(batch, heads, rows, size, dtype=at_least_float32(v), device=v.device)
 
 
 def running_softmax(
@@ -41,8 +48,8 @@ def running_softmax(
     their log-sums would be too coarse for exponents.
     """
     dtype, n = v.dtype, scores.shape[2]
-    chunk = fitted(chunk, n)
-    scores, read, v = (t.to(sum_type(t)) for t in (scores, read, v))
+    chunk = fit_chunk(chunk, n)
+    scores, read, v = (t.to(at_least_float32(t)) for t in (scores, read, v))
     if mask is not None:
         masked = ~mask[:, None, :, None]
         scores, v = scores.masked_fill(masked, FLOOR), v.masked_fill(masked, 0.0)
@@ -50,7 +57,7 @@ def running_softmax(
         weights = Weights.of(scores, state[0])
         if weights:
             start, count = state[1] * weights.start.unsqueeze(-1), weights.count.unsqueeze(-1)
-            out, sums = carried_linear(weights.share(read), weights.inside, v, start, chunk)
+            out, sums = causal_linear_from(weights.share(read), weights.inside, v, start, chunk)
             return out.to(dtype), (weights.end, sums / count)
         out, state = _by_halves(chunked(scores, chunk, FLOOR), chunked(read, chunk), chunked(v, chunk), state)
         return out.flatten(2, 3)[:, :, :n].to(dtype), state
@@ -58,7 +65,7 @@ def running_softmax(
 
 def running_softmax_flops(n: int, rows: int, size: int, chunk: int) -> float:
     """Count what `running_softmax` executes for one head: two products with the state, and two inside a chunk."""
-    return causal_linear_flops(n, rows, size, fitted(chunk, n))
+    return causal_linear_flops(n, rows, size, fit_chunk(chunk, n))
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, scores: Tensor, start: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         inside, upto = _summed(scores, start, unit)
         ctx.save_for_backward(inside)
-        return handed_out(inside), handed_out(upto)
+        return fresh_view(inside), fresh_view(upto)
 
     @staticmethod
     @once_differentiable
@@ -153,7 +160,7 @@ def _by_halves(scores: Tensor, read: Tensor, v: Tensor, state: State) -> tuple[T
     sums = torch.unflatten(sums, 2, (-1, scores.shape[3]))
     end = sums[:, :, :, -1]
     start = torch.cat([total.unsqueeze(2), end[:, :, :-1]], 2)
-    gained = outer((scores - end.unsqueeze(3)).exp(), v)
+    gained = outer_sum((scores - end.unsqueeze(3)).exp(), v)
     kept = (start - end).exp().unsqueeze(-1)
     means = [mean]
     for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic

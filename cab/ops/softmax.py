@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cab.contracts.pattern import Pattern
-from cab.ops.results import handed_out
+from cab.ops.autograd import fresh_view
 from cab.ops.stretches import added_back, beside
 
 # of queries, keys and values (batch, heads, blocks, tokens, ·) and what each query sees (None: everything)
@@ -46,7 +46,7 @@ class _MaskedSoftmax(torch.autograd.Function):
         weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
         weights.mul_(seen.any(-1, keepdim=True))
         ctx.save_for_backward(weights)
-        return handed_out(weights)
+        return fresh_view(weights)
 
     @staticmethod
     @once_differentiable
@@ -112,7 +112,7 @@ class _Attention(torch.autograd.Function):
         out = (weights.to(v.dtype) @ beside(v, before, after)).masked_fill_(blind, 0.0)
         ctx.save_for_backward(q, k, v, weights, out, blind, own)
         ctx.stretch = before, after
-        return handed_out(out), largest - most.log()
+        return fresh_view(out), largest - most.log()
 
     @staticmethod
     @once_differentiable

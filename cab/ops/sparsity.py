@@ -9,8 +9,7 @@ from math import ceil, log
 import torch
 from torch import Tensor
 
-from cab.ops.averages import sum_type
-from cab.ops.precision import full_precision
+from cab.ops.precision import at_least_float32, full_precision
 
 LEAST = -1e30  # the measure of a query that sees no sampled key: below any other, and finite
 
@@ -42,7 +41,9 @@ def sampled(order: Tensor, factor: int, length: int, mask: Tensor | None) -> tup
 def sample_scores(q: Tensor, some: Tensor) -> Tensor:
     """Return the scores of q with sampled keys over sqrt(dim), in float32 at least: rounded, others would stand out."""
     with full_precision(q.device.type):
-        scores: Tensor = (q.to(sum_type(q)) * q.shape[3] ** -0.5) @ some.to(sum_type(some)).transpose(-1, -2)
+        scores: Tensor = (q.to(at_least_float32(q)) * q.shape[3] ** -0.5) @ some.to(at_least_float32(some)).transpose(
+            -1, -2
+        )
     return scores
 
 

@@ -13,7 +13,7 @@ from cab.ops.diagonal import absorbed, convolved, kernel
 from cab.ops.feature_maps import elu_plus_one
 from cab.ops.gated import gated_linear, gated_scores
 from cab.ops.pieces import in_pieces
-from cab.ops.prefix import averaged, causal_linear, normalised
+from cab.ops.prefix import causal_linear, divide_by_weights, normalise
 from cab.ops.softmax import masked_softmax
 from cab.plugins import registry
 
@@ -296,7 +296,7 @@ def test_elu_plus_one_keeps_its_small_values() -> None:
     "function",
     [
         elu_plus_one,
-        lambda x: averaged(x, x.sum(-1, keepdim=True)),
+        lambda x: divide_by_weights(x, x.sum(-1, keepdim=True)),
         lambda x: masked_softmax(x, torch.ones(3, 3).bool().tril()),
     ],
 )
@@ -338,7 +338,7 @@ def test_both_ways_of_summing_random_features_are_the_same(
         first, state = random_features.running(a[:, :, :11], b[:, :, :11], v[:, :, :11], chunk)
         second, state = random_features.running(a[:, :, 11:], b[:, :, 11:], v[:, :, 11:], chunk, state)
         sums = state.largest.exp().unsqueeze(-1) * state.total
-        return [normalised(first), normalised(second), sums]
+        return [normalise(first), normalise(second), sums]
 
     expected = results()
     if compiling:

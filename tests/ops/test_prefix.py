@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab.ops.averages import running_mean
-from cab.ops.prefix import _before, carried_linear, causal_average
+from cab.ops.means import running_mean
+from cab.ops.prefix import _exclusive_sums, causal_average, causal_linear_from
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -16,11 +16,11 @@ def drawn(*shape: int, seed: int) -> Tensor:
 def test_causal_products_and_their_gradients_are_exact(n: int, chunk: int) -> None:
     q, k, v, state = (drawn(2, 2, *shape, seed=i) for i, shape in enumerate(((n, 3), (n, 3), (n, 4), (3, 4))))
     weights = (q @ k.transpose(-1, -2)).tril()
-    out, end = carried_linear(q, k, v, state, chunk)
+    out, end = causal_linear_from(q, k, v, state, chunk)
     torch.testing.assert_close(out, weights @ v + q @ state)
     torch.testing.assert_close(end, state + k.transpose(-1, -2) @ v)
     torch.testing.assert_close(causal_average(q, k, v, chunk), weights / weights.sum(-1, keepdim=True) @ v)
-    assert torch.autograd.gradcheck(lambda *t: carried_linear(*t, chunk), (q, k, v, state))
+    assert torch.autograd.gradcheck(lambda *t: causal_linear_from(*t, chunk), (q, k, v, state))
     assert torch.autograd.gradcheck(lambda *t: causal_average(*t, chunk), (q, k, v))
 
 
@@ -46,7 +46,7 @@ def test_compiled_sums_over_chunks_do_not_stall_in_16_bits(backward: bool, monke
 
     monkeypatch.setattr(Tensor, "cumsum", watched)
     ones = torch.ones(1, 1, 600, 1, 1, dtype=torch.bfloat16)
-    before, end = _before(ones, ones, ones[:, :, 0], backward)
+    before, end = _exclusive_sums(ones, ones, ones[:, :, 0], backward)
     assert types == [torch.float32]
     assert before.dtype is end.dtype is torch.bfloat16
     assert before.amax() == end == 600.0  # 601 is between two numbers
