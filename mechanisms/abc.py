@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.gated import after, gated_flops, gated_linear, gated_scores
+from cab.ops.gated import exclusive_suffix_sums, gated_flops, gated_linear, gated_scores
 from cab.ops.precision import full_precision
 from cab.ops.prefix import causal_linear_flops, causal_linear_from, fit_chunk
-from cab.ops.running import Weights
+from cab.ops.running_softmax import RunningWeights
 from cab.ops.softmax import masked_softmax
 
 FLOOR = -1e30  # the log-sum of nothing: finite, since the difference of two infinities is not a number
@@ -144,7 +144,7 @@ class Abc(Mechanism):
         control = self._controls(y)
         if self.gated:
             gate, write = self._gates(control, key_mask)
-            share = (write * after(gate).exp()).transpose(-1, -2)
+            share = (write * exclusive_suffix_sums(gate).exp()).transpose(-1, -2)
         else:
             share = masked_softmax(control.transpose(-1, -2), None if key_mask is None else key_mask[:, None, None, :])
         return share.to(k.dtype) @ k, share.to(v.dtype) @ v
@@ -185,7 +185,7 @@ class Abc(Mechanism):
                     masked = ~key_mask[:, None, :, None]
                     control = control.masked_fill(masked, FLOOR)
                     k, v = (t.masked_fill(masked, 0) for t in (k, v))
-                weights = Weights.of(control, sums)
+                weights = RunningWeights.of(control, sums)
                 if weights:
                     out, state = self._weighed(weights, q, k, v, state)
                     return out.to(dtype), state
@@ -200,14 +200,14 @@ class Abc(Mechanism):
             out, values = gated_linear(read, write, v, gate, values, self.chunk)
             return out.to(dtype), (sums, keys, values)
 
-    def _weighed(self, weights: Weights, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
+    def _weighed(self, weights: RunningWeights, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
         """Read the slots as running means: linear attention twice, of the weights by k, and of v by the weights."""
         _, keys, values = state
-        start, count, chunk = weights.start, weights.count, fit_chunk(self.chunk, q.shape[2])
-        products, keys = causal_linear_from(q, k, weights.inside, keys * start.unsqueeze(2), chunk)
-        read = weights.share(self._shares_of(weights.share(products)))
-        out, values = causal_linear_from(read, weights.inside, v, values * start.unsqueeze(3), chunk)
-        return out, (weights.end, keys / count.unsqueeze(2), values / count.unsqueeze(3))
+        start, count, chunk = weights.initial, weights.total, fit_chunk(self.chunk, q.shape[2])
+        products, keys = causal_linear_from(q, k, weights.token, keys * start.unsqueeze(2), chunk)
+        read = weights.normalise(self._shares_of(weights.normalise(products)))
+        out, values = causal_linear_from(read, weights.token, v, values * start.unsqueeze(3), chunk)
+        return out, (weights.final_log_sum, keys / count.unsqueeze(2), values / count.unsqueeze(3))
 
     def _shares(self, control: Tensor, real: Tensor, backward: bool = False) -> Tensor:
         """Return what each slot holds of each token after the last of them (backward: the first)."""

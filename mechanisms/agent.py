@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
 from cab.ops.ragged import pooled, real_first, taken
-from cab.ops.running import State, empty, running_softmax, running_softmax_flops
+from cab.ops.running_softmax import State, empty_state, running_softmax, running_softmax_flops
 from cab.ops.softmax import masked_softmax
 
 Dot = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -67,7 +67,7 @@ class Agent(Mechanism):
     ) -> Tensor:
         """Two small softmaxes; in CS the first runs over time, in chunks."""
         if self.slot.pattern is Pattern.CS:
-            out = self._running(q, k, v, key_mask, empty(self.agents, v))[0]
+            out = self._running(q, k, v, key_mask, empty_state(self.agents, v))[0]
         else:
             out = self._twice(softmax_attention, q, k, v, key_mask, query_mask)
         return out + self._convolved(v, key_mask) if self.conv else out
@@ -116,7 +116,7 @@ class Agent(Mechanism):
         if self.slot.pattern.cross:
             return softmax_attention(self._agents(k, None), k, v, key_mask)
         last = v.new_zeros(v.shape[0], self.slot.heads, max(self.conv - 1, 0), self.slot.values)
-        return empty(self.agents, v), last
+        return empty_state(self.agents, v), last
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.running import empty, running_softmax, running_softmax_flops
+from cab.ops.running_softmax import empty_state, running_softmax, running_softmax_flops
 from cab.ops.softmax import masked_softmax
 
 
@@ -34,7 +34,7 @@ class Efficient(Mechanism):
     ) -> Tensor:
         """Gather once (NS, NC, CC), or with a softmax that runs over time (CS)."""
         if self.slot.pattern is Pattern.CS:
-            return running_softmax(k, q.softmax(-1), v, empty(self.slot.dim, v), self.chunk, key_mask)[0]
+            return running_softmax(k, q.softmax(-1), v, empty_state(self.slot.dim, v), self.chunk, key_mask)[0]
         return q.softmax(-1) @ self._gathered(k, v, key_mask)
 
     def reference(
@@ -65,7 +65,7 @@ class Efficient(Mechanism):
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Gather from the source (CC), or begin with empty sums (CS)."""
-        return self._gathered(k, v, key_mask) if self.slot.pattern.cross else empty(self.slot.dim, v)
+        return self._gathered(k, v, key_mask) if self.slot.pattern.cross else empty_state(self.slot.dim, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.gated import after, gated_flops, gated_linear
+from cab.ops.gated import exclusive_suffix_sums, gated_flops, gated_linear
 from cab.ops.precision import full_precision
 
 DAMPING = 16  # root of the gate
@@ -151,7 +151,7 @@ class Gla(Mechanism):
 
     def _state(self, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
         with full_precision(k.device.type):
-            return (k * after(gate).exp()).transpose(-1, -2) @ v
+            return (k * exclusive_suffix_sums(gate).exp()).transpose(-1, -2) @ v
 
     def _finished(self, out: Tensor, x: Tensor) -> Tensor:
         """Scale, norm each head's result, and gate it."""

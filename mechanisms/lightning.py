@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.decay import fading_linear, fading_linear_flops, powers
+from cab.ops.decay import decay_factors, decayed_linear, decayed_linear_flops
 from cab.ops.precision import at_least_float32, full_precision, product_dtype
 from cab.ops.prefix import outer_sum
 from cab.ops.ragged import real_first, taken
@@ -85,7 +85,7 @@ class Lightning(Mechanism):
                 out = _activated(q) @ outer_sum(k * self._share(k, key_mask), v)
             else:
                 k = _unmasked(k, key_mask)
-                out = fading_linear(q, k, v, self._rate(q), self.chunk, self.both, through=_activated)
+                out = decayed_linear(q, k, v, self._rate(q), self.chunk, self.both, token_map=_activated)
         return self._finished(out, x, dtype)
 
     def attend_lightning1(
@@ -164,7 +164,7 @@ class Lightning(Mechanism):
             return self._gating(n) + 2.0 * self.slot.heads * pairs * (dim + size)
         if self.slot.pattern.cross:
             return self._gating(n) + 2.0 * self.slot.heads * (n + m) * dim * size
-        return self._gating(n) + self.slot.heads * fading_linear_flops(n, dim, size, self.chunk, self.both)
+        return self._gating(n) + self.slot.heads * decayed_linear_flops(n, dim, size, self.chunk, self.both)
 
     def flops_needed(self, n: int, m: int) -> float:
         """The gate; each key enters the state once and each query reads it once, by left products if they are less."""
@@ -203,9 +203,9 @@ class Lightning(Mechanism):
             q, k, v = (taken(t, order) for t in (q, k, v))
             count = key_mask.sum(1, keepdim=True)
         with full_precision(q.device.type):
-            out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ state
-            gained = outer_sum(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
-        state = powers(rate, count, k) * state + gained
+            out = decayed_linear(q, k, v, rate, self.chunk) + (q * decay_factors(rate, place + 1, q)) @ state
+            gained = outer_sum(k * decay_factors(rate, (count - 1 - place).clamp(min=0), k), v)
+        state = decay_factors(rate, count, k) * state + gained
         return self._finished(out if back is None else taken(out, back), x, dtype), state
 
     def _rate(self, like: Tensor) -> Tensor:
@@ -221,8 +221,8 @@ class Lightning(Mechanism):
         """Return what is left of each key at the end of the source; with both directions, also at its beginning."""
         place = torch.arange(k.shape[2], device=k.device)
         last = place[-1:] if key_mask is None else (key_mask * place).amax(1, keepdim=True)
-        share = powers(self._rate(k), (last - place).clamp(min=0), k)
-        return share if self.direction == "forward" else (share + powers(self._rate(k), place, k)) / 2
+        share = decay_factors(self._rate(k), (last - place).clamp(min=0), k)
+        return share if self.direction == "forward" else (share + decay_factors(self._rate(k), place, k)) / 2
 
     def _finished(self, out: Tensor, x: Tensor | None, dtype: torch.dtype | None) -> Tensor:
         """Norm over the token or the head, in what the sums are of, and gate."""

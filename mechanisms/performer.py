@@ -18,7 +18,15 @@ from torch import Tensor
 from cab import Mechanism, Pattern
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import causal_linear, causal_linear_flops, normalise, outer_sum, summation_operands, updated_state
-from cab.ops.random_features import FLOOR, Sums, nothing, orthogonal, read, running, summed
+from cab.ops.random_features import (
+    FLOOR,
+    FeatureSums,
+    causal_sums,
+    empty_sums,
+    orthogonal_directions,
+    read_sums,
+    sum_keys,
+)
 
 ABOVE = 1e-3  # what the ReLU kernel adds, as in the authors' code
 
@@ -49,7 +57,7 @@ class Performer(Mechanism):
         self.features, self.kernel, self.chunk = features, kernel, chunk
         self.count = features or slot.dim
         if features:
-            self.register_buffer("directions", orthogonal(features, slot.dim))
+            self.register_buffer("directions", orthogonal_directions(features, slot.dim))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -61,7 +69,7 @@ class Performer(Mechanism):
             return self._read(q, self.init_state(k, v, key_mask))
         v, dtype = self._values(v, key_mask), v.dtype
         with full_precision(v.device.type):
-            out, _ = running(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
+            out, _ = causal_sums(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
         return normalise(out).to(dtype)
 
     def reference(
@@ -102,7 +110,7 @@ class Performer(Mechanism):
         with full_precision(v.device.type):
             if self.kernel == "relu":
                 return outer_sum(k.to(at_least_float32(k)), v.to(at_least_float32(v)))
-            return summed(k, v) if k.shape[2] else nothing(self.count, v)
+            return sum_keys(k, v) if k.shape[2] else empty_sums(self.count, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -116,7 +124,7 @@ class Performer(Mechanism):
                 a, k, v = (t.to(state.dtype) for t in (a, k, v))
                 out, state = a @ state + causal_linear(a, k, v, self.chunk), updated_state(state, k, v)
             else:
-                out, state = running(a, k, v, self.chunk, Sums(*state))
+                out, state = causal_sums(a, k, v, self.chunk, FeatureSums(*state))
         return normalise(out).to(q.dtype), state
 
     def _summed_relu(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -152,8 +160,8 @@ class Performer(Mechanism):
     def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return the keys' features or logarithms, without what is masked."""
         k = self._mapped(k, keys=True)
-        nothing = 0.0 if self.kernel == "relu" else FLOOR
-        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], nothing)
+        masked = 0.0 if self.kernel == "relu" else FLOOR
+        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], masked)
 
     def _values(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
         """Return v with a column of ones, in the type of the keys' features and without what is masked."""
@@ -166,5 +174,5 @@ class Performer(Mechanism):
             if self.kernel == "relu":
                 out = self._mapped(q).to(state.dtype) @ state
             else:
-                out = read(self._mapped(q), Sums(*state))
+                out = read_sums(self._mapped(q), FeatureSums(*state))
         return normalise(out).to(q.dtype)

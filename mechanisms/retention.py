@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
-from cab.ops.decay import fading_linear, fading_linear_flops, powers
+from cab.ops.decay import decay_factors, decayed_linear, decayed_linear_flops
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import outer_sum
 from cab.ops.ragged import real_first, taken
@@ -65,7 +65,7 @@ class Retention(Mechanism):
             return self._finished(q @ self._state(k, v, key_mask), x)
         place = torch.arange(q.shape[2], device=q.device)
         q, k = self._rotated(q, place), self._summand(self._rotated(k, place), key_mask)
-        return self._finished(fading_linear(q, k, v, self._rate(q), self.chunk, self.both), x)
+        return self._finished(decayed_linear(q, k, v, self._rate(q), self.chunk, self.both), x)
 
     def reference(
         self,
@@ -114,7 +114,7 @@ class Retention(Mechanism):
         dim, size = self.slot.dim, self.slot.values
         if self.slot.pattern.cross:
             return self._gating(n) + 2.0 * self.slot.heads * (n + m) * dim * size
-        return self._gating(n) + self.slot.heads * fading_linear_flops(n, dim, size, self.chunk, self.both)
+        return self._gating(n) + self.slot.heads * decayed_linear_flops(n, dim, size, self.chunk, self.both)
 
     def flops_needed(self, n: int, m: int) -> float:
         """The gate; each key enters the state once and each query reads it once, by left products if they are less."""
@@ -159,9 +159,9 @@ class Retention(Mechanism):
         places = past.unsqueeze(1) + place
         q, k = self._rotated(q, places), self._summand(self._rotated(k, places), key_mask)
         with full_precision(q.device.type):
-            out = fading_linear(q, k, v, rate, self.chunk) + (q * powers(rate, place + 1, q)) @ sums
-            gained = outer_sum(k * powers(rate, (count - 1 - place).clamp(min=0), k), v)
-        sums = powers(rate, count, k) * sums + gained
+            out = decayed_linear(q, k, v, rate, self.chunk) + (q * decay_factors(rate, place + 1, q)) @ sums
+            gained = outer_sum(k * decay_factors(rate, (count - 1 - place).clamp(min=0), k), v)
+        sums = decay_factors(rate, count, k) * sums + gained
         out = (out if back is None else taken(out, back)).to(dtype)
         return self._finished(out, x), (sums, past + count[:, 0])
 
@@ -188,7 +188,7 @@ class Retention(Mechanism):
         """Sum over the source, faded to its end: (batch, heads, dim, value_dim)."""
         place = torch.arange(k.shape[2], device=k.device)
         last = place[-1:] if key_mask is None else (key_mask * place).amax(1, keepdim=True)
-        share = powers(self._rate(k), (last - place).clamp(min=0), k)
+        share = decay_factors(self._rate(k), (last - place).clamp(min=0), k)
         return outer_sum(self._summand(k, key_mask) * share, v)
 
     def _finished(self, out: Tensor, x: Tensor | None) -> Tensor:

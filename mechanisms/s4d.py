@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.diagonal import absorbed, convolved, fft_points, kernel, kernel_flops
+from cab.ops.diagonal_ssm import convolution_kernel, convolution_kernel_flops, fft_convolution, fft_points, final_state
 from cab.ops.ragged import real_first, taken
 
 
@@ -60,8 +60,8 @@ class S4d(Mechanism):
         """Convolve by FFT."""
         u = self._channels(v, key_mask)
         weight, exponent = self._system(u)
-        kernels = kernel(weight, exponent, u.shape[2])
-        return self._finished(convolved(u, kernels if self.both else kernels[0], self.both), u, v)
+        kernels = convolution_kernel(weight, exponent, u.shape[2])
+        return self._finished(fft_convolution(u, kernels if self.both else kernels[0], self.both), u, v)
 
     def reference(
         self,
@@ -106,7 +106,7 @@ class S4d(Mechanism):
         points = fft_points(n)
         fft = 5.0 * points * log2(points)
         ways = 2 if self.both else 1
-        return self.slot.heads * self.slot.values * (3 * fft + ways * kernel_flops(self.pairs, n))
+        return self.slot.heads * self.slot.values * (3 * fft + ways * convolution_kernel_flops(self.pairs, n))
 
     def flops_needed(self, n: int, m: int) -> float:
         """Three FFTs of 2 n points, and a kernel of n places: two products a state."""
@@ -139,10 +139,10 @@ class S4d(Mechanism):
             v, last = taken(hidden, order), taken(hidden, real_first(~key_mask)[0])
         u = self._channels(v, None)
         weight, exponent = self._system(u)
-        y = convolved(u, kernel(weight[0], exponent, u.shape[2]))
-        y = y + kernel(weight[0] * state * exponent.exp(), exponent, u.shape[2])
+        y = fft_convolution(u, convolution_kernel(weight[0], exponent, u.shape[2]))
+        y = y + convolution_kernel(weight[0] * state * exponent.exp(), exponent, u.shape[2])
         out = self._finished(y, u, v)
-        state = (exponent * count).exp() * state + absorbed(self._channels(last, None), exponent)
+        state = (exponent * count).exp() * state + final_state(self._channels(last, None), exponent)
         return out if back is None else taken(out, back), state
 
     def _channels(self, v: Tensor, key_mask: Tensor | None) -> Tensor:

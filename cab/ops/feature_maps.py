@@ -1,6 +1,6 @@
-"""Feature maps of linear attention: what stands for the exponential of a product of query and key.
+"""Feature maps phi of linear attention, where the weight of a key is phi(q) . phi(k) in place of exp(q . k).
 
-A weight is phi(q) . phi(k). Every map here gives weights that are never negative, so that they can be normalised.
+No map here gives a negative weight, so that weights can be normalised.
 """
 
 from typing import Any
@@ -11,28 +11,30 @@ from torch.autograd.function import once_differentiable
 
 from cab.ops.autograd import fresh_view
 
-# map -> its size where none is given: taylor, the channels that are multiplied; dpfp, nu; t2r, the features
+# map -> default of `size`, which is for taylor the number of channels, for dpfp the paper's nu, for t2r the number of
+# features; None: the map has no size
 SIZES: dict[str, int | None] = {"elu": None, "relu": None, "taylor": 16, "hedgehog": None, "dpfp": 1, "t2r": 32}
 
 
 def elu_plus_one(x: Tensor) -> Tensor:
-    """Return exp(x) where x is negative, else x + 1; of float16 in float32, since exp(-17) is nothing in 16 bits."""
+    """Return exp(x) where x is negative, else x + 1. float16 gives float32, since exp(-17) is zero in float16."""
     x = x.float() if x.dtype is torch.float16 else x
-    if not torch.is_grad_enabled():  # a function of autograd costs as much as a small product
+    if not torch.is_grad_enabled():  # an autograd function takes as long as a small product
         return _elu_plus_one(x)
     out: Tensor = _EluPlusOne.apply(x)  # type: ignore[no-untyped-call]
     return out
 
 
 def _elu_plus_one(x: Tensor) -> Tensor:
-    # elu itself has rounded to -1 what is below -17; its slope, times max(x, 0) + 1, is exact, in one more pass
+    # elu(x) + 1 is zero below -17, where elu rounds to -1. The slope of elu, which is exp(x) below 0 and 1 above, times
+    # max(x, 0) + 1 is exact, for one more pass over the tensor
     out = x.clamp(min=0).add_(1)
     torch.ops.aten.elu_backward.grad_input(out, 1, 1, 1, False, x, grad_input=out)
     return out
 
 
 class _EluPlusOne(torch.autograd.Function):
-    """elu(x) + 1 in one tensor, which tells its own slope: 1 where it is above 1, else itself."""
+    """elu(x) + 1, which saves only its result: the slope is 1 where the result is above 1, else the result itself."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -42,21 +44,25 @@ class _EluPlusOne(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_out: Tensor) -> Tensor:
         out: Tensor = ctx.saved_tensors[0]
-        return out.clamp(max=1).mul_(of_out)
+        return out.clamp(max=1).mul_(grad_out)
 
 
 class FeatureMap(nn.Module):
-    """phi, head by head: (batch, heads, length, dim) to (batch, heads, length, `count`).
+    """phi for each head: (batch, heads, length, dim) to (batch, heads, length, `count`).
 
-    - elu: elu(x) + 1 (arXiv 2006.16236, equation 7). relu: max(x, 0).
-    - taylor: 1 + s + s^2 / 2 with s = q.k / sqrt(size) (Based, arXiv 2402.18668), each product of two channels once;
-      wider heads are projected to `size` channels first.
-    - hedgehog: softmax(W x) beside softmax(-W x), W the identity at first (arXiv 2402.04347, in its bounded form).
-    - dpfp: the products of the channels of [relu(x), relu(-x)] with those up to `size` places before (arXiv
-      2102.11174, equation 37).
-    - t2r: relu(W x + b), `size` features (arXiv 2103.13076, equation 5).
+    - elu: elu(x) + 1 (arXiv 2006.16236, equation 7).
+    - relu: max(x, 0).
+    - taylor: the weight is 1 + s + s^2 / 2 with s = q . k / sqrt(size) (Based, arXiv 2402.18668). Each product of two
+      channels is one feature. Heads of more than `size` channels are projected to `size` channels first.
+    - hedgehog: [softmax(W x), softmax(-W x)], where W begins as the identity (arXiv 2402.04347, in its bounded form).
+    - dpfp: with y = [relu(x), relu(-x)], the products of y with y rolled by 1, ..., `size` channels (arXiv 2102.11174,
+      equation 37).
+    - t2r: relu(W x + b), with `size` features (arXiv 2103.13076, equation 5).
+
+    `size` is None for the default of `SIZES`. `ValueError`: an unknown map, a size of a map that has none, a size that
+    is too small or, for dpfp, larger than 2 dim.
     """
 
     def __init__(self, name: str, heads: int, dim: int, size: int | None = None) -> None:
@@ -69,9 +75,9 @@ class FeatureMap(nn.Module):
             )
         self.name, size = name, size or SIZES[name] or dim
         if name == "dpfp" and size > 2 * dim:
-            raise ValueError(f"size={size}: dpfp has only {2 * dim} channels to move by")
+            raise ValueError(f"size={size}: dpfp has only {2 * dim} channels to roll by")
         self.size = min(size, dim) if name == "taylor" else size
-        self.flops = 0.0  # of one token, one head
+        self.flops = 0.0  # of one token in one head
         if name in ("hedgehog", "t2r") or (name == "taylor" and size < dim):
             self.weight = nn.Parameter(torch.empty(heads, dim, self.size).uniform_(-(dim**-0.5), dim**-0.5))
             self.flops = 2.0 * dim * self.size
@@ -92,7 +98,7 @@ class FeatureMap(nn.Module):
     columns: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map every token for itself."""
+        """Map each token on its own: (batch, heads, length, dim) to (batch, heads, length, `count`)."""
         if self.name == "elu":
             return elu_plus_one(x)
         if self.name == "relu":
@@ -105,11 +111,11 @@ class FeatureMap(nn.Module):
         if self.name == "t2r":
             return (x @ self.weight + self.bias).relu()
         x = torch.cat([x.relu(), (-x).relu()], -1)
-        return torch.cat([x * x.roll(places, -1) for places in range(1, self.size + 1)], -1)
+        return torch.cat([x * x.roll(shift, -1) for shift in range(1, self.size + 1)], -1)
 
     def _taylor(self, x: Tensor) -> Tensor:
         x = x * self.size**-0.25
         products = x.index_select(-1, self.rows) * x.index_select(-1, self.columns)
-        # a product of two different channels stands for two, and the square's half is shared by q and k
-        once = torch.where(self.rows == self.columns, x.new_full((), 0.5**0.5), x.new_ones(()))
-        return torch.cat([torch.ones_like(x[..., :1]), x, products * once], -1)
+        # in s^2 / 2 a square has the coefficient 1/2 and a mixed product 1; phi(q) and phi(k) hold the root of it each
+        scale = torch.where(self.rows == self.columns, x.new_full((), 0.5**0.5), x.new_ones(()))
+        return torch.cat([torch.ones_like(x[..., :1]), x, products * scale], -1)

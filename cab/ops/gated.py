@@ -1,7 +1,16 @@
-"""Linear attention that forgets at a rate of its own at each token: gated prefix sums, in chunks, safe for any gate.
+"""Gated linear attention: prefix sums of outer products that fade by a gate of each token and channel, in chunks.
 
-A gate is the logarithm of what is kept, at most zero. Inside a chunk a block reads the block before it, then twice as
-wide each (binary splitting), with what was kept since the border between the two: every exponent is at most zero.
+Gates are logarithms of decay factors, at most zero. `gated_linear` reads q_i^T S_i, with the state
+
+    S_i = diag(exp(gate_i)) S_(i-1) + k_i v_i^T
+
+(GLA, arXiv 2312.06635, equation 3). `gated_scores` reads S_i q_i from a state whose rows are slots (gated slot
+attention, arXiv 2409.07146).
+
+With B the inclusive prefix sums of the gates in a chunk, token i weighs token j of the same chunk by exp(B_i - B_j),
+channel by channel. exp(B_i) exp(-B_j) would overflow, so the chunk is split in halves again and again, down to single
+tokens. In each block of 2, 4, 8, ... tokens the second half reads the first, with M the B where the first half ends:
+exp(B_i - M) exp(M - B_j). No exponent is above zero, whatever the gates are.
 """
 
 from collections.abc import Iterator
@@ -11,97 +20,111 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab.ops.pieces import in_pieces
 from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked, fit_chunk, outer_sum
+from cab.ops.segment_scan import scan_segments
 
 
 def gated_linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """Return q_i^T S_i where S_i = diag(exp(gate_i)) S_(i-1) + k_i v_i^T, and the last S; S_0 is `state`.
 
     q, k and gate are (batch, heads, n, features), v is (batch, heads, n, size), state is (batch, heads, features,
-    size). `chunk` is a power of two. O(n (features + chunk) size) time, memory linear in n.
+    size), the result is (batch, heads, n, size). `chunk` is a power of two. O(n (features + chunk) size) time, and
+    memory linear in n.
     """
     chunk = fit_chunk(chunk, q.shape[2])
-    with full_precision(q.device.type):  # a state rounded at each chunk would forget what is small
-        return in_pieces(partial(_linear, chunk=chunk), (q, k, v, gate), state, chunk)
+    with full_precision(q.device.type):  # a state that is rounded at each chunk loses small terms
+        return scan_segments(partial(_linear_chunks, chunk=chunk), (q, k, v, gate), state, chunk)
 
 
-def _linear(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
+def _linear_chunks(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
     n = q.shape[2]
-    q, k, v, since = *(chunked(t, chunk) for t in (q, k, v)), chunked(gate, chunk).cumsum(3)
-    end = since[:, :, :, -1:]
-    gained = outer_sum(k * (end - since).exp(), v)
-    before, state = _carried(gained, end.exp().transpose(-1, -2), state)
-    out = (q * since.exp()) @ before + (q * k).sum(-1, keepdim=True) * v
-    for half, second, first in _halves(since):
-        weights = (_second(q, half) * second) @ (_first(k, half) * first).transpose(-1, -2)
-        out = out + _after(weights @ _first(v, half))
+    q, k, v, gate_sums = *(chunked(t, chunk) for t in (q, k, v)), chunked(gate, chunk).cumsum(3)
+    chunk_gate = gate_sums[:, :, :, -1:]
+    updates = outer_sum(k * (chunk_gate - gate_sums).exp(), v)
+    states, state = _states_before_chunks(updates, chunk_gate.exp().transpose(-1, -2), state)
+    out = (q * gate_sums.exp()) @ states + (q * k).sum(-1, keepdim=True) * v
+    for half, from_middle, to_middle in _halves(gate_sums):
+        scores = (_second_halves(q, half) * from_middle) @ (_first_halves(k, half) * to_middle).transpose(-1, -2)
+        out = out + _pad_first_halves(scores @ _first_halves(v, half))
     return out.flatten(2, 3)[:, :, :n], state
 
 
 def gated_scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    """Return S_i q_i where S_i = diag(exp(gate_i)) S_(i-1) + write_i k_i^T, and the last S transposed, as `state` is.
+    """Return S_i q_i where S_i = diag(exp(gate_i)) S_(i-1) + write_i k_i^T, and the last S, transposed like `state`.
 
-    q and k are (batch, heads, n, dim), write and gate are (batch, heads, n, slots), state is (batch, heads, dim,
-    slots): each slot holds a key, gated on its own, and the result is every query's product with every slot.
+    Each slot holds a key, gated on its own, and the result is the product of every query with every slot. q and k are
+    (batch, heads, n, dim), write and gate are (batch, heads, n, slots), state is S_0 transposed, (batch, heads, dim,
+    slots), the result is (batch, heads, n, slots). `chunk` is a power of two.
     """
     chunk = fit_chunk(chunk, q.shape[2])
     with full_precision(q.device.type):
-        return in_pieces(partial(_scores, chunk=chunk), (q, k, write, gate), state, chunk)
+        return scan_segments(partial(_score_chunks, chunk=chunk), (q, k, write, gate), state, chunk)
 
 
-def _scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
+def _score_chunks(
+    q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
     n = q.shape[2]
-    q, k, write, since = *(chunked(t, chunk) for t in (q, k, write)), chunked(gate, chunk).cumsum(3)
-    end = since[:, :, :, -1:]
-    gained = outer_sum(k, write * (end - since).exp())
-    before, state = _carried(gained, end.exp(), state)
-    out = (q @ before) * since.exp() + (q * k).sum(-1, keepdim=True) * write
-    for half, second, first in _halves(since):
-        products = _second(q, half) @ _first(k, half).transpose(-1, -2)
-        out = out + _after((products @ (_first(write, half) * first)) * second)
+    q, k, write, gate_sums = *(chunked(t, chunk) for t in (q, k, write)), chunked(gate, chunk).cumsum(3)
+    chunk_gate = gate_sums[:, :, :, -1:]
+    updates = outer_sum(k, write * (chunk_gate - gate_sums).exp())
+    states, state = _states_before_chunks(updates, chunk_gate.exp(), state)
+    out = (q @ states) * gate_sums.exp() + (q * k).sum(-1, keepdim=True) * write
+    for half, from_middle, to_middle in _halves(gate_sums):
+        products = _second_halves(q, half) @ _first_halves(k, half).transpose(-1, -2)
+        out = out + _pad_first_halves((products @ (_first_halves(write, half) * to_middle)) * from_middle)
     return out.flatten(2, 3)[:, :, :n], state
 
 
 def gated_flops(n: int, features: int, size: int, chunk: int) -> float:
-    """Count what `gated_linear` or `gated_scores` executes for one head: two products with the state, and inside."""
+    """Count the FLOPs of `gated_linear` or `gated_scores` for one head: two products with the state, two a halving."""
     chunk = fit_chunk(chunk, n)
     chunks = -(-n // chunk)
     return chunks * (4.0 * chunk * features * size + chunk * (chunk - 1) * (features + size))
 
 
-def after(gate: Tensor) -> Tensor:
-    """Sum the gates that come after each token: what is kept of it at the end, as a logarithm."""
+def exclusive_suffix_sums(gate: Tensor) -> Tensor:
+    """Sum the gates (batch, heads, n, ·) after each token: the logarithm of what is left of it at the end."""
     return F.pad(gate[:, :, 1:], (0, 0, 0, 1)).flip(2).cumsum(2).flip(2)
 
 
-def _carried(gained: Tensor, kept: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state before each chunk, and after the last."""
+def _states_before_chunks(updates: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, and after the last: S_(c+1) = decay_c S_c + updates_c.
+
+    updates is (batch, heads, chunks, rows, columns); decay broadcasts to it; a state has no axis of chunks.
+    """
     states = [state]
-    for new, share in zip(gained.unbind(2), kept.unbind(2), strict=True):  # indexed, backward would be quadratic
-        states.append(torch.addcmul(new, share, states[-1]))
+    # not indexed: the backward of indexing is quadratic in the number of chunks
+    for update, chunk_decay in zip(updates.unbind(2), decay.unbind(2), strict=True):
+        states.append(torch.addcmul(update, chunk_decay, states[-1]))
     return torch.stack(states[:-1], 2), states[-1]
 
 
-def _halves(since: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield for each width of half a block: what second halves kept since the middle, and the middle of first ones."""
+def _halves(gate_sums: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield half = 1, 2, 4, ... of blocks of 2 half tokens, with the two decay factors that meet in the middle.
+
+    The factors are exp(B_i - M) of second halves and exp(M - B_j) of first halves, (batch, heads, chunks, blocks,
+    half, ·).
+    """
     half = 1
-    while half < since.shape[3]:
-        first, second = torch.unflatten(since, 3, (-1, 2, half)).unbind(4)
+    while half < gate_sums.shape[3]:
+        first, second = torch.unflatten(gate_sums, 3, (-1, 2, half)).unbind(4)
         middle = first[..., -1:, :]
         yield half, (second - middle).exp(), (middle - first).exp()
         half *= 2
 
 
-def _first(t: Tensor, half: int) -> Tensor:
+def _first_halves(t: Tensor, half: int) -> Tensor:
     return torch.unflatten(t, 3, (-1, 2, half))[..., 0, :, :]
 
 
-def _second(t: Tensor, half: int) -> Tensor:
+def _second_halves(t: Tensor, half: int) -> Tensor:
     return torch.unflatten(t, 3, (-1, 2, half))[..., 1, :, :]
 
 
-def _after(t: Tensor) -> Tensor:
-    """Put what second halves got (batch, heads, chunks, blocks, half, ·) into place."""
+def _pad_first_halves(t: Tensor) -> Tensor:
+    """Put zeros before the second halves (batch, heads, chunks, blocks, half, ·), and join the blocks of a chunk."""
     return F.pad(t, (0, 0, t.shape[-2], 0)).flatten(3, 4)

@@ -13,7 +13,7 @@ from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.conformance import check, parametrize
 from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.ragged import pooled
-from cab.ops.running import empty, running_softmax
+from cab.ops.running_softmax import empty_state, running_softmax
 from cab.ops.window import banded_pairs
 from cab.plugins import registry
 
@@ -233,7 +233,7 @@ def test_a_running_softmax_is_safe_at_any_scale_in_float32(spread: float) -> Non
     scores, read, v = (torch.randn(1, 1, 200, size, generator=generator) for size in (3, 3, 5))
     scores, read = spread * scores, read.softmax(-1)
     leaves = [t.requires_grad_() for t in (scores, read, v)]
-    ours = running_softmax(scores, read, v, empty(3, v), chunk=32)[0]
+    ours = running_softmax(scores, read, v, empty_state(3, v), chunk=32)[0]
     doubles = [t.detach().double().requires_grad_() for t in leaves]
     s, r, w = doubles
     rows = [r[:, :, i : i + 1] @ (s[:, :, : i + 1].softmax(2).mT @ w[:, :, : i + 1]) for i in range(200)]

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from cab import Pattern, Slot, Unsupported
 from cab.ops import random_features
-from cab.ops.decay import fading_linear
-from cab.ops.diagonal import absorbed, convolved, kernel
+from cab.ops.decay import decayed_linear
+from cab.ops.diagonal_ssm import convolution_kernel, fft_convolution, final_state
 from cab.ops.feature_maps import elu_plus_one
 from cab.ops.gated import gated_linear, gated_scores
-from cab.ops.pieces import in_pieces
 from cab.ops.prefix import causal_linear, divide_by_weights, normalise
+from cab.ops.segment_scan import scan_segments
 from cab.ops.softmax import masked_softmax
 from cab.plugins import registry
 
@@ -135,7 +135,7 @@ def test_gates_and_decay_that_keep_everything_give_linear_attention(chunk: int) 
     expected = causal_linear(q, k, v, 16)
     state = k.new_zeros(2, 2, 8, 8)
     torch.testing.assert_close(gated_linear(q, k, v, torch.zeros_like(k), state, chunk)[0], expected)
-    torch.testing.assert_close(fading_linear(q, k, v, torch.zeros(2, dtype=torch.float64), chunk), expected)
+    torch.testing.assert_close(decayed_linear(q, k, v, torch.zeros(2, dtype=torch.float64), chunk), expected)
 
 
 def test_one_gate_for_all_channels_and_tokens_is_decay() -> None:
@@ -143,7 +143,7 @@ def test_one_gate_for_all_channels_and_tokens_is_decay() -> None:
     rate = torch.tensor([0.3, 0.01], dtype=torch.float64)
     gate = -rate.view(1, 2, 1, 1).expand_as(k)
     ours = gated_linear(q, k, v, gate, k.new_zeros(2, 2, 8, 8), 16)[0]
-    torch.testing.assert_close(ours, fading_linear(q, k, v, rate, 4))
+    torch.testing.assert_close(ours, decayed_linear(q, k, v, rate, 4))
 
 
 @pytest.mark.parametrize("n", [37, 64, 133])
@@ -153,7 +153,7 @@ def test_without_a_graph_the_tokens_come_in_pieces_with_the_same_result(n: int) 
     calls: tuple[Any, ...] = (
         lambda: gated_linear(q, k, v, gate, state, 4),
         lambda: gated_scores(q, k, v, gate, state, 4),
-        lambda: (fading_linear(q, k, v, rate, 2), fading_linear(q, k, v, rate, 2, through=torch.tanh)),
+        lambda: (decayed_linear(q, k, v, rate, 2), decayed_linear(q, k, v, rate, 2, token_map=torch.tanh)),
     )
     for call in calls:
         whole = call()
@@ -168,7 +168,7 @@ def test_without_a_graph_the_tokens_come_in_pieces_with_the_same_result(n: int) 
         return t, total + t.shape[2]
 
     with torch.no_grad():
-        out, total = in_pieces(counted, (q,), torch.zeros(()), 4)
+        out, total = scan_segments(counted, (q,), torch.zeros(()), 4)
     assert torch.equal(out, q) and total == n == sum(asked)
     assert len(asked) in range(4, 9) and all(size % 4 == 0 for size in asked[:-1])
 
@@ -206,13 +206,13 @@ def test_sums_over_powers_equal_their_definition(length: int) -> None:
     weight, u = torch.complex(normal(3, 5, seed=2), normal(3, 5, seed=3)), normal(2, 3, length, seed=4)
     powers = (exponent.unsqueeze(-1) * torch.arange(length)).exp()
     kappa = 2 * (weight.unsqueeze(-1) * powers).sum(1).real
-    torch.testing.assert_close(kernel(weight, exponent, length), kappa)
+    torch.testing.assert_close(convolution_kernel(weight, exponent, length), kappa)
     sums = torch.einsum("bcl,csl->bcs", u.to(powers.dtype), powers.flip(-1))
-    torch.testing.assert_close(absorbed(u, exponent), sums)
+    torch.testing.assert_close(final_state(u, exponent), sums)
     whole = torch.zeros(3, length, length, dtype=torch.float64)
     for i in range(length):
         whole[:, i, : i + 1] = kappa[:, : i + 1].flip(-1)
-    torch.testing.assert_close(convolved(u, kappa), torch.einsum("cij,bcj->bci", whole, u))
+    torch.testing.assert_close(fft_convolution(u, kappa), torch.einsum("cij,bcj->bci", whole, u))
 
 
 def test_a_state_space_does_not_depend_on_where_it_begins() -> None:
@@ -335,16 +335,16 @@ def test_both_ways_of_summing_random_features_are_the_same(
     b[1, :, 1:3], v[1, :, 1:3] = random_features.FLOOR, 0.0
 
     def results() -> list[Tensor]:
-        first, state = random_features.running(a[:, :, :11], b[:, :, :11], v[:, :, :11], chunk)
-        second, state = random_features.running(a[:, :, 11:], b[:, :, 11:], v[:, :, 11:], chunk, state)
-        sums = state.largest.exp().unsqueeze(-1) * state.total
+        first, state = random_features.causal_sums(a[:, :, :11], b[:, :, :11], v[:, :, :11], chunk)
+        second, state = random_features.causal_sums(a[:, :, 11:], b[:, :, 11:], v[:, :, 11:], chunk, state)
+        sums = state.maximum.exp().unsqueeze(-1) * state.scaled
         return [normalise(first), normalise(second), sums]
 
     expected = results()
     if compiling:
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     else:
-        monkeypatch.setattr(random_features, "_far", lambda here, b: list(range(b.shape[2])))
+        monkeypatch.setattr(random_features, "_steep_chunks", lambda here, b: list(range(b.shape[2])))
     for ours, theirs in zip(results(), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -353,10 +353,10 @@ def test_a_mask_alone_sends_no_chunk_of_performer_the_long_way() -> None:
     b = normal(2, 2, 4, 8, 5)
     b[0, :, 0, :3], b[1, :, :2], b[0, :, 3] = random_features.FLOOR, random_features.FLOOR, random_features.FLOOR
     largest = torch.cat([torch.full((2, 2, 1, 5), random_features.FLOOR), b.amax(3)], 2).cummax(2).values
-    assert random_features._far(largest, b) == []
+    assert random_features._steep_chunks(largest, b) == []
     b[0, :, 1, 1], b[0, :, 1, 5], b[0, :, 0] = 900.0, 1000.0, random_features.FLOOR
     largest = torch.cat([torch.full((2, 2, 1, 5), random_features.FLOOR), b.amax(3)], 2).cummax(2).values
-    assert random_features._far(largest, b) == [1]
+    assert random_features._steep_chunks(largest, b) == [1]
 
 
 def test_exponents_of_performer_are_float32_under_autocast() -> None:

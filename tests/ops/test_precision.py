@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern, Slot
 from cab.ops.clusters import similar
-from cab.ops.diagonal import absorbed, kernel
+from cab.ops.diagonal_ssm import convolution_kernel, final_state
 from cab.ops.lsh import hashed
 from cab.ops.precision import full_precision
 from cab.ops.softmax import masked_attention
@@ -58,8 +58,8 @@ EXPONENT = torch.complex(-normal(5, 3).abs(), normal(5, 3, seed=1))
     [
         lambda x: hashed(x, normal(2, 2, 8, 16, seed=1)),
         lambda x: similar(x, F.normalize(normal(2, 16, 8, seed=1), dim=-1)),
-        lambda x: kernel(x[0, 0, :5, :3] * EXPONENT, EXPONENT, 64),
-        lambda x: absorbed(x[0, :, :, :5].mT, EXPONENT),
+        lambda x: convolution_kernel(x[0, 0, :5, :3] * EXPONENT, EXPONENT, 64),
+        lambda x: final_state(x[0, :, :, :5].mT, EXPONENT),
         lambda x: pseudo_inverse(x[:, :, :8]),
     ],
     ids=["hashed", "similar", "kernel", "absorbed", "pseudo_inverse"],

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab.ops.running import FLOOR, Weights, empty, running_softmax
+from cab.ops.running_softmax import FLOOR, RunningWeights, empty_state, running_softmax
 
 
 def drawn(n: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,7 +29,7 @@ def test_it_equals_the_definition_at_any_scale_forward_and_backward(scale: float
     leaves = drawn(37, scale)
     if wide:
         leaves = tuple(t.detach().double().requires_grad_() for t in leaves)
-    out, (total, mean) = running_softmax(*leaves, empty(5, leaves[2]), 16)
+    out, (total, mean) = running_softmax(*leaves, empty_state(5, leaves[2]), 16)
     expected = plain(*leaves)
     torch.testing.assert_close(out, expected.to(out.dtype), rtol=1e-4, atol=1e-5)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
@@ -46,8 +46,8 @@ def test_it_equals_the_definition_at_any_scale_forward_and_backward(scale: float
 def test_products_are_taken_where_scores_are_usual_and_not_where_the_log_sum_jumps() -> None:
     scores = drawn(32, 1.0)[0]
     total = torch.full((2, 3, 5), FLOOR)
-    assert Weights.of(scores, total) is not None
+    assert RunningWeights.of(scores, total) is not None
     jump = scores.detach().clone()
     jump[:, :, 23] += 100.0
-    assert Weights.of(jump, total) is None
-    assert Weights.of(jump.double(), total.double()) is not None
+    assert RunningWeights.of(jump, total) is None
+    assert RunningWeights.of(jump.double(), total.double()) is not None
