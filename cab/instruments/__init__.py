@@ -1,1 +1,1 @@
-"""What meters measure with: the allocator, the counters of FLOPs and memory traffic, and the timers."""
+"""What meters measure with: timers, the counters of FLOPs and memory traffic, and control of the allocator."""

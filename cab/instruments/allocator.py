@@ -1,16 +1,16 @@
-"""glibc's allocator, held still for timing.
+"""Pin glibc's allocator, so that timing does not depend on its history.
 
-By default glibc serves a large block from fresh pages (mmap) or from the heap, whichever its moving threshold says,
-and gives the heap's top back to the kernel when it feels like it. Which of these a kernel meets depends on what was
-allocated before it, so one and the same kernel has two speeds, up to twofold apart. Pinned, every block comes from the
-heap and the heap never shrinks: a kernel that has run once meets pages that are there already.
+glibc serves a large block either from the heap or from freshly mapped pages (mmap). A threshold decides, and it moves
+with earlier allocations. glibc also returns the top of the heap to the kernel from time to time. So one kernel can run
+at two speeds, up to twofold apart, depending on what was allocated before it. Once the allocator is pinned, every block
+comes from the heap and the heap never shrinks: after its first run a kernel finds its pages already mapped.
 """
 
 import ctypes
 from functools import lru_cache
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-PROBE = 1 << 20  # bytes
+PROBE_BYTES = 1 << 20
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -30,39 +30,42 @@ def pin() -> bool:
 
 
 def trim() -> bool:
-    """Give what is free back to the kernel; False where the allocator is not glibc's."""
+    """Return free memory to the kernel; False where the allocator is not glibc's."""
     if not is_glibc():
         return False
     ctypes.CDLL(None).malloc_trim(0)
     return True
 
 
-def mapped() -> int:
-    """Return the bytes of blocks that were served from fresh pages; 0 in a pinned process."""
-    return int(_info(ctypes.CDLL(None)).hblkhd) if is_glibc() else 0
+def mapped_bytes() -> int:
+    """Return the bytes of the blocks that were served by mmap; 0 in a pinned process."""
+    return int(_mallinfo2(ctypes.CDLL(None)).hblkhd) if is_glibc() else 0
 
 
 @lru_cache
 def is_glibc() -> bool:
-    """Whether `malloc` is glibc's own: another one (preloaded jemalloc, musl) would ignore `mallopt` silently."""
+    """Whether `malloc` is glibc's own. Another one (preloaded jemalloc, musl) would ignore `mallopt` silently.
+
+    The test: glibc's statistics must show a block that `malloc` has just served.
+    """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):
         return False
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    before = _held(libc)
-    block = libc.malloc(PROBE)
-    after = _held(libc)
+    before = _allocated_bytes(libc)
+    block = libc.malloc(PROBE_BYTES)
+    after = _allocated_bytes(libc)
     libc.free(block)
-    return after - before >= PROBE
+    return after - before >= PROBE_BYTES
 
 
-def _held(libc: ctypes.CDLL) -> int:
-    info = _info(libc)
+def _allocated_bytes(libc: ctypes.CDLL) -> int:
+    info = _mallinfo2(libc)
     return int(info.uordblks) + int(info.hblkhd)
 
 
-def _info(libc: ctypes.CDLL) -> _Mallinfo2:
+def _mallinfo2(libc: ctypes.CDLL) -> _Mallinfo2:
     libc.mallinfo2.restype = _Mallinfo2
-    found: _Mallinfo2 = libc.mallinfo2()
-    return found
+    info: _Mallinfo2 = libc.mallinfo2()
+    return info

@@ -1,8 +1,8 @@
-"""Counted FLOPs: what PyTorch's counter sees, with the operations that it misses added.
+"""Counted FLOPs: PyTorch's counter, with formulas for the operations that it misses.
 
-2 per multiply-add of a product or convolution, 5 N log2 N per FFT of N points, nothing elementwise: the conventions
-of `Mechanism.flops`. The counter of torch 2.13 knows neither SDPA's kernel on the CPU, nor FFTs, nor products of a
-matrix or a vector with a vector.
+The conventions are those of `Mechanism.flops`: 2 per multiply-add of a product or convolution, 5 N log2 N per FFT of N
+points, nothing for elementwise operations. The counter of torch 2.13 has no formula for SDPA's kernel on the CPU, for
+FFTs, and for matrix-vector and dot products.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ Shape = Sequence[int]
 def count_flops(call: Callable[[], Any]) -> float:
     """Count the floating-point operations of one call."""
     mode = flop_counter.FlopCounterMode(display=False, custom_mapping=_formulas())
-    mode.mod_tracker = _Untracked()  # type: ignore[assignment]
+    mode.mod_tracker = _NoModuleTracker()  # type: ignore[assignment]
     with mode as counter:
         call()
     return float(counter.get_total_flops())
 
 
-class _Untracked:
-    """Stands in for the counter's module tracker, whose hooks make `autograd.grad` fail on leaf inputs of a module."""
+class _NoModuleTracker:
+    """Replaces the counter's module tracker, whose hooks make `autograd.grad` fail for leaf inputs of a module."""
 
     parents = frozenset({"Global"})
 
@@ -49,19 +49,21 @@ def _formulas() -> dict[Any, Any]:
     }
 
 
-# The formulas get shapes in the place of tensors; `out_shape` is the result's.
+# The counter calls the formulas with shapes instead of tensors; `out_shape` is the shape of the result.
 
 
 def _sdpa(q: Shape, k: Shape, v: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return flop_counter.sdpa_flop_count(q, *_grouped(q, k, v))  # type: ignore[no-untyped-call, no-any-return]
+    return flop_counter.sdpa_flop_count(q, *_with_query_heads(q, k, v))  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _sdpa_backward(grad: Shape, q: Shape, k: Shape, v: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return flop_counter.sdpa_backward_flop_count(grad, q, *_grouped(q, k, v))  # type: ignore[no-untyped-call, no-any-return]
+def _sdpa_backward(
+    grad_out: Shape, q: Shape, k: Shape, v: Shape, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    return flop_counter.sdpa_backward_flop_count(grad_out, q, *_with_query_heads(q, k, v))  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _grouped(q: Shape, k: Shape, v: Shape) -> tuple[Shape, Shape]:
-    """Give keys and values as many heads as the queries have, which compute with them."""
+def _with_query_heads(q: Shape, k: Shape, v: Shape) -> tuple[Shape, Shape]:
+    """Give k and v as many heads as q has: grouped heads share memory, but each query head computes with them."""
     return (k[0], q[1], *k[2:]), (v[0], q[1], *v[2:])
 
 

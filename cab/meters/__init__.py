@@ -1,1 +1,1 @@
-"""One file a meter; the file's name is the meter's. What a metric means: docs/method.md."""
+"""The meters, one in each file, named as the file. docs/method.md says what each metric means."""

@@ -1,11 +1,11 @@
-"""FLOPs: executed by closed form, counted, and needed at least; and the bytes that go with them."""
+"""FLOPs: executed (closed form), counted, and needed at least; and the bytes that the same pass moves."""
 
 from collections.abc import Callable
 from typing import Any
 
 from cab import Meter
 
-_OFF_META = (NotImplementedError, RuntimeError)  # what an operation without a meta kernel raises
+_META_ERRORS = (NotImplementedError, RuntimeError)  # what an operation without a meta kernel raises
 
 
 class Flops(Meter):
@@ -28,31 +28,31 @@ class Flops(Meter):
     version = 1
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
-        """Closed forms are of the forward pass of one mechanism or layer; everything else is counted only."""
+        """Closed forms are for the forward pass of one mechanism or layer; all other passes are counted only."""
         if case.pass_ == "forward" and case.level != "model":
             return self.metrics
-        return {name: about for name, about in self.metrics.items() if name not in ("flops", "flops_needed")}
+        return {name: metric for name, metric in self.metrics.items() if name not in ("flops", "flops_needed")}
 
-    def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Compute and count; a mechanism without a closed form has the counted metric alone."""
-        found = _counted(call, case)
-        least = found["flops_counted"]["samples"][0]
+    def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Evaluate the closed forms and count; a mechanism without closed forms is counted only."""
+        results = _count(workload, case)
+        flops_needed = results["flops_counted"]["samples"][0]
         if "flops" in self.applies(case):
-            mechanism = call.twin(device="meta").mechanism
-            around = layer_flops(mechanism, case)
+            mechanism = workload.twin(device="meta").mechanism
+            projections = layer_flops(mechanism, case)
             if mechanism.defines("flops"):
-                executed = case.batch * (mechanism.flops(case.n, case.m, case.backend) + around)
-                needed = case.batch * (mechanism.flops_needed(case.n, case.m) + around)
-                found |= {"flops": {"samples": [executed]}, "flops_needed": {"samples": [needed]}}
-                least = needed
+                executed = case.batch * (mechanism.flops(case.n, case.m, case.backend) + projections)
+                flops_needed = case.batch * (mechanism.flops_needed(case.n, case.m) + projections)
+                results |= {"flops": {"samples": [executed]}, "flops_needed": {"samples": [flops_needed]}}
             else:
-                why = {"status": "unsupported", "reason": f"{type(mechanism).__name__} does not define flops"}
-                found |= {"flops": why, "flops_needed": why}
-        return found | {"intensity": {"samples": [least / max(found["bytes_needed"]["samples"][0], 1)]}}
+                missing = {"status": "unsupported", "reason": f"{type(mechanism).__name__} does not define flops"}
+                results |= {"flops": missing, "flops_needed": missing}
+        bytes_needed = max(results["bytes_needed"]["samples"][0], 1)
+        return results | {"intensity": {"samples": [flops_needed / bytes_needed]}}
 
 
 def layer_flops(mechanism: Any, case: Any) -> float:
-    """Count the projections around the mechanism for one sequence; 0 at the level `attend`."""
+    """Return the FLOPs of the projections around the mechanism for one sequence; 0 at the level `attend`."""
     if case.level != "layer":
         return 0.0
     slot = mechanism.slot
@@ -62,24 +62,25 @@ def layer_flops(mechanism: Any, case: Any) -> float:
     return float(2 * slot.tokens * outputs)
 
 
-def _counted(call: Any, case: Any) -> dict[str, dict[str, Any]]:
-    # the counter sees products alone, so a step counts as its gradients do, without the optimiser
+def _count(workload: Any, case: Any) -> dict[str, dict[str, Any]]:
+    # The optimiser has elementwise operations only, which count nothing. So the FLOPs of a training step are those of
+    # its forward and backward pass.
     changes = {"backend": "eager", "pass_": "forward_backward" if case.pass_ == "train" else case.pass_}
     try:
-        workload, on = call.twin(**changes, device="meta"), "meta"
-        figures = _followed(workload.run)
-    except _OFF_META:  # the shape of something depends on values, which meta tensors lack: the count is the same
-        workload, on = call.twin(**changes, device=case.device), case.device
-        figures = _followed(workload.run)
-    return {name: {"samples": [figure / workload.calls], "on": on} for name, figure in figures.items()}
+        twin, device = workload.twin(**changes, device="meta"), "meta"
+        counts = _count_flops_and_bytes(twin.run)
+    except _META_ERRORS:  # a shape depends on values, which meta tensors do not have: count on the case's own device
+        twin, device = workload.twin(**changes, device=case.device), case.device
+        counts = _count_flops_and_bytes(twin.run)
+    return {name: {"samples": [count / twin.calls], "on": device} for name, count in counts.items()}
 
 
-def _followed(run: Callable[[], Any]) -> dict[str, float]:
-    """Count the operations and the bytes of one call, in one go."""
+def _count_flops_and_bytes(run: Callable[[], Any]) -> dict[str, float]:
+    """Count the floating-point operations and the bytes of one call, in the same run."""
     from cab.instruments.flop_counter import count_flops
-    from cab.instruments.memory_traffic import Traffic
+    from cab.instruments.memory_traffic import TrafficCounter
 
     results: list[Any] = []
-    with Traffic() as seen:
+    with TrafficCounter() as traffic:
         flops = count_flops(lambda: results.append(run()))
-    return {"flops_counted": flops, "bytes_needed": float(seen.needed(results)), "bytes_moved": float(seen.moved)}
+    return {"flops_counted": flops, "bytes_needed": float(traffic.needed(results)), "bytes_moved": float(traffic.moved)}

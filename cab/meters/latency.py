@@ -1,4 +1,4 @@
-"""Latency: seconds per call, from several fresh processes."""
+"""Latency: seconds per call, measured in several fresh processes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from typing import Any
 from cab import Meter, Reading
 from cab.intervals import student_of_logs
 
-WANTED = 0.05  # the interval's half-width, as a share of the value
+TARGET_HALF_WIDTH = 0.05  # of the interval, as a share of the value
 
 
 class Latency(Meter):
-    """Wall time of one pass (decoding: of one token) on the whole batch, in steady state."""
+    """Wall time of one pass (decoding: of one token) on the whole batch, in the steady state."""
 
     metrics = {"latency": ("seconds", False)}
     method = (
-        "median over 5 fresh processes of each one's median wall time per call, interval by Student's t over the "
-        "processes' medians on the log scale; allocator pinned; on CUDA by events with a cold second-level cache"
+        "median over 5 fresh processes of the median wall time per call in each, interval by Student's t over the "
+        "processes' medians on the log scale; allocator pinned; on CUDA by events with a cold L2 cache"
     )
     version = 2
     environment = True
@@ -27,44 +27,47 @@ class Latency(Meter):
     asks = {"timer": "own"}
 
     def unavailable(self, device: str) -> str | None:
-        """Only the CPU and CUDA have a timer."""
+        """The CPU and CUDA have a timer, no other device has."""
         return None if device.split(":")[0] in ("cpu", "cuda") else f"there is no timer for {device}"
 
-    def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Time the workload; a sample is the mean of `iterations` calls that follow one another."""
+    def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Time the workload; a sample is the mean of `iterations` successive calls."""
         from cab.instruments import timers
 
-        if not call.has_run:  # a training step, whose first sets up the optimiser
-            call.run()
-        timing = timers.TIMERS[case.settings.get("timer", "own")](call.run, call.device)
-        gpu = {"clocks": timing.clocks, "throttled": [sample / call.calls for sample in timing.throttled]}
+        if not workload.has_run:  # the first training step sets up the optimiser, and is no sample
+            workload.run()
+        timing = timers.TIMERS[case.settings.get("timer", "own")](workload.run, workload.device)
+        throttled = [sample / workload.calls for sample in timing.throttled]
+        gpu_only = {"clocks": timing.clocks, "throttled": throttled}
         return {
             "latency": {
-                "samples": [sample / call.calls for sample in timing.samples],
+                "samples": [sample / workload.calls for sample in timing.samples],
                 "iterations": timing.iterations,
                 "warm_up": timing.warm_up,
                 "steady": timing.steady,
                 "stop": timing.stop,
-                **{name: found for name, found in gpu.items() if found},
+                **{name: values for name, values in gpu_only.items() if values},
             }
         }
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Take the median of the processes' medians; within a process samples are alike, so they count once."""
+        """Return the median of the processes' medians.
+
+        The interval is over the medians: samples of one process are correlated, so they count as one.
+        """
         medians = [median(process["samples"]) for process in processes]
         value, interval = median(medians), student_of_logs(medians)
         count = sum(len(process["samples"]) for process in processes)
         if interval is None:
             return Reading(value, None, None, count, len(medians), False, "one process gives no interval")
-        # the interval is for the mean of the logs, from which the median may lie apart: keep both inside
+        # the interval is that of the mean of the logs, and may miss the median: extend it to the median
         low, high = min(interval[0], value), max(interval[1], value)
-        width = sqrt(high / low) - 1
+        half_width = sqrt(high / low) - 1
         stops = Counter(process.get("stop", "") for process in processes)
-        rules = ", ".join(f"{name} {times}" for name, times in sorted(stops.items()) if name)
-        met = width <= WANTED
-        reason = (
-            f"±{width:.1%} {'within' if met else 'exceeds'} ±{WANTED:.0%}; processes stopped by: {rules or 'unknown'}"
-        )
-        if apart := sum(len(process.get("throttled", ())) for process in processes):
-            reason += f"; {apart} samples at a throttled clock set apart"
-        return Reading(value, low, high, count, len(medians), met, reason)
+        rules = ", ".join(f"{name} {times}" for name, times in sorted(stops.items()) if name) or "unknown"
+        converged = half_width <= TARGET_HALF_WIDTH
+        verb = "within" if converged else "exceeds"
+        reason = f"±{half_width:.1%} {verb} ±{TARGET_HALF_WIDTH:.0%}; processes stopped by: {rules}"
+        if throttled := sum(len(process.get("throttled", ())) for process in processes):
+            reason += f"; {throttled} samples at a throttled clock set apart"
+        return Reading(value, low, high, count, len(medians), converged, reason)

@@ -1,4 +1,4 @@
-"""Memory: what a pass takes beyond what was held before it. Never one number."""
+"""Memory that a pass takes beyond what was held before it: several metrics, none of which stands for the others."""
 
 import gc
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 from cab import Meter, Reading
 from cab.instruments.allocator import trim
-from cab.instruments.timers import collector_at_rest
+from cab.instruments.timers import garbage_collector_off
 
 _CLEAR = Path("/proc/self/clear_refs")
 
 
 class Memory(Meter):
-    """Peaks of one pass after a first one, beyond inputs, parameters and, in `backward`, the graph."""
+    """Peak memory of one pass after a first one, beyond inputs, parameters and, in `backward`, the graph."""
 
     metrics = {
         "peak_allocated": ("bytes", False),
@@ -27,42 +27,42 @@ class Memory(Meter):
         "peak_allocated: most bytes of tensors and workspaces held at once (CPU: the profiler's memory events, exact "
         "from run to run); peak_resident: growth of the process's resident set, reset before the pass (CPU); "
         "peak_reserved: growth of what the caching allocator holds (CUDA); device_wide: growth of what is in use on "
-        "the whole device, by whomever (CUDA); decode_state: what is kept after n tokens (pass=decode)"
+        "the whole device, other programs included (CUDA); decode_state: the state after n tokens (pass=decode)"
     )
     version = 1
     environment = True
 
     def unavailable(self, device: str) -> str | None:
-        """Only the CPU and CUDA are known."""
+        """Memory is measured on the CPU and CUDA only."""
         return None if device.split(":")[0] in ("cpu", "cuda") else f"memory on {device} is not measured"
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
-        """Resident memory is the CPU's, what is reserved and what the device holds is CUDA's; a state is decoding's."""
+        """Leave out the metrics of the other kind of device, and `decode_state` where nothing is decoded."""
         on_gpu = case.device.startswith("cuda")
-        others = {"peak_resident"} if on_gpu else {"peak_reserved", "device_wide"}
-        others |= set() if case.pass_ == "decode" else {"decode_state"}
-        return {name: about for name, about in self.metrics.items() if name not in others}
+        left_out = {"peak_resident"} if on_gpu else {"peak_reserved", "device_wide"}
+        left_out |= set() if case.pass_ == "decode" else {"decode_state"}
+        return {name: metric for name, metric in self.metrics.items() if name not in left_out}
 
-    def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Measure each metric in a pass of its own, after one that has let one-time buffers appear."""
-        if not call.has_run:
-            call.run()
-        call.module.zero_grad()  # a training step leaves gradients: they are its own, not held before the next one
-        kept = {"decode_state": {"samples": [state_bytes(call.state)]}} if case.pass_ == "decode" else {}
-        if call.device.type == "cuda":
-            return {**kept, **_on_cuda(call.run, call.device)}
-        resident = resident_growth(call.run)
-        call.module.zero_grad()
-        return {**kept, "peak_allocated": {"samples": [peak_allocated(call.run)]}, "peak_resident": resident}
+    def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Measure each metric in a pass of its own, after a first pass that allocates one-time buffers."""
+        if not workload.has_run:
+            workload.run()
+        workload.module.zero_grad()  # gradients that a training step leaves behind are part of the next step's peak
+        state = {"decode_state": {"samples": [state_bytes(workload.state)]}} if case.pass_ == "decode" else {}
+        if workload.device.type == "cuda":
+            return {**state, **_growth_on_cuda(workload.run, workload.device)}
+        resident = resident_growth(workload.run)
+        workload.module.zero_grad()
+        return {**state, "peak_allocated": {"samples": [peak_allocated(workload.run)]}, "peak_resident": resident}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Take the largest: a peak that was seen once was needed."""
+        """Return the largest sample: memory that one pass needed, the pass needs."""
         samples = [float(s) for process in processes for s in process["samples"]]
         return Reading(max(samples), count=len(samples), processes=len(processes))
 
 
 def state_bytes(state: Any) -> int:
-    """Add up the tensors of a state, any nesting of them."""
+    """Return the bytes of the tensors of a state, any nesting of them."""
     if isinstance(state, dict):
         return sum(map(state_bytes, state.values()))
     if isinstance(state, list | tuple):
@@ -71,31 +71,34 @@ def state_bytes(state: Any) -> int:
 
 
 def peak_allocated(call: Callable[[], Any]) -> int:
-    """Return the most bytes held at once during a call on the CPU, beyond what was held before it.
+    """Return the most bytes allocated at once during a call on the CPU, beyond those allocated before it.
 
-    The profiler sees every allocation, kernels' workspaces too, which a dispatch mode does not.
+    By the profiler, which sees every allocation. A dispatch mode would miss the workspaces of kernels.
     """
     from torch.autograd.profiler import profile  # torch.profiler's takes seconds to start
 
-    with collector_at_rest(), profile(profile_memory=True) as record:
-        result = call()  # held until the profiler has stopped, as the caller would hold it
+    with garbage_collector_off(), profile(profile_memory=True) as record:
+        result = call()  # kept until the profiler has stopped, because a caller would keep it too
     del result
     assert record.kineto_results is not None
     events = record.kineto_results.events()
-    held = peak = 0
+    allocated = peak = 0
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
     return peak
 
 
 def resident_growth(call: Callable[[], Any]) -> dict[str, Any]:
-    """Return the growth of the resident set's peak during a call, as what `measure` gives for a metric."""
+    """Return how much the peak of the resident set grows during a call, in the form that `measure` returns.
+
+    The status is `unsupported` where the peak cannot be reset, or free memory cannot be returned to the kernel.
+    """
     if not os.access(_CLEAR, os.W_OK):
         return {"status": "unsupported", "reason": f"{_CLEAR} cannot be written, so the resident peak cannot be reset"}
     if not trim():
         return {"status": "unsupported", "reason": "the allocator is not glibc's, so free memory cannot be given back"}
-    with collector_at_rest():
+    with garbage_collector_off():
         _CLEAR.write_text("5")
         before = _peak_resident()
         result = call()
@@ -111,7 +114,7 @@ def _peak_resident() -> int:
     raise RuntimeError("/proc/self/status has no line VmHWM")
 
 
-def _on_cuda(call: Callable[[], Any], device: Any) -> dict[str, dict[str, Any]]:
+def _growth_on_cuda(call: Callable[[], Any], device: Any) -> dict[str, dict[str, Any]]:
     import torch
 
     gc.collect()
@@ -119,13 +122,13 @@ def _on_cuda(call: Callable[[], Any], device: Any) -> dict[str, dict[str, Any]]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    free, _ = torch.cuda.mem_get_info(device)
+    free_before, _ = torch.cuda.mem_get_info(device)
     result = call()
     torch.cuda.synchronize(device)
-    left, _ = torch.cuda.mem_get_info(device)  # the caching allocator gives nothing back meanwhile, so this is the peak
+    free_after, _ = torch.cuda.mem_get_info(device)  # the caching allocator has returned nothing, so this is the peak
     del result
     return {
         "peak_allocated": {"samples": [torch.cuda.max_memory_allocated(device) - allocated]},
         "peak_reserved": {"samples": [torch.cuda.max_memory_reserved(device) - reserved]},
-        "device_wide": {"samples": [free - left]},
+        "device_wide": {"samples": [free_before - free_after]},
     }

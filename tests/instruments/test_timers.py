@@ -1,4 +1,4 @@
-"""Each timer on calls of known duration; those that need a GPU on stand-ins for it."""
+"""Each timer on calls of known duration; those that need a GPU on fakes."""
 
 import gc
 import random
@@ -16,11 +16,11 @@ from cab.instruments.timers import cuda, own
 from cab.planning import schema
 from cab.planning.overrides import root
 
-# Ours, on a clock of our own
+# This project's timer, on a fake clock
 
 
-class Clock:
-    """Time that passes in calls alone: the i-th takes `durations(i)` seconds."""
+class FakeClock:
+    """Advances in calls only: the i-th takes `durations(i)` seconds."""
 
     def __init__(self, durations: Any) -> None:
         self.now, self.calls, self.durations = 0, 0, durations
@@ -33,8 +33,8 @@ class Clock:
         self.calls += 1
 
 
-def timed(durations: Any) -> tuple[timers.Timing, Clock]:
-    clock = Clock(durations)
+def timed(durations: Any) -> tuple[timers.Timing, FakeClock]:
+    clock = FakeClock(durations)
     return timers.on_cpu(clock.call, clock), clock
 
 
@@ -42,8 +42,8 @@ def test_a_steady_call_is_sampled_in_groups_until_its_median_is_known() -> None:
     timing, clock = timed(lambda i: 1e-4)
     assert timing.samples == pytest.approx([1e-4] * len(timing.samples))
     assert (timing.stop, timing.steady) == ("precision", True)
-    assert timing.iterations * 1e-4 >= own.SAMPLE
-    assert timing.warm_up * 1e-4 >= own.WARM_UP[0]
+    assert timing.iterations * 1e-4 >= own.MIN_SAMPLE_SECONDS
+    assert timing.warm_up * 1e-4 >= own.WARM_UP_SECONDS[0]
     assert clock.calls == timing.warm_up + timing.iterations * len(timing.samples)
     assert clock.now / 1e9 < 0.06
 
@@ -57,7 +57,7 @@ def test_slow_first_calls_are_warm_up_and_no_sample() -> None:
 def test_a_noisy_call_is_stopped_by_time() -> None:
     draw = random.Random(0)
     timing, clock = timed(lambda i: draw.choice([1e-3, 3e-3]))
-    assert timing.stop == "time" and sum(timing.samples) * timing.iterations >= own.BUDGET[1]
+    assert timing.stop == "time" and sum(timing.samples) * timing.iterations >= own.SAMPLING_SECONDS[1]
     assert clock.now / 1e9 < 0.2
 
 
@@ -78,12 +78,12 @@ def test_the_garbage_collector_rests_while_the_clock_runs_and_is_as_before_after
     assert gc.isenabled()
 
 
-class Gpu:
-    """A stand-in: there is a GPU in few places. It notes the order of things, and its clock is what it is told."""
+class FakeGpu:
+    """Logs flushes, events and calls in order. Its clock rate after i calls is `clock_rate(i)` MHz."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, durations: Any, speed: Any = lambda i: 1000) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, durations: Any, clock_rate: Any = lambda i: 1000) -> None:
         self.log: list[str] = []
-        self.clock = Clock(durations)
+        self.clock = FakeClock(durations)
         gpu = self
 
         class Event:
@@ -100,9 +100,9 @@ class Gpu:
 
         monkeypatch.setattr(torch.cuda, "Event", Event)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: self.log.append("synchronize"))
-        monkeypatch.setattr(torch.cuda, "clock_rate", lambda device: speed(self.clock.calls))
+        monkeypatch.setattr(torch.cuda, "clock_rate", lambda device: clock_rate(self.clock.calls))
         flush = SimpleNamespace(zero_=lambda: self.log.append("flush"))
-        monkeypatch.setattr(cuda, "_twice_the_cache", lambda device: flush)
+        monkeypatch.setattr(cuda, "_flush_buffer", lambda device: flush)
 
     def call(self) -> None:
         self.log.append("call")
@@ -110,7 +110,7 @@ class Gpu:
 
 
 def test_cuda_is_timed_by_events_around_each_call_after_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Gpu(monkeypatch, lambda i: 1e-3)
+    gpu = FakeGpu(monkeypatch, lambda i: 1e-3)
     timing = timers.TIMERS["own"](gpu.call, torch.device("cuda"))
     assert timing.samples == pytest.approx([1e-3] * len(timing.samples)) and timing.stop == "precision"
     assert (timing.clocks, timing.throttled) == ([1000, 1000], [])
@@ -121,8 +121,8 @@ def test_cuda_is_timed_by_events_around_each_call_after_a_flush(monkeypatch: pyt
 
 def test_samples_at_a_throttled_clock_are_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second group of ten calls after the warm-up runs at a lower clock, and takes longer."""
-    # the clock is read once, for itself, before the first call; calls count from 0, clocks after the group's last call
-    gpu = Gpu(
+    # the clock rate is read once before the first call, and then after each group; calls count from 0
+    gpu = FakeGpu(
         monkeypatch,
         lambda i: 2e-3 if 20 <= i < 30 else 1e-3 + (i > 9) * i % 2 * 1e-4,
         lambda i: 700 if i == 30 else 1000,
@@ -136,11 +136,11 @@ def test_a_clock_that_cannot_be_read_sets_nothing_apart(monkeypatch: pytest.Monk
     def missing(i: int) -> int:
         raise ModuleNotFoundError("pynvml does not seem to be installed")
 
-    timing = timers.on_cuda(Gpu(monkeypatch, lambda i: 1e-3, missing).call, "cuda")
+    timing = timers.on_cuda(FakeGpu(monkeypatch, lambda i: 1e-3, missing).call, "cuda")
     assert timing.samples and (timing.clocks, timing.throttled) == ([], [])
 
 
-# The others
+# The timers of other projects
 
 
 def test_the_keys_of_the_command_line_name_every_timer() -> None:
@@ -169,10 +169,10 @@ def test_a_timer_whose_package_is_missing_says_so(name: str, monkeypatch: pytest
         timers.TIMERS[name](lambda: pytest.fail("called"), torch.device("cuda"))
 
 
-class Idle:
+class NullContext:
     """A context that does nothing."""
 
-    def __init__(self, *given: Any) -> None: ...
+    def __init__(self, *arguments: Any) -> None: ...
 
     def __enter__(self) -> None: ...
 
@@ -184,7 +184,7 @@ def test_tritons_milliseconds_become_seconds(monkeypatch: pytest.MonkeyPatch) ->
     testing.do_bench = lambda call, return_mode: {"all": [1.0, 3.0]}[return_mode]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
     monkeypatch.setitem(sys.modules, "triton.testing", testing)
-    monkeypatch.setattr(torch.cuda, "device", Idle)
+    monkeypatch.setattr(torch.cuda, "device", NullContext)
     assert timers.TIMERS["triton"](lambda: None, torch.device("cuda")).samples == [1e-3, 3e-3]
 
 
@@ -192,21 +192,21 @@ def test_tritons_milliseconds_become_seconds(monkeypatch: pytest.MonkeyPatch) ->
 def test_nvbench_gets_one_benchmark_and_its_samples_are_read_back(
     monkeypatch: pytest.MonkeyPatch, skipped: bool
 ) -> None:
-    """A stand-in with the names and shapes of cuda-bench 0.3."""
+    """On a fake with the names and signatures of cuda-bench 0.3."""
     bench, results, called = ModuleType("cuda.bench"), ModuleType("cuda.bench.results"), []
-    known: dict[str, Callable[[Any], None]] = {}
+    registered: dict[str, Callable[[Any], None]] = {}
     stream = SimpleNamespace(addressof=lambda: 7)
 
     def run_all_benchmarks(argv: list[str]) -> None:
         assert argv[1::2][:3] == ["--benchmark", "--devices", "--jsonbin"] and argv[4] == "1"
-        benchmark = known[argv[2]]
+        benchmark = registered[argv[2]]
         benchmark(
             SimpleNamespace(exec=lambda launch, sync: sync and launch(SimpleNamespace(get_stream=lambda: stream)))
         )
 
     state = SimpleNamespace(is_skipped=skipped, skip_reason="too short" if skipped else None, samples=[0.5, 0.25])
     bench.register = lambda benchmark: SimpleNamespace(  # type: ignore[attr-defined]
-        set_name=lambda name: known.__setitem__(name, benchmark)
+        set_name=lambda name: registered.__setitem__(name, benchmark)
     )
     bench.run_all_benchmarks = run_all_benchmarks  # type: ignore[attr-defined]
     bench.results = results  # type: ignore[attr-defined]
@@ -216,7 +216,7 @@ def test_nvbench_gets_one_benchmark_and_its_samples_are_read_back(
     for module in (package, bench, results):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda address, device: address)
-    monkeypatch.setattr(torch.cuda, "stream", Idle)
+    monkeypatch.setattr(torch.cuda, "stream", NullContext)
 
     def timed_by_nvbench() -> timers.Timing:
         return timers.TIMERS["nvbench"](lambda: called.append(1), torch.device("cuda:1"))
@@ -233,14 +233,14 @@ def test_a_graph_is_captured_after_calls_aside_and_then_replayed(monkeypatch: py
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "stream", Idle)
+    monkeypatch.setattr(torch.cuda, "stream", NullContext)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: log.append("replay")))
-    monkeypatch.setattr(torch.cuda, "graph", Idle)
-    cuda.graphed(lambda: log.append("call"), "cuda")()
+    monkeypatch.setattr(torch.cuda, "graph", NullContext)
+    cuda.graph_replay(lambda: log.append("call"), "cuda")()
     assert log == ["call"] * 4 + ["replay"]
 
     def waits() -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(Unsupported, match="cannot be captured: operation not permitted"):
-        cuda.graphed(waits, "cuda")
+        cuda.graph_replay(waits, "cuda")

@@ -1,4 +1,4 @@
-"""Our own timer on a GPU: events around each call, a cold second-level cache, and the clock that it ran at."""
+"""This project's timer on a GPU: CUDA events around each call, a cold L2 cache, and the clock rate of each sample."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,26 +6,27 @@ from statistics import median
 from typing import Any
 
 from cab.errors import Unsupported
-from cab.instruments.timers.own import SAMPLE, WINDOW, Timing, enough, warm
+from cab.instruments.timers.own import MIN_SAMPLE_SECONDS, WINDOW_CALLS, Timing, stop_rule_holds, warm_up
 
-THROTTLED = 0.9  # of the highest clock seen: a sample taken below it is set apart
+THROTTLED = 0.9  # of the highest clock rate seen: samples taken below it are throttled
 
 
 def on_cuda(call: Callable[[], Any], device: Any) -> Timing:
-    """Time `call` on the GPU by events, each call with a cold second-level cache.
+    """Time `call` on the GPU by events, each call with a cold L2 cache.
 
-    Filling a buffer twice the cache's size before each call evicts what the last one left, and gives the CPU time to
-    queue the call behind it, so that the events enclose the kernels and not the wait for them.
+    Before each call a buffer of twice the cache's size is filled. That evicts what the call before left in the cache.
+    It also keeps the GPU busy until the CPU has queued the call, so that the events enclose the kernels alone.
     """
     import torch
 
-    flush, event, clock = _twice_the_cache(device), partial(torch.cuda.Event, enable_timing=True), _clock(device)
+    flush_buffer, read_clock = _flush_buffer(device), _clock_reader(device)
+    event = partial(torch.cuda.Event, enable_timing=True)
 
-    def samples(count: int) -> list[float]:
+    def time_calls(count: int) -> list[float]:
         pairs = []
         for _ in range(count):
             start, end = event(), event()
-            flush.zero_()
+            flush_buffer.zero_()
             start.record()
             call()
             end.record()
@@ -35,32 +36,36 @@ def on_cuda(call: Callable[[], Any], device: Any) -> Timing:
 
     timing = Timing()
     torch.cuda.synchronize(device)
-    durations = warm(timing, lambda: samples(1)[0])
-    # one wait for several calls, but none for long ones
-    group = max(1, min(10, int(SAMPLE * 5 / max(median(durations[-WINDOW:]), 1e-9))))
-    taken: list[tuple[float, float]] = []  # seconds, and the clock of the group
-    while not enough(timing):
-        durations, speed = samples(group), clock()
-        taken += [(duration, speed) for duration in durations]
-        speeds = [speed for _, speed in taken]
-        least = THROTTLED * max(speeds)
-        timing.samples = [duration for duration, speed in taken if speed >= least]
-        timing.throttled = [duration for duration, speed in taken if speed < least]
-        timing.clocks = [min(speeds), max(speeds)] if max(speeds) else []
+    durations = warm_up(timing, lambda: time_calls(1)[0])
+    # short calls are timed in groups, with one synchronisation for each group
+    group = max(1, min(10, int(MIN_SAMPLE_SECONDS * 5 / max(median(durations[-WINDOW_CALLS:]), 1e-9))))
+    samples: list[tuple[float, float]] = []  # seconds, and the clock rate after the sample's group
+    while not stop_rule_holds(timing):
+        durations, clock_rate = time_calls(group), read_clock()
+        samples += [(duration, clock_rate) for duration in durations]
+        rates = [rate for _, rate in samples]
+        threshold = THROTTLED * max(rates)
+        timing.samples = [duration for duration, rate in samples if rate >= threshold]
+        timing.throttled = [duration for duration, rate in samples if rate < threshold]
+        timing.clocks = [min(rates), max(rates)] if max(rates) else []
     return timing
 
 
-def graphed(call: Callable[[], Any], device: Any) -> Callable[[], None]:
-    """Capture `call` in a CUDA graph and return its replay, which launches all of its kernels at once."""
+def graph_replay(call: Callable[[], Any], device: Any) -> Callable[[], None]:
+    """Capture `call` in a CUDA graph and return its replay, which launches all kernels at once.
+
+    `Unsupported` where the call cannot be captured.
+    """
     import torch
 
     try:
-        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):  # as PyTorch asks: first calls elsewhere, so that nothing is set up in the graph
+        side_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(torch.cuda.current_stream(device))
+        # PyTorch asks for a warm-up on a side stream before capture, so that one-time initialisation is not captured
+        with torch.cuda.stream(side_stream):
             for _ in range(3):
                 call()
-        torch.cuda.current_stream(device).wait_stream(aside)
+        torch.cuda.current_stream(device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             call()
@@ -69,20 +74,21 @@ def graphed(call: Callable[[], Any], device: Any) -> Callable[[], None]:
     return graph.replay
 
 
-def _clock(device: Any) -> Callable[[], float]:
-    """Return what reads the multiprocessors' clock in MHz; 0 where it cannot be read."""
+def _clock_reader(device: Any) -> Callable[[], float]:
+    """Return a function that reads the clock rate of the multiprocessors in MHz; 0 where it cannot be read."""
     import torch
 
     def read() -> float:
         try:
             return float(torch.cuda.clock_rate(device))
-        except Exception:  # nvidia-ml-py is missing (ModuleNotFoundError), or the driver does not say (NVMLError)
+        except Exception:  # nvidia-ml-py is missing (ModuleNotFoundError), or the driver does not tell (NVMLError)
             return 0.0
 
     return read if read() else lambda: 0.0
 
 
-def _twice_the_cache(device: Any) -> Any:
+def _flush_buffer(device: Any) -> Any:
+    """Allocate a buffer of twice the size of the L2 cache."""
     import torch
 
     cache = torch.cuda.get_device_properties(device).L2_cache_size

@@ -1,4 +1,4 @@
-"""Other people's timers, each as its maker meant it: its own warm-up, stop rule and state of the caches."""
+"""Timers of other projects, each with its own warm-up, stop rule and treatment of the caches."""
 
 import tempfile
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from typing import Any
 from cab.errors import Unsupported
 from cab.instruments.timers.own import Timing
 
-_numbers = count()
-SECONDS = 0.1  # of samples that PyTorch's timer takes, about as long as ours
+_benchmark_numbers = count()
+TORCH_SECONDS = 0.1  # for which PyTorch's timer samples: about as long as our own
 
 
 def by_torch(call: Callable[[], Any], device: Any) -> Timing:
-    """`torch.utils.benchmark`: blocks of calls that take at least a hundred times its overhead; no cache is flushed."""
+    """Time by `torch.utils.benchmark`: blocks of calls of at least 100 times its overhead; no cache is flushed."""
     import torch
     from torch.utils.benchmark import Timer
 
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    measured = timer.blocked_autorange(min_run_time=SECONDS)
+    measured = timer.blocked_autorange(min_run_time=TORCH_SECONDS)
     return Timing(list(measured.times), measured.number_per_run, stop="torch")
 
 
 def by_triton(call: Callable[[], Any], device: Any) -> Timing:
-    """`triton.testing.do_bench`: events around each call, the second-level cache flushed."""
-    _need_cuda("triton", device)
+    """Time by `triton.testing.do_bench`: events around each call, the L2 cache flushed."""
+    _require_cuda("triton", device)
     try:
         from triton.testing import do_bench
     except ImportError as error:
@@ -37,8 +37,8 @@ def by_triton(call: Callable[[], Any], device: Any) -> Timing:
 
 
 def by_nvbench(call: Callable[[], Any], device: Any) -> Timing:
-    """NVBench's cold measurement: cache flushed, throttled samples dropped, its own stop rule."""
-    _need_cuda("nvbench", device)
+    """Time by NVBench's cold measurement: the L2 cache flushed, throttled samples dropped, its own stop rule."""
+    _require_cuda("nvbench", device)
     try:
         import cuda.bench as nvbench
         from cuda.bench.results import BenchmarkResult
@@ -46,26 +46,26 @@ def by_nvbench(call: Callable[[], Any], device: Any) -> Timing:
         raise Unsupported(f"timer=nvbench: the package cuda-bench does not import: {error}") from error
     import torch
 
-    def launch(on: Any) -> None:
-        stream = torch.cuda.ExternalStream(on.get_stream().addressof(), device)  # type: ignore[no-untyped-call]
+    def launch(launcher: Any) -> None:
+        stream = torch.cuda.ExternalStream(launcher.get_stream().addressof(), device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             call()
 
     def cab(state: Any) -> None:
-        state.exec(launch, sync=True)  # the pass may wait for the device itself
+        state.exec(launch, sync=True)  # the pass may itself synchronise with the device
 
-    name = f"cab {next(_numbers)}"  # what was registered before stays so, and would be run again
+    name = f"cab {next(_benchmark_numbers)}"  # a benchmark stays registered, so each needs a name of its own
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples.json"
         nvbench.register(cab).set_name(name)
-        chosen = ["--benchmark", name, "--devices", str(device.index or 0)]
-        nvbench.run_all_benchmarks(["cab", *chosen, "--jsonbin", str(file)])
+        selection = ["--benchmark", name, "--devices", str(device.index or 0)]
+        nvbench.run_all_benchmarks(["cab", *selection, "--jsonbin", str(file)])
         (state,) = (state for bench in BenchmarkResult.from_json(file).values() for state in bench)
         if state.is_skipped or not state.samples:
             raise Unsupported(f"timer=nvbench: {state.skip_reason or 'no samples'}")
         return Timing(list(state.samples), stop="nvbench")
 
 
-def _need_cuda(name: str, device: Any) -> None:
+def _require_cuda(name: str, device: Any) -> None:
     if device.type != "cuda":
         raise Unsupported(f"timer={name} measures on CUDA only, not on {device}; on the CPU there are own and torch")
