@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
+from cab.contracts.messages import MeasureAnswer, MeasureJob
 from cab.planning.plan import plan
-from cab.runner.fork_client import Server
+from cab.runner.fork_client import ForkClient
+from cab.worker import jobs
 
 CASES = 50
 
@@ -21,33 +23,25 @@ CASES = 50
 def main() -> None:
     """Print the medians and the cost of isolation."""
     lengths = ",".join(str(16 + i) for i in range(CASES))
-    items = plan(["mechanism=none", "task=speed", f"seq_len={lengths}", "meters=[flops]", "threads=1"]).items
+    measurements = plan(
+        ["mechanism=none", "task=speed", f"seq_len={lengths}", "meters=[flops]", "threads=1"]
+    ).measurements
     torch.set_num_threads(1)
     apart, together = [], []
-    with tempfile.TemporaryDirectory() as data, Server() as server:
-        jobs = [
-            {
-                "kind": "measure",
-                "case": i.case.question(),
-                "data": data,
-                "pinned": False,
-                "threads": 1,
-                "meters": ["flops"],
-            }
-            for i in items
-        ]
-        server.run(jobs[0], 60, None)  # the server starts: once a run
-        jobs.measure(jobs[0])
-        for job in jobs:
+    with tempfile.TemporaryDirectory() as data, ForkClient() as client:
+        asked = [MeasureJob(each.case, data, threads=1, meters=["flops"]) for each in measurements]
+        client.run(asked[0], 60, None)  # the server starts: once a run
+        jobs.measure(asked[0])
+        for job in asked:
             start = time.perf_counter()
-            ending = server.run(job, 60, 2**33)
+            ending = client.run(job, 60, 2**33)
             apart.append(time.perf_counter() - start)
-            assert ending.result is not None and "ok" in ending.result
+            assert isinstance(ending.answer, MeasureAnswer), ending.answer
             start = time.perf_counter()
             jobs.measure(job)
             together.append(time.perf_counter() - start)
     cost = statistics.median(a - b for a, b in zip(apart, together, strict=True))
-    print(f"{Path(__file__).name}: {len(jobs)} cases, median {1e3 * statistics.median(apart):.1f} ms in a child, ")
+    print(f"{Path(__file__).name}: {len(asked)} cases, median {1e3 * statistics.median(apart):.1f} ms in a child, ")
     print(
         f"{1e3 * statistics.median(together):.1f} ms in one process; isolation costs {1e3 * cost:.1f} ms (at most 40)"
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cab.contracts.case import Case
+from cab.contracts.messages import MeasureAnswer, MeasureJob, Samples
 from cab.contracts.meter import Reading
 from cab.planning.plan import plan
 from cab.plugins import registry
 from cab.runner import locks
-from cab.runner.fork_client import Server
+from cab.runner.fork_client import ForkClient
 
 LATENCY = registry.load("meter", "latency")()
 
@@ -30,31 +31,32 @@ def cases(count: int) -> list[Case]:
             (128, 512),
             ("forward", "forward_backward"),
         )
-        for item in plan([*how.split(), f"seq_len={n}", f"pass={pass_}", *common]).items
+        for item in plan([*how.split(), f"seq_len={n}", f"pass={pass_}", *common]).measurements
     ]
     return found[:count]
 
 
 @contextmanager
-def measuring() -> Iterator[Server]:
+def measuring() -> Iterator[ForkClient]:
     """Hold the device alone, with a fork server."""
-    with Server() as server, locks.device("cpu", True):
-        yield server
+    with ForkClient() as client, locks.device("cpu", True):
+        yield client
 
 
-def process(server: Server, case: Case) -> dict[str, Any]:
+def process(client: ForkClient, case: Case) -> dict[str, Any]:
     """Time a case in one fresh process."""
-    job = {"kind": "measure", "case": case.question(), "threads": 1, "data": str(Path("data").absolute())}
-    ending = server.run({**job, "pinned": True, "meters": ["latency"]}, 600.0, None)
-    if not ending.result or "ok" not in ending.result or "ok" not in ending.result["ok"]["meters"]["latency"]:
-        raise SystemExit(f"{case.title}: {ending.result or ending.output}")
-    return ending.result["ok"]["meters"]["latency"]["ok"]["latency"]
+    job = MeasureJob(case, str(Path("data").absolute()), threads=1, meters=["latency"], pinned=True)
+    ending = client.run(job, 600.0, None)
+    samples = ending.answer.meters["latency"] if isinstance(ending.answer, MeasureAnswer) else ending.answer
+    if not isinstance(samples, Samples):
+        raise SystemExit(f"{case.title}: {samples or ending.output}")
+    return samples.metrics["latency"]
 
 
-def run(server: Server, of: Sequence[Case]) -> list[Reading]:
+def run(client: ForkClient, of: Sequence[Case]) -> list[Reading]:
     """Time every case as `cab run` does: its processes in rounds over all cases."""
     taken: list[list[dict[str, Any]]] = [[] for _ in of]
     for _ in range(LATENCY.processes):
         for case, processes in zip(of, taken, strict=True):
-            processes.append(process(server, case))
+            processes.append(process(client, case))
     return [LATENCY.reduce("latency", processes) for processes in taken]

@@ -14,7 +14,7 @@ from cab.errors import UsageError, unknown
 from cab.planning.overrides import points
 from cab.planning.plan import case_of
 from cab.plugins import registry
-from cab.worker.preflight import build_task
+from cab.worker.task_setup import build_task
 
 
 def print_sources(folder: Path, out: Console) -> None:

@@ -29,7 +29,7 @@ def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
     if "mechanism" not in given:
         raise UsageError("which mechanism? Write cab plot mask mechanism=NAME pattern=CS")
     planned = plan([*overrides, *usual, *(["meters=[flops]"] if "meters" not in given else [])])
-    refused = {item.case.id: item.refusal[1] for item in planned.items if item.refusal}
+    refused = {each.case.id: each.refusal[1] for each in planned.measurements if each.refusal}
     written: set[str] = set()
     for case in planned.cases:
         try:

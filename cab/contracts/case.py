@@ -6,11 +6,14 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from cab.contracts.pattern import Pattern
+
 LEVELS = ("attend", "layer", "model")
 PASSES = ("forward", "backward", "forward_backward", "decode", "train")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # the worst of a case's metrics is the case's status
 STATUSES = ("wrong", "error", "timeout", "oom", "unsupported", "skipped", "ok")
+PRETRAINED_PATTERN = {"mlm": "NS", "clm": "CS"}  # the pattern that each kind of pretraining is of
 
 
 def canonical(value: Any) -> str:
@@ -64,6 +67,26 @@ class Case:
         data = dict(question)
         data["pass_"] = data.pop("pass")
         return cls(**data)
+
+    def contradiction(self) -> str | None:
+        """Say which of the case's values exclude each other, whatever the mechanism and the task; or None."""
+        if self.level == "model":
+            for key in ("kv_heads", "value_dim", "padding"):
+                if key in self.settings:
+                    value = self.settings[key]
+                    return f"{key}={value} is of the levels attend and layer: a task's model and data have their own"
+        if self.pass_ == "train" and self.dtype != "float32":
+            return f"dtype={self.dtype}: the precision of a training step is training.precision"
+        if self.pass_ == "train" and self.level != "model":
+            return f"pass=train is of the level model, not {self.level}"
+        pretrain = self.settings.get("training", {}).get("pretrain")
+        if pretrain and self.pattern != PRETRAINED_PATTERN[pretrain]:
+            return f"training.pretrain={pretrain} is of {PRETRAINED_PATTERN[pretrain]}, not {self.pattern}"
+        if self.pass_ == "decode" and self.level != "attend":
+            return f"pass=decode is of the level attend, not {self.level}"
+        if self.pass_ == "decode" and not Pattern.of(self.pattern).causal:
+            return f"pass=decode needs a causal pattern, not {self.pattern}"
+        return None
 
     @cached_property
     def id(self) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from math import cos, pi, sqrt
 from typing import Any
 
-from cab.errors import unknown
+from cab.contracts.values import check_choice, check_number, check_whole
+from cab.errors import UsageError, unknown
 
 OPTIMISERS = ("adamw",)
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
@@ -41,25 +42,29 @@ class Recipe:
     pretrain_mask: float = 0.15  # share of the tokens that mlm covers
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "devices", *OPTIONAL):
-            value = getattr(self, name)
-            if not (name in OPTIONAL and value is None) and (type(value) is not int or value < 1):
-                raise ValueError(f"training.{name}={value!r}: a whole number of at least 1 is needed")
-        for name in ("lr", "eps", "clip", "pretrain_lr"):
-            value = getattr(self, name)
-            if not (name in ("clip", "pretrain_lr") and value is None) and not 0 < value < float("inf"):
-                raise ValueError(f"training.{name}={value!r}: a number above 0 is needed")
-        for name in ("weight_decay", "warmup"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"training.{name}={getattr(self, name)!r}: a number of at least 0 is needed")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"training.betas={self.betas!r}: two numbers from 0 to below 1 are needed")
-        if not 0 < self.pretrain_mask < 1:
-            raise ValueError(f"training.pretrain_mask={self.pretrain_mask!r}: a number between 0 and 1 is needed")
-        choices = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "precision": PRECISIONS, "pretrain": PRETRAININGS}
-        for name, accepted in choices.items():
-            if not (name == "pretrain" and self.pretrain is None) and getattr(self, name) not in accepted:
-                raise unknown(f"training.{name}", str(getattr(self, name)), accepted)
+        """Raise `UsageError` for the first value that no training can have."""
+        for name in ("steps", "accumulate", "devices"):
+            check_whole(f"training.{name}", getattr(self, name), least=1)
+        for name in OPTIONAL:
+            if getattr(self, name) is not None:
+                check_whole(f"training.{name}", getattr(self, name), least=1)
+        check_whole("training.warmup", self.warmup, least=0)
+        check_number("training.lr", self.lr, above=0)
+        check_number("training.eps", self.eps, above=0)
+        check_number("training.weight_decay", self.weight_decay, least=0)
+        for name in ("clip", "pretrain_lr"):
+            if getattr(self, name) is not None:
+                check_number(f"training.{name}", getattr(self, name), above=0)
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise UsageError(f"training.betas={self.betas}: give a list of two, as in 'training.betas=[0.9,0.98]'")
+        for beta in self.betas:
+            check_number("training.betas", beta, least=0, below=1)
+        check_number("training.pretrain_mask", self.pretrain_mask, above=0, below=1)
+        check_choice("training.optimiser", self.optimiser, OPTIMISERS)
+        check_choice("training.schedule", self.schedule, SCHEDULES)
+        check_choice("training.precision", self.precision, PRECISIONS)
+        if self.pretrain is not None:
+            check_choice("training.pretrain", self.pretrain, PRETRAININGS)
 
     @classmethod
     def of(cls, settings: "Mapping[str, Any] | Recipe") -> "Recipe":
@@ -71,7 +76,7 @@ class Recipe:
             if name not in names:
                 raise unknown("training setting", name, names)
         values = dict(settings)
-        if "betas" in values:
+        if isinstance(values.get("betas"), list):  # JSON and YAML have no tuples
             values["betas"] = tuple(values["betas"])
         return cls(**values)
 

@@ -1,6 +1,6 @@
-"""Points to work: which cases there are, which metrics each gives, what is refused, and under which key it is kept.
+"""Points to measurements: which cases there are, which metrics each gives, and under which key each is kept.
 
-The plan imports no torch. One `Item` is one meter on one case, that is, one file of the store.
+The plan imports no torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,77 +13,59 @@ from cab import environment
 from cab.contracts.case import Case, digest
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
-from cab.errors import UsageError, unknown
+from cab.errors import UsageError
 from cab.paths import PACKAGE
+from cab.planning.measurement import Measurement
 from cab.planning.overrides import Point, points
+from cab.planning.refusals import check_backends, refusal
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
-from cab.plugins.cards import Card
 
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
 _TRAINING_DEFAULTS = {"devices": 1, **dict.fromkeys(("patience", "validate", "test", "pretrain"))}
 
 
-@dataclass(frozen=True)
-class Item:
-    """One meter on one case."""
-
-    case: Case
-    meter: str
-    version: int  # of the meter's method
-    metrics: dict[str, tuple[str, bool | None]]  # name -> unit, higher is better
-    key: str  # what the answer depends on besides the question
-    identity: dict[str, Any]  # of the environment that the key holds for
-    processes: int
-    pinned: bool
-    hosted: bool  # whether the host matters
-    grade: str
-    task_version: int
-    timeout: float
-    memory_limit: int | None
-    source: str = ""  # fingerprint of mechanism and task
-    files: tuple[str, ...] = ()  # which it is of
-    refusal: tuple[str, str] | None = None  # a status and its reason, known before anything runs
-    trains: bool = False
-    searches: bool = False
-
-    @property
-    def file(self) -> str:
-        """Name the file of the store that holds this item."""
-        return f"{self.case.id}-{self.key}"
-
-
 @dataclass
 class Plan:
-    """Everything that was asked for, in the order in which it is measured."""
+    """Everything that was asked for, in the order in which it is measured, and the engine that measures it."""
 
-    items: list[Item] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    engine: str = "local"
 
     @property
     def cases(self) -> list[Case]:
         """Return the cases, each once, in order."""
-        return list({item.case.id: item.case for item in self.items}.values())
+        return list({each.case.id: each.case for each in self.measurements}.values())
 
 
 def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     """Plan what `cab run` is asked; `UsageError` where nothing of it can be measured. `data`: the tasks' folder."""
-    found: dict[str, Item] = {}
-    expanded = points(list(overrides))
-    _check_backends(expanded)
-    data_of, source_of = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)  # as all lies now
-    for point in expanded:
-        for item in _items(point, case_of(point), data_of, source_of):
-            found.setdefault(item.file, item)  # points that come out identical are one case
+    all_points = points(list(overrides))
+    check_backends(all_points)
+    engine = _engine(all_points)
+    by_file: dict[str, Measurement] = {}
+    # data and sources as they are now, each read once
+    data_fingerprint, source_fingerprint = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)
+    for point in all_points:
+        for measurement in _measurements(point, case_of(point), data_fingerprint, source_fingerprint):
+            by_file.setdefault(measurement.file, measurement)  # points that come out identical are one case
     cards.keep()
-    items = list(found.values())
-    if not items:
-        meters = ", ".join(expanded[0].root["meters"])
+    measurements = list(by_file.values())
+    if not measurements:
+        meters = ", ".join(all_points[0].root["meters"])
         raise UsageError(f"no metric of meters=[{meters}] applies to what was asked")
-    if all(item.refusal for item in items):
-        reasons = dict.fromkeys(item.refusal[1] for item in items if item.refusal)
+    if all(each.refusal for each in measurements):
+        reasons = dict.fromkeys(each.refusal[1] for each in measurements if each.refusal)
         raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
     # seeds outermost: a drift of the machine then hits every mechanism alike, and a cut run has whole comparisons
-    return Plan(sorted(items, key=lambda item: item.case.seed))
+    return Plan(sorted(measurements, key=lambda each: each.case.seed), engine)
+
+
+def _engine(all_points: list[Point]) -> str:
+    engines = list(dict.fromkeys(point.root["engine"] for point in all_points))
+    if len(engines) > 1:
+        raise UsageError(f"engine={','.join(engines)}: one run has one engine")
+    return str(engines[0])
 
 
 def case_of(point: Point) -> Case:
@@ -120,58 +102,67 @@ def case_of(point: Point) -> Case:
     )
 
 
-def _items(
-    point: Point, case: Case, data_of: Callable[[tuple[str, ...]], str], source_of: Callable[..., str]
-) -> list[Item]:
-    root, found = point.root, []
+def _measurements(
+    point: Point,
+    case: Case,
+    data_fingerprint: Callable[[tuple[str, ...]], str],
+    source_fingerprint: Callable[..., str],
+) -> list[Measurement]:
+    """Return one measurement a meter that has a metric for the case."""
+    root, measurements = point.root, []
     inner = [point.inner.path] if point.inner else []
-    files = tuple(map(str, (point.mechanism.path, *inner, point.task.path, *_harness(case))))
-    source = source_of(*files)
-    patterns = (point.inner or point.mechanism).facts["patterns"]
-    refusal = _refusal(point, case)
-    found_data = data_of(tuple(point.task.facts["data"])) if case.level == "model" else ""
+    files = tuple(map(str, (point.mechanism.path, *inner, point.task.path, *_layer_files(case))))
+    source = source_fingerprint(*files)
+    data = data_fingerprint(tuple(point.task.facts["data"])) if case.level == "model" else ""
+    grades = (point.inner or point.mechanism).facts["patterns"]
+    reason = refusal(point, case)
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
-        asked = {key: root[key] for key, usual in meter.asks.items() if root[key] != usual}
-        if "memory_limit" in asked:
-            asked["memory_limit"] = memory_bytes(asked["memory_limit"])
-        asked_case = replace(case, settings={**case.settings, **asked}) if asked else case
-        metrics = dict(meter.applies(asked_case))
+        own_case = _asked_of(meter, case, root)
+        metrics = dict(meter.applies(own_case))
         if name == "quality" and point.task.facts["trains"] and case.pass_ == "train":
             metrics = {k: (unit, higher) for k, (unit, higher) in point.task.facts["metrics"].items()}
         if not metrics:
             continue
-        why = meter.unavailable(case.device)
-        facts = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
-        given = [name, meter.version, source, facts if meter.environment else None]
-        given += [text for text in (found_data, why) if text]  # what is not there now may be installed later
-        key = digest(given)
-        found.append(
-            Item(
-                case=asked_case,
+        unavailable = meter.unavailable(case.device)
+        why = reason or unavailable
+        identity = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
+        depends_on = [name, meter.version, source, identity if meter.environment else None]
+        depends_on += [text for text in (data, unavailable) if text]  # what is missing now may be installed later
+        measurements.append(
+            Measurement(
+                case=own_case,
                 meter=name,
                 version=meter.version,
                 metrics=metrics,
-                key=key,
-                identity=facts,
+                key=digest(depends_on),
+                identity=identity,
                 processes=meter.processes,
                 pinned=meter.pinned_allocator,
                 hosted=meter.environment,
-                grade=patterns.get(case.pattern, "") if isinstance(patterns, dict) else "",
+                grade=grades.get(case.pattern, "") if isinstance(grades, dict) else "",
                 task_version=point.task.facts["version"],
                 timeout=root["timeout"],
                 memory_limit=memory_bytes(root["memory_limit"]),
                 source=source,
                 files=files,
-                refusal=refusal or (("unsupported", why) if why else None),
+                refusal=("unsupported", why) if why else None,
                 trains=name == "quality",
                 searches=meter.searches,
             )
         )
-    return found
+    return measurements
 
 
-def _harness(case: Case) -> list[str]:
+def _asked_of(meter: Meter, case: Case, root: dict[str, Any]) -> Case:
+    """Return the case with the root keys that are part of this meter's question alone."""
+    asked = {key: root[key] for key, usual in meter.asks.items() if root[key] != usual}
+    if "memory_limit" in asked:
+        asked["memory_limit"] = memory_bytes(asked["memory_limit"])
+    return replace(case, settings={**case.settings, **asked}) if asked else case
+
+
+def _layer_files(case: Case) -> list[str]:
     """Return what of `cab` a case's answer depends on beside its plug-ins: the layer around the mechanism."""
     return [] if case.level == "attend" else [str(PACKAGE / "attention" / "layer.py")]
 
@@ -181,58 +172,3 @@ def _meter(name: str) -> Meter:
     meter = registry.load("meter", name)()
     assert isinstance(meter, Meter)
     return meter
-
-
-def _refusal(point: Point, case: Case) -> tuple[str, str] | None:
-    reason = _impossible(point.mechanism, point.task, case)
-    if point.inner:  # a wrapper can do what its inner mechanism can, and the wrapper alone has backends
-        reason = reason or _impossible(point.inner, point.task, replace(case, backend="eager"))
-    return ("unsupported", reason) if reason else None
-
-
-def _impossible(mechanism: Card, task: Card, case: Case) -> str | None:
-    """Say why this mechanism, task and case do not go together, from the cards alone."""
-    facts, trains = mechanism.facts, task.facts["trains"]
-    if isinstance(facts["patterns"], dict) and case.pattern not in facts["patterns"]:
-        why = facts["refuses"].get(case.pattern)
-        supported = ", ".join(facts["patterns"]) or "none"
-        return f"{mechanism.name} does not support {case.pattern}" + (f": {why}" if why else f" (supports {supported})")
-    if case.pattern not in task.facts["slots"]:
-        return f"{task.name} has no slot for {case.pattern} (it has {', '.join(task.facts['slots'])})"
-    if case.backend not in mechanism.backends:
-        return f"{mechanism.name} has no backend {case.backend} (it has {', '.join(mechanism.backends)})"
-    if case.settings.get("kv_heads") not in (None, case.heads) and not facts["grouped"]:
-        return f"{mechanism.name} does not group queries (kv_heads={case.settings['kv_heads']}, heads={case.heads})"
-    if case.level == "model" and not trains:
-        return f"{task.name} has no model: its levels are attend and layer"
-    for key in ("kv_heads", "value_dim", "padding"):
-        if case.level == "model" and key in case.settings:
-            return (
-                f"{key}={case.settings[key]} is of the levels attend and layer: a task's model and data have their own"
-            )
-    if case.pass_ == "train" and case.dtype != "float32":
-        return f"dtype={case.dtype}: the precision of a training step is training.precision"
-    if case.pass_ == "train" and case.level != "model":
-        return f"pass=train is of the level model, not {case.level}"
-    pretrain = case.settings.get("training", {}).get("pretrain")
-    if pretrain and case.pattern != {"mlm": "NS", "clm": "CS"}[pretrain]:
-        return f"training.pretrain={pretrain} is of {'NS' if pretrain == 'mlm' else 'CS'}, not {case.pattern}"
-    if case.pass_ == "decode":
-        if case.level != "attend":
-            return f"pass=decode is of the level attend, not {case.level}"
-        if not Pattern.of(case.pattern).causal:
-            return f"pass=decode needs a causal pattern, not {case.pattern}"
-        if "step" not in mechanism.methods:
-            return f"{mechanism.name} does not stream"
-    lacks = [name for name in facts["inputs"] if name not in ("x", "y", *task.facts["inputs"])]
-    if lacks and trains:
-        return f"{mechanism.name} needs the input '{lacks[0]}', which {task.name} does not offer"
-    return None
-
-
-def _check_backends(expanded: list[Point]) -> None:
-    """Refuse a backend that none of the chosen mechanisms has; where some have it, the others are `unsupported`."""
-    had = {backend for point in expanded for backend in point.mechanism.backends}
-    for point in expanded:
-        if point.root["backend"] not in had:
-            raise unknown("backend", str(point.root["backend"]), had)

@@ -7,10 +7,13 @@ from typing import Any
 
 from cab import environment
 from cab.contracts.case import Case
+from cab.contracts.messages import CaseForecast, Failure, ForecastAnswer, ForecastJob
+from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
-from cab.planning.plan import Item, Plan
-from cab.runner.entries import finished
-from cab.runner.fork_client import Server
+from cab.planning.measurement import Measurement
+from cab.planning.plan import Plan
+from cab.runner.entries import is_finished
+from cab.runner.fork_client import ForkClient
 from cab.store.store import Store
 
 CHILD = 0.1  # seconds that a child costs beside what it measures
@@ -34,50 +37,53 @@ class Estimate:
 
 def estimate(plan: Plan, store: Store, data: Path) -> list[Estimate]:
     """Estimate what is still to be run of each case; a child counts on meta tensors, past latencies set the pace."""
-    items: dict[str, list[Item]] = defaultdict(list)
-    for item in plan.items:
-        if not item.refusal:
-            items[item.case.id].append(item)
-    cases = [case for case in plan.cases if case.id in items]
-    threads = environment.usable_cores()
-    with Server() as server:
-        job = {"kind": "forecast", "cases": [c.question() for c in cases], "data": str(data), "threads": threads}
-        ending = server.run(job, SECONDS, None)
-    if ending.result is None or "ok" not in ending.result:
-        why = ending.result["reason"] if ending.result else f"the child ended: {ending.why}"
+    of_case: dict[str, list[Measurement]] = defaultdict(list)
+    for measurement in plan.measurements:
+        if not measurement.refusal:
+            of_case[measurement.case.id].append(measurement)
+    cases = [case for case in plan.cases if case.id in of_case]
+    job = ForecastJob(cases, str(data), environment.usable_cores())
+    with ForkClient() as client:
+        ending = client.run(job, SECONDS, None)
+    forecast = ending.answer
+    if not isinstance(forecast, ForecastAnswer):
+        why = forecast.reason if isinstance(forecast, Failure) else f"the child ended: {ending.exit.why}"
         raise UsageError(f"nothing could be estimated: {why}")
-    known, rate = ending.result["ok"]["cases"], ending.result["ok"]["rate"]
-    paces = _paces(store, rate)
-    return [_of(case, items[case.id], store, known[case.id], rate, paces) for case in cases]
+    paces = _paces(store, forecast.rate)
+    return [_of(case, of_case[case.id], store, forecast.cases[case.id], forecast.rate, paces) for case in cases]
 
 
 def _of(
-    case: Case, items: list[Item], store: Store, known: dict[str, Any], rate: float, paces: dict[Any, float]
+    case: Case,
+    measurements: list[Measurement],
+    store: Store,
+    forecast: CaseForecast,
+    rate: float,
+    paces: dict[Any, float],
 ) -> Estimate:
-    if "flops" not in known:
-        return Estimate(case, None, None, known["reason"])
+    if forecast.flops is None or forecast.bytes is None:
+        return Estimate(case, None, None, forecast.reason)
     pace = paces.get(_kind(case))
     if pace is None and case.device != "cpu":
         return Estimate(case, None, None, f"no past row of this kind on {case.device}")
-    call = known["flops"] / (rate * (SHARE if pace is None else pace))
+    call = forecast.flops / (rate * (SHARE if pace is None else pace))  # seconds of one pass
     total = 0.0
-    for item in items:
-        entry = store.read(item.file)
-        if finished(entry, item):
+    for measurement in measurements:
+        entry = store.read(measurement.file)
+        if is_finished(entry, measurement):
             continue
-        left = item.processes - (len(entry["processes"]) if entry else 0)
-        if item.trains:
-            recipe = case.settings["training"]
-            before = (recipe.get("pretrain_steps") or recipe["steps"]) if recipe.get("pretrain") else 0
-            total += CHILD + call * (recipe["steps"] + before)
-        elif item.meter == "latency":
-            total += left * (CHILD + max(TIMED, CALLS * call))
+        processes = measurement.processes - (len(entry.processes) if entry else 0)
+        if measurement.trains:
+            recipe = Recipe.of(case.settings["training"])
+            total += CHILD + call * (recipe.steps + (recipe.pretraining.steps if recipe.pretrain else 0))
+        elif measurement.meter == "latency":
+            total += processes * (CHILD + max(TIMED, CALLS * call))
         else:
-            total += left * (CHILD + 4 * call * item.hosted)
-    limits = [item.memory_limit for item in items if item.memory_limit]
+            total += processes * (CHILD + 4 * call * measurement.hosted)
+    limits = [measurement.memory_limit for measurement in measurements if measurement.memory_limit]
     room = min([*limits, *([environment.available_memory()] if case.device == "cpu" else [])], default=float("inf"))
     basis = "meta tensors" + (", past rows" if pace is not None else ", a guessed pace")
-    return Estimate(case, total, known["bytes"], basis, known["bytes"] < room)
+    return Estimate(case, total, forecast.bytes, basis, forecast.bytes < room)
 
 
 def _paces(store: Store, rate: float) -> dict[Any, float]:
@@ -86,19 +92,19 @@ def _paces(store: Store, rate: float) -> dict[Any, float]:
     The best, because a short case's time is mostly not its operations and says nothing of a long one's.
     """
     flops: dict[str, float] = {}
-    times: dict[str, tuple[Case, float]] = {}
+    latencies: dict[str, tuple[Case, float]] = {}
     host = environment.identity("cpu", None, False)["host"]
-    if store.folder.is_dir():
-        for _, entry in store.entries():
-            if entry["environment"].get("host") != host:
-                continue
-            for name, metric in entry["metrics"].items():
-                if metric["status"] == "ok" and name == "flops_counted":
-                    flops[entry["case_id"]] = metric["value"]
-                elif metric["status"] == "ok" and name == "latency":
-                    times[entry["case_id"]] = (Case.of(entry["case"]), metric["value"])
+    for _, entry in store.entries() if store.folder.is_dir() else ():
+        if entry.environment.get("host") != host:
+            continue
+        for name, metric in entry.metrics.items():
+            if metric.status == "ok" and metric.value is not None:
+                if name == "flops_counted":
+                    flops[entry.case_id] = metric.value
+                elif name == "latency":
+                    latencies[entry.case_id] = (entry.case, metric.value)
     shares: dict[Any, list[float]] = defaultdict(list)
-    for name, (case, seconds) in times.items():
+    for name, (case, seconds) in latencies.items():
         if flops.get(name):
             shares[_kind(case)].append(flops[name] / seconds / rate)
     return {kind: max(LEAST_SHARE, *values) for kind, values in shares.items()}

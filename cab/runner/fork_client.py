@@ -1,6 +1,5 @@
-"""The supervisor's end of the fork server: start it, hand it jobs, notice its death."""
+"""The client of the fork server: it starts the server, sends it jobs and notices its death."""
 
-import json
 import os
 import select
 import shutil
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cab.contracts.messages import ChildExit, Job, Request, decode, encode
 from cab.paths import PACKAGE
 
 TICK = 0.2  # seconds between two calls of `waiting`
@@ -27,24 +27,20 @@ class ServerDied(Exception):
 class Ending:
     """How a child ended, and what it left."""
 
-    result: dict[str, Any] | None  # what it returned; None where it died before
-    why: str  # ended, deadline, cancelled
-    exit: int | None
-    signal: int | None
-    peak: int  # bytes of its largest resident set
-    seconds: float
+    answer: Any  # of its kind of job, or a `Failure`; None where it died before
+    exit: ChildExit
     output: str  # what it printed
 
 
-class Server:
-    """A fork server that is started when first needed and started anew after its death."""
+class ForkClient:
+    """Runs jobs through a fork server, which is started when first needed and started anew after its death."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="cab-"))
         self._jobs = 0
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> "ForkClient":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +77,7 @@ class Server:
 
     def run(
         self,
-        job: dict[str, Any],
+        job: Job,
         deadline: float,
         memory: int | None,
         waiting: Callable[[str], None] = lambda progress: None,
@@ -89,18 +85,18 @@ class Server:
         """Run a job in a child of its own; `waiting` is called with its latest progress while it runs."""
         self.start()
         self._jobs += 1
-        place = self._folder / str(self._jobs)
-        place.mkdir()
-        files = {name: str(place / name) for name in ("result", "output", "progress")}
+        folder = self._folder / str(self._jobs)
+        folder.mkdir()
+        answer, output, progress = (str(folder / name) for name in ("answer", "output", "progress"))
         try:
             if not self._ready:
                 self._receive(lambda: None)
                 self._ready = True
-            self._send({**job, **files, "deadline": deadline, "memory": memory, "folder": os.getcwd()})
-            ending = self._receive(lambda: waiting(_text(files["progress"])))
-            return Ending(_result(files["result"]), **ending, output=_text(files["output"]))
+            self._send(Request(job, deadline, memory, answer, output, progress, folder=os.getcwd()))
+            child_exit: ChildExit = self._receive(lambda: waiting(_text(progress)))
+            return Ending(_answer(answer), child_exit, _text(output))
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """End the server and with it whatever it runs."""
@@ -119,13 +115,13 @@ class Server:
         self._log.close()
         self._process = None
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, request: Request) -> None:
         try:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            self._socket.sendall(encode(request).encode() + b"\n")
         except OSError as error:
             self._died(error)
 
-    def _receive(self, waiting: Callable[[], None]) -> dict[str, Any]:
+    def _receive(self, waiting: Callable[[], None]) -> Any:
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([self._socket], [], [], TICK)
             if not ready:
@@ -139,7 +135,7 @@ class Server:
                 self._died(None)
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)  # type: ignore[no-any-return]
+        return decode(line)
 
     def _died(self, cause: BaseException | None) -> NoReturn:
         self._stop()
@@ -153,15 +149,15 @@ def _text(path: str) -> str:
         return ""
 
 
-def _result(path: str) -> dict[str, Any] | None:
+def _answer(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())  # type: ignore[no-any-return]
+        return decode(Path(path).read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def describe(ending: Ending) -> str:
-    """Say in words how a child that left no result ended."""
-    if ending.signal is not None:
-        return f"killed by {signal.Signals(ending.signal).name}"
-    return f"exited with code {ending.exit} and left no result"
+def describe(child_exit: ChildExit) -> str:
+    """Say in words how a child that left no answer ended."""
+    if child_exit.signal is not None:
+        return f"killed by {signal.Signals(child_exit.signal).name}"
+    return f"exited with code {child_exit.exit} and left no result"

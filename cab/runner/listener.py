@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from cab.planning.plan import Item
+from cab.planning.measurement import Measurement
 
 
 class Listener(Protocol):
-    """Who is told how the run goes."""
+    """What a supervisor tells while it works."""
 
-    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None: ...
+    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None:
+        """All that was asked for, and what of it is still to be measured."""
 
-    def doing(self, what: str) -> None: ...
+    def doing(self, what: str) -> None:
+        """What runs now, in a line."""
 
-    def step(self, children: int) -> None: ...
+    def step(self, children: int) -> None:
+        """That so many child processes are over."""
 
-    def done(self, item: Item, status: str, reason: str) -> None: ...
+    def done(self, measurement: Measurement, status: str, reason: str) -> None:
+        """How a measurement ended."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """What a user should know."""

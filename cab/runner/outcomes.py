@@ -1,45 +1,45 @@
-"""How a child ended, as an answer: what it returned, or the status that its death stands for."""
+"""What became of a job: the child's answer, or the status that its death stands for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from cab.contracts.messages import Failure
 from cab.runner.fork_client import Ending, describe
 
 NEAR = 0.8  # a child that was killed with this share of its memory used ran out of it
 
 
 @dataclass(frozen=True)
-class Answer:
+class Outcome:
     """What became of a job, or of one meter in it."""
 
     status: str
     reason: str = ""
-    value: dict[str, Any] = field(default_factory=dict)
-    output: str = ""
-    died: bool = False  # the child returned nothing
-    again: bool = False  # not an answer that stands: the next run asks anew
+    answer: Any = None  # of cab.contracts.messages; None unless the status is ok
+    output: str = ""  # what the child printed
+    died: bool = False  # the child left no answer
+    again: bool = False  # not a result that stands: the next run measures anew
 
     def __post_init__(self) -> None:
         """Make the reason a text that can be printed and kept: of an undecodable file name, say."""
         object.__setattr__(self, "reason", self.reason.encode(errors="replace").decode())
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> "Answer":
-        """Read what a child returned."""
-        if "ok" in given:
-            return cls("ok", value=given["ok"])
-        return cls(given["status"], given["reason"])
+    def of(cls, answer: Any, output: str = "") -> "Outcome":
+        """Return the outcome that an answer stands for."""
+        if isinstance(answer, Failure):
+            return cls(answer.status, answer.reason, output=output)
+        return cls("ok", answer=answer, output=output)
 
 
-def judged(ending: Ending, deadline: float, limit: int) -> Answer:
+def outcome_of(ending: Ending, deadline: float, limit: int) -> Outcome:
     """Return what a child answered, or how it died within `deadline` seconds and `limit` bytes."""
-    if ending.result is not None and ending.why == "ended":
-        answer = Answer.of(ending.result)
-        return Answer(answer.status, answer.reason, answer.value, ending.output)
-    if ending.why == "deadline":
-        return Answer("timeout", f"took more than {deadline:g} s", output=ending.output, died=True)
-    died = describe(ending)
-    if ending.signal is not None and ending.peak > NEAR * limit:
-        reason = f"{died} at {ending.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"
-        return Answer("oom", reason, output=ending.output, died=True)
-    return Answer("error", died, output=ending.output, died=True)
+    if ending.answer is not None and ending.exit.why == "ended":
+        return Outcome.of(ending.answer, ending.output)
+    if ending.exit.why == "deadline":
+        return Outcome("timeout", f"took more than {deadline:g} s", output=ending.output, died=True)
+    death = describe(ending.exit)
+    if ending.exit.signal is not None and ending.exit.peak > NEAR * limit:
+        reason = f"{death} at {ending.exit.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"
+        return Outcome("oom", reason, output=ending.output, died=True)
+    return Outcome("error", death, output=ending.output, died=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cab.contracts.case import STATUSES, worst
-from cab.errors import unknown
+from cab.contracts.values import check_choice
 from cab.planning.plan import Plan, plan
 from cab.runner.cost_estimates import Estimate, estimate
-from cab.runner.engines import engine
-from cab.runner.entries import finished
+from cab.runner.engines import ENGINES
+from cab.runner.entries import is_finished
 from cab.runner.listener import Listener
 from cab.runner.supervisor import Options
 from cab.store.store import Store
@@ -19,7 +19,7 @@ from cab.store.table import make_current, table
 if TYPE_CHECKING:
     import pandas as pd
 
-BAD = {"wrong", "error", "timeout", "oom"}
+FAILURES = {"wrong", "error", "timeout", "oom"}
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,20 @@ class Run:
 
     def statuses(self) -> dict[str, str]:
         """Return case id -> the worst status of its metrics."""
-        found: dict[str, list[str]] = {}
-        for item in self.plan.items:
-            entry = self.store.read(item.file)
-            names = [m["status"] for m in entry["metrics"].values()] if entry else ["error"]
-            found.setdefault(item.case.id, []).extend(names)
-        return {case: worst(of_case) for case, of_case in found.items()}
+        of_case: dict[str, set[str]] = {}
+        for measurement in self.plan.measurements:
+            entry = self.store.read(measurement.file)
+            of_case.setdefault(measurement.case.id, set()).update(entry.statuses if entry else {"error"})
+        return {case: worst(statuses) for case, statuses in of_case.items()}
 
     @property
     def exit_code(self) -> int:
         """0: all ok, unsupported or skipped; 1: some wrong, error, timeout or oom."""
-        return int(bool(BAD & set(self.statuses().values())))
+        return int(bool(FAILURES & set(self.statuses().values())))
 
     def rows(self) -> "pd.DataFrame":
         """Return the tidy rows of what was asked for."""
-        return table(self.store, files={item.file for item in self.plan.items})
+        return table(self.store, files=_files(self.plan))
 
 
 def execute(
@@ -58,16 +57,15 @@ def execute(
 ) -> Run:
     """Run what is missing or stale. `UsageError` before anything is paid; afterwards every case is a row."""
     planned = plan(overrides, data)
-    again = frozenset(retry)
-    for status in again:
-        if status not in STATUSES:
-            raise unknown("status in --retry", status, STATUSES)
+    statuses = frozenset(retry)
+    for status in statuses:
+        check_choice("status in --retry", status, STATUSES)
     store = Store(results).open_for_writing()
-    options = Options(data=data.absolute(), force=force, retry=again)
-    engine("local")(planned.items, store, options, listener)
+    options = Options(data=data.absolute(), force=force, retry=statuses)
+    ENGINES[planned.engine](planned.measurements, store, options, listener)
     for path in store.damaged:
         listener.note(f"a damaged results file was set aside: {path}")
-    make_current(store, {item.file for item in planned.items})
+    make_current(store, _files(planned))
     return Run(planned, store)
 
 
@@ -76,7 +74,7 @@ class Preview:
     """What a run would do."""
 
     plan: Plan
-    done: int  # items that the store holds already
+    done: int  # measurements that the store holds already
     refused: int
     estimates: list[Estimate] = field(default_factory=list)
 
@@ -86,7 +84,11 @@ def preview(
 ) -> Preview:
     """Plan without running; reads the store if there is one, and writes nothing. With `estimates`, of costs too."""
     planned = plan(overrides, data)
-    store = Store(results)
-    refused = sum(item.refusal is not None for item in planned.items)
-    done = sum(finished(store.read(item.file), item) for item in planned.items) if results.is_dir() else 0
+    store, measurements = Store(results), planned.measurements
+    refused = sum(each.refusal is not None for each in measurements)
+    done = sum(is_finished(store.read(each.file), each) for each in measurements) if results.is_dir() else 0
     return Preview(planned, done, refused, estimate(planned, store, data.absolute()) if estimates else [])
+
+
+def _files(planned: Plan) -> set[str]:
+    return {measurement.file for measurement in planned.measurements}

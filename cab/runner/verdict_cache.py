@@ -1,10 +1,11 @@
 """Kept verdicts of the laws: asked once per source, hyper-parameters, pattern, backend, dtype and device."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cab.contracts.case import Case, digest
+from cab.contracts.messages import LawsAnswer
 from cab.environment import installed
 from cab.paths import PACKAGE, cache, write_whole
 from cab.plugins import fingerprint, registry
@@ -19,19 +20,19 @@ def key(case: Case) -> str:
     return digest([*question, case.dtype, case.device, installed("torch")])
 
 
-def kept(name: str) -> dict[str, Any] | None:
-    """Return a kept verdict: `failures`, `exempt`, `count`."""
+def kept(name: str) -> LawsAnswer | None:
+    """Return a kept verdict, or None where there is none that can be read."""
     try:
-        verdict = json.loads(_path(name).read_bytes())
-    except (OSError, ValueError):
+        verdict = LawsAnswer(**json.loads(_path(name).read_bytes()))
+    except (OSError, ValueError, TypeError):
         return None
-    return verdict if isinstance(verdict, dict) and isinstance(verdict.get("failures"), list) else None
+    return verdict if isinstance(verdict.failures, list) else None
 
 
-def keep(name: str, verdict: dict[str, Any]) -> None:
+def keep(name: str, verdict: LawsAnswer) -> None:
     """Keep a verdict in the user's cache; a cache that cannot be written costs time only."""
     try:
-        write_whole(_path(name), json.dumps(verdict))
+        write_whole(_path(name), json.dumps(asdict(verdict)))
     except OSError:
         pass
 

@@ -6,29 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from cab import environment
+from cab.contracts.messages import PeakAnswer
 from cab.paths import write_whole
 
 
-def keep(results: Path, identity: dict[str, Any], measured: dict[str, Any]) -> Path:
+def keep(results: Path, identity: dict[str, Any], peaks: PeakAnswer) -> Path:
     """Keep the rates of an environment, the one of its timing rows; returns the file."""
     name = environment.environment_id(identity)
     path = results / "peaks" / f"{name}.json"
-    facts = {
+    content = {
         "environment_id": name,
         "environment": identity,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "matmul": dict(peaks.matmul),
+        "copy": peaks.copy,
     }
-    write_whole(path, json.dumps({**facts, **measured}))
+    write_whole(path, json.dumps(content))
     return path
 
 
 def load(results: Path) -> dict[str, dict[str, Any]]:
     """Return environment id -> rates and when they were measured; what cannot be read is left out."""
-    found = {}
+    rates = {}
     for path in sorted((results / "peaks").glob("*.json")):
         try:
-            kept = json.loads(path.read_bytes())
-            found[str(kept["environment_id"])] = {key: kept[key] for key in ("time", "matmul", "copy")}
+            content = json.loads(path.read_bytes())
+            rates[str(content["environment_id"])] = {key: content[key] for key in ("time", "matmul", "copy")}
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return found
+    return rates

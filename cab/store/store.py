@@ -1,7 +1,6 @@
 """The store: one file a case and meter.
 
-A file is written whole, by rename, and holds the question, the raw samples of every process, the values made of them,
-and the environment.
+A file is written whole, by rename. What it holds stands in `cab.store.entry`.
 
 Schema 1 (2026-11): first version.
 """
@@ -11,19 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
 
-from cab.contracts.case import STATUSES
 from cab.errors import UsageError
 from cab.paths import write_whole
-
-SCHEMA = 1
-FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")
-_ENTRY = {
-    **{"case": dict, "metrics": dict, "environment": dict, "processes": list, "schema": int},
-    **dict.fromkeys(("case_id", "meter", "key", "environment_id", "run_id", "time"), str),
-}
-CASE_COLUMNS = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
+from cab.store.entry import Entry
 
 
 @dataclass
@@ -47,37 +37,36 @@ class Store:
         return self
 
     def path(self, file: str) -> Path:
-        """Return where the file of an item (`<case id>-<key>`) lies."""
+        """Return where the file of a measurement (`<case id>-<key>`) lies."""
         return self.folder / "cases" / file[:2] / f"{file}.json"
 
     def checkpoint(self, file: str) -> Path:
-        """Return where an item's training keeps its state; the folder is its own, and goes when it has ended."""
+        """Return where a training keeps its state; the folder is its own, and goes when the training has ended."""
         return (self.folder / "checkpoints" / file / "training.safetensors").absolute()
 
-    def read(self, file: str) -> dict[str, Any] | None:
+    def read(self, file: str) -> Entry | None:
         """Return an entry, or None where there is none (or only a damaged one, which is set aside)."""
         return self.load(self.path(file))
 
-    def write(self, entry: dict[str, Any]) -> None:
+    def write(self, entry: Entry) -> None:
         """Keep an entry, replacing an older one of the same question and key."""
-        write_whole(self.path(f"{entry['case_id']}-{entry['key']}"), json.dumps(entry, allow_nan=False))
+        write_whole(self.path(entry.file), json.dumps(entry.to_json(), allow_nan=False))
 
-    def entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def entries(self) -> Iterator[tuple[Path, Entry]]:
         """Return every entry that can be read."""
         for path in sorted((self.folder / "cases").glob("??/*.json")):
             if (entry := self.load(path)) is not None:
                 yield path, entry
 
-    def load(self, path: Path) -> dict[str, Any] | None:
+    def load(self, path: Path) -> Entry | None:
         """Return the entry of one file; a damaged file is set aside."""
         try:
-            entry = json.loads(path.read_bytes())
+            entry = Entry.from_json(json.loads(path.read_bytes()))
+            if path.stem != entry.file:
+                raise ValueError(f"{path.name} holds {entry.file}")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-            self.set_aside(path)
-            return None
-        if not _is_entry(entry) or path.stem != f"{entry['case_id']}-{entry['key']}":
             self.set_aside(path)
             return None
         return entry
@@ -91,15 +80,6 @@ class Store:
         except OSError:
             aside = path  # a folder that cannot be written: reported all the same
         self.damaged.append(aside)
-
-
-def _is_entry(entry: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether this has the shape of an entry: what is nested in it is what tables and runs read."""
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), kind) for name, kind in _ENTRY.items()):
-        return False
-    found = entry["metrics"].values()
-    asked = {*CASE_COLUMNS, "params", "task_params", "settings"} <= set(entry["case"])
-    return asked and all(isinstance(metric, dict) and metric.get("status") in STATUSES for metric in found)
 
 
 def now() -> str:

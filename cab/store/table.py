@@ -5,13 +5,15 @@
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cab.contracts.case import canonical
 from cab.paths import write_whole
-from cab.store.store import CASE_COLUMNS, Store, now
+from cab.store.entry import Entry, MetricResult
+from cab.store.store import Store, now
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,65 +23,82 @@ COLUMNS = (
     "protocol split level pass batch heads dim n m dtype device backend seed scale step settings metric unit "
     "higher_is_better value ci_low ci_high count processes converged stop_reason environment_id"
 ).split()
-_VALUES = ("value", "ci_low", "ci_high", "count", "processes", "converged", "stop_reason")
+CASE_COLUMNS = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
 _EXTRA = ["file", "stamp", "meter", "hosted", "version", "asked"]
 
 
-def rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the tidy rows of an entry, one a metric (and one a metric and step of a learning curve)."""
-    case = entry["case"]
+def rows(entry: Entry) -> list[dict[str, Any]]:
+    """Return the tidy rows of an entry: one a metric, one a floor, and one a metric and step of a learning curve."""
+    question = entry.case.question()
     common = {
-        "schema": entry["schema"],
-        "case_id": entry["case_id"],
-        "run_id": entry["run_id"],
-        "time": entry["time"],
-        "commit": entry.get("commit", ""),
-        "grade": entry.get("grade", ""),
-        "task_version": entry.get("task_version"),
-        "data_source": _named(entry),
-        "protocol": case["task_params"].get("protocol", ""),
-        "split": entry.get("split", ""),
-        "params": canonical(case["params"]),
-        "settings": canonical({"task": case["task_params"], **case["settings"]}),
-        "environment_id": entry["environment_id"],
+        "schema": entry.schema,
+        "case_id": entry.case_id,
+        "run_id": entry.run_id,
+        "time": entry.time,
+        "commit": entry.commit,
+        "grade": entry.grade,
+        "task_version": entry.task_version,
+        "data_source": _data_source(entry),
+        "protocol": entry.case.task_params.get("protocol", ""),
+        "split": entry.split or "",
+        "params": canonical(entry.case.params),
+        "settings": canonical({"task": entry.case.task_params, **entry.case.settings}),
+        "environment_id": entry.environment_id,
         "step": None,
-        **{name: case[name] for name in CASE_COLUMNS},
+        **{name: question[name] for name in CASE_COLUMNS},
     }
-    found = []
-    for name, metric in entry["metrics"].items():
-        about = {
-            "metric": name,
-            **{k: metric.get(k) for k in ("status", "reason", "unit", "higher_is_better", *_VALUES)},
-        }
-        found.append({**common, **about})
+    tidy = [{**common, "metric": name, **_result(metric)} for name, metric in entry.metrics.items()]
     # what needs no mechanism stands among them under its own name, with the grade "floor"
-    for floor, values in entry.get("floors", {}).items():
-        for name, value in values.items():
-            metric = entry["metrics"].get(name, {})
-            about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
-            about |= {"status": "ok", "reason": "", "value": value}
-            whose = {"mechanism": floor, "params": "{}", "grade": "floor", "backend": ""}
-            found.append({**common, **about, **whose})
-    for point in entry.get("curve", []):
-        for name, value in point.get("validation", {}).items():
-            metric = entry["metrics"].get(name, {})
-            about = {"metric": name, "unit": metric.get("unit"), "higher_is_better": metric.get("higher_is_better")}
-            about |= {"status": "ok", "reason": "", "value": value, "step": point["step"], "split": "validation"}
-            found.append({**common, **about})
-    return found
+    for floor, values in entry.floors.items():
+        named = {**common, "mechanism": floor, "params": "{}", "grade": "floor", "backend": ""}
+        tidy += [{**named, **_value(entry, metric, value)} for metric, value in values.items()]
+    for point in entry.curve:
+        at_step = {**common, "step": point["step"], "split": "validation"}
+        tidy += [{**at_step, **_value(entry, metric, value)} for metric, value in point.get("validation", {}).items()]
+    return tidy
 
 
-def _named(entry: dict[str, Any]) -> str:
+def _result(metric: MetricResult) -> dict[str, Any]:
+    """Return the columns that a metric's own result fills."""
+    return {
+        "status": metric.status,
+        "reason": metric.reason,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "value": metric.value,
+        "ci_low": metric.ci_low,
+        "ci_high": metric.ci_high,
+        "count": metric.count,
+        "processes": metric.processes,
+        "converged": metric.converged,
+        "stop_reason": metric.stop_reason if metric.status == "ok" else None,
+    }
+
+
+def _value(entry: Entry, metric: str, value: float) -> dict[str, Any]:
+    """Return the columns of a bare value of one of the entry's metrics."""
+    about = entry.metrics.get(metric)
+    return {
+        "metric": metric,
+        "status": "ok",
+        "reason": "",
+        "unit": about.unit if about else None,
+        "higher_is_better": about.higher_is_better if about else None,
+        "value": value,
+    }
+
+
+def _data_source(entry: Entry) -> str:
     """Name the data of an entry, with the remark that goes with every number from it."""
-    comparable = entry.get("data", {}).get("comparable", True)
-    return str(entry.get("data_source", "")) + ("" if comparable else " (not comparable with published numbers)")
+    comparable = entry.data.get("comparable", True)
+    return (entry.data_source or "") + ("" if comparable else " (not comparable with published numbers)")
 
 
 def table(store: Store, history: bool = False, files: Collection[str] | None = None) -> "pd.DataFrame":
     """Return the tidy table of a store; without `history`, of each question only the newest answer an environment.
 
     Of a meter that has been measured by another method since, older numbers are history: the two are not compared.
-    With `files` (as of `Item.file`), these alone: what a plan asks for, although something else was measured later.
+    With `files` (as of `Measurement.file`), these alone: what a plan asks for, even if something else was measured later.
     """
     everything = _everything(store)
     if files is not None:
@@ -112,8 +131,8 @@ def _everything(store: Store) -> "pd.DataFrame":
     for file in sorted(set(stamps) - known):
         entry = store.load(paths[file])
         if entry is not None:
-            extra = {"file": file, "stamp": stamps[file], "meter": entry["meter"], "hosted": entry.get("hosted", True)}
-            extra |= {"version": entry.get("version", 1), "asked": entry.get("asked", entry["time"])}
+            extra = {"file": file, "stamp": stamps[file], "meter": entry.meter, "hosted": entry.hosted}
+            extra |= {"version": entry.version, "asked": entry.asked or entry.time}
             try:
                 new += [{**row, **extra} for row in rows(entry)]
             except (AttributeError, KeyError, TypeError):  # a curve or a floor of another shape
@@ -130,10 +149,10 @@ def environments(store: Store) -> "pd.DataFrame":
     """Return the environments of a store, one a line."""
     import pandas as pd
 
-    found: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for _, entry in store.entries():
-        found.setdefault(entry["environment_id"], {"environment_id": entry["environment_id"], **entry["environment"]})
-    return pd.DataFrame(list(found.values()), columns=None if found else ["environment_id"])
+        by_id.setdefault(entry.environment_id, {"environment_id": entry.environment_id, **entry.environment})
+    return pd.DataFrame(list(by_id.values()), columns=None if by_id else ["environment_id"])
 
 
 def make_current(store: Store, files: Collection[str]) -> None:
@@ -146,7 +165,7 @@ def make_current(store: Store, files: Collection[str]) -> None:
     for file in sorted(older):
         entry = store.read(file)
         if entry is not None:
-            store.write({**entry, "asked": now()})
+            store.write(replace(entry, asked=now()))
 
 
 def _newest(everything: "pd.DataFrame") -> "pd.DataFrame":

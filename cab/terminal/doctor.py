@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from cab import environment
+from cab.contracts.messages import Failure, PeakAnswer, PeakJob
 from cab.errors import UsageError
 from cab.paths import PACKAGE, cache, runtime
 from cab.plugins import registry
 from cab.runner import locks
-from cab.runner.fork_client import Server, describe
+from cab.runner.fork_client import ForkClient, describe
 from cab.store import machine_peaks
 from cab.store.store import Store
 from cab.terminal.printing import lines
@@ -43,15 +44,16 @@ def print_diagnosis(results: Path, data: Path, out: Console) -> None:
 def measure_peaks(results: Path, device: str, threads: int | None, out: Console) -> None:
     """Measure the device's best rates in a child, alone on it, and keep them beside the results."""
     store = Store(results).open_for_writing()
-    job = {"kind": "peak", "device": device, "threads": threads or environment.usable_cores()}
-    with Server() as server, locks.device(device, True, lambda: out.print(f"waiting for {device}")):
-        ending = server.run(job, SECONDS, None)
-    if ending.result is None or "ok" not in ending.result:
-        raise UsageError(ending.result["reason"] if ending.result else f"the child failed: {describe(ending)}")
+    job = PeakJob(device, threads or environment.usable_cores())
+    with ForkClient() as client, locks.device(device, True, lambda: out.print(f"waiting for {device}")):
+        ending = client.run(job, SECONDS, None)
+    peaks = ending.answer
+    if not isinstance(peaks, PeakAnswer):
+        raise UsageError(peaks.reason if isinstance(peaks, Failure) else f"the child failed: {describe(ending.exit)}")
     # of the timing rows' environment, whose allocator is pinned
-    path = machine_peaks.keep(store.folder, environment.identity(device, threads, pinned=True), ending.result["ok"])
-    shown = {f"product, {name}": f"{rate / 1e9:,.1f} GFLOP/s" for name, rate in ending.result["ok"]["matmul"].items()}
-    lines({**shown, "copy": f"{ending.result['ok']['copy'] / 1e9:,.1f} GB/s, read and written", "kept in": path}, out)
+    path = machine_peaks.keep(store.folder, environment.identity(device, threads, pinned=True), peaks)
+    shown = {f"product, {name}": f"{rate / 1e9:,.1f} GFLOP/s" for name, rate in peaks.matmul.items()}
+    lines({**shown, "copy": f"{peaks.copy / 1e9:,.1f} GB/s, read and written", "kept in": path}, out)
 
 
 def _state(folder: Path) -> str:

@@ -32,12 +32,12 @@ def print_preview(preview: "Preview", out: Console) -> None:
     """Print what a run would do: how many cases there are, what is done already, and the cases."""
     plan = preview.plan
     cases = plan.cases
-    processes = sum(item.processes for item in plan.items)
-    meters = ", ".join(dict.fromkeys(item.meter for item in plan.items))
-    out.print(f"cases: {len(cases)}; measurements: {len(plan.items)} ({meters}); child processes: {processes}")
+    processes = sum(item.processes for item in plan.measurements)
+    meters = ", ".join(dict.fromkeys(item.meter for item in plan.measurements))
+    out.print(f"cases: {len(cases)}; measurements: {len(plan.measurements)} ({meters}); child processes: {processes}")
     out.print(f"measurements done already: {preview.done}; unsupported: {preview.refused}")
     estimates = {found.case.id: found for found in preview.estimates}
-    reasons = {item.case.id: item.refusal[1] for item in plan.items if item.refusal}
+    reasons = {item.case.id: item.refusal[1] for item in plan.measurements if item.refusal}
     table = Table(box=None, pad_edge=False)
     for name in ("mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", ""):
         right = name in ("n", "m", "batch", "seed")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cab.planning.plan import Item
+from cab.planning.measurement import Measurement
 
 _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
 
@@ -17,13 +17,13 @@ _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
 class Silent:
     """Tells nothing."""
 
-    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None: ...
+    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None: ...
 
     def doing(self, what: str) -> None: ...
 
     def step(self, children: int) -> None: ...
 
-    def done(self, item: Item, status: str, reason: str) -> None: ...
+    def done(self, measurement: Measurement, status: str, reason: str) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -56,11 +56,11 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start(self, items: Sequence[Item], pending: Sequence[Item]) -> None:
+    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None:
         """Say how much there is, and how much of it is done already."""
-        self._left = Counter(item.case.id for item in pending)
-        self._cases = len({item.case.id for item in items})
-        self._total = sum(item.processes for item in pending)
+        self._left = Counter(each.case.id for each in pending)
+        self._cases = len({each.case.id for each in measurements})
+        self._total = sum(each.processes for each in pending)
         done = self._cases - len(self._left)
         if done:
             self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
@@ -84,16 +84,16 @@ class Display:
         if self._task is not None:
             self._bar.advance(self._task, children)
 
-    def done(self, item: Item, status: str, reason: str) -> None:
+    def done(self, measurement: Measurement, status: str, reason: str) -> None:
         """Tell how one meter of one case ended."""
-        self._left[item.case.id] -= 1
+        self._left[measurement.case.id] -= 1
         if self._task is not None:
             self._bar.update(self._task, cases=self._progress())
         colour = _COLOURS.get(status, "red")
         if self._live and status == "ok":
             return
         why = f": {escape(reason)}" if reason else ""
-        line = f"[{self._progress()}] {escape(item.case.title)} {item.meter} [{colour}]{status}[/]{why}"
+        line = f"[{self._progress()}] {escape(measurement.case.title)} {measurement.meter} [{colour}]{status}[/]{why}"
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def _progress(self) -> str:

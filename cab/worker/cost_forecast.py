@@ -6,14 +6,14 @@ never a result.
 """
 
 import weakref
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cab.contracts.case import Case
+from cab.contracts.messages import CaseForecast, ForecastAnswer
 from cab.instruments.flop_counter import count_flops
 from cab.worker.peak_throughput import matmul_rate
 
@@ -48,24 +48,24 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.held -= size
 
 
-def forecast(case: Case, workload: Callable[[Case], Any]) -> dict[str, float]:
-    """Return the FLOPs of one pass and its peak bytes; `workload` sets a case up on meta tensors."""
+def forecast(case: Case, build: Callable[[Case], Any]) -> CaseForecast:
+    """Return the FLOPs of one pass and its peak bytes; `build` returns a case's workload."""
     # the counter sees products alone: a step counts as its gradients do
     pass_ = "forward_backward" if case.pass_ == "train" else case.pass_
-    built = workload(case).twin(pass_=pass_, device="meta", backend="eager")
-    flops = count_flops(built.run)
+    on_meta = build(case).twin(pass_=pass_, device="meta", backend="eager")
+    flops = count_flops(on_meta.run)
     with Allocations() as allocations:
-        built.run()
-    return {"flops": flops, "bytes": float(allocations.peak)}
+        on_meta.run()
+    return CaseForecast(flops, float(allocations.peak))
 
 
-def forecasts(cases: list[Case], data: Path, threads: int, build: Callable[[Case, Path], Any]) -> dict[str, Any]:
-    """Return case id -> FLOPs and bytes (or why there are none), and the machine's rate."""
-    found: dict[str, Any] = {}
+def forecasts(cases: Sequence[Case], threads: int, build: Callable[[Case], Any]) -> ForecastAnswer:
+    """Return the forecast of each case, or why there is none, and the machine's rate."""
+    by_id: dict[str, CaseForecast] = {}
     for case in cases:
         try:
-            found[case.id] = forecast(case, lambda case: build(case, data))
+            by_id[case.id] = forecast(case, build)
         except Exception as error:  # a plug-in's: it costs its own estimate
-            found[case.id] = {"reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+            by_id[case.id] = CaseForecast(reason=f"{type(error).__name__}: {error}".splitlines()[0])
     torch.set_num_threads(threads)
-    return {"cases": found, "rate": matmul_rate(torch.float32, "cpu", sizes=(512,), seconds=0.5)}
+    return ForecastAnswer(by_id, matmul_rate(torch.float32, "cpu", sizes=(512,), seconds=0.5))

@@ -7,7 +7,6 @@ Started as `python -m cab.worker.fork_server FD`; `cab.runner.fork_client` is th
 
 import ctypes
 import gc
-import json
 import os
 import resource
 import select
@@ -17,7 +16,8 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+
+from cab.contracts.messages import ChildExit, Ready, Request, decode, encode
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -38,11 +38,14 @@ def main(connection: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # the child's collector then leaves the shared pages alone
     collapse()
-    connection.sendall(b'{"ready": true}\n')
+    _send(Ready(), connection)
     lines = connection.makefile("rb")
     while line := lines.readline():
-        ending = _serve(json.loads(line), connection)
-        connection.sendall(json.dumps(ending).encode() + b"\n")
+        _send(_serve(decode(line), connection), connection)
+
+
+def _send(message: Ready | ChildExit, connection: socket.socket) -> None:
+    connection.sendall(encode(message).encode() + b"\n")
 
 
 def _warm_up() -> None:
@@ -71,28 +74,28 @@ def _warm_up() -> None:
     registry.load("task", "speed")
 
 
-def _serve(job: dict[str, Any], connection: socket.socket) -> dict[str, Any]:
+def _serve(request: Request, connection: socket.socket) -> ChildExit:
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise RuntimeError(f"the fork server has {threads} threads: a child could hang")
     start, server = time.monotonic(), os.getpid()
     child = os.fork()
     if child == 0:
-        _become(job, connection, server)
-    why = _wait(child, connection, start + job["deadline"])
+        _become(request, connection, server)
+    why = _wait(child, connection, start + request.deadline)
     if why != "ended":
         os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
     _kill_descendants()
     if why == "closed":
         sys.exit(0)
-    return {
-        "why": why,
-        "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-        "peak": usage.ru_maxrss * 1024,
-        "seconds": time.monotonic() - start,
-    }
+    return ChildExit(
+        why,
+        exit=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+        signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+        peak=usage.ru_maxrss * 1024,
+        seconds=time.monotonic() - start,
+    )
 
 
 def _wait(child: int, connection: socket.socket, deadline: float) -> str:
@@ -138,7 +141,7 @@ def _parent(pid: str) -> int:
         return 0
 
 
-def _become(job: dict[str, Any], connection: socket.socket, server: int) -> None:
+def _become(request: Request, connection: socket.socket, server: int) -> None:
     """Turn the forked process into the job's child. Does not return."""
     code = 1
     try:
@@ -148,17 +151,17 @@ def _become(job: dict[str, Any], connection: socket.socket, server: int) -> None
         if os.getppid() != server:  # it died before the line above
             os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        output = os.open(request.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for stream in (1, 2):
             os.dup2(output, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(job["folder"])  # a mechanism may be a file named from there
-        if job["memory"] is not None:
-            limit = _data_bytes() + job["memory"]
+        os.chdir(request.folder)  # a mechanism may be a file named from there
+        if request.memory is not None:
+            limit = _data_bytes() + request.memory
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         from cab.worker import jobs
 
-        jobs.serve(job)
+        jobs.serve(request)
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -1,126 +1,166 @@
 """What a forked child does: construct, check the laws, train, or measure. It returns samples; it writes no results.
 
-Each job is a dictionary; its answer is {"ok": ...} or {"status": ..., "reason": ...}. Nothing but the answer's file
-and the progress file is written.
+Each kind of job of `cab.contracts.messages` has one function here. Nothing but the answer's file, the progress file and
+a training's checkpoint is written.
 """
 
-import json
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cab import environment
 from cab.contracts.case import Case
+from cab.contracts.messages import (
+    Answer,
+    CompareAnswer,
+    CompareJob,
+    Failure,
+    ForecastAnswer,
+    ForecastJob,
+    Job,
+    LawsAnswer,
+    LawsJob,
+    MeasureAnswer,
+    MeasureJob,
+    PeakAnswer,
+    PeakJob,
+    PreflightJob,
+    Request,
+    Samples,
+    TrainAnswer,
+    TrainJob,
+    encode,
+)
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.paths import write_whole
 from cab.plugins import registry
-from cab.worker.preflight import build_task, check_device, preflight
+from cab.worker.preflight import check_device, preflight
+from cab.worker.task_setup import build_task, data_of
+
+TICK = 0.2  # seconds between two lines of progress
 
 
-def serve(job: dict[str, Any]) -> None:
-    """Do the job and write its answer."""
+def serve(request: Request) -> None:
+    """Do the request's job and write its answer."""
     import torch
 
     # float32 is float32: in products PyTorch leaves it so, in a GPU's convolutions it would round to 10 bits
     torch.backends.cudnn.allow_tf32 = False
     try:
-        text = _written({"ok": _KINDS[job["kind"]](job)})
+        text = _encoded(_do(request.job, Path(request.progress)))
     except BaseException as error:
-        text = _written(failure(error))
-    write_whole(Path(job["result"]), text)
+        text = _encoded(failure(error))
+    write_whole(Path(request.answer), text)
 
 
-def _written(answer: dict[str, Any]) -> str:
+def _do(job: Job, progress: Path) -> Answer:
+    match job:
+        case PreflightJob():
+            return preflight(job)
+        case LawsJob():
+            return laws(job)
+        case CompareJob():
+            return compare(job)
+        case MeasureJob():
+            return measure(job)
+        case TrainJob():
+            return train(job, progress)
+        case ForecastJob():
+            return forecast(job)
+        case PeakJob():
+            return peak(job)
+
+
+def _encoded(answer: Any) -> str:
     """Write an answer as JSON; what a plug-in returns may hold arrays or NaN, which no file of ours holds."""
     try:
-        return json.dumps(answer, allow_nan=False)
+        return encode(answer)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error}: samples are finite numbers of Python, in lists and dictionaries") from None
 
 
-def failure(error: BaseException) -> dict[str, Any]:
+def failure(error: BaseException) -> Failure:
     """Turn an exception into a status and its reason; the traceback goes to the child's output."""
     from cab.worker.workload import is_out_of_memory
 
     for kind, status in ((Unsupported, "unsupported"), (Wrong, "wrong"), (UsageError, "usage")):
         if isinstance(error, kind):
-            return {"status": status, "reason": str(error)}
+            return Failure(status, str(error))
     traceback.print_exception(error)
     if is_out_of_memory(error):
-        return {"status": "oom", "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
-    return {"status": "error", "reason": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
+        return Failure("oom", str(error).splitlines()[0] if str(error) else "out of memory")
+    return Failure("error", f"{type(error).__name__}: {error}".splitlines()[0][:500])
 
 
-def laws(job: dict[str, Any]) -> dict[str, Any]:
+def laws(job: LawsJob) -> LawsAnswer:
     """Run every law on the mechanism in one pattern, and its own hyper-parameters against `reference`."""
     import torch
 
     from cab.conformance import check, check_params
 
     torch.set_num_threads(1)
-    _use_device(job["device"], job)
-    cls = registry.load("mechanism", job["mechanism"])
-    how = {"backend": job["backend"], "device": job["device"]}
-    verdicts = check(cls, patterns=[job["pattern"]], **how)
-    verdicts += check_params(cls, job["pattern"], job["params"], **how)
-    return {
-        "failures": [f"{v.law}: {v.reason}" for v in verdicts if v.status == "fail"],
-        "exempt": {v.law: v.reason for v in verdicts if v.status == "exempt"},
-        "count": len(verdicts),
-    }
+    _use_device(job.device)
+    cls = registry.load("mechanism", job.mechanism)
+    verdicts = check(cls, patterns=[job.pattern], backend=job.backend, device=job.device)
+    verdicts += check_params(cls, job.pattern, job.params, backend=job.backend, device=job.device)
+    return LawsAnswer(
+        failures=[f"{v.law}: {v.reason}" for v in verdicts if v.status == "fail"],
+        exempt={v.law: v.reason for v in verdicts if v.status == "exempt"},
+        count=len(verdicts),
+    )
 
 
-def measure(job: dict[str, Any]) -> dict[str, Any]:
+def measure(job: MeasureJob) -> MeasureAnswer:
     """Let each of the job's meters measure one case; a meter that fails costs its own metrics only."""
-    if job["pinned"]:
+    if job.pinned:
         from cab.instruments.allocator import pin
 
         if not pin():
             raise Unsupported("the allocator cannot be pinned: another malloc than glibc's is preloaded")
     import torch
 
-    case = Case.of(job["case"])
-    torch.set_num_threads(job["threads"])
-    _use_device(case.device, job)
+    torch.set_num_threads(job.threads)
+    _use_device(job.case.device, job.device_memory)
     start = time.monotonic()
-    meters = {name: registry.load("meter", name)() for name in job["meters"]}
-    workload = _workload(case, Path(job["data"]))
-    answers: dict[str, Any] = {}
-    compared = job.get("compared", False)  # by another process of this run
+    meters = {name: registry.load("meter", name)() for name in job.meters}
+    workload = _workload(job.case, Path(job.data))
+    answers: dict[str, Samples | Failure] = {}
+    compared = job.compared
     for name, meter in meters.items():
         try:
             if meter.environment:  # what is counted on meta tensors needs no real inputs
                 workload.check(compared)
                 compared = True
-            answers[name] = {"ok": _samples(meter.measure(workload, case))}
+            answers[name] = _samples(meter.measure(workload, job.case))
         except BaseException as error:
             answers[name] = failure(error)
-    return {"meters": answers, "compared": compared, "seconds": time.monotonic() - start}
+    return MeasureAnswer(answers, compared, time.monotonic() - start)
 
 
-def compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Compare a case's mechanism with its definition, which may take more memory than the case is given."""
+def compare(job: CompareJob) -> CompareAnswer:
+    """Compare a case's mechanism with its reference, which may take more memory than the case is given."""
     import torch
 
-    case = Case.of(job["case"])
-    torch.set_num_threads(job["threads"])
-    _use_device(case.device, {})
-    _workload(case, Path(job["data"])).compare()
-    return {}
+    torch.set_num_threads(job.threads)
+    _use_device(job.case.device)
+    _workload(job.case, Path(job.data)).compare()
+    return CompareAnswer()
 
 
-def _samples(given: Any) -> dict[str, dict[str, Any]]:
+def _samples(returned: Any) -> Samples:
     """Check what a meter returned, before it is written with the other meters' answers."""
-    if not isinstance(given, dict) or not all(isinstance(found, dict) for found in given.values()):
-        raise TypeError(f"measure returned {type(given).__name__}: a dictionary for each metric is needed")
-    _written(given)
-    return given
+    if not isinstance(returned, dict) or not all(isinstance(metric, dict) for metric in returned.values()):
+        raise TypeError(f"measure returned {type(returned).__name__}: a dictionary for each metric is needed")
+    samples = Samples(returned)
+    _encoded(samples)
+    return samples
 
 
-def _use_device(device: str, job: dict[str, Any]) -> None:
-    """Make a GPU the current one, and hold PyTorch's allocator there to what the case may take.
+def _use_device(device: str, limit: int | None = None) -> None:
+    """Make a GPU the current one, and hold PyTorch's allocator there to `limit` bytes.
 
     The process itself has a limit of its own. Events, graphs and kernels of others use the current device alone.
     """
@@ -130,7 +170,6 @@ def _use_device(device: str, job: dict[str, Any]) -> None:
         return
     index = environment.index(device)
     torch.cuda.set_device(index)
-    limit = job.get("device_memory")
     if limit is not None:
         whole = torch.cuda.get_device_properties(index).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), index)
@@ -157,15 +196,14 @@ def again(question: dict[str, Any], folder: str) -> Callable[[], Any]:
     return run
 
 
-def forecast(job: dict[str, Any]) -> dict[str, Any]:
+def forecast(job: ForecastJob) -> ForecastAnswer:
     """Count what each case would take, on meta tensors."""
     from cab.worker.cost_forecast import forecasts
 
-    cases = [Case.of(question) for question in job["cases"]]
-    return forecasts(cases, Path(job["data"]), job["threads"], _workload)
+    return forecasts(job.cases, job.threads, partial(_workload, data=Path(job.data)))
 
 
-def peak(job: dict[str, Any]) -> dict[str, Any]:
+def peak(job: PeakJob) -> PeakAnswer:
     """Measure what the device can do at most, with the allocator of a timing child."""
     import torch
 
@@ -173,79 +211,68 @@ def peak(job: dict[str, Any]) -> dict[str, Any]:
     from cab.worker.peak_throughput import peaks
 
     pin()
-    check_device(job["device"], torch)
-    _use_device(job["device"], job)
-    return peaks(job["device"], job["threads"])
+    check_device(job.device, torch)
+    _use_device(job.device)
+    return peaks(job.device, job.threads)
 
 
-def train(job: dict[str, Any]) -> dict[str, Any]:
+def train(job: TrainJob, progress: Path) -> TrainAnswer:
     """Train the case's model and return its test scores, one an example, with the learning curve."""
     from cab.instruments.allocator import pin
     from cab.training import launch
 
     pin()  # where it cannot be, every large tensor comes from fresh pages: the same numbers in twice the time
+    count = job.case.settings["training"].get("devices", 1)
+    return launch(count, job.case.device, lambda devices: _train(job, progress, devices))
 
-    case = Case.of(job["case"])
-    return launch(case.settings["training"].get("devices", 1), case.device, lambda devices: _train(job, case, devices))
 
-
-def _train(job: dict[str, Any], case: Case, devices: Any) -> dict[str, Any]:
+def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
     import torch
 
     from cab.attention.build import LayerBuilder
-    from cab.contracts.task import Missing
     from cab.training import train as fit
 
-    torch.set_num_threads(max(1, job["threads"] // devices.size))
-    _use_device(f"cuda:{devices.rank}" if devices.size > 1 and case.device == "cuda" else case.device, job)
+    case = job.case
+    torch.set_num_threads(max(1, job.threads // devices.size))
+    one_of_many = devices.size > 1 and case.device == "cuda"
+    _use_device(f"cuda:{devices.rank}" if one_of_many else case.device, job.device_memory)
     task = build_task(case)
-    source = task.source(Path(job["data"]))
-    if isinstance(source, Missing):
-        raise UsageError(f"task '{case.task}': no data in {job['data']}; run: {source.run}")
-    attention = LayerBuilder(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
+    source = data_of(task, case.task, Path(job.data))
+    layers = LayerBuilder(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
-        model = task.model(attention)
+        model = task.model(layers)
     done = fit(
         task,
         model,
-        Path(job["data"]),
+        Path(job.data),
         case.settings["training"],
         batch=case.batch,
         seed=case.seed,
         device=case.device,
-        checkpoint=Path(job["checkpoint"]),
-        progress=_progress(job["progress"]) if devices.rank == 0 else lambda line: None,
+        checkpoint=Path(job.checkpoint),
+        progress=Progress(progress) if devices.rank == 0 else lambda line: None,
         devices=devices,
     )
-    return {
-        "metrics": {name: {"samples": values} for name, values in done.scores.items()},
-        "curve": done.curve,
-        "best_step": done.best_step,
-        "stopped": done.stopped,
-        "notes": done.notes,
-        "floors": task.floors() if devices.rank == 0 else {},
-        "source": {"name": source.name, "comparable": source.comparable, "counts": source.counts, "note": source.note},
-    }
+    return TrainAnswer(
+        metrics={name: {"samples": values} for name, values in done.scores.items()},
+        curve=done.curve,
+        best_step=done.best_step,
+        stopped=done.stopped,
+        notes=done.notes,
+        floors=task.floors() if devices.rank == 0 else {},
+        source={"name": source.name, "comparable": source.comparable, "counts": source.counts, "note": source.note},
+    )
 
 
-def _progress(path: str) -> Callable[[str], None]:
-    last = [0.0]
+class Progress:
+    """Writes the latest line of progress into a file, a few times a second at most."""
 
-    def tell(line: str) -> None:
-        if time.monotonic() - last[0] > 0.2:
-            last[0] = time.monotonic()
-            write_whole(Path(path), line)
+    def __init__(self, path: Path) -> None:
+        self._path, self._last = path, 0.0
 
-    return tell
-
-
-_KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "preflight": preflight,
-    "laws": laws,
-    "compare": compare,
-    "forecast": forecast,
-    "measure": measure,
-    "peak": peak,
-    "train": train,
-}
+    def __call__(self, line: str) -> None:
+        """Write the line, unless another one has just been written."""
+        if time.monotonic() - self._last > TICK:
+            self._last = time.monotonic()
+            write_whole(self._path, line)

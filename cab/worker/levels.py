@@ -6,9 +6,7 @@ projections, on random tokens; `model` is the loss of the task's model on a batc
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +18,10 @@ from cab.attention.streaming import DECODED_TOKENS
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
-from cab.contracts.task import Batch, Missing, Task
-from cab.errors import Unsupported, UsageError
+from cab.contracts.task import Batch, Task
+from cab.errors import Unsupported
 from cab.worker import reference_check
+from cab.worker.task_setup import build_task, data_of
 
 
 @dataclass(frozen=True)
@@ -36,96 +35,99 @@ class Plugins:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A task, and one batch of its training split, in the pieces that a step takes it in."""
+class TrainingBatch:
+    """A task, and one batch of its training split, in the pieces that an optimiser step takes it in."""
 
     task: Task
     pieces: list[Batch]
 
 
+def _no_forward() -> Tensor:
+    raise RuntimeError("what is decoded has no forward pass")
+
+
 @dataclass
-class Scene:
-    """What runs, and on what."""
+class Computation:
+    """What runs at a level, and on which tensors."""
 
     mechanism: Mechanism  # under test
     module: nn.Module  # the mechanism, its layer or the task's model
-    forward: Callable[[], Tensor] | None = None
-    shape: tuple[int, ...] | None = None  # of the result; None for a loss
+    forward: Callable[[], Tensor] = _no_forward  # the output, or the loss
+    shape: tuple[int, ...] | None = None  # of the output; None for a loss
     leaves: list[Tensor] = field(default_factory=list)  # what a backward pass gives gradients, beside parameters
-    given: dict[str, Tensor] = field(default_factory=dict)  # of decoding: arguments of the tokens read and to come
-    lesson: Lesson | None = None
-    pieces: list[Batch] = field(default_factory=list)  # the lesson's, on the device
+    arguments: dict[str, Tensor] = field(default_factory=dict)  # of decoding: of the tokens read and to come
+    batch: TrainingBatch | None = None
+    pieces: list[Batch] = field(default_factory=list)  # the batch's, on the device
 
 
-def attend(case: Case, plugins: Plugins, draw: RandomInputs) -> Scene:
+def attend(case: Case, plugins: Plugins, random: RandomInputs) -> Computation:
     """Set up the mechanism alone; for decoding, with tokens to come."""
     decodes = case.pass_ == "decode"
     slot = slot_of(case, DECODED_TOKENS if decodes else 0)
-    mechanism = build_mechanism(plugins.mechanism, case.params, slot, case.backend).to(draw.device, draw.dtype)
-    given = draw.arguments(mechanism, case.batch, slot.max_len, slot.keys)
+    mechanism = build_mechanism(plugins.mechanism, case.params, slot, case.backend).to(random.device, random.dtype)
+    tensors = random.arguments(mechanism, case.batch, slot.max_len, slot.keys)
     if decodes:
         mask = "query_mask" if slot.pattern.cross else "key_mask"
-        if mask in given:  # what is decoded is real, whatever came before
-            given[mask][:, case.n :] = True
-        return Scene(mechanism, mechanism, given=given)
-    call = reference_check.arguments(mechanism, given)
+        if mask in tensors:  # what is decoded is real, whatever came before
+            tensors[mask][:, case.n :] = True
+        return Computation(mechanism, mechanism, arguments=tensors)
+    completed = reference_check.complete(mechanism, tensors)
 
     def forward() -> Tensor:
-        out: Tensor = mechanism._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)
+        out: Tensor = mechanism._compute(
+            *completed.tensors, completed.key_mask, completed.query_mask, **completed.inputs
+        )
         return out
 
-    return Scene(mechanism, mechanism, forward, call.expected, [t for t in given.values() if t.is_floating_point()])
+    leaves = [t for t in tensors.values() if t.is_floating_point()]
+    return Computation(mechanism, mechanism, forward, completed.expected, leaves)
 
 
-def layer(case: Case, plugins: Plugins, draw: RandomInputs) -> Scene:
+def layer(case: Case, plugins: Plugins, random: RandomInputs) -> Computation:
     """Set up the attention layer around the mechanism."""
     slot = slot_of(case)
     cross = slot.pattern.cross
     mechanism = build_mechanism(plugins.mechanism, case.params, slot, case.backend)
-    module = AttentionLayer(mechanism).to(draw.device, draw.dtype)
-    x = draw.normal("x", (case.batch, case.n, slot.tokens))
-    y = draw.normal("y", (case.batch, case.m, slot.tokens)) if cross else None
-    x_mask = draw.padding_mask(case.batch, case.n) if draw.padding else None
-    y_mask = draw.padding_mask(case.batch, case.m) if draw.padding and cross else None
-    inputs = {k: t for k, t in draw.inputs(mechanism, case.batch, case.n, case.m).items() if k not in ("x", "y")}
+    module = AttentionLayer(mechanism).to(random.device, random.dtype)
+    x = random.normal("x", (case.batch, case.n, slot.tokens))
+    y = random.normal("y", (case.batch, case.m, slot.tokens)) if cross else None
+    x_mask = random.padding_mask(case.batch, case.n) if random.padding else None
+    y_mask = random.padding_mask(case.batch, case.m) if random.padding and cross else None
+    drawn = random.inputs(mechanism, case.batch, case.n, case.m)
+    inputs = {name: t for name, t in drawn.items() if name not in ("x", "y")}  # the layer offers these itself
 
     def forward() -> Tensor:
         out: Tensor = module(x, x_mask, y, y_mask, inputs)
         return out
 
     leaves = [t for t in (x, y, *inputs.values()) if t is not None and t.is_floating_point()]
-    return Scene(mechanism, module, forward, (case.batch, case.n, slot.tokens), leaves)
+    return Computation(mechanism, module, forward, (case.batch, case.n, slot.tokens), leaves)
 
 
-def model(case: Case, plugins: Plugins, draw: RandomInputs, lesson: Lesson | None = None) -> Scene:
+def model(case: Case, plugins: Plugins, random: RandomInputs, batch: TrainingBatch | None = None) -> Computation:
     """Set up the task's model and a batch, which is read from the data unless it is given."""
     if not plugins.task.trains:
         raise Unsupported(f"{case.task} has no model: its levels are attend and layer")
-    if case.pass_ == "train" and draw.dtype is not torch.float32:
-        raise Unsupported(f"dtype={case.dtype}: the precision of a training step is training.precision")
-    lesson = lesson or _lesson(case, plugins)
-    provider = LayerBuilder(plugins.mechanism, case.params, case.pattern, case.backend, plugins.softmax)
-    module = lesson.task.model(provider).to(draw.device, draw.dtype)
-    if not provider.built:
+    batch = batch or _training_batch(case, plugins)
+    layers = LayerBuilder(plugins.mechanism, case.params, case.pattern, case.backend, plugins.softmax)
+    module = batch.task.model(layers).to(random.device, random.dtype)
+    if not layers.built:
         raise Unsupported(f"the model of {case.task} has no slot for {case.pattern}")
-    task, pieces = lesson.task, [piece.to(draw.device) for piece in lesson.pieces]
+    task, pieces = batch.task, [piece.to(random.device) for piece in batch.pieces]
 
     def forward() -> Tensor:
         return torch.stack([task.loss(module, piece) for piece in pieces]).mean()
 
-    return Scene(provider.built[0], module, forward, lesson=lesson, pieces=pieces)
+    return Computation(layers.built[0], module, forward, batch=batch, pieces=pieces)
 
 
-def _lesson(case: Case, plugins: Plugins) -> Lesson:
-    given: dict[str, Any] = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim}
-    takes = signature(plugins.task).parameters
-    task = plugins.task(**{name: value for name, value in given.items() if name in takes}, **case.task_params)
-    source = task.source(plugins.folder)
-    if isinstance(source, Missing):
-        raise UsageError(f"{case.task} has no data in {plugins.folder}; run: {source.run}")
+def _training_batch(case: Case, plugins: Plugins) -> TrainingBatch:
+    """Read one batch of the training split, chosen by the seed."""
+    task = build_task(case, plugins.task)
+    data_of(task, case.task, plugins.folder)
     split = task.split("train", case.seed)
-    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(case.seed)).tolist()
-    examples = [split[chosen[i % len(chosen)]] for i in range(case.batch)]
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(case.seed)).tolist()
+    examples = [split[order[i % len(order)]] for i in range(case.batch)]
     pieces = Recipe.of(case.settings["training"]).accumulate if case.pass_ == "train" else 1
     size = -(-case.batch // pieces)
-    return Lesson(task, [task.collate(examples[at : at + size]) for at in range(0, case.batch, size)])
+    return TrainingBatch(task, [task.collate(examples[i : i + size]) for i in range(0, case.batch, size)])

@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
+from cab.contracts.messages import PeakAnswer
+
 SIZES = (512, 1024, 2048, 4096, 8192)
 COPIED = 256 << 20  # bytes of one buffer, beyond any cache but the largest servers'
 SECONDS = 1.0  # for each size
 SLOW = 1.0  # seconds of one product: larger ones are not tried
 
 
-def peaks(device: str, threads: int, dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> dict[str, Any]:
+def peaks(device: str, threads: int, dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> PeakAnswer:
     """Return the best rate of a product per dtype in FLOP/s, and of a copy in bytes read and written a second."""
     torch.set_num_threads(threads)
-    found = {name: matmul_rate(getattr(torch, name), device) for name in dtypes}
-    return {"matmul": found, "copy": copy_rate(device)}
+    return PeakAnswer({name: matmul_rate(getattr(torch, name), device) for name in dtypes}, copy_rate(device))
 
 
 def matmul_rate(dtype: torch.dtype, device: str, sizes: tuple[int, ...] = SIZES, seconds: float = SECONDS) -> float:

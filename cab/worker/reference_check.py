@@ -1,4 +1,4 @@
-"""Correctness before measurement: a mechanism's own computation against its definition, and finite results.
+"""Correctness before measurement: a mechanism's own computation against its reference, and finite results.
 
 The truth is `reference` in float64 (`attend`, where the author wrote no definition) on the same, already rounded,
 weights and inputs.
@@ -27,37 +27,37 @@ _NO_KERNEL = re.compile(
 )
 
 
-def compare(mechanism: Mechanism, params: Mapping[str, Any], draw: RandomInputs, batch: int, streaming: bool) -> None:
+def compare(mechanism: Mechanism, params: Mapping[str, Any], random: RandomInputs, batch: int, streaming: bool) -> None:
     """Raise `Wrong` unless the mechanism computes what `reference` defines, to the accuracy of its dtype.
 
     float32 and float64: within the square root of the dtype's epsilon of the largest value. bfloat16 and float16: at
-    most twice the error of `reference` run in that dtype, plus half a unit in the last place of the largest value.
+    most twice the error of `reference` run in that dtype, plus half an ulp of the largest value.
     """
     slot = mechanism.slot
     n, m = min(TOKENS, slot.max_len), min(TOKENS, slot.keys)
-    given = draw.arguments(mechanism, min(EXAMPLES, batch), n, m)
+    tensors = random.arguments(mechanism, min(EXAMPLES, batch), n, m)
     with torch.no_grad():
-        ours = stream(mechanism, given, n - 1) if streaming else checked(mechanism, given)
-        truth = _by_definition(mechanism, params, given, torch.float64, draw.seed)
+        output = stream(mechanism, tensors, n - 1) if streaming else compute(mechanism, tensors)
+        truth = _by_reference(mechanism, params, tensors, torch.float64, random.seed)
         largest = truth.abs().max().item()
-        eps = torch.finfo(draw.dtype).eps
-        if draw.dtype in (torch.float32, torch.float64):
+        eps = torch.finfo(random.dtype).eps
+        if random.dtype in (torch.float32, torch.float64):
             limit, allowed = eps**0.5 * largest, "the square root of the dtype's epsilon, of the largest value"
         else:
-            plain = _by_definition(mechanism, params, given, draw.dtype, draw.seed)
-            last_place = eps * 2.0 ** floor(log2(largest)) if largest else 0.0
-            limit = 2 * (plain.double() - truth).abs().max().item() + last_place / 2
-            allowed = f"twice the error of `reference` in {_name(draw.dtype)}, and half a unit in the last place"
-    error = (ours.double() - truth).abs().max().item()
+            rounded = _by_reference(mechanism, params, tensors, random.dtype, random.seed)
+            ulp = eps * 2.0 ** floor(log2(largest)) if largest else 0.0
+            limit = 2 * (rounded.double() - truth).abs().max().item() + ulp / 2
+            allowed = f"twice the error of `reference` in {_name(random.dtype)}, and half a unit in the last place"
+    error = (output.double() - truth).abs().max().item()
     if not error <= limit:  # NaN is not
         how = "step" if streaming else f"backend {mechanism.backend}"
         raise Wrong(
             f"{type(mechanism).__name__}, {how}, is off from its definition by {error:.3g} at {n} tokens in "
-            f"{_name(draw.dtype)}; at most {limit:.3g} is allowed ({allowed})"
+            f"{_name(random.dtype)}; at most {limit:.3g} is allowed ({allowed})"
         )
 
 
-def blind_to_later(mechanism: Mechanism, draw: RandomInputs) -> None:
+def check_causality(mechanism: Mechanism, random: RandomInputs) -> None:
     """Raise `Wrong` where, in a causal pattern, the first half of the rows changes with the tokens after it.
 
     At the slot's whole length: blocks, windows and chunks may be longer than what the laws see.
@@ -65,18 +65,18 @@ def blind_to_later(mechanism: Mechanism, draw: RandomInputs) -> None:
     slot = mechanism.slot
     if not slot.pattern.causal or mechanism.grade == "leaky":
         return
-    given, half = draw.arguments(mechanism, 1, slot.max_len, slot.keys), slot.max_len // 2
-    keyed = ("k", "v", "key_mask", *(name for name, (axis, *_) in mechanism.inputs.items() if axis == "keys"))
-    later = dict(given)
-    for name, t in given.items():
-        if t.is_floating_point() and not (slot.pattern.cross and name in keyed):
+    tensors, half = random.arguments(mechanism, 1, slot.max_len, slot.keys), slot.max_len // 2
+    of_source = ("k", "v", "key_mask", *(name for name, (axis, *_) in mechanism.inputs.items() if axis == "keys"))
+    changed = dict(tensors)
+    for name, t in tensors.items():
+        if t.is_floating_point() and not (slot.pattern.cross and name in of_source):
             axis = 2 if name in ("q", "k", "v") else 1
-            kept, cut = t.narrow(axis, 0, half), t.narrow(axis, half, t.shape[axis] - half)
-            later[name] = torch.cat([kept, 10 - cut.flip(axis)], axis)
+            first, second = t.narrow(axis, 0, half), t.narrow(axis, half, t.shape[axis] - half)
+            changed[name] = torch.cat([first, 10 - second.flip(axis)], axis)
     with torch.no_grad():
-        rows, others = (checked(mechanism, call)[:, :, :half].double() for call in (given, later))
-    finite([rows, others], "the output")
-    error, limit = (rows - others).abs().max().item(), torch.finfo(draw.dtype).eps ** 0.5 * rows.abs().max().item()
+        rows, others = (compute(mechanism, each)[:, :, :half].double() for each in (tensors, changed))
+    check_finite([rows, others], "the output")
+    error, limit = (rows - others).abs().max().item(), torch.finfo(random.dtype).eps ** 0.5 * rows.abs().max().item()
     if not error <= limit:
         raise Wrong(
             f"{type(mechanism).__name__}, backend {mechanism.backend}, is not causal at {slot.max_len} tokens: a row "
@@ -84,36 +84,36 @@ def blind_to_later(mechanism: Mechanism, draw: RandomInputs) -> None:
         )
 
 
-def whole(result: Tensor, shape: tuple[int, ...] | None) -> None:
-    """Raise `Wrong` where a result is not finite or not of its shape; a raster's may be longer, and is cut."""
-    finite([result], "the output")
+def check_output(output: Tensor, shape: tuple[int, ...] | None) -> None:
+    """Raise `Wrong` where an output is not finite or not of its shape; a raster's may be longer, and is cut."""
+    check_finite([output], "the output")
     if shape is not None:
         rows = slice(None, shape[2]) if len(shape) == 4 else slice(None)
-        found = tuple(result[:, :, rows].shape) if result.dim() == 4 else tuple(result.shape)
-        if found != shape:
-            raise Wrong(f"the output has shape {tuple(result.shape)}, not {shape}")
+        cut = tuple(output[:, :, rows].shape) if output.dim() == 4 else tuple(output.shape)
+        if cut != shape:
+            raise Wrong(f"the output has shape {tuple(output.shape)}, not {shape}")
 
 
-def checked(mechanism: Mechanism, given: Mapping[str, Tensor]) -> Tensor:
+def compute(mechanism: Mechanism, tensors: Mapping[str, Tensor]) -> Tensor:
     """Compute with the mechanism's own backend; `Wrong` for a result of another shape or dtype than it must have."""
-    call = arguments(mechanism, given)
-    out = mechanism._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)
+    completed = complete(mechanism, tensors)
+    out = mechanism._compute(*completed.tensors, completed.key_mask, completed.query_mask, **completed.inputs)
     try:
-        return call.finish(out)
+        return completed.finish(out)
     except ValueError as error:
         raise Wrong(f"{type(mechanism).__name__}: {error}") from error
 
 
-def finite(results: Iterable[Tensor | None], what: str) -> None:
-    """Raise `Wrong` where a result holds NaN or infinity."""
-    for result in results:
-        if result is not None and not result.isfinite().all():
-            raise Wrong(f"{what} is not finite ({(~result.isfinite()).sum().item()} of {result.numel()} values)")
+def check_finite(tensors: Iterable[Tensor | None], what: str) -> None:
+    """Raise `Wrong` where a tensor holds NaN or infinity."""
+    for tensor in tensors:
+        if tensor is not None and not tensor.isfinite().all():
+            raise Wrong(f"{what} is not finite ({(~tensor.isfinite()).sum().item()} of {tensor.numel()} values)")
 
 
-def arguments(mechanism: Mechanism, given: Mapping[str, Tensor]) -> Arguments:
-    """Return the checked and completed arguments that `forward` would give to `attend`."""
-    named = dict(given)
+def complete(mechanism: Mechanism, tensors: Mapping[str, Tensor]) -> Arguments:
+    """Return the checked and completed arguments that `forward` would pass to `attend`."""
+    named = dict(tensors)
     q, k, v, key_mask, query_mask = (named.pop(name, None) for name in ("q", "k", "v", "key_mask", "query_mask"))
     return Arguments(mechanism, q, k, v, key_mask, query_mask, named)
 
@@ -129,18 +129,18 @@ def dtype_permitting(dtype: torch.dtype) -> Iterator[None]:
         raise Unsupported(f"no kernel for {_name(dtype)} here: {str(error).splitlines()[0]}") from error
 
 
-def _by_definition(
-    mechanism: Mechanism, params: Mapping[str, Any], given: Mapping[str, Tensor], dtype: torch.dtype, seed: int
+def _by_reference(
+    mechanism: Mechanism, params: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype, seed: int
 ) -> Tensor:
-    device = next(chain(given.values(), mechanism.parameters(), mechanism.buffers())).device
+    device = next(chain(tensors.values(), mechanism.parameters(), mechanism.buffers())).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = build_mechanism(type(mechanism), params, mechanism.slot).to(device, dtype).eval()
     twin.load_state_dict(mechanism.state_dict())
     if twin.defines("reference"):
         twin._compute = twin.reference
-    same = {name: t.to(dtype) if t.is_floating_point() else t for name, t in given.items()}
-    return checked(twin, same)
+    same = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    return compute(twin, same)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -108,7 +108,7 @@ def test_the_first_run_of_a_pass_is_no_sample(
 
 def test_the_limits_are_part_of_the_frontiers_question_and_of_no_others() -> None:
     common = ["mechanism=softmax", "task=speed", "meters=[frontier,memory]", "seq_len=64"]
-    items = {item.meter: item for item in plan([*common, "memory_limit=1GiB", "latency_limit=0.5"]).items}
+    items = {item.meter: item for item in plan([*common, "memory_limit=1GiB", "latency_limit=0.5"]).measurements}
     assert items["frontier"].case.settings == {"memory_limit": 1 << 30, "latency_limit": 0.5}
     assert items["memory"].case.settings == {} and items["frontier"].searches and not items["memory"].searches
     with pytest.raises(UsageError, match="needs memory_limit=SIZE .* or latency_limit"):
@@ -119,11 +119,11 @@ def test_the_limits_are_part_of_the_frontiers_question_and_of_no_others() -> Non
 
 def test_a_timer_is_part_of_latencys_question_where_it_is_not_the_usual_one() -> None:
     common = ["mechanism=softmax", "task=speed", "meters=[latency,memory]", "seq_len=64"]
-    usual = {item.meter: item.case for item in plan(common).items}
-    other = {item.meter: item.case for item in plan([*common, "timer=torch"]).items}
+    usual = {item.meter: item.case for item in plan(common).measurements}
+    other = {item.meter: item.case for item in plan([*common, "timer=torch"]).measurements}
     assert usual["latency"].settings == {} and other["latency"].settings == {"timer": "torch"}
     assert usual["memory"].id == other["memory"].id and usual["latency"].id != other["latency"].id
-    both = plan([*common, "timer=own,torch"]).items
+    both = plan([*common, "timer=own,torch"]).measurements
     assert [(item.meter, item.case.settings.get("timer")) for item in both] == [
         ("latency", None),
         ("memory", None),

@@ -7,14 +7,15 @@ import pytest
 from cab import environment
 from cab.contracts.case import Case, canonical, worst
 from cab.errors import UsageError
-from cab.planning.plan import Item, plan
+from cab.planning.measurement import Measurement
+from cab.planning.plan import plan
 from cab.plugins import fingerprint, registry
 
 SPEED = ["task=speed", "mechanism=linear", "seq_len=64"]
 
 
-def only(*overrides: str) -> Item:
-    (item,) = plan([*SPEED, "meters=[latency]", *overrides]).items
+def only(*overrides: str) -> Measurement:
+    (item,) = plan([*SPEED, "meters=[latency]", *overrides]).measurements
     return item
 
 
@@ -37,9 +38,9 @@ def test_points_that_come_out_identical_are_one_case() -> None:
 
 
 def test_the_key_of_a_time_holds_the_host_and_that_of_flops_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {item.meter: item.key for item in plan([*SPEED, "meters=[latency,flops]"]).items}
+    before = {item.meter: item.key for item in plan([*SPEED, "meters=[latency,flops]"]).measurements}
     monkeypatch.setattr(environment, "_cpu", lambda: "another CPU")
-    after = {item.meter: item.key for item in plan([*SPEED, "meters=[latency,flops]"]).items}
+    after = {item.meter: item.key for item in plan([*SPEED, "meters=[latency,flops]"]).measurements}
     assert before["latency"] != after["latency"] and before["flops"] == after["flops"]
 
 
@@ -49,7 +50,7 @@ def test_seeds_are_outermost() -> None:
 
 
 def test_every_metric_that_is_asked_for_is_planned() -> None:
-    items = plan([*SPEED, "meters=[latency,memory,flops]", "pattern=NS,CC"]).items
+    items = plan([*SPEED, "meters=[latency,memory,flops]", "pattern=NS,CC"]).measurements
     assert [(item.case.pattern, item.meter) for item in items] == [
         (pattern, meter) for pattern in ("NS", "CC") for meter in ("latency", "memory", "flops")
     ]
@@ -143,9 +144,9 @@ def test_what_could_not_be_measured_for_want_of_a_package_is_asked_again_with_it
     asked = ["task=speed", "mechanism=none", "meters=[latency,flops]"]
     latency = registry.load("meter", "latency")
     monkeypatch.setattr(latency, "unavailable", lambda self, device: "it is not installed")
-    without = {item.meter: item for item in plan(asked).items}
+    without = {item.meter: item for item in plan(asked).measurements}
     monkeypatch.undo()
-    having = {item.meter: item for item in plan(asked).items}
+    having = {item.meter: item for item in plan(asked).measurements}
     assert without["latency"].refusal == ("unsupported", "it is not installed")
     assert without["latency"].key != having["latency"].key and without["flops"].key == having["flops"].key
 
@@ -154,7 +155,7 @@ def test_what_could_not_be_measured_for_want_of_a_package_is_asked_again_with_it
 def test_what_a_training_would_ignore_is_refused_and_names_no_board(key: str, tmp_path: Path) -> None:
     asked = ["task=recall_ns", "mechanism=softmax", "meters=[quality,flops]"]
     usual = {"kv_heads": "null", "value_dim": "null", "padding": "0.0", "dtype": "float32"}[key.split("=")[0]]
-    items = plan([*asked, f"{key},{usual}"], tmp_path).items
+    items = plan([*asked, f"{key},{usual}"], tmp_path).measurements
     refused = [item.refusal for item in items]
     assert refused.count(None) == len(refused) // 2
     assert all(key.split("=")[0] in refusal[1] for refusal in refused if refusal)
@@ -171,7 +172,7 @@ def test_a_fingerprint_covers_the_contract_behind_the_lazy_names(tmp_path: Path)
 def test_a_kept_number_is_of_the_data_that_lie_in_the_folder(task: str, tmp_path: Path) -> None:
     def keys() -> set[str]:
         asked = [f"task={task}", "mechanism=none", "meters=[quality,flops]"]
-        return {item.key for item in plan(asked, tmp_path).items}
+        return {item.key for item in plan(asked, tmp_path).measurements}
 
     generated = keys()
     (tmp_path / "unrelated").mkdir()
@@ -187,7 +188,7 @@ def test_a_kept_number_is_of_the_data_that_lie_in_the_folder(task: str, tmp_path
 
 
 def test_data_change_no_key_of_what_reads_none(tmp_path: Path) -> None:
-    before = [item.key for item in plan([*SPEED, "meters=[flops]"], tmp_path).items]
+    before = [item.key for item in plan([*SPEED, "meters=[flops]"], tmp_path).measurements]
     (tmp_path / "aclImdb").mkdir()
     (tmp_path / "aclImdb" / "file").write_text("more")
-    assert [item.key for item in plan([*SPEED, "meters=[flops]"], tmp_path).items] == before
+    assert [item.key for item in plan([*SPEED, "meters=[flops]"], tmp_path).measurements] == before

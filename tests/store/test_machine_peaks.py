@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cab import environment
 from cab.analysis.utilisation import utilisation
+from cab.contracts.messages import PeakAnswer
 from cab.report import print_utilisation
 from cab.runner import locks
 from cab.store import machine_peaks
@@ -41,7 +42,7 @@ def rows(**values: float) -> pd.DataFrame:
 
 def test_peaks_are_kept_for_their_environment_and_read_back(tmp_path: Path) -> None:
     assert machine_peaks.load(tmp_path) == {}
-    path = machine_peaks.keep(tmp_path, FACTS, {"matmul": {"float32": 100.0}, "copy": 10.0})
+    path = machine_peaks.keep(tmp_path, FACTS, PeakAnswer({"float32": 100.0}, 10.0))
     (path.parent / "half.json").write_text('{"environment_id": "x", ')
     found = machine_peaks.load(tmp_path)
     assert (

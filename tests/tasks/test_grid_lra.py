@@ -10,7 +10,7 @@ TASKS = {name for name in registry.names("task") if name.startswith("lra_")}
 
 
 def test_every_mechanism_of_the_pattern_meets_every_task(tmp_path: Path) -> None:
-    items = [item for item in plan(["grid=lra"], tmp_path).items if item.refusal is None]
+    items = [item for item in plan(["grid=lra"], tmp_path).measurements if item.refusal is None]
     cards = {name: registry.card("mechanism", name).facts["patterns"] for name in registry.names("mechanism")}
     native = {name for name, patterns in cards.items() if patterns == "inner" or "NS" in patterns}
     assert len(TASKS) == 6 and TRAINED <= native

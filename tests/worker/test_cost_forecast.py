@@ -29,7 +29,7 @@ def test_forward_and_backward_are_counted_for_every_mechanism(name: str) -> None
             case(f"mechanism={name}", f"pattern={pattern}", "seq_len=512", "pass=forward_backward"),
             lambda c: _workload(c, Path(".")),
         ) if card.facts["reads"] else forward  # fmt: skip
-        assert both["flops"] >= forward["flops"] >= 0 and both["bytes"] >= 0
+        assert both.flops >= forward.flops >= 0 and both.bytes >= 0
 
 
 def test_a_leaf_that_enters_a_module_is_counted_through() -> None:

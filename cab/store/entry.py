@@ -1,0 +1,136 @@
+"""An entry of the store: one meter on one case, with the raw samples of every process and the values made of them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from cab.contracts.case import STATUSES, Case
+
+SCHEMA = 1
+# results that stand: no other process is started for them
+FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")
+_TYPES = {
+    **{"case": dict, "metrics": dict, "environment": dict, "processes": list, "schema": int},
+    **dict.fromkeys(("case_id", "meter", "key", "environment_id", "run_id", "time"), str),
+}
+# of trainings alone: written where there is something to write
+_OF_TRAININGS = ("curve", "best_step", "stopped", "floors", "data_source", "data", "split")
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric of an entry: its status, and where that is `ok` its value with interval."""
+
+    unit: str
+    higher_is_better: bool | None
+    status: str
+    reason: str = ""
+    value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    count: int | None = None  # samples
+    processes: int | None = None
+    converged: bool | None = None
+    stop_reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form in the file; without a value, what describes one is left out."""
+        if self.status == "ok":
+            return asdict(self)
+        return {name: getattr(self, name) for name in ("unit", "higher_is_better", "status", "reason")}
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """What one process returned: metric -> samples or a status; and how the machine was (clock, load, time)."""
+
+    metrics: Mapping[str, dict[str, Any]]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the store."""
+
+    schema: int
+    case: Case
+    case_id: str
+    meter: str
+    key: str  # the hash of what the result depends on besides the case
+    environment: Mapping[str, Any]
+    environment_id: str
+    run_id: str
+    time: str
+    metrics: Mapping[str, MetricResult]
+    processes: tuple[ProcessRecord, ...]
+    version: int = 1  # of the meter's method
+    source: str = ""  # fingerprint of mechanism and task
+    grade: str = ""
+    task_version: int | None = None
+    hosted: bool = True  # whether the host matters
+    commit: str = ""
+    curve: tuple[dict[str, Any], ...] = ()  # validations of a training
+    best_step: int | None = None
+    stopped: str | None = None
+    floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    data_source: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)  # name, comparable, counts and note of the data
+    split: str | None = None
+    again: bool = False  # the next run measures anew
+    memory_limit: int | None = None  # bytes
+    asked: str | None = None  # when a run asked for it last, where that was after `time`
+
+    @property
+    def file(self) -> str:
+        """Name the file that holds the entry."""
+        return f"{self.case_id}-{self.key}"
+
+    @property
+    def statuses(self) -> set[str]:
+        """Return the statuses of the metrics."""
+        return {metric.status for metric in self.metrics.values()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as it is written."""
+        data: dict[str, Any] = {
+            "schema": self.schema,
+            "case": self.case.question(),
+            "case_id": self.case_id,
+            "meter": self.meter,
+            "version": self.version,
+            "key": self.key,
+            "source": self.source,
+            "grade": self.grade,
+            "task_version": self.task_version,
+            "hosted": self.hosted,
+            "environment": dict(self.environment),
+            "environment_id": self.environment_id,
+            "run_id": self.run_id,
+            "commit": self.commit,
+            "time": self.time,
+            "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
+            "processes": [{"metrics": dict(p.metrics), "details": dict(p.details)} for p in self.processes],
+        }
+        if self.data_source is not None:  # a training
+            data |= {name: getattr(self, name) for name in _OF_TRAININGS}
+        data |= {"again": self.again, "memory_limit": self.memory_limit}
+        return data if self.asked is None else data | {"asked": self.asked}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Entry":
+        """Read an entry; `ValueError` where `data` is none."""
+        if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in _TYPES.items()):
+            raise ValueError("an entry has a case, metrics, processes, an environment and names for them")
+        try:
+            metrics = {name: MetricResult(**metric) for name, metric in data["metrics"].items()}
+            processes = tuple(ProcessRecord(**process) for process in data["processes"])
+            case = Case.of(data["case"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an entry: {error}") from error
+        if not all(metric.status in STATUSES for metric in metrics.values()):
+            raise ValueError("a metric has a status of no kind")
+        own = {name: data[name] for name in _NAMES if name in data}
+        return cls(**{**own, "case": case, "metrics": metrics, "processes": processes})
+
+
+_NAMES = tuple(f.name for f in fields(Entry))
