@@ -31,7 +31,7 @@ from cab.intervals import half_width_of_median  # noqa: E402
 from cab.planning.plan import plan  # noqa: E402
 from cab.plugins import registry  # noqa: E402
 from cab.training import optimiser, step  # noqa: E402
-from cab.training.order import Order  # noqa: E402
+from cab.training.batch_sampler import BatchSampler  # noqa: E402
 from cab.worker.jobs import build_task  # noqa: E402
 
 ROUNDS, BATCH = 11, 8
@@ -119,11 +119,11 @@ def main(*chosen: str) -> None:
         if isinstance(source := task.source(Path("data")), Missing):
             raise SystemExit(source.run)
         split = task.split("train", 0)
-        order = Order(len(split), BATCH, 0, split.lengths)
+        batches = BatchSampler(len(split), BATCH, 0, split.lengths)
         backend = "sdpa" if mechanism == "softmax" else "eager"
         attention = LayerBuilder(registry.load("mechanism", mechanism), case.params, case.pattern, backend)
         ours = stepper(task, task.model(attention), recipe)
-        seen = sorted((order(i) for i in range(16)), key=lambda indices: max(split.lengths[i] for i in indices))
+        seen = sorted((batches(i) for i in range(16)), key=lambda indices: max(split.lengths[i] for i in indices))
         middle = task.collate([split[i] for i in seen[8]], trim=True)
         print(f"{mechanism}: {source.name}, a batch of {tuple(middle.x.shape)}", flush=True)
         theirs = stepper(task, peers(case, middle.x.shape[1])[mechanism](), recipe)

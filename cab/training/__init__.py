@@ -1,8 +1,8 @@
-"""Training: the order of the examples, the loop, and what is kept of it on the way."""
+"""Training: the order of the examples, the loop, checkpoints, and the scores of the test split."""
 
-from cab.training.descent import optimiser, step
-from cab.training.devices import Alone, launch
-from cab.training.loop import Diverged, Training, train
+from cab.training.devices import OneProcess, launch
+from cab.training.loop import Diverged, TrainingResult, train
+from cab.training.optimisation import optimiser, step
 from cab.training.scoring import evaluate
 
-__all__ = ["Alone", "Diverged", "Training", "evaluate", "launch", "optimiser", "step", "train"]
+__all__ = ["Diverged", "OneProcess", "TrainingResult", "evaluate", "launch", "optimiser", "step", "train"]

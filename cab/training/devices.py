@@ -1,8 +1,9 @@
-"""One device, or several processes with one each through Lightning Fabric, which is imported when it is asked for.
+"""Data parallelism: one process, or several with one device each, through Lightning Fabric.
 
-With several, each step's batch is dealt out and the gradients are averaged, and each process validates and tests its
-share. All else is computed alike in each, so the first alone writes and tells. Their generators are seeded anew at
-every step, so that no generator's state of theirs need be kept.
+With several, each process takes its share of every batch, and their gradients are averaged. Each also scores its share
+of the validation and test batches. Everything else is computed alike in all of them, and the first alone writes and
+logs. Each reseeds its generator at every step, so that a checkpoint need not keep the state of every generator. Fabric
+is imported only when several processes are asked for.
 """
 
 import json
@@ -20,48 +21,51 @@ from cab.contracts.task import Batch
 from cab.errors import UsageError
 
 T = TypeVar("T")
-Losses = Callable[[Batch], tuple[Tensor, Tensor]]  # a batch's own loss, detached, and what is to be minimised
+ObjectiveFunction = Callable[[Batch], tuple[Tensor, Tensor]]  # batch -> the task's loss, detached; the objective
 
 
-class Alone:
-    """The only process: nothing is dealt out, added up or waited for."""
+class OneProcess:
+    """The only process of a training: every collective operation is the identity."""
 
-    rank, size = 0, 1
+    rank, size = 0, 1  # of this process; of the group
 
     def device(self, name: str) -> torch.device:
         """Return this process's device."""
         return torch.device(name)
 
-    def share(self, things: Sequence[T]) -> list[T]:
-        """Return this process's of all things."""
-        return list(things[self.rank :: self.size])
+    def shard(self, items: Sequence[T]) -> list[T]:
+        """Return this process's share of the items: every `size`-th, from `rank` on."""
+        return list(items[self.rank :: self.size])
 
-    def gathered(self, thing: T) -> list[T]:
-        """Return what each process has in this one's place."""
-        return [thing]
+    def all_gather(self, item: T) -> list[T]:
+        """Return the item of every process, in the order of their ranks."""
+        return [item]
 
-    def summed(self, t: Tensor) -> Tensor:
-        """Add up a tensor over the processes."""
+    def all_reduce_sum(self, t: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
         return t
 
-    def joined(self, lesson: nn.Module) -> Losses:
-        """Return a model's losses in such a form that `backward` sees to every process's gradients."""
-        return lesson
+    def data_parallel(self, objective: nn.Module) -> ObjectiveFunction:
+        """Wrap an objective, so that `backward` sums its gradients over the processes."""
+        return objective
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients, of all processes."""
+        """Accumulate the gradients of the sum of all processes' losses."""
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def within(self, last: bool) -> AbstractContextManager[Any]:
-        """Return the context of one piece of a batch: the gradients are exchanged with the last."""
+    def gradient_sync(self, enabled: bool) -> AbstractContextManager[Any]:
+        """Return a context in which `backward` exchanges gradients, or only accumulates this process's own."""
         return nullcontext()
 
     def reseed(self, seed: int, step: int) -> None:
-        """Let several processes draw differently. One goes on drawing from where the last step left the generator."""
+        """Let each of several processes draw its own numbers at a step. A single process keeps its generator."""
 
 
-class Several(Alone):
-    """One of several processes."""
+ONE_PROCESS = OneProcess()
+
+
+class FabricProcess(OneProcess):
+    """One of several processes of a training that Lightning Fabric has launched."""
 
     def __init__(self, fabric: Any) -> None:
         self.fabric, self.rank, self.size = fabric, fabric.global_rank, fabric.world_size
@@ -69,44 +73,44 @@ class Several(Alone):
     def device(self, name: str) -> torch.device:
         return self.fabric.device  # type: ignore[no-any-return]
 
-    def gathered(self, thing: T) -> list[T]:
-        return [self.fabric.broadcast(thing, src=rank) for rank in range(self.size)]
+    def all_gather(self, item: T) -> list[T]:
+        return [self.fabric.broadcast(item, src=rank) for rank in range(self.size)]
 
-    def summed(self, t: Tensor) -> Tensor:
+    def all_reduce_sum(self, t: Tensor) -> Tensor:
         return self.fabric.all_reduce(t, reduce_op="sum")  # type: ignore[no-any-return]
 
-    def joined(self, lesson: nn.Module) -> Losses:
-        self.module = self.fabric.setup_module(_Given(lesson))
+    def data_parallel(self, objective: nn.Module) -> ObjectiveFunction:
+        self.module = self.fabric.setup_module(_LazyBatch(objective))
         return lambda batch: self.module(lambda: batch)
 
     def backward(self, loss: Tensor) -> None:
-        self.fabric.backward(self.size * loss)  # a sum over the processes is asked for, and a mean is taken
+        self.fabric.backward(self.size * loss)  # gradients are averaged over the processes, and the sum is needed
 
-    def within(self, last: bool) -> AbstractContextManager[Any]:
-        return self.fabric.no_backward_sync(self.module, enabled=not last)  # type: ignore[no-any-return]
+    def gradient_sync(self, enabled: bool) -> AbstractContextManager[Any]:
+        return self.fabric.no_backward_sync(self.module, enabled=not enabled)  # type: ignore[no-any-return]
 
     def reseed(self, seed: int, step: int) -> None:
         torch.manual_seed((seed * 1_000_003 + step) * 1_009 + self.rank)
 
 
-class _Given(nn.Module):
-    """Takes its batch from a function, because Fabric takes data classes apart."""
+class _LazyBatch(nn.Module):
+    """Takes its batch from a function: Fabric would take a data class apart, and leaves a function alone."""
 
-    def __init__(self, lesson: nn.Module) -> None:
+    def __init__(self, objective: nn.Module) -> None:
         super().__init__()
-        self.lesson = lesson
+        self.objective = objective
 
     def forward(self, batch: Callable[[], Batch]) -> Any:
-        return self.lesson(batch())
+        return self.objective(batch())
 
 
-def launch(count: int, device: str, job: Callable[[Alone], T]) -> T:
-    """Run `job` in `count` processes and return what the first returned, which must be JSON; of one, in this process.
+def launch(count: int, device: str, job: Callable[[OneProcess], T]) -> T:
+    """Run `job` in `count` processes, and return what it returns in the first, which must be JSON.
 
-    They are forked: nothing may have been computed here before, on no device.
+    One process is this one; several are forked from it, so no tensor may have been computed before.
     """
     if count == 1:
-        return job(Alone())
+        return job(OneProcess())
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
@@ -118,15 +122,15 @@ def launch(count: int, device: str, job: Callable[[Alone], T]) -> T:
     if device == "cuda" and torch.cuda.device_count() < count:
         raise UsageError(f"training.devices={count}: this machine has {torch.cuda.device_count()} CUDA devices")
     with tempfile.TemporaryDirectory(prefix="cab-") as folder:
-        answer = Path(folder, "answer")
+        answer_file = Path(folder, "answer")
 
-        def work(fabric: Any) -> None:
-            found = job(Several(fabric))
-            if fabric.global_rank == 0:  # not through Fabric's pipe: it is read too late for more than fits into it
-                answer.write_text(json.dumps(found))
+        def run_job(fabric: Any) -> None:
+            answer = job(FabricProcess(fabric))
+            if fabric.global_rank == 0:  # Fabric's own pipe blocks on answers larger than its buffer: a file does not
+                answer_file.write_text(json.dumps(answer))
 
         try:
-            Fabric(accelerator=device, devices=count, strategy=DDPStrategy(start_method="fork")).launch(work)
+            Fabric(accelerator=device, devices=count, strategy=DDPStrategy(start_method="fork")).launch(run_job)
         except ProcessRaisedException as error:
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
-        return json.loads(answer.read_text())  # type: ignore[no-any-return]
+        return json.loads(answer_file.read_text())  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
-"""The one training loop: a recipe's steps, validation, the best weights, and a score for every test example."""
+"""The training loop: optimiser steps, validation, early stopping, checkpoints, and a score for every test example."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite, nan
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,15 +13,23 @@ from torch import Tensor, nn
 from cab.contracts.recipe import Recipe
 from cab.contracts.task import Batch, Missing, Split, Task
 from cab.errors import UsageError
-from cab.training import checkpoint as kept
-from cab.training.descent import ALONE, Lesson, descend, optimiser
-from cab.training.devices import Alone
-from cab.training.order import Order
+from cab.training.batch_sampler import BatchSampler
+from cab.training.checkpoint import (
+    Checkpoint,
+    UnusableCheckpoint,
+    architecture_digest,
+    load_optimiser_tensors,
+    optimiser_tensors,
+    with_prefix,
+    without_prefix,
+)
+from cab.training.devices import ONE_PROCESS, OneProcess
+from cab.training.optimisation import Objective, optimiser, optimiser_step
 from cab.training.pretraining import Pretraining
-from cab.training.scoring import Part, evaluate, mean
+from cab.training.scoring import Subset, evaluate, mean
 
-LINE_EVERY = 5.0  # seconds between lines of progress
-SAVE_EVERY = 60.0  # seconds between checkpoints, beside one at each validation
+LOG_EVERY = 5.0  # seconds between two lines of progress, beside one at each validation
+SAVE_EVERY = 60.0  # seconds between two checkpoints, beside one at each validation
 
 
 class Diverged(RuntimeError):
@@ -28,28 +37,14 @@ class Diverged(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a training gave."""
+class TrainingResult:
+    """The test scores of a finished training, and how it went."""
 
     scores: dict[str, list[Any]]  # metric -> one value (or [sum, count]) per scored test example, in the split's order
     curve: list[dict[str, Any]]  # per validation: step, mean loss since the last, validation metrics, seconds, stage
-    best_step: int  # whose weights were tested
-    stopped: str = ""  # why it ended before its last step
-    notes: tuple[str, ...] = ()  # for whoever runs it
-
-
-@dataclass
-class Progress:
-    """How far a training is: what a checkpoint holds beside tensors."""
-
-    stage: str = "train"  # or "pretrain", which comes first
-    step: int = 0  # of the stage
-    total: float = 0.0  # of the losses since the last point of the curve
-    count: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    best_step: int = 0
-    best: float | None = None
-    seconds: float = 0.0
+    best_step: int  # the step whose weights were tested: that of the best validation
+    stopped: str = ""  # why it stopped before its last step; "" where it did not
+    notes: tuple[str, ...] = ()  # what the user should know about it
 
 
 def train(
@@ -63,13 +58,18 @@ def train(
     device: str,
     checkpoint: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
-    devices: Alone = ALONE,
-) -> Training:
-    """Train `model`, restore its best validation's weights, and score the test split.
+    devices: OneProcess = ONE_PROCESS,
+) -> TrainingResult:
+    """Train `model` on the task's data in `folder`, restore the weights of its best validation, and test them.
 
-    Draws from torch's generator inside a fork that `seed` seeds. With the file `checkpoint`, a training that was cut
-    off goes on from it to the same result; one that cannot be continued is set aside, and a note says so. `devices` is
-    what `launch` gives, for recipes that ask for several.
+    `settings` is a recipe or its mapping; `batch` the examples of a step; `progress` is called with lines of text;
+    `devices` is what `launch` passes to its job. Torch's generator is seeded with `seed`, and restored at the end.
+
+    With a file `checkpoint`, an interrupted training resumes from it, and ends with the result of an uninterrupted
+    one. A checkpoint that cannot be resumed from is renamed, and a note says so.
+
+    `UsageError` where the data are missing or the recipe asks for another number of processes; `Diverged` where a
+    loss is infinite or NaN.
     """
     recipe = Recipe.of(settings)
     if recipe.devices != devices.size or batch < devices.size:
@@ -79,209 +79,259 @@ def train(
     if isinstance(source, Missing):
         raise UsageError(f"{type(task).__name__} has no data in {folder}; run: {source.run}")
     splits: dict[str, Split] = {"train": task.split("train", seed)}
-    splits |= {name: Part(task.split(name, seed), most) for name, most in recipe.scored.items()}
-    where = devices.device(device)
-    model.to(where)
-    about = {"task": type(task).__name__, "recipe": _plain(recipe), "batch": batch, "seed": seed}
-    about |= {"data": source.name, "examples": [len(split) for split in splits.values()], "model": kept.shapes(model)}
-    cuda = [where] if where.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    splits |= {name: Subset(task.split(name, seed), size) for name, size in recipe.scored.items()}
+    setup = Setup(task, model, recipe, splits, batch, seed, devices.device(device), devices)
+    model.to(setup.device)
+    checkpoint_file = None if checkpoint is None else Checkpoint(checkpoint, setup.identity(source.name))
+    with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Run(task, model, recipe, splits, batch, seed, where, progress, checkpoint, about, devices)
-        notes = run.resume()
-        run.fit()
-        model.load_state_dict(run.best)
-        scores = run.scores("test")
-    found = {name: t.tolist() for name, t in scores.items()}
-    return Training(found, run.now.curve, run.now.best_step, run.stopped(), notes)
+        trainer = Trainer(setup, checkpoint_file, progress)
+        notes = trainer.restore_checkpoint()
+        trainer.train()
+        model.load_state_dict(trainer.best_weights)
+        scores = {name: values.tolist() for name, values in trainer.evaluate("test").items()}
+    return TrainingResult(scores, trainer.state.curve, trainer.state.best_step, trainer.stop_reason(), notes)
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+@dataclass(frozen=True)
+class Setup:
+    """What is trained, on which data and how: everything that a training does not change."""
+
+    task: Task
+    model: nn.Module  # on `device`; its weights do change
+    recipe: Recipe
+    splits: Mapping[str, Split]  # train, and those that are scored: validation and test
+    batch_size: int  # examples of a step, in all processes together
+    seed: int
+    device: torch.device  # this process's
+    processes: OneProcess
+
+    def identity(self, source: str) -> dict[str, Any]:
+        """Return, as JSON, what must be equal for one training to continue another's checkpoint."""
+        recipe = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.recipe).items()}
+        return {
+            "task": type(self.task).__name__,
+            "recipe": recipe,
+            "batch": self.batch_size,
+            "seed": self.seed,
+            "data": source,
+            "examples": [len(split) for split in self.splits.values()],
+            "model": architecture_digest(self.model),
+        }
 
 
-class _Run:
-    """A training under way."""
+@dataclass
+class TrainingState:
+    """How far a training is: the plain values of a checkpoint."""
 
-    def __init__(
-        self,
-        task: Task,
-        model: nn.Module,
-        recipe: Recipe,
-        splits: Mapping[str, Split],
-        batch: int,
-        seed: int,
-        device: torch.device,
-        progress: Callable[[str], None],
-        checkpoint: Path | None,
-        about: Mapping[str, Any],
-        devices: Alone,
-    ) -> None:
-        self.task, self.model, self.asked, self.splits = task, model, recipe, splits
-        self.batch, self.seed, self.device, self.devices, self.progress = batch, seed, device, devices, progress
-        self.checkpoint, self.about = checkpoint, about
-        self.begun = self.last_line = self.last_save = monotonic()
-        self.now = Progress()
-        examples = splits["train"]
-        self.order = Order(len(examples), batch, seed, getattr(examples, "lengths", None))
-        self.headline, (_, self.higher) = next(iter(task.metrics.items()))
-        self.enter("pretrain" if recipe.pretrain else "train")
-        self.best: dict[str, Tensor] = {}
-        self.loss = float("nan")
+    stage: str = "train"  # or "pretrain", which comes first
+    step: int = 0  # steps made in this stage
+    loss_sum: float = 0.0  # of the steps since the last point of the curve
+    loss_count: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)  # of all stages
+    best_step: int = 0
+    best_value: float | None = None  # of the headline metric, at the best step
+    seconds: float = 0.0  # in all processes that have worked on it
 
-    def enter(self, stage: str) -> None:
-        """Begin a stage: what is trained, on which loss, along which recipe."""
-        self.now = Progress(stage, curve=self.now.curve, seconds=self.now.seconds)
-        self.recipe = self.asked if stage == "train" else self.asked.pretraining
-        self.trained = self.model
-        loss: Callable[[nn.Module, Batch], Tensor] = self.task.loss
+
+class Trainer:
+    """A training in progress. It has one stage or two: pretraining, if the recipe asks for it, and training."""
+
+    def __init__(self, setup: Setup, checkpoint: Checkpoint | None, progress: Callable[[str], None]) -> None:
+        self.setup, self.checkpoint, self.progress = setup, checkpoint, progress
+        self.started = self.last_log = self.last_save = monotonic()
+        examples = setup.splits["train"]
+        self.batches = BatchSampler(len(examples), setup.batch_size, setup.seed, getattr(examples, "lengths", None))
+        self.headline, (_, self.higher_is_better) = next(iter(setup.task.metrics.items()))
+        self.state = TrainingState()
+        self.start_stage("pretrain" if setup.recipe.pretrain else "train")
+        self.best_weights: dict[str, Tensor] = {}
+        self.loss = nan  # of the last step
+
+    def start_stage(self, stage: str) -> None:
+        """Begin a stage: choose the module to train, its loss and its recipe, and build a new optimiser."""
+        setup = self.setup
+        self.state = TrainingState(stage, curve=self.state.curve, seconds=self.state.seconds)
+        self.module: nn.Module = setup.model
+        self.recipe = setup.recipe
+        loss: Callable[[nn.Module, Batch], Tensor] = setup.task.loss
         if stage == "pretrain":
-            kind, share = str(self.asked.pretrain), self.asked.pretrain_mask
-            self.trained = Pretraining(self.model, kind, share).to(self.device)
-            loss = nn.Module.__call__
-        self.optimiser = optimiser(self.trained, self.recipe)
-        self.losses = self.devices.joined(Lesson(loss, self.trained, self.recipe.precision))
+            self.module = Pretraining(setup.model, str(setup.recipe.pretrain), setup.recipe.pretrain_mask)
+            self.module.to(setup.device)
+            self.recipe = setup.recipe.pretraining
+            loss = nn.Module.__call__  # the module returns its own loss
+        self.optimiser = optimiser(self.module, self.recipe)
+        self.objective = setup.processes.data_parallel(Objective(loss, self.module, self.recipe.precision))
 
-    def resume(self) -> tuple[str, ...]:
-        """Go to where the checkpoint is; return what there is to say about it."""
-        if self.checkpoint is None:
-            return ()
-        try:
-            found = kept.read(self.checkpoint, self.about)
-        except kept.Unusable as reason:
-            self.devices.gathered(None)  # every process has read it
-            if self.devices.rank:
-                return ()
-            aside = kept.set_aside(self.checkpoint)
-            return (f"the checkpoint {self.checkpoint} is not continued: {reason}; set aside as {aside.name}",)
-        if found is None:
-            return ()
-        plain, tensors = found
-        if plain["stage"] != self.now.stage:
-            self.enter(plain["stage"])
-        self.now = Progress(**plain)
-        self.begun = monotonic() - self.now.seconds
-        self.trained.load_state_dict(kept.under("model", tensors))
-        self.best = {name: t.to(self.device) for name, t in kept.under("best", tensors).items()}
-        kept.into_optimiser(self.optimiser, kept.under("optimiser", tensors))
-        torch.set_rng_state(tensors["generator"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
-        self.progress(f"goes on from {self.now.stage} step {self.now.step}/{self.recipe.steps}")
-        return ()
+    # Training.
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        self.last_save = monotonic()
-        if self.checkpoint is None or self.devices.rank:
-            return
-        self.now.seconds = self.last_save - self.begun
-        tensors = {"generator": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
-        tensors |= {f"model.{name}": t for name, t in self.trained.state_dict().items()}
-        tensors |= {f"best.{name}": t for name, t in self.best.items()}
-        tensors |= {f"optimiser.{name}": t for name, t in kept.of_optimiser(self.optimiser).items()}
-        kept.write(self.checkpoint, self.about, asdict(self.now), tensors)
+    def train(self) -> None:
+        """Train through every stage, each to its last step or until early stopping."""
+        if self.state.stage == "pretrain":
+            self.train_stage(self.add_curve_point)
+            self.start_stage("train")
+        self.train_stage(self.validate)
 
-    def fit(self) -> None:
-        """Train to the last step, or until validation has got no better for long enough."""
-        if self.now.stage == "pretrain":
-            self.through(lambda: self.point({}))
-            self.enter("train")
-        self.through(self.validate)
+    def train_stage(self, validate: Callable[[], None]) -> None:
+        """Train to the stage's last step, and call `validate` wherever the recipe asks for a validation."""
+        validated = {point["step"] for point in self.stage_curve()}  # before the checkpoint, if one was restored
+        for step in validation_steps(self.recipe):
+            if step not in validated and not self.stop_reason():
+                self.train_until(step)
+                validate()
+                self.save_checkpoint()
 
-    def through(self, stop: Callable[[], None]) -> None:
-        """Train to each stop of the stage that has not been made before."""
-        done = {point["step"] for point in self.points()}
-        for at in _validations(self.recipe):
-            if at not in done and not self.stopped():
-                self.to(at)
-                stop()
-                self.save()
+    def train_until(self, last: int) -> None:
+        """Train until `last` steps of the stage are made; log and save at intervals."""
+        self.module.train()
+        while self.state.step < last:
+            self.step()
+            now = monotonic()
+            if now - self.last_log > LOG_EVERY:
+                self.log()
+            if now - self.last_save > SAVE_EVERY:
+                self.save_checkpoint()
 
-    def stopped(self) -> str:
-        """Say why the training ended early, if it did."""
-        recipe, curve, best = self.asked, self.points(), self.now.best_step
-        waited = sum(point["step"] > best for point in curve)
-        if (
-            self.now.stage == "pretrain"
-            or recipe.patience is None
-            or waited < recipe.patience
-            or curve[-1]["step"] == recipe.steps
-        ):
-            return ""
-        return f"stopped at step {curve[-1]['step']} of {recipe.steps}: none of {waited} validations beat step {best}'s"
+    def step(self) -> None:
+        """Make one optimiser step on the next batch; `Diverged` where its loss is infinite or NaN."""
+        setup, step = self.setup, self.state.step
+        rate = self.recipe.rate(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        setup.processes.reseed(setup.seed, step)
+        loss = optimiser_step(
+            self.objective,
+            self.module,
+            self.optimiser,
+            self.load_batch(step),
+            self.recipe,
+            setup.processes,
+            setup.batch_size,
+        )
+        self.loss = loss.item()
+        if not isfinite(self.loss):
+            raise Diverged(
+                f"the loss is {self.loss} at step {step + 1} of {self.recipe.steps} "
+                f"(lr {rate:.3g}); lower training.lr, or set training.clip"
+            )
+        self.state.step += 1
+        self.state.loss_sum += self.loss
+        self.state.loss_count += 1
 
-    def points(self) -> list[dict[str, Any]]:
-        """Return the curve's points of this stage."""
-        return [point for point in self.now.curve if point["stage"] == self.now.stage]
+    def load_batch(self, step: int) -> list[Batch]:
+        """Return this process's share of a step's batch, in the pieces that gradients are accumulated over."""
+        setup, examples = self.setup, self.setup.splits["train"]
+        indices = setup.processes.shard(self.batches(step))
+        size = -(-len(indices) // self.recipe.accumulate)
+        pieces = [indices[first : first + size] for first in range(0, len(indices), size)]
+        return [setup.task.collate([examples[i] for i in piece], trim=True).to(setup.device) for piece in pieces]
 
-    def to(self, last: int) -> None:
-        """Train up to step `last`."""
-        self.trained.train()
-        while self.now.step < last:
-            self._step()
-            moment = monotonic()
-            if moment - self.last_line > LINE_EVERY:
-                self.say()
-            if moment - self.last_save > SAVE_EVERY:
-                self.save()
+    # Validation and early stopping.
+
+    def evaluate(self, split: str) -> dict[str, Tensor]:
+        """Score the model on a split: metric -> (examples,) or (examples, 2)."""
+        setup = self.setup
+        return evaluate(
+            setup.task,
+            setup.model,
+            setup.splits[split],
+            batch=setup.batch_size,
+            device=setup.device,
+            precision=self.recipe.precision,
+            processes=setup.processes,
+        )
 
     def validate(self) -> None:
-        """Add a point to the curve, and keep the weights if they are the best yet; of equals, the first."""
-        now = self.now
-        found = {name: mean(values) for name, values in self.scores("validation").items()}
-        value, sign = found[self.headline], 1.0 if self.higher else -1.0
-        better = now.best is None or sign * value > sign * now.best
-        if better:
-            now.best_step, now.best = now.step, value
-            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-        self.point(found)
-        self.say(f"validation {self.headline} {value:.4f}" + " *" * better)
+        """Score the validation split, and keep a copy of the weights if they are the best so far.
 
-    def point(self, found: dict[str, float]) -> None:
-        """Add a point to the curve."""
-        now, seconds = self.now, monotonic() - self.begun
-        about = {"stage": now.stage, "step": now.step, "loss": now.total / now.count}
-        now.curve.append({**about, "validation": found, "seconds": seconds})
-        now.total, now.count = 0.0, 0
+        The earlier of two equally good ones is kept.
+        """
+        state = self.state
+        metrics = {name: mean(values) for name, values in self.evaluate("validation").items()}
+        value, sign = metrics[self.headline], 1.0 if self.higher_is_better else -1.0
+        is_best = state.best_value is None or sign * value > sign * state.best_value
+        if is_best:
+            state.best_step, state.best_value = state.step, value
+            self.best_weights = {name: t.detach().clone() for name, t in self.setup.model.state_dict().items()}
+        self.add_curve_point(metrics)
+        self.log(f"validation {self.headline} {value:.4f}{' *' if is_best else ''}")
 
-    def scores(self, name: str) -> dict[str, Tensor]:
-        """Score a split."""
-        how: dict[str, Any] = {"batch": self.batch, "device": self.device, "devices": self.devices}
-        return evaluate(self.task, self.model, self.splits[name], precision=self.recipe.precision, **how)
+    def add_curve_point(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Append step, mean loss since the last point, validation metrics and seconds to the curve."""
+        state = self.state
+        point = {"stage": state.stage, "step": state.step, "loss": state.loss_sum / state.loss_count}
+        state.curve.append({**point, "validation": dict(metrics or {}), "seconds": monotonic() - self.started})
+        state.loss_sum, state.loss_count = 0.0, 0
 
-    def say(self, more: str = "") -> None:
-        """Give a line of progress."""
-        self.last_line = monotonic()
-        stage = "pretraining " * (self.now.stage == "pretrain")
-        line = (
-            f"{stage}step {self.now.step}/{self.recipe.steps} loss {self.loss:.4f} {self.last_line - self.begun:.0f} s"
-        )
-        self.progress(f"{line} {more}".rstrip())
+    def stage_curve(self) -> list[dict[str, Any]]:
+        """Return the curve's points of this stage."""
+        return [point for point in self.state.curve if point["stage"] == self.state.stage]
 
-    def _step(self) -> None:
-        step, recipe, examples = self.now.step, self.recipe, self.splits["train"]
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate(step)
-        self.devices.reseed(self.seed, step)
-        indices = self.devices.share(self.order(step))
-        size = -(-len(indices) // recipe.accumulate)
-        pieces = [
-            self.task.collate([examples[i] for i in indices[first : first + size]], trim=True).to(self.device)
-            for first in range(0, len(indices), size)
-        ]
-        loss = descend(self.losses, self.trained, self.optimiser, pieces, recipe, self.devices, self.batch)
-        self.loss = loss.item()
-        if self.loss != self.loss or abs(self.loss) == float("inf"):
-            raise Diverged(
-                f"the loss is {self.loss} at step {step + 1} of {recipe.steps} "
-                f"(lr {recipe.rate(step):.3g}); lower training.lr, or set training.clip"
-            )
-        self.now.step, self.now.total, self.now.count = step + 1, self.now.total + self.loss, self.now.count + 1
+    def stop_reason(self) -> str:
+        """Say why the training stops early: the last `patience` validations were no better; "" where it does not."""
+        recipe, curve, best = self.setup.recipe, self.stage_curve(), self.state.best_step
+        if self.state.stage == "pretrain" or recipe.patience is None:
+            return ""
+        worse = sum(point["step"] > best for point in curve)
+        if worse < recipe.patience or curve[-1]["step"] == recipe.steps:
+            return ""
+        return f"stopped at step {curve[-1]['step']} of {recipe.steps}: none of {worse} validations beat step {best}'s"
+
+    # Checkpoints and progress.
+
+    def save_checkpoint(self) -> None:
+        """Write the training's state to its checkpoint. The first process alone writes."""
+        self.last_save = monotonic()
+        if self.checkpoint is None or self.setup.processes.rank != 0:
+            return
+        self.state.seconds = self.last_save - self.started
+        tensors = {"generator": torch.get_rng_state()}
+        if self.setup.device.type == "cuda":
+            tensors["generator.cuda"] = torch.cuda.get_rng_state(self.setup.device)
+        tensors |= with_prefix("model", self.module.state_dict())
+        tensors |= with_prefix("best", self.best_weights)
+        tensors |= with_prefix("optimiser", optimiser_tensors(self.optimiser))
+        self.checkpoint.write(asdict(self.state), tensors)
+
+    def restore_checkpoint(self) -> tuple[str, ...]:
+        """Continue from the checkpoint, if there is one; return notes about one that cannot be continued."""
+        if self.checkpoint is None:
+            return ()
+        processes, device = self.setup.processes, self.setup.device
+        try:
+            content = self.checkpoint.read()
+        except UnusableCheckpoint as reason:
+            processes.all_gather(None)  # a barrier: it is renamed once every process has read it
+            if processes.rank != 0:
+                return ()
+            renamed = self.checkpoint.set_aside()
+            return (f"the checkpoint {self.checkpoint.file} is not continued: {reason}; set aside as {renamed.name}",)
+        if content is None:
+            return ()
+        values, tensors = content
+        if values["stage"] != self.state.stage:
+            self.start_stage(values["stage"])
+        self.state = TrainingState(**values)
+        self.started = monotonic() - self.state.seconds
+        self.module.load_state_dict(without_prefix("model", tensors))
+        self.best_weights = {name: t.to(device) for name, t in without_prefix("best", tensors).items()}
+        load_optimiser_tensors(self.optimiser, without_prefix("optimiser", tensors))
+        torch.set_rng_state(tensors["generator"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["generator.cuda"], device)
+        self.progress(f"resumed at {self.state.stage} step {self.state.step}/{self.recipe.steps}")
+        return ()
+
+    def log(self, message: str = "") -> None:
+        """Report stage, step, loss and seconds, and a message, as one line of progress."""
+        self.last_log = monotonic()
+        stage = "pretraining " if self.state.stage == "pretrain" else ""
+        position = f"{stage}step {self.state.step}/{self.recipe.steps}"
+        line = f"{position} loss {self.loss:.4f} {self.last_log - self.started:.0f} s {message}"
+        self.progress(line.rstrip())
 
 
-def _validations(recipe: Recipe) -> list[int]:
+def validation_steps(recipe: Recipe) -> list[int]:
+    """Return the steps after which a recipe validates: every `evaluate`-th, and the last."""
     every = recipe.evaluate or recipe.steps
     return sorted({*range(every, recipe.steps + 1, every), recipe.steps})

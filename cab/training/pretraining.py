@@ -1,8 +1,11 @@
-"""Self-pretraining: the encoder learns its task's own training sequences before the labels (arXiv 2310.02980).
+"""Self-pretraining: before the labels, the encoder learns to predict tokens of the training sequences.
 
-mlm covers a share of the real tokens with one learned vector and asks which they were; clm asks at each token for the
-next, which a causal encoder alone cannot see.
+Source: Amos et al., arXiv 2310.02980. `mlm` (masked language modelling) replaces a share of the real tokens by one
+learned vector and predicts them. `clm` (causal language modelling) predicts at each token the next one, which needs a
+causal encoder.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +18,11 @@ from cab.errors import Unsupported
 
 
 class Pretraining(nn.Module):
-    """A model's encoder, with a map from its vectors to token ids that pretraining alone uses."""
+    """A model's encoder, with a linear map from its vectors to token ids that only pretraining uses.
+
+    `share` is the probability that mlm masks a token. `Unsupported` where the model has no encoder of one id a token,
+    or attention of the wrong pattern.
+    """
 
     def __init__(self, model: nn.Module, kind: str, share: float) -> None:
         super().__init__()
@@ -27,32 +34,43 @@ class Pretraining(nn.Module):
         if causal != {kind == "clm"}:
             raise Unsupported(f"training.pretrain={kind}: mlm is for noncausal attention, clm for causal")
         self.kind, self.share = kind, share
-        tokens = self.encoder.tokens.weight
-        self.head = nn.Linear(self.encoder.width, len(tokens)).to(tokens)
+        embeddings = self.encoder.tokens.weight
+        self.head = nn.Linear(self.encoder.width, len(embeddings)).to(embeddings)
         if kind == "mlm":
-            self.cover = nn.Parameter(torch.zeros_like(tokens[0]))
+            self.mask_vector = nn.Parameter(torch.zeros_like(embeddings[0]))
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the tokens asked for, in the target's sequences and in the source's."""
-        sides = [(batch.x, batch.x_mask)] if batch.y is None else [(batch.x, batch.x_mask), (batch.y, batch.y_mask)]
-        found = [
-            self._asked(ids, torch.ones_like(ids, dtype=torch.bool) if m is None else m, batch) for ids, m in sides
-        ]
-        vectors, wanted = (torch.cat(parts) for parts in zip(*found, strict=True))
-        lost = F.cross_entropy(self.head(vectors).float(), wanted, reduction="sum")
-        return lost / max(1, len(wanted))  # of a batch where nothing is asked, 0
+        """Return the mean cross-entropy of the predicted tokens of x and, where there is one, of y.
 
-    def _asked(self, ids: Tensor, real: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the vectors that are asked for a token, and which token it is."""
+        It is 0 where no token is to be predicted.
+        """
+        sequences = [(batch.x, batch.x_mask)]
+        if batch.y is not None:
+            sequences.append((batch.y, batch.y_mask))
+        predictions = [
+            self.predict(ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask, batch)
+            for ids, mask in sequences
+        ]
+        vectors, tokens = (torch.cat(parts) for parts in zip(*predictions, strict=True))
+        total = F.cross_entropy(self.head(vectors).float(), tokens, reduction="sum")
+        return total / max(1, len(tokens))
+
+    def predict(self, ids: Tensor, real: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Encode ids (batch, n), of which the mask `real` (batch, n) marks all but padding.
+
+        Returns the vectors (count, width) that tokens are to be predicted from, and the ids (count,) of those tokens.
+        """
         if self.kind == "clm":
             vectors, _ = self.encoder(ids, real, batch.inputs)
             return vectors[:, -ids.shape[1] : -1][real[:, 1:]], ids[:, 1:][real[:, 1:]]
-        covered = real & (torch.rand(ids.shape, device=ids.device) < self.share)
-        hook = self.encoder.tokens.register_forward_hook(
-            lambda module, given, out: torch.where(covered[:, :, None], self.cover.to(out.dtype), out)
-        )
+        masked = real & (torch.rand(ids.shape, device=ids.device) < self.share)
+
+        def mask_tokens(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
+            return torch.where(masked[:, :, None], self.mask_vector.to(embedded.dtype), embedded)
+
+        hook = self.encoder.tokens.register_forward_hook(mask_tokens)
         try:
             vectors, _ = self.encoder(ids, real, batch.inputs)
         finally:
             hook.remove()
-        return vectors[:, -ids.shape[1] :][covered], ids[covered]  # a class token comes first, if there is one
+        return vectors[:, -ids.shape[1] :][masked], ids[masked]  # without the class token, which stands first

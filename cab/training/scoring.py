@@ -1,4 +1,4 @@
-"""Scores for every example of a split, or of a fixed part of it, and their mean."""
+"""Scores of every example of a split or of a fixed subset of it, their mean, and mixed precision."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from cab.contracts.task import Split, Task
-from cab.training.devices import Alone
-from cab.training.order import by_length
+from cab.training.batch_sampler import longest_first
+from cab.training.devices import ONE_PROCESS, OneProcess
 
 
-class Part:
-    """`most` examples of a split, drawn once: the same for every seed and mechanism. None, or more than all: all."""
+class Subset:
+    """`size` examples of a split in its order, drawn at random with a fixed seed: the same for every training.
 
-    def __init__(self, split: Split, most: int | None) -> None:
-        self.split, size = split, len(split)
-        chosen = np.random.default_rng(0).permutation(size)[: size if most is None else most]
-        self.indices: list[int] = sorted(chosen.tolist())
+    All examples where `size` is None or larger than the split.
+    """
+
+    def __init__(self, split: Split, size: int | None) -> None:
+        self.split = split
+        permutation = np.random.default_rng(0).permutation(len(split))
+        self.indices: list[int] = sorted(permutation[: len(split) if size is None else size].tolist())
         lengths: Sequence[int] | None = getattr(split, "lengths", None)
         self.lengths = None if lengths is None else [lengths[i] for i in self.indices]
 
@@ -39,38 +42,40 @@ def evaluate(
     batch: int,
     device: torch.device,
     precision: str = "auto",
-    devices: Alone | None = None,
+    processes: OneProcess = ONE_PROCESS,
 ) -> dict[str, Tensor]:
     """Score every example in evaluation mode: metric -> (examples,) or (examples, 2), in the split's order."""
-    devices = devices or Alone()
-    found: dict[str, list[Tensor]] = {}
+    scores: dict[str, list[Tensor]] = {}
     model.eval()
-    plan = by_length(len(split), batch, getattr(split, "lengths", None))
-    for indices in devices.share(plan):
+    batches = longest_first(len(split), batch, getattr(split, "lengths", None))
+    for indices in processes.shard(batches):
         examples = task.collate([split[i] for i in indices], trim=True).to(device)
         with autocast(device, precision):
-            scores = task.score(model, examples)
-        for name, values in scores.items():
-            found.setdefault(name, []).append(values.float().cpu())
-    scored: dict[str, list[Tensor]] = {}
-    order: list[int] = []
-    for rank, of_one in enumerate(devices.gathered(found)):
-        order += [i for indices in plan[rank :: devices.size] for i in indices]
-        for name, parts in of_one.items():
-            scored.setdefault(name, []).extend(parts)
-    place = torch.tensor(order).argsort()
-    return {name: torch.cat(parts)[place] for name, parts in scored.items()}
+            batch_scores = task.score(model, examples)
+        for name, values in batch_scores.items():
+            scores.setdefault(name, []).append(values.float().cpu())
+    gathered: dict[str, list[Tensor]] = {}
+    scored_indices: list[int] = []
+    for rank, rank_scores in enumerate(processes.all_gather(scores)):
+        scored_indices += [i for indices in batches[rank :: processes.size] for i in indices]
+        for name, parts in rank_scores.items():
+            gathered.setdefault(name, []).extend(parts)
+    order = torch.tensor(scored_indices).argsort()
+    return {name: torch.cat(parts)[order] for name, parts in gathered.items()}
 
 
 def mean(values: Tensor) -> float:
-    """Average scores: (examples,), or sums and counts (examples, 2), whose counts weigh."""
+    """Average scores (examples,), or divide the sums by the counts of scores (examples, 2)."""
     values = values.double()
     return (values[:, 0].sum() / values[:, 1].sum()).item() if values.dim() == 2 else values.mean().item()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Return the context of mixed precision: `auto` is bfloat16 on a GPU that computes it, else none."""
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if precision == "bfloat16" or (precision == "auto" and fast):
+    """Return a mixed precision context for a recipe's `precision`.
+
+    `auto` is bfloat16 on a GPU that supports it, and float32 elsewhere.
+    """
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and supported):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

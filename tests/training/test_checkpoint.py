@@ -1,4 +1,4 @@
-"""Checkpoints: a training that is cut off anywhere goes on to the identical result, and from nothing but its own."""
+"""Checkpoints: an interrupted training resumes to the identical result, and from no other training's checkpoint."""
 
 import json
 import os
@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 import cab
 from cab import Batch, Source, Task
-from cab.training import Training, checkpoint, loop, train
+from cab.training import TrainingResult, loop, train
+from cab.training.checkpoint import Checkpoint, UnusableCheckpoint
 
 RECIPE = {"steps": 24, "lr": 0.05, "evaluate": 5, "warmup": 3, "schedule": "cosine", "weight_decay": 0.1}
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: of the process, only the file is left."""
+    """Stands for a SIGKILL: nothing of the process is left but its file."""
 
 
-class Sorted(Task):
-    """Does the first token exceed the last? Learned with dropout, by a model with a tied and a running tensor."""
+class FirstExceedsLast(Task):
+    """Does the first token exceed the last? The model has dropout, a tied tensor and running statistics."""
 
     metrics = {"accuracy": ("fraction", True)}
 
@@ -35,7 +36,7 @@ class Sorted(Task):
         self.calls, self.die_at = 0, die_at
 
     def source(self, folder: Path) -> Source:
-        return Source("made up", False, {})
+        return Source("generated", False, {})
 
     def split(self, name: str, seed: int) -> list[list[int]]:
         draw = random.Random(name)
@@ -47,76 +48,79 @@ class Sorted(Task):
 
     def model(self, attention: Any = None) -> nn.Module:
         model = nn.Sequential(nn.Embedding(9, 6), nn.Flatten(), nn.BatchNorm1d(24), nn.Dropout(0.3), nn.Linear(24, 2))
-        model.again = model[0]  # the same tensor under two names
+        model.tied = model[0]  # the same tensor under two names
         return model
 
-    def _called(self) -> None:
+    def _count_call(self) -> None:
         self.calls += 1
         if self.calls == self.die_at:
             raise Killed
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        self._called()
+        self._count_call()
         return F.cross_entropy(model[4](model[3](model[2](model[1](model[0](batch.x))))), batch.target)  # type: ignore
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        self._called()
-        right = model[4](model[2](model[1](model[0](batch.x)))).argmax(-1) == batch.target  # type: ignore
-        return {"accuracy": right.float()}
+        self._count_call()
+        correct = model[4](model[2](model[1](model[0](batch.x)))).argmax(-1) == batch.target  # type: ignore
+        return {"accuracy": correct.float()}
 
 
-def run(file: Path | None, die_at: int = -1, recipe: dict[str, Any] = RECIPE, **options: Any) -> Training:
+def run(file: Path | None, die_at: int = -1, recipe: dict[str, Any] = RECIPE, **options: Any) -> TrainingResult:
     """Train as a new process would: a new task, a new model, another state of the generators."""
-    task = Sorted(die_at)
+    task = FirstExceedsLast(die_at)
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = task.model()
     torch.manual_seed(random.randrange(10**6))
-    given = {"batch": 8, "seed": 3, "device": "cpu", **options}
-    return train(task, model, Path("unused"), recipe, checkpoint=file, **given)
+    arguments = {"batch": 8, "seed": 3, "device": "cpu", **options}
+    return train(task, model, Path("unused"), recipe, checkpoint=file, **arguments)
 
 
-def result(training: Training) -> Any:
+def result(training: TrainingResult) -> Any:
     """Return what must not differ by a bit: everything but the seconds and the notes."""
     curve = [{k: v for k, v in point.items() if k != "seconds"} for point in training.curve]
     return training.scores, curve, training.best_step, training.stopped
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Any:
+def uninterrupted() -> Any:
     return result(run(None))
 
 
-def kills(file: Path, moments: list[int]) -> Training:
-    for moment in moments:
+def run_after_kills(file: Path, calls: list[int]) -> TrainingResult:
+    """Kill one training after another, each at one of its calls, and let the last one finish."""
+    for call in calls:
         with pytest.raises(Killed):
-            run(file, moment)
+            run(file, die_at=call)
     return run(file)
 
 
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["at every step", "at validations"])
 def test_killed_at_any_call_it_goes_on_to_the_identical_result(
-    every: float, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: float, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", every)
-    clean = Sorted()
-    train(clean, clean.model(), Path("unused"), RECIPE, batch=8, seed=3, device="cpu")
-    for moment in range(1, clean.calls + 1, 2):  # training steps, batches of each validation, and of the test
-        file = tmp_path / str(moment) / "training.safetensors"
-        assert result(kills(file, [moment])) == undisturbed
+    task = FirstExceedsLast()
+    train(task, task.model(), Path("unused"), RECIPE, batch=8, seed=3, device="cpu")
+    for call in range(1, task.calls + 1, 2):  # training steps, batches of each validation, and of the test
+        file = tmp_path / str(call) / "training.safetensors"
+        assert result(run_after_kills(file, [call])) == uninterrupted
 
 
 def test_killed_again_and_again_it_loses_no_more_than_what_came_after_the_last_save(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    assert result(kills(tmp_path / "training.safetensors", [3] * 11)) == undisturbed  # two steps a life
+    assert (
+        result(run_after_kills(tmp_path / "training.safetensors", [3] * 11)) == uninterrupted
+    )  # two steps in each process
     seconds = [point["seconds"] for point in run(tmp_path / "training.safetensors").curve]
     assert seconds == sorted(seconds)
 
 
 def test_a_write_that_is_cut_off_leaves_the_last_state_whole(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace, writes = os.replace, []
 
@@ -129,22 +133,22 @@ def test_a_write_that_is_cut_off_leaves_the_last_state_whole(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, "replace", cut_off)
         run(tmp_path / "training.safetensors")
-    again = run(tmp_path / "training.safetensors")
-    assert result(again) == undisturbed and again.notes == ()
+    resumed = run(tmp_path / "training.safetensors")
+    assert result(resumed) == uninterrupted and resumed.notes == ()
 
 
 def test_early_stopping_survives_a_kill(tmp_path: Path) -> None:
     recipe = {**RECIPE, "lr": 1e-9, "patience": 2}
-    whole = run(None, recipe=recipe)
-    assert whole.stopped == "stopped at step 20 of 24: none of 2 validations beat step 10's"
+    uninterrupted = run(None, recipe=recipe)
+    assert uninterrupted.stopped == "stopped at step 20 of 24: none of 2 validations beat step 10's"
     with pytest.raises(Killed):  # at the test's first batch: 20 steps, 4 validations of 3 batches
         run(tmp_path / "file", 20 + 4 * 3 + 1, recipe)
-    assert result(run(tmp_path / "file", recipe=recipe)) == result(whole)
+    assert result(run(tmp_path / "file", recipe=recipe)) == result(uninterrupted)
 
 
-def test_a_training_that_had_ended_is_only_tested_again(undisturbed: Any, tmp_path: Path) -> None:
+def test_a_training_that_had_ended_is_only_tested_again(uninterrupted: Any, tmp_path: Path) -> None:
     run(tmp_path / "file")
-    assert result(run(tmp_path / "file", die_at=4)) == undisturbed  # three batches of the test
+    assert result(run(tmp_path / "file", die_at=4)) == uninterrupted  # three batches of the test
 
 
 @pytest.mark.parametrize(
@@ -160,14 +164,14 @@ def test_another_trainings_checkpoint_is_set_aside_and_said_so(changed: Any, why
     with pytest.raises(Killed):
         run(file, 18)
     before = file.read_bytes()
-    found = run(file, **changed)
-    assert len(found.notes) == 1 and why in found.notes[0] and str(file) in found.notes[0]
-    assert result(found) == result(run(None, **changed))
+    anew = run(file, **changed)
+    assert len(anew.notes) == 1 and why in anew.notes[0] and str(file) in anew.notes[0]
+    assert result(anew) == result(run(None, **changed))
     assert (tmp_path / "training.safetensors.aside").read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "text", "empty", "foreign"])
-def test_a_damaged_checkpoint_is_set_aside_and_said_so(damage: str, undisturbed: Any, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_said_so(damage: str, uninterrupted: Any, tmp_path: Path) -> None:
     file = tmp_path / "training.safetensors"
     with pytest.raises(Killed):
         run(file, 18)
@@ -177,8 +181,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_said_so(damage: str, undisturbed:
     elif damage == "bit":
         data[-5] ^= 1
     elif damage == "text":  # of the plain values: a step more than was made
-        assert data.count(b'\\"step\\": 10, \\"total') == 1
-        data = data.replace(b'\\"step\\": 10, \\"total', b'\\"step\\": 11, \\"total')
+        assert data.count(b'\\"step\\": 10, \\"loss_sum') == 1
+        data = data.replace(b'\\"step\\": 10, \\"loss_sum', b'\\"step\\": 11, \\"loss_sum')
     elif damage == "empty":
         data = bytearray()
     file.write_bytes(data)
@@ -186,32 +190,33 @@ def test_a_damaged_checkpoint_is_set_aside_and_said_so(damage: str, undisturbed:
         from safetensors.torch import save_file
 
         save_file({"weight": torch.zeros(2)}, str(file))
-    found = run(file)
-    assert result(found) == undisturbed
-    assert len(found.notes) == 1 and "it is damaged" in found.notes[0]
+    anew = run(file)
+    assert result(anew) == uninterrupted
+    assert len(anew.notes) == 1 and "it is damaged" in anew.notes[0]
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 2).T, "b": torch.tensor(1.5, dtype=torch.bfloat16), "c": torch.zeros(0)}
-    checkpoint.write(tmp_path / "file", {"x": 1}, {"y": [0.1, None]}, tensors)
-    found = checkpoint.read(tmp_path / "file", {"x": 1})
-    assert found is not None and found[0] == {"y": [0.1, None]}
-    assert all(torch.equal(found[1][name], t) for name, t in tensors.items())
-    with pytest.raises(checkpoint.Unusable, match=r"x=1, not 2; z=None, not 3"):
-        checkpoint.read(tmp_path / "file", {"x": 2, "z": 3})
-    assert checkpoint.read(tmp_path / "none", {}) is None
+    checkpoint = Checkpoint(tmp_path / "file", {"x": 1})
+    checkpoint.write({"y": [0.1, None]}, tensors)
+    content = checkpoint.read()
+    assert content is not None and content[0] == {"y": [0.1, None]}
+    assert all(torch.equal(content[1][name], t) for name, t in tensors.items())
+    with pytest.raises(UnusableCheckpoint, match=r"x=1, not 2; z=None, not 3"):
+        Checkpoint(tmp_path / "file", {"x": 2, "z": 3}).read()
+    assert Checkpoint(tmp_path / "none", {}).read() is None
 
 
 # Through `cab run`.
 
-LESSON = [
-    f"task={Path(__file__).parents[1] / 'deadly_plugins' / 'lesson.py'}:Lesson",
+REQUEST = [
+    f"task={Path(__file__).parents[1] / 'deadly_plugins' / 'killing_task.py'}:KillingTask",
     "mechanism=mean",
     "level=model",
     "pass=train",
 ]
-LESSON += ["meters=[quality]", "seq_len=2", "heads=1", "dim=4", "batch=8", "threads=1"]
-LESSON += ["training.steps=20", "training.evaluate=5", "training.lr=0.02"]
+REQUEST += ["meters=[quality]", "seq_len=2", "heads=1", "dim=4", "batch=8", "threads=1"]
+REQUEST += ["training.steps=20", "training.evaluate=5", "training.lr=0.02"]
 
 
 def _entry(folder: Path) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def _steps(folder: Path) -> int:
 
 @pytest.mark.long
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"import cab; cab.run({LESSON!r} + ['task.victim=command'], data='.', progress=False)"
+    code = f"import cab; cab.run({REQUEST!r} + ['task.victim=command'], data='.', progress=False)"
     results = {}
     for victim, steps in (("none", 20), ("server", 13 + 10), ("child", 13 + 10), ("command", 13 + 10)):
         folder = tmp_path / victim
@@ -233,24 +238,24 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: p
         monkeypatch.chdir(folder)
         if victim == "command":
             assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == -signal.SIGKILL
-        asked = [*LESSON, f"task.victim={victim}"]
-        rows = cab.run(asked, data=".", progress=False)
+        request = [*REQUEST, f"task.victim={victim}"]
+        rows = cab.run(request, data=".", progress=False)
         if victim == "child":
             assert rows["status"].tolist() == ["error"]
             assert rows["reason"][0] == "killed by SIGKILL; --retry error goes on from its last checkpoint"
-            rows = cab.run(asked, data=".", progress=False, retry=["error"])
+            rows = cab.run(request, data=".", progress=False, retry=["error"])
         assert _steps(folder) == steps  # killed in step 13, saved at step 10
         assert set(rows["status"]) == {"ok"} and not list((folder / "results" / "checkpoints").glob("*"))
         entry = _entry(folder)
         curve = [{k: v for k, v in point.items() if k != "seconds"} for point in entry["curve"]]
         results[victim] = entry["metrics"], entry["processes"][0]["metrics"], curve, entry["best_step"]
-    assert all(found == results["none"] for found in results.values())
+    assert all(each == results["none"] for each in results.values())
 
 
 @pytest.mark.long
 def test_force_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = [*LESSON, "task.victim=child"]
-    cab.run(asked, data=".", progress=False)
-    cab.run(asked, data=".", progress=False, force=True)
+    request = [*REQUEST, "task.victim=child"]
+    cab.run(request, data=".", progress=False)
+    cab.run(request, data=".", progress=False, force=True)
     assert _steps(tmp_path) == 13 + 20

@@ -1,4 +1,4 @@
-"""Several processes: each step, and so the whole training, is that of one process on the same batches."""
+"""Several processes make the steps, and so the training, of one process with the same batches."""
 
 import json
 import subprocess
@@ -17,15 +17,15 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-import test_checkpoint as made
+import test_checkpoint
 from cab.training import launch, train
 
 count, batch, dropout, accumulate, patience, kill, file = json.loads(sys.argv[2])
 
-class Plain(made.Sorted):
+class Deterministic(test_checkpoint.FirstExceedsLast):
     def model(self, attention=None):
         model = super().model()
-        model[2] = torch.nn.LayerNorm(24)  # statistics of a batch are each process's own
+        model[2] = torch.nn.LayerNorm(24)  # batch statistics would be each process's own
         model[3].p = dropout
         return model.double()
 
@@ -36,10 +36,10 @@ class Plain(made.Sorted):
 
 def job(devices):
     torch.set_num_threads(1)
-    task = Plain()
+    task = Deterministic()
     torch.manual_seed(7)
     model = task.model()
-    recipe = {**made.RECIPE, "devices": devices.size, "accumulate": accumulate, "patience": patience}
+    recipe = {**test_checkpoint.RECIPE, "devices": devices.size, "accumulate": accumulate, "patience": patience}
     done = train(task, model, Path("."), recipe, batch=batch, seed=3, device="cpu", devices=devices,
                  checkpoint=Path(file) if file else None)
     weights = torch.cat([p.flatten() for p in model.parameters()]).tolist()
@@ -59,9 +59,9 @@ def outcome(
     kill: bool = False,
     file: Path | None = None,
 ) -> Any:
-    """Train in `count` processes and return what came of it, or None where one was killed."""
-    asked = json.dumps([count, batch, dropout, accumulate, patience, kill, str(file or "")])
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), asked]
+    """Train in `count` processes and return their result, or None where one was killed."""
+    arguments = json.dumps([count, batch, dropout, accumulate, patience, kill, str(file or "")])
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     if kill:
         assert done.returncode and "SIGKILL" in done.stderr
@@ -86,11 +86,11 @@ def test_pieces_stopping_and_a_kill_do_in_two_processes_what_they_do_in_one(tmp_
     pytest.importorskip("lightning_fabric")
     one, two = outcome(1, 8, accumulate=2, patience=1), outcome(2, 8, accumulate=2, patience=1)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-9, abs=1e-12) and two["stopped"] == one["stopped"]
-    whole = outcome(2, dropout=0.3)
+    uninterrupted = outcome(2, dropout=0.3)
     file = tmp_path / "training.safetensors"
     outcome(2, dropout=0.3, kill=True, file=file)
     assert file.exists()
-    assert outcome(2, dropout=0.3, file=file) == whole  # to the last bit
+    assert outcome(2, dropout=0.3, file=file) == uninterrupted  # to the last bit
     file.write_bytes(b"damaged")
     (note,) = outcome(2, dropout=0.3, file=file)["notes"]
     assert "it is damaged" in note

@@ -1,4 +1,4 @@
-"""Self-pretraining: what is asked of the encoder, of which data, and that it is part of what a result is called."""
+"""Self-pretraining: which tokens are predicted, from which data, and that it is part of a case's identity."""
 
 import json
 import random
@@ -19,7 +19,7 @@ from cab.backbones.two_tower import TwoTower
 from cab.errors import UsageError
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.training import Training, loop, train
+from cab.training import TrainingResult, loop, train
 from cab.training.pretraining import Pretraining
 
 SIZES: dict[str, Any] = {"vocabulary": 6, "max_len": 9, "heads": 1, "dim": 8, "layers": 1, "mlp": 8}
@@ -27,23 +27,23 @@ RECIPE = {"steps": 8, "lr": 0.02, "evaluate": 3, "pretrain": "mlm", "pretrain_st
 
 
 class Repeats(Task):
-    """Sequences of one token over and over, of several lengths; the label says whether it is an odd one."""
+    """Sequences that repeat one token, of several lengths; the label says whether the token is odd."""
 
     metrics = {"accuracy": ("fraction", True)}
 
     def __init__(self) -> None:
         super().__init__(seq_len=8)
-        self.calls, self.die_at, self.asked = 0, -1, set[str]()
+        self.calls, self.die_at, self.splits_read = 0, -1, set[str]()
 
     def source(self, folder: Path) -> Source:
-        return Source("made up", False, {})
+        return Source("generated", False, {})
 
     def split(self, name: str, seed: int) -> Any:
         draw, task = random.Random(name), self
 
         class Rows(list[list[int]]):
             def __getitem__(self, index: Any) -> Any:
-                task.asked.add(name)
+                task.splits_read.add(name)
                 return super().__getitem__(index)
 
         return Rows([[draw.randint(1, 5)] * draw.randint(3, 8) for _ in range(20)])
@@ -79,12 +79,12 @@ def built(make: Callable[[], nn.Module]) -> nn.Module:
 
 def run(
     recipe: dict[str, Any] = RECIPE, file: Path | None = None, die_at: int = -1
-) -> tuple[Training, nn.Module, Repeats]:
+) -> tuple[TrainingResult, nn.Module, Repeats]:
     task = Repeats()
     task.die_at = die_at
     model = built(lambda: task.model(softmax()))
-    done = train(task, model, Path("unused"), recipe, batch=6, seed=1, device="cpu", checkpoint=file)
-    return done, model, task
+    result = train(task, model, Path("unused"), recipe, batch=6, seed=1, device="cpu", checkpoint=file)
+    return result, model, task
 
 
 def without_seconds(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -92,19 +92,19 @@ def without_seconds(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_the_curve_has_both_stages_and_the_seconds_of_both() -> None:
-    done, _, _ = run()
-    found = [(p["stage"], p["step"], sorted(p["validation"])) for p in done.curve]
-    assert found[:3] == [("pretrain", 3, []), ("pretrain", 6, []), ("pretrain", 7, [])]
-    assert found[3:] == [("train", step, ["accuracy"]) for step in (3, 6, 8)]
-    seconds = [p["seconds"] for p in done.curve]
-    assert seconds == sorted(seconds) and done.best_step in (3, 6, 8)
+    result, _, _ = run()
+    points = [(p["stage"], p["step"], sorted(p["validation"])) for p in result.curve]
+    assert points[:3] == [("pretrain", 3, []), ("pretrain", 6, []), ("pretrain", 7, [])]
+    assert points[3:] == [("train", step, ["accuracy"]) for step in (3, 6, 8)]
+    seconds = [p["seconds"] for p in result.curve]
+    assert seconds == sorted(seconds) and result.best_step in (3, 6, 8)
 
 
 def test_it_changes_where_the_training_starts_from() -> None:
     plain = {k: v for k, v in RECIPE.items() if not k.startswith("pretrain")}
-    with_, without = run()[0].curve[3:], run(plain)[0].curve
-    assert without_seconds(with_) != without_seconds(without)
-    assert [p["stage"] for p in without] == ["train"] * 3
+    pretrained, untrained = run()[0].curve[3:], run(plain)[0].curve
+    assert without_seconds(pretrained) != without_seconds(untrained)
+    assert [p["stage"] for p in untrained] == ["train"] * 3
 
 
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["at every step", "at stops"])
@@ -112,14 +112,15 @@ def test_killed_in_either_stage_it_goes_on_to_the_identical_result(
     every: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", every)
-    whole, model, task = run()
-    for moment in range(2, task.calls + 1, 3):
-        file = tmp_path / str(moment)
+    uninterrupted, model, task = run()
+    for call in range(2, task.calls + 1, 3):
+        file = tmp_path / str(call)
         with pytest.raises(KeyboardInterrupt):
-            run(file=file, die_at=moment)
-        again, same, _ = run(file=file)
-        assert again.scores == whole.scores and without_seconds(again.curve) == without_seconds(whole.curve)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
+            run(file=file, die_at=call)
+        resumed, resumed_model, _ = run(file=file)
+        assert resumed.scores == uninterrupted.scores
+        assert without_seconds(resumed.curve) == without_seconds(uninterrupted.curve)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed_model.parameters(), strict=True))
 
 
 def test_it_reads_the_training_split_alone() -> None:
@@ -127,46 +128,46 @@ def test_it_reads_the_training_split_alone() -> None:
     task.die_at = 8  # the first batch after pretraining
     with pytest.raises(KeyboardInterrupt):
         train(task, task.model(softmax()), Path("."), RECIPE, batch=6, seed=1, device="cpu")
-    assert task.asked == {"train"}
+    assert task.splits_read == {"train"}
 
 
 def test_it_learns_what_the_covered_tokens_are() -> None:
-    done, _, _ = run({**RECIPE, "pretrain_steps": 150, "evaluate": 50, "lr": 0.01})
-    losses = [p["loss"] for p in done.curve if p["stage"] == "pretrain"]
+    result, _, _ = run({**RECIPE, "pretrain_steps": 150, "evaluate": 50, "lr": 0.01})
+    losses = [p["loss"] for p in result.curve if p["stage"] == "pretrain"]
     assert losses[-1] < 0.3 < losses[0]  # of 5 tokens, at first about ln 5 = 1.6
 
 
 def test_what_is_covered_cannot_be_seen_and_is_all_that_is_asked() -> None:
     module = Pretraining(built(lambda: Repeats().model(softmax())).eval(), "mlm", 0.5)
     ids = torch.randint(1, 6, (4, 8))
-    mask = torch.arange(8) < torch.tensor([8, 5, 3, 1])[:, None]
+    real = torch.arange(8) < torch.tensor([8, 5, 3, 1])[:, None]
 
-    def asked(ids: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(ids: Tensor) -> tuple[Tensor, Tensor]:
         torch.manual_seed(0)
-        return module._asked(ids, mask, Batch(ids))
+        return module.predict(ids, real, Batch(ids))
 
     torch.manual_seed(0)
-    covered = (torch.rand(ids.shape) < 0.5) & mask
-    vectors, wanted = asked(ids)
-    assert torch.equal(wanted, ids[covered]) and 0 < len(wanted) < mask.sum()
-    hidden = torch.where(covered, ids % 5 + 1, ids)  # other tokens where they are covered
-    assert torch.equal(asked(hidden)[0], vectors)
-    assert not torch.equal(asked(torch.where(covered, ids, ids % 5 + 1))[0], vectors)
+    masked = (torch.rand(ids.shape) < 0.5) & real
+    vectors, tokens = predict(ids)
+    assert torch.equal(tokens, ids[masked]) and 0 < len(tokens) < real.sum()
+    others = ids % 5 + 1
+    assert torch.equal(predict(torch.where(masked, others, ids))[0], vectors)
+    assert not torch.equal(predict(torch.where(masked, ids, others))[0], vectors)
     assert not module.encoder.tokens._forward_hooks
-    assert module(Batch(ids, torch.zeros_like(mask))).item() == 0.0  # nothing real, nothing asked
+    assert module(Batch(ids, torch.zeros_like(real))).item() == 0.0  # no real token, no prediction
 
 
 def test_clm_asks_for_the_next_token_of_causal_attention() -> None:
     decoder = built(lambda: Decoder(softmax("CS"), 6, **SIZES)).eval()
     module = Pretraining(decoder, "clm", 0.15)
-    ids, mask = torch.randint(1, 6, (3, 9)), torch.arange(9) < torch.tensor([9, 4, 1])[:, None]
-    vectors, wanted = module._asked(ids, mask, Batch(ids))
-    assert wanted.tolist() == [*ids[0, 1:].tolist(), *ids[1, 1:4].tolist()]
+    ids, real = torch.randint(1, 6, (3, 9)), torch.arange(9) < torch.tensor([9, 4, 1])[:, None]
+    vectors, tokens = module.predict(ids, real, Batch(ids))
+    assert tokens.tolist() == [*ids[0, 1:].tolist(), *ids[1, 1:4].tolist()]
     changed = ids.clone()
     changed[0, 5:] = changed[0, 5:] % 5 + 1
-    again, _ = module._asked(changed, mask, Batch(changed))
-    torch.testing.assert_close(again[:5], vectors[:5])  # asked for tokens 1 to 5, seen are 0 to 4
-    assert not torch.allclose(again[5], vectors[5])
+    new_vectors, _ = module.predict(changed, real, Batch(changed))
+    torch.testing.assert_close(new_vectors[:5], vectors[:5])  # tokens 1 to 5 are predicted from tokens 0 to 4
+    assert not torch.allclose(new_vectors[5], vectors[5])
 
 
 def test_of_two_towers_both_sequences_are_asked_for() -> None:
@@ -174,9 +175,9 @@ def test_of_two_towers_both_sequences_are_asked_for() -> None:
     module = Pretraining(towers, "mlm", 0.5)
     x, y, mask = torch.randint(1, 6, (3, 8)), torch.randint(1, 6, (3, 8)), torch.ones(3, 8, dtype=torch.bool)
 
-    def loss(*sides: Tensor) -> Any:
+    def loss(*tensors: Tensor) -> Any:
         torch.manual_seed(0)
-        return module(Batch(*sides)).item()
+        return module(Batch(*tensors)).item()
 
     assert loss(x, mask, y, ~mask) == pytest.approx(loss(x, mask))  # nothing of y is real
     assert loss(x, ~mask, y, mask) > 0 and loss(x, mask, y, mask) != loss(x, mask, y % 5 + 1, mask)

@@ -1,7 +1,7 @@
-"""Which examples a training step sees: a function of the seed and the step alone, with batches of like lengths.
+"""Which examples make each batch: shuffled, with similar lengths together, a function of the seed and the step alone.
 
-Each epoch is a permutation. It is cut into pools of `POOL` batches; a pool is sorted by length, cut into batches, and
-the batches are shuffled. A batch's padding is then a few tokens, and no example is left out or seen twice.
+Each epoch is a permutation of the examples. It is cut into pools of `POOL` batches. A pool is sorted by length and cut
+into batches, and these are shuffled. A batch then has little padding, and each epoch has every example once.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
-POOL = 16  # batches sorted together: most of the gain, and batches stay nearly random samples
+POOL = 16  # batches sorted together: enough for most of the saving, and few enough for batches to stay nearly random
 
 
-class Order:
-    """The indices of each step's batch, for a split of `size` examples. Without `lengths` nothing is sorted."""
+class BatchSampler:
+    """The indices of each training step's batch, from a split of `size` examples.
+
+    `lengths` has a number for each example; without it nothing is sorted.
+    """
 
     def __init__(self, size: int, batch: int, seed: int, lengths: Sequence[int] | None = None) -> None:
         if size < 1:
@@ -24,7 +27,7 @@ class Order:
         self._pool = lru_cache(2)(self._batches)
 
     def __call__(self, step: int) -> list[int]:
-        """Return the indices of a step's batch; epochs follow one another without a gap."""
+        """Return the indices of a step's batch. A batch may span the end of one epoch and the start of the next."""
         return self._pool(step // POOL)[step % POOL]
 
     def _permutation(self, epoch: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
@@ -32,15 +35,18 @@ class Order:
 
     def _batches(self, pool: int) -> list[list[int]]:
         first = pool * POOL * self.batch
-        places = range(first, first + POOL * self.batch)
-        indices = np.array([self._epoch(place // self.size)[place % self.size] for place in places])
+        positions = range(first, first + POOL * self.batch)  # in the sequence of all epochs
+        indices = np.array([self._epoch(position // self.size)[position % self.size] for position in positions])
         if self.lengths is not None:
             indices = indices[np.argsort(self.lengths[indices], kind="stable")]
         order = np.random.default_rng([self.seed, 1, pool]).permutation(POOL)
         return [indices[i * self.batch : (i + 1) * self.batch].tolist() for i in order]
 
 
-def by_length(size: int, batch: int, lengths: Sequence[int] | None = None) -> list[list[int]]:
-    """Cut all indices into batches, the longest first, for scoring: memory that suffices for the first suffices."""
+def longest_first(size: int, batch: int, lengths: Sequence[int] | None = None) -> list[list[int]]:
+    """Cut all indices into batches by falling length, for scoring.
+
+    The first batch then takes the most memory: if it fits, all do.
+    """
     indices = range(size) if lengths is None else sorted(range(size), key=lambda i: -lengths[i])
     return [list(indices[i : i + batch]) for i in range(0, size, batch)]

@@ -1,4 +1,4 @@
-"""A task whose training kills a process, once, at a given step, and which notes every step that was made."""
+"""A task whose training kills a process, once, at a given step, and which logs every step that was made."""
 
 import os
 import random
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from cab import Batch, Pattern, Slot, Source, Task
 
 
-class Lesson(Task):
-    """Which of two tokens is larger? `victim` dies at step `at` of the first life: child, server or command."""
+class KillingTask(Task):
+    """Which of two tokens is larger? `victim` is killed at step `at`: the child, the server or the command.
+
+    The log counts the steps of all processes together, so that a training that resumes kills nothing.
+    """
 
     metrics = {"accuracy": ("fraction", True)}
 
@@ -24,7 +27,7 @@ class Lesson(Task):
 
     def source(self, folder: Path) -> Source:
         self.log = folder / "steps.log"
-        return Source("made up", False, {})
+        return Source("generated", False, {})
 
     def split(self, name: str, seed: int) -> list[list[int]]:
         draw = random.Random(name)
