@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
-from cab.ops.ragged import pooled, real_first, taken
+from cab.ops.ragged import adaptive_average_pool, gather_tokens, real_first
 from cab.ops.running_softmax import State, empty_state, running_softmax, running_softmax_flops
 from cab.ops.softmax import masked_softmax
 
@@ -129,17 +129,17 @@ class Agent(Mechanism):
         if not self.conv:
             return out, (running, last)
         order, back = (None, None) if key_mask is None else real_first(key_mask)
-        values = torch.cat([last, v if order is None else taken(v, order)], 2)
+        values = torch.cat([last, v if order is None else gather_tokens(v, order)], 2)
         local = self._convolution(values)
         count = v.shape[2] if key_mask is None else key_mask.sum(1, keepdim=True)
         end = torch.arange(self.conv - 1, device=v.device) + count
-        last = taken(values, end.expand(v.shape[0], -1))
-        return out + (local if back is None else taken(local, back)), (running, last)
+        last = gather_tokens(values, end.expand(v.shape[0], -1))
+        return out + (local if back is None else gather_tokens(local, back)), (running, last)
 
     def _agents(self, q: Tensor, query_mask: Tensor | None) -> Tensor:
         if self.slot.pattern.causal:
             return self.learned.expand(q.shape[0], -1, -1, -1)
-        return pooled(q, query_mask, self.agents)
+        return adaptive_average_pool(q, query_mask, self.agents)
 
     def _twice(
         self, dot: Dot, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, query_mask: Tensor | None

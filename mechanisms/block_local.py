@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cab import Mechanism
 from cab.ops.prefix import chunked
-from cab.ops.ragged import real_first, taken
-from cab.ops.softmax import Attention, fused, masked_softmax, repeat_heads, written_out
+from cab.ops.ragged import gather_tokens, real_first
+from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax, repeat_heads
 
 
 class BlockLocal(Mechanism):
@@ -43,15 +43,15 @@ class BlockLocal(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Attend in all blocks at once; the last one is filled up with masked tokens."""
-        return self._in_blocks(written_out, q, k, v, key_mask)
+        return self._in_blocks(explicit_attention, q, k, v, key_mask)
 
     def attend_sdpa(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the blocks with PyTorch's fused kernels."""
-        return self._in_blocks(fused, q, k, v, key_mask)
+        return self._in_blocks(fused_attention, q, k, v, key_mask)
 
-    def _in_blocks(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    def _in_blocks(self, attention: BlockAttention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         n, block = q.shape[2], min(self.block, q.shape[2])
         k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
         real = torch.ones(1, n, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
@@ -106,12 +106,14 @@ class BlockLocal(Mechanism):
 
         def placed(t: Tensor, before: Tensor) -> Tensor:
             room = torch.cat([before, t.new_zeros(*t.shape[:3], t.shape[3])], 2)
-            return room.scatter(2, place[:, None, :, None].expand(-1, *t.shape[1:2], -1, t.shape[3]), taken(t, order))
+            return room.scatter(
+                2, place[:, None, :, None].expand(-1, *t.shape[1:2], -1, t.shape[3]), gather_tokens(t, order)
+            )
 
         keys, values = placed(k, keys), placed(v, values)
         queries = placed(q, q.new_zeros(*q.shape[:2], self.block, q.shape[3]))
         real = torch.arange(keys.shape[2], device=q.device) < end
-        out = taken(taken(self.attend(queries, keys, values, real), place), back)
+        out = gather_tokens(gather_tokens(self.attend(queries, keys, values, real), place), back)
         begun = end // self.block * self.block  # in whose block the next token will be
         left = (begun + torch.arange(self.block, device=q.device)).clamp(max=keys.shape[2] - 1)
-        return out, (taken(keys, left), taken(values, left), end - begun)
+        return out, (gather_tokens(keys, left), gather_tokens(values, left), end - begun)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.blocks import block_pairs, block_softmax
+from cab.ops.block_window import block_window_pairs, block_window_softmax
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import chunked
-from cab.ops.ragged import real_first, taken
+from cab.ops.ragged import gather_tokens, real_first
 from cab.ops.segments import segment_members
 from cab.ops.softmax import masked_softmax
 
@@ -75,7 +75,7 @@ class Eva(Mechanism):
                 self.before + self.window,
             )
         far = scores, seen, far_v
-        return block_softmax(q, k, v, self.window, self.before, self.after, reach, far, key_mask)
+        return block_window_softmax(q, k, v, self.window, self.before, self.after, reach, far, key_mask)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -117,7 +117,7 @@ class Eva(Mechanism):
         chunks, width = self.landmarks, -(-m // self.landmarks)
         if self.slot.pattern is Pattern.CS:
             chunks, width = -(-n // self.chunk), self.chunk
-        near = 0 if self.slot.pattern.cross else block_pairs(n, self.window, self.before, self.after)
+        near = 0 if self.slot.pattern.cross else block_window_pairs(n, self.window, self.before, self.after)
         maps = chunks * dim * dim * (1 if self.slot.pattern.cross else 2)
         return 2.0 * self.slot.heads * (maps + (chunks * width + n * chunks + near) * pair)
 
@@ -149,7 +149,7 @@ class Eva(Mechanism):
         own = (real.sum(1, keepdim=True) + new.cumsum(1) - 1).clamp(min=0)
         real = torch.cat([real, new], 1)
         order = real_first(real)[0]
-        queries, keys, values = (taken(torch.cat(pair, 2), order) for pair in zip(old, (q, k, v), strict=True))
+        queries, keys, values = (gather_tokens(torch.cat(pair, 2), order) for pair in zip(old, (q, k, v), strict=True))
         real = real.gather(1, order)
         far_k, far_v, exists = self._chunks(queries, keys, values, real)
         place, own_place = torch.arange(keys.shape[2], device=q.device), own.unsqueeze(2)
@@ -171,7 +171,7 @@ class Eva(Mechanism):
             places, inside = segment_members(k.shape[2], key_mask, self.landmarks, k.device)
             index = places.flatten(1).expand(k.shape[0], -1)
             of_q, of_k, of_v = (
-                None if t is None else torch.unflatten(taken(t, index), 2, places.shape[1:]) for t in (q, k, v)
+                None if t is None else torch.unflatten(gather_tokens(t, index), 2, places.shape[1:]) for t in (q, k, v)
             )
         mean = self.of_keys(_mean(of_k, inside))
         mu = mean

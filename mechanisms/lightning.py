@@ -24,7 +24,7 @@ from cab import Mechanism, Pattern
 from cab.ops.decay import decay_factors, decayed_linear, decayed_linear_flops
 from cab.ops.precision import at_least_float32, full_precision, product_dtype
 from cab.ops.prefix import outer_sum
-from cab.ops.ragged import real_first, taken
+from cab.ops.ragged import gather_tokens, real_first
 
 
 class Lightning(Mechanism):
@@ -200,13 +200,13 @@ class Lightning(Mechanism):
         count = torch.full((1, 1), q.shape[2], device=q.device)
         if key_mask is not None:
             order, back = real_first(key_mask)
-            q, k, v = (taken(t, order) for t in (q, k, v))
+            q, k, v = (gather_tokens(t, order) for t in (q, k, v))
             count = key_mask.sum(1, keepdim=True)
         with full_precision(q.device.type):
             out = decayed_linear(q, k, v, rate, self.chunk) + (q * decay_factors(rate, place + 1, q)) @ state
             gained = outer_sum(k * decay_factors(rate, (count - 1 - place).clamp(min=0), k), v)
         state = decay_factors(rate, count, k) * state + gained
-        return self._finished(out if back is None else taken(out, back), x, dtype), state
+        return self._finished(out if back is None else gather_tokens(out, back), x, dtype), state
 
     def _rate(self, like: Tensor) -> Tensor:
         """Return the heads' rates, in float32 at least: they are exponents."""

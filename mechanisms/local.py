@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from cab import Mechanism, Unsupported
 from cab.ops.buckets import assigned, collected, most_blocks, spread
 from cab.ops.precision import at_least_float32, full_precision
-from cab.ops.ragged import real_first, taken
-from cab.ops.softmax import Attention, fused, masked_softmax, repeat_heads, written_out
-from cab.ops.window import banded_pairs, dilated_softmax, window_pairs
+from cab.ops.ragged import gather_tokens, real_first
+from cab.ops.sliding_window import banded_pairs, dilated_softmax, window_pairs
+from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax, repeat_heads
 
 
 class Local(Mechanism):
@@ -69,7 +69,7 @@ class Local(Mechanism):
     ) -> Tensor:
         """Work in blocks of queries that are neighbours (self) or look at neighbouring places (cross)."""
         if not self.slot.pattern.cross:
-            return self._in_window(written_out, q, k, v, key_mask)
+            return self._in_window(explicit_attention, q, k, v, key_mask)
         k, v, scaled = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads), q * self.slot.dim**-0.5
         place = self._place(q, k.shape[2], key_mask)
         near = self._in_blocks if self._pays(q.shape[2], k.shape[2]) else self._written_out
@@ -79,7 +79,7 @@ class Local(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the blocks with PyTorch's fused kernels."""
-        return self._in_window(fused, q, k, v, key_mask)
+        return self._in_window(fused_attention, q, k, v, key_mask)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -147,16 +147,21 @@ class Local(Mechanism):
         new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
         if key_mask is not None:
             order, back = real_first(key_mask)
-            q, k, v, new = taken(q, order), taken(k, order), taken(v, order), key_mask.gather(1, order)
+            q, k, v, new = (
+                gather_tokens(q, order),
+                gather_tokens(k, order),
+                gather_tokens(v, order),
+                key_mask.gather(1, order),
+            )
         keys, values, real = torch.cat([keys, k], 2), torch.cat([values, v], 2), torch.cat([real, new], 1)
         wide_k, wide_v = repeat_heads(keys, self.slot.heads), repeat_heads(values, self.slot.heads)
         kept = self.reach * self.dilation
         out = dilated_softmax(q, wide_k, wide_v, self.reach, 0, self.dilation, self.block, real, kept)
         last = torch.arange(kept, device=q.device) + new.sum(1, keepdim=True)
-        state = taken(keys, last), taken(values, last), real.gather(1, last)
-        return out if back is None else taken(out, back), state
+        state = gather_tokens(keys, last), gather_tokens(values, last), real.gather(1, last)
+        return out if back is None else gather_tokens(out, back), state
 
-    def _in_window(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    def _in_window(self, attention: BlockAttention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
         after = 0 if self.slot.pattern.causal else self.window
         return dilated_softmax(q, k, v, self.window, after, self.dilation, self.block, key_mask, attention=attention)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.blocks import block_pairs, block_softmax
+from cab.ops.block_window import block_window_pairs, block_window_softmax
 from cab.ops.norms import HeadNorm
 from cab.ops.prefix import chunked
-from cab.ops.ragged import real_first, taken
+from cab.ops.ragged import gather_tokens, real_first
 from cab.ops.softmax import masked_softmax
 
 
@@ -74,12 +74,12 @@ class LongShort(Mechanism):
             far_k, far_v, mixed = self._chunks(k, v, scores, key_mask)
             own = torch.arange(q.shape[2], device=q.device)[None]
             far = q @ far_k.transpose(-1, -2), self._ended(own, mixed), far_v
-            return block_softmax(q, k, v, self.window, self.window - 1, 0, self.window, far, key_mask)
+            return block_window_softmax(q, k, v, self.window, self.window - 1, 0, self.window, far, key_mask)
         far_k, far_v = self._mixtures(k, v, scores, key_mask)
         if self.slot.pattern.cross:
             return (q @ far_k.transpose(-1, -2)).softmax(-1) @ far_v
         side = max(self.window // 2, 1)
-        return block_softmax(
+        return block_window_softmax(
             q, k, v, self.window, side, side, None, (q @ far_k.transpose(-1, -2), None, far_v), key_mask
         )
 
@@ -139,10 +139,12 @@ class LongShort(Mechanism):
         if self.slot.pattern is Pattern.CS:
             chunks = -(-n // self.chunk)
             pairs = chunks * self.chunk * self.rank + n * chunks * self.rank
-            pairs += block_pairs(n, self.window, self.window - 1, 0)
+            pairs += block_window_pairs(n, self.window, self.window - 1, 0)
         else:
             side = max(self.window // 2, 1)
-            pairs = (n + m) * self.rank + (0 if self.slot.pattern.cross else block_pairs(n, self.window, side, side))
+            pairs = (n + m) * self.rank + (
+                0 if self.slot.pattern.cross else block_window_pairs(n, self.window, side, side)
+            )
         return 2.0 * self.slot.heads * (mixing + pairs * pair)
 
     def flops_needed(self, n: int, m: int) -> float:
@@ -185,7 +187,7 @@ class LongShort(Mechanism):
         ]
         real = torch.cat([real, new], 1)
         order = real_first(real)[0]
-        keys, values, scores = (taken(t, order) for t in tensors)
+        keys, values, scores = (gather_tokens(t, order) for t in tensors)
         real = real.gather(1, order)
         far_k, far_v, mixed = self._chunks(keys, values, scores, real)
         away = own.unsqueeze(2) - torch.arange(keys.shape[2], device=q.device)

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism
-from cab.ops.near import Near, near_softmax
-from cab.ops.ragged import real_first, taken
-from cab.ops.softmax import Attention, fused, masked_softmax, written_out
+from cab.ops.centred_window import CentredWindow, centred_window_softmax
+from cab.ops.ragged import gather_tokens, real_first
+from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax
 
 
 class Longformer(Mechanism):
@@ -43,7 +43,7 @@ class Longformer(Mechanism):
         if block < 1:
             raise ValueError(f"block={block}: at least 1 query is needed")
         self.globals, self.block = globals, block
-        self.near = Near.of(slot, min(window, max(slot.max_len, slot.keys)), globals)
+        self.near = CentredWindow.of(slot, min(window, max(slot.max_len, slot.keys)), globals)
         if globals:
             self.to_q = nn.Linear(slot.tokens, slot.heads * slot.dim)
             self.to_k = nn.Linear(slot.tokens, slot.heads * slot.dim)
@@ -61,7 +61,7 @@ class Longformer(Mechanism):
         y: Tensor,
     ) -> Tensor:
         """Work in blocks of queries; put the rows of the global queries in front."""
-        return self._in_blocks(written_out, q, k, v, key_mask, x, y)
+        return self._in_blocks(explicit_attention, q, k, v, key_mask, x, y)
 
     def attend_sdpa(
         self,
@@ -75,12 +75,12 @@ class Longformer(Mechanism):
         y: Tensor,
     ) -> Tensor:
         """Compute the blocks with PyTorch's fused kernels."""
-        return self._in_blocks(fused, q, k, v, key_mask, x, y)
+        return self._in_blocks(fused_attention, q, k, v, key_mask, x, y)
 
     def _in_blocks(
-        self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, x: Tensor, y: Tensor
+        self, attention: BlockAttention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, x: Tensor, y: Tensor
     ) -> Tensor:
-        out = near_softmax(q, k, v, self.near, self.block, key_mask, attention)
+        out = centred_window_softmax(q, k, v, self.near, self.block, key_mask, attention)
         if not self.globals:
             return out
         x = x[:, : self.globals]
@@ -166,7 +166,7 @@ class Longformer(Mechanism):
             new = key_mask.gather(1, order)
             x = x.gather(1, order.unsqueeze(2).expand_as(x))
             y = None if y is None else y.gather(1, order.unsqueeze(2).expand_as(y))
-            q, k, v = (None if t is None else taken(t, order) for t in (q, k, v))
+            q, k, v = (None if t is None else gather_tokens(t, order) for t in (q, k, v))
         rows = []
         for start in range(0, q.shape[2], self.block):
             part = slice(start, start + self.block)
@@ -177,12 +177,12 @@ class Longformer(Mechanism):
             out, state = read(state, q[:, :, part], k_part, v_part, new[:, part], x[:, part], y_part)
             rows.append(out)
         out = torch.cat(rows, 2)
-        return out if back is None else taken(out, back), state
+        return out if back is None else gather_tokens(out, back), state
 
     def _read_source(self, state: Any, q: Tensor, k: None, v: None, new: Tensor, x: Tensor, y: None) -> Any:
         keys, values, real, top, count = state
         i = count.unsqueeze(1) + torch.arange(q.shape[2], device=q.device)
-        seen = self.near.seen(self.near.places(i).unsqueeze(2), torch.arange(keys.shape[2], device=q.device))
+        seen = self.near.sees(self.near.centres(i).unsqueeze(2), torch.arange(keys.shape[2], device=q.device))
         out = self._weighed(q, keys, values, (seen & real.unsqueeze(1)).unsqueeze(1))
         if self.globals:
             own = self._global_rows(x, *top, real, None)
@@ -195,7 +195,7 @@ class Longformer(Mechanism):
         keys, values, real = torch.cat([keys, k], 2), torch.cat([values, v], 2), torch.cat([real, new], 1)
         i = count.unsqueeze(1) + torch.arange(c, device=q.device)  # (batch, c)
         key = count.unsqueeze(1) - reach + torch.arange(reach + c, device=q.device)
-        seen = self.near.seen(i.unsqueeze(2), key.unsqueeze(1)) & (real & (key >= self.globals)).unsqueeze(1)
+        seen = self.near.sees(i.unsqueeze(2), key.unsqueeze(1)) & (real & (key >= self.globals)).unsqueeze(1)
         if self.globals:
             # what is masked, or comes after the global tokens, goes to a place that is then dropped
             where = i.where(new & (i < self.globals), self.globals)
@@ -209,7 +209,7 @@ class Longformer(Mechanism):
         else:
             out = self._weighed(q, keys, values, seen.unsqueeze(1))
         last = torch.arange(reach, device=q.device) + new.sum(1, keepdim=True)
-        state = taken(keys, last), taken(values, last), real.gather(1, last), first, count + new.sum(1)
+        state = gather_tokens(keys, last), gather_tokens(values, last), real.gather(1, last), first, count + new.sum(1)
         return out, state
 
     def _weighed(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:

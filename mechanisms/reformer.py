@@ -28,9 +28,9 @@ from cab.ops.lsh import (
     stretch_of,
     unit,
 )
+from cab.ops.neighbour_blocks import with_neighbours
 from cab.ops.prefix import chunked
 from cab.ops.softmax import FLOOR, masked_attention, masked_softmax
-from cab.ops.stretches import beside
 
 
 class Reformer(Mechanism):
@@ -80,7 +80,7 @@ class Reformer(Mechanism):
         for r in range(self.hashes):
             order, rank = side_by_side(bucket[:, :, r])
             of = chunked(bucket[:, :, r].gather(2, order).unsqueeze(3).int(), block, -1)
-            seen = band & (of == beside(of, before, after, -1).transpose(-1, -2))
+            seen = band & (of == with_neighbours(of, before, after, -1).transpose(-1, -2))
             sorted_ = (chunked(along(t, order, rank), block) for t in given)
             out, total = masked_attention(*sorted_, seen, before=before, after=after)
             outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))

@@ -26,9 +26,9 @@ from cab.ops.lsh import (
     side_by_side,
     unit,
 )
+from cab.ops.neighbour_blocks import with_neighbours
 from cab.ops.prefix import chunked
-from cab.ops.softmax import SELF, masked_attention
-from cab.ops.stretches import beside
+from cab.ops.softmax import SELF_SCORE, masked_attention
 
 
 class ReformerLeaky(Mechanism):
@@ -73,7 +73,7 @@ class ReformerLeaky(Mechanism):
             order, rank = side_by_side(bucket[:, :, r])
             of = bucket[:, :, r].gather(2, order)
             ours = chunked(torch.stack([order, of], 3), chunk, -1)
-            theirs = beside(ours, before, 0, -1)
+            theirs = with_neighbours(ours, before, 0, -1)
             place, other = ours[..., :1], theirs[..., 0].unsqueeze(3)
             seen = (other >= 0) & (theirs[..., 1].unsqueeze(3) < self.buckets)
             if self.slot.pattern is Pattern.CS:
@@ -96,7 +96,7 @@ class ReformerLeaky(Mechanism):
             for h in range(self.slot.heads):
                 key = q[b, h] / q[b, h].square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
                 scores = torch.einsum("id,jd->ij", q[b, h], key) / self.slot.dim**0.5
-                scores = scores.diagonal_scatter(torch.full_like(scores.diagonal(), SELF))
+                scores = scores.diagonal_scatter(torch.full_like(scores.diagonal(), SELF_SCORE))
                 wide = torch.promote_types(q.dtype, torch.float32)
                 turned = torch.einsum("id,rdb->rib", q[b, h].to(wide), self.rotation[h].to(wide))
                 buckets = torch.cat([turned, -turned], 2).max(2).indices.tolist()

@@ -19,7 +19,7 @@ from cab import Mechanism, Pattern, Unsupported
 from cab.ops.decay import decay_factors, decayed_linear, decayed_linear_flops
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import outer_sum
-from cab.ops.ragged import real_first, taken
+from cab.ops.ragged import gather_tokens, real_first
 
 
 class Retention(Mechanism):
@@ -153,7 +153,7 @@ class Retention(Mechanism):
         count = torch.full((1, 1), q.shape[2], device=q.device)
         if key_mask is not None:
             order, back = real_first(key_mask)
-            q, k, v = (taken(t, order) for t in (q, k, v))
+            q, k, v = (gather_tokens(t, order) for t in (q, k, v))
             count = key_mask.sum(1, keepdim=True)
             key_mask = key_mask.gather(1, order)
         places = past.unsqueeze(1) + place
@@ -162,7 +162,7 @@ class Retention(Mechanism):
             out = decayed_linear(q, k, v, rate, self.chunk) + (q * decay_factors(rate, place + 1, q)) @ sums
             gained = outer_sum(k * decay_factors(rate, (count - 1 - place).clamp(min=0), k), v)
         sums = decay_factors(rate, count, k) * sums + gained
-        out = (out if back is None else taken(out, back)).to(dtype)
+        out = (out if back is None else gather_tokens(out, back)).to(dtype)
         return self._finished(out, x), (sums, past + count[:, 0])
 
     def _rate(self, like: Tensor) -> Tensor:

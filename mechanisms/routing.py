@@ -22,7 +22,7 @@ from cab import Mechanism, Pattern
 from cab.ops.buckets import assigned, collected, most_blocks, spread, tables_of
 from cab.ops.cache import appended, cached
 from cab.ops.clusters import directions, moved, similar, strayed
-from cab.ops.softmax import Attention, fused, masked_softmax, written_out
+from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax
 
 # the queries' places in blocks, (batch, heads, n); each block's keys and values; what each query of it sees, or None
 Found = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -58,16 +58,22 @@ class Routing(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Put queries of a cluster into blocks, which read the cluster's keys together."""
-        return self._routed(written_out, q, k, v, key_mask, query_mask)
+        return self._routed(explicit_attention, q, k, v, key_mask, query_mask)
 
     def attend_sdpa(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the blocks with PyTorch's fused kernels."""
-        return self._routed(fused, q, k, v, key_mask, query_mask)
+        return self._routed(fused_attention, q, k, v, key_mask, query_mask)
 
     def _routed(
-        self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, query_mask: Tensor | None
+        self,
+        attention: BlockAttention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Tensor | None,
+        query_mask: Tensor | None,
     ) -> Tensor:
         mine = similar(q, self.centroids).argmax(-1)
         near = similar(k, self.centroids)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.diagonal_ssm import convolution_kernel, convolution_kernel_flops, fft_convolution, fft_points, final_state
-from cab.ops.ragged import real_first, taken
+from cab.ops.ragged import gather_tokens, real_first
 
 
 class S4d(Mechanism):
@@ -136,14 +136,14 @@ class S4d(Mechanism):
             count = key_mask.sum(1)[:, None, None]
             hidden = v.masked_fill(~key_mask[:, None, :, None], 0.0)
             # real ones first to read, and last to absorb, where the zeros before them do nothing
-            v, last = taken(hidden, order), taken(hidden, real_first(~key_mask)[0])
+            v, last = gather_tokens(hidden, order), gather_tokens(hidden, real_first(~key_mask)[0])
         u = self._channels(v, None)
         weight, exponent = self._system(u)
         y = fft_convolution(u, convolution_kernel(weight[0], exponent, u.shape[2]))
         y = y + convolution_kernel(weight[0] * state * exponent.exp(), exponent, u.shape[2])
         out = self._finished(y, u, v)
         state = (exponent * count).exp() * state + final_state(self._channels(last, None), exponent)
-        return out if back is None else taken(out, back), state
+        return out if back is None else gather_tokens(out, back), state
 
     def _channels(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
         """(batch, heads value_dim, tokens), zero where masked, in float32 at least, as FFTs need."""

@@ -24,7 +24,7 @@ from cab import Mechanism, Pattern
 from cab.ops.cache import appended, cached
 from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked
-from cab.ops.softmax import Attention, fused, masked_softmax, written_out
+from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax
 from cab.ops.sorting import (
     all_real,
     block_means,
@@ -71,16 +71,22 @@ class Sinkhorn(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compare blocks, sort keys and values, and attend in blocks."""
-        return self._sorted(written_out, q, k, v, key_mask, query_mask)
+        return self._sorted(explicit_attention, q, k, v, key_mask, query_mask)
 
     def attend_sdpa(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the blocks with PyTorch's fused kernels."""
-        return self._sorted(fused, q, k, v, key_mask, query_mask)
+        return self._sorted(fused_attention, q, k, v, key_mask, query_mask)
 
     def _sorted(
-        self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, query_mask: Tensor | None
+        self,
+        attention: BlockAttention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Tensor | None,
+        query_mask: Tensor | None,
     ) -> Tensor:
         n = q.shape[2]
         keys = all_real(k, key_mask)

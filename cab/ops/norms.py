@@ -1,4 +1,4 @@
-"""Normalisation of heads, each with parameters of its own."""
+"""Layer norm of heads, with separate parameters for each head."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class HeadNorm(nn.Module):
-    """A layer norm with a scale and a shift of its own for each head."""
+    """Layer norm over the last axis of (batch, heads, length, size), with a scale and a shift (size) for each head."""
 
     def __init__(self, heads: int, size: int, shift: bool = True) -> None:
         super().__init__()
@@ -14,6 +14,6 @@ class HeadNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(heads, 1, size)) if shift else None
 
     def forward(self, t: Tensor) -> Tensor:
-        """Normalise t (batch, heads, length, size) over its last axis."""
+        """Normalise t (batch, heads, length, size)."""
         out = F.layer_norm(t, t.shape[-1:]) * self.scale
         return out if self.shift is None else out + self.shift

@@ -1,4 +1,8 @@
-"""Softmax over the keys that a query may see, safe where it sees none."""
+"""Softmax over the keys that a query may attend to, zero where there are none.
+
+A mask `seen` is boolean and broadcasts to the scores, (..., queries, keys): True where the query attends to the key.
+None stands for all True.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +14,20 @@ from torch.autograd.function import once_differentiable
 
 from cab.contracts.pattern import Pattern
 from cab.ops.autograd import fresh_view
-from cab.ops.stretches import added_back, beside
+from cab.ops.neighbour_blocks import sum_neighbours, with_neighbours
 
-# of queries, keys and values (batch, heads, blocks, tokens, ·) and what each query sees (None: everything)
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# of queries, keys and values (batch, heads, blocks, tokens, ·), and a mask `seen`
+BlockAttention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-FLOOR = -1e30  # the score of what is hidden: finite, since the difference of two infinities is not a number
-SELF = -5e4  # the score of a token with itself, where it counts only if nothing else is seen
+FLOOR = -1e30  # the score of a masked key: finite, since the difference of two infinities is not a number
+SELF_SCORE = -5e4  # the score of a token with itself, where it counts only if nothing else is seen
 
 
 def visible(pattern: Pattern, n: int, m: int, key_mask: Tensor | None, device: torch.device) -> Tensor | None:
-    """Return what each query may see, boolean and broadcastable to (batch, heads, n, m), or None for everything."""
+    """Return the mask of the keys that each query may attend to, broadcastable to (batch, heads, n, m).
+
+    key_mask is (batch, m). The result is None if every query attends to every key.
+    """
     causal = pattern is Pattern.CS
     seen = torch.ones(n, m, dtype=torch.bool, device=device).tril() if causal else None
     if key_mask is None:
@@ -30,7 +37,10 @@ def visible(pattern: Pattern, n: int, m: int, key_mask: Tensor | None, device: t
 
 
 def masked_softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
-    """Softmax over the last axis of `scores` where `seen`; a row that sees nothing is zero, with zero gradient."""
+    """Return the softmax over the last axis of `scores` where `seen`.
+
+    A row that sees nothing is zero, and so is its gradient.
+    """
     if seen is None:
         return scores.softmax(-1)
     weights: Tensor = _MaskedSoftmax.apply(scores, seen)  # type: ignore[no-untyped-call]
@@ -38,11 +48,11 @@ def masked_softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
 
 
 class _MaskedSoftmax(torch.autograd.Function):
-    """Keeps the weights alone for backward: what is hidden has weight zero, and so no gradient."""
+    """It saves the weights alone for backward: a masked key has a weight of zero, and so a gradient of zero."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, seen: Tensor) -> Tensor:
-        # a finite fill: minus infinity in a whole row gives NaN; what is hidden among seen keys is exactly zero
+        # a finite fill, since a row of minus infinity gives NaN; beside seen keys the weight still underflows to 0
         weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
         weights.mul_(seen.any(-1, keepdim=True))
         ctx.save_for_backward(weights)
@@ -50,38 +60,45 @@ class _MaskedSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_weights: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_weights: Tensor) -> tuple[Tensor, None]:
         (weights,) = ctx.saved_tensors
-        return torch._softmax_backward_data(of_weights, weights, -1, weights.dtype), None
+        return torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype), None
 
 
 def repeat_heads(t: Tensor, heads: int) -> Tensor:
-    """Give each query head its key head: (batch, kv_heads, ...) to (batch, heads, ...)."""
+    """Repeat key heads for the query heads that share them: (batch, kv_heads, ...) to (batch, heads, ...)."""
     return t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], 1)
 
 
 def masked_attention(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, own: Tensor | None = None, before: int = 0, after: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Tensor | None,
+    self_pairs: Tensor | None = None,
+    before: int = 0,
+    after: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax attention over the keys that are `seen`, and the log-sums of the scores (..., n, 1); q is scaled.
+    """Return softmax attention over the keys that are `seen`, and the log-sums of the scores (..., n, 1).
 
-    With `before` and `after`, tensors are blocks (batch, heads, blocks, tokens, ·), and a block of queries reads the
-    blocks of keys beside its own too. Pairs in `own` score `SELF`. A row that sees nothing is zero, and its log-sum is
-    near `FLOOR`. The weights are the only large tensor that is kept for backward. 16-bit scores are summed in float32.
+    q (..., n, dim) is scaled, k is (..., m, dim), v is (..., m, size). With `before` and `after`, tensors are blocks
+    (batch, heads, blocks, block, ·), and a block of queries also attends to that many blocks of keys beside its own.
+    `self_pairs` is a mask of pairs that score `SELF_SCORE`. A row that sees nothing is zero, and its log-sum is near
+    `FLOOR`. The weights are the only tensor of (n, m) that is saved for backward. 16-bit scores are summed in float32.
     """
-    out, total = _Attention.apply(q, k, v, seen, own, before, after)  # type: ignore[no-untyped-call]
-    return out, total
+    out, log_sum = _Attention.apply(q, k, v, seen, self_pairs, before, after)  # type: ignore[no-untyped-call]
+    return out, log_sum
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-    """Return softmax attention in blocks (batch, heads, blocks, tokens, ·) over the keys that are `seen`."""
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """Return softmax attention in blocks (batch, heads, blocks, tokens, ·), with the weights as a tensor."""
     return masked_attention(q * q.shape[-1] ** -0.5, k, v, seen)[0]
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-    """Return the same as `written_out` by PyTorch's fused kernels, which keep no weights for backward."""
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """Return the same as `explicit_attention` by PyTorch's fused kernels, which save no weights for backward."""
     batch, heads, blocks = q.shape[:3]
-    if seen is None:  # every block a sample with one head: the kernel lays out heads innermost, which would be copied
+    if seen is None:  # each block is a sample with one head: an output of several heads would be copied to this layout
         q, k, v = (t.flatten(0, 2).unsqueeze(1) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return torch.unflatten(out.squeeze(1), 0, (batch, heads, blocks))
@@ -94,39 +111,50 @@ def fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, own: Tensor | None, before: int, after: int
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        seen: Tensor | None,
+        self_pairs: Tensor | None,
+        before: int,
+        after: int,
     ) -> tuple[Tensor, Tensor]:
-        ctx.types = q.dtype, k.dtype, v.dtype
-        # autocast may hand over several types, and its products take them; backward runs outside of it
+        ctx.input_dtypes = q.dtype, k.dtype, v.dtype
+        # under autocast the inputs may have several dtypes, and backward runs outside of autocast: compute in one
         shared = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
         q, k, v = q.to(shared), k.to(shared), v.to(shared)
-        scores = (q @ beside(k, before, after).transpose(-1, -2)).to(torch.promote_types(shared, torch.float32))
-        if own is not None:
-            scores.masked_fill_(own, SELF)
+        scores = (q @ with_neighbours(k, before, after).transpose(-1, -2)).to(
+            torch.promote_types(shared, torch.float32)
+        )
+        if self_pairs is not None:
+            scores.masked_fill_(self_pairs, SELF_SCORE)
         if seen is not None:
             scores.masked_fill_(~seen, FLOOR)
         weights = scores.softmax(-1)
-        largest, most = scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True)
+        max_score, max_weight = scores.amax(-1, keepdim=True), weights.amax(-1, keepdim=True)
         del scores
-        blind = largest < FLOOR / 2
-        out = (weights.to(v.dtype) @ beside(v, before, after)).masked_fill_(blind, 0.0)
-        ctx.save_for_backward(q, k, v, weights, out, blind, own)
-        ctx.stretch = before, after
-        return fresh_view(out), largest - most.log()
+        sees_none = max_score < FLOOR / 2
+        out = (weights.to(v.dtype) @ with_neighbours(v, before, after)).masked_fill_(sees_none, 0.0)
+        ctx.save_for_backward(q, k, v, weights, out, sees_none, self_pairs)
+        ctx.neighbours = before, after
+        return fresh_view(out), max_score - max_weight.log()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_out: Tensor, of_total: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights, out, blind, own = ctx.saved_tensors
-        of_out = of_out.to(v.dtype).masked_fill(blind, 0.0)  # under autocast of another type
-        row = (of_out * out).sum(-1, keepdim=True, dtype=weights.dtype) - of_total.masked_fill(blind, 0.0)
-        of_v = weights.to(v.dtype).transpose(-1, -2) @ of_out
-        of_weights = (of_out @ beside(v, *ctx.stretch).transpose(-1, -2)).to(weights.dtype)
-        of_scores = of_weights.sub_(row).mul_(weights).to(q.dtype)
-        if own is not None:
-            of_scores.masked_fill_(own, 0.0)
-        of_k = added_back(of_scores.transpose(-1, -2) @ q, *ctx.stretch)
-        of_q = of_scores @ beside(k, *ctx.stretch)
-        of_v = added_back(of_v, *ctx.stretch)
-        of_q, of_k, of_v = (t.to(kind) for t, kind in zip((of_q, of_k, of_v), ctx.types, strict=True))
-        return of_q, of_k, of_v, None, None, None, None
+    def backward(ctx: Any, grad_out: Tensor, grad_log_sum: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, out, sees_none, self_pairs = ctx.saved_tensors
+        grad_out = grad_out.to(v.dtype).masked_fill(sees_none, 0.0)  # under autocast it may have another dtype
+        row_sum = (grad_out * out).sum(-1, keepdim=True, dtype=weights.dtype)
+        row_sum = row_sum - grad_log_sum.masked_fill(sees_none, 0.0)
+        grad_v = weights.to(v.dtype).transpose(-1, -2) @ grad_out
+        grad_weights = (grad_out @ with_neighbours(v, *ctx.neighbours).transpose(-1, -2)).to(weights.dtype)
+        grad_scores = grad_weights.sub_(row_sum).mul_(weights).to(q.dtype)
+        if self_pairs is not None:
+            grad_scores.masked_fill_(self_pairs, 0.0)
+        grad_k = sum_neighbours(grad_scores.transpose(-1, -2) @ q, *ctx.neighbours)
+        grad_q = grad_scores @ with_neighbours(k, *ctx.neighbours)
+        grad_v = sum_neighbours(grad_v, *ctx.neighbours)
+        grads = zip((grad_q, grad_k, grad_v), ctx.input_dtypes, strict=True)
+        grad_q, grad_k, grad_v = (grad.to(dtype) for grad, dtype in grads)
+        return grad_q, grad_k, grad_v, None, None, None, None

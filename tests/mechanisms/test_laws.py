@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.conformance import check, parametrize
 from cab.ops.buckets import assigned, collected, most_blocks, spread
-from cab.ops.ragged import pooled
+from cab.ops.ragged import adaptive_average_pool
 from cab.ops.running_softmax import empty_state, running_softmax
-from cab.ops.window import banded_pairs
+from cab.ops.sliding_window import banded_pairs
 from cab.plugins import registry
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +203,7 @@ def test_pooling_is_torch_s_adaptive_pooling_over_the_real_tokens(bins: int) -> 
     t = torch.randn(3, 2, 29, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(3, 29, generator=torch.Generator().manual_seed(1)) < 0.5
     pool = nn.AdaptiveAvgPool1d(bins)
-    whole, some = pooled(t, None, bins), pooled(t, mask, bins)
+    whole, some = adaptive_average_pool(t, None, bins), adaptive_average_pool(t, mask, bins)
     for b in range(3):
         torch.testing.assert_close(whole[b].mT, pool(t[b].mT))
         torch.testing.assert_close(some[b].mT, pool(t[b][:, mask[b]].mT))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cab import Pattern, Slot
-from cab.ops.blocks import with_neighbours
+from cab.ops.block_window import overlapping_blocks
 from cab.plugins import registry
 
 N = 30
@@ -58,7 +58,7 @@ def test_causally_a_query_sees_the_last_window_and_the_chunks_that_ended_before_
 @pytest.mark.parametrize(("block", "before", "after"), [(4, 0, 0), (4, 3, 0), (4, 2, 2), (5, 5, 5), (40, 1, 1)])
 def test_neighbours_are_the_tokens_beside_a_block(block: int, before: int, after: int) -> None:
     t = normal(N, 0)
-    blocks = with_neighbours(t, block, before, after)
+    blocks = overlapping_blocks(t, block, before, after)
     for c in range(blocks.shape[2]):
         for place in range(blocks.shape[3]):
             j = c * block - before + place
