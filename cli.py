@@ -109,7 +109,7 @@ def report(
     from cab.analysis.growth import growths
     from cab.analysis.utilisation import utilisation
     from cab.api import load
-    from cab.report import print_report, print_utilisation, print_winning, write_csv, write_page, write_parquet
+    from cab.report import print_efficiency, print_report, print_utilisation, write_csv, write_page, write_parquet
     from cab.store import machine_peaks
     from cab.store.store import Store
     from cab.store.table import environments, outdated
@@ -125,7 +125,7 @@ def report(
     write_parquet(rows, folder / "results.parquet")
     write_page(rows, places, folder / "index.html")
     print_report(rows, places, console())  # what is written stands, whoever stops reading here
-    print_winning(lengths, grown, console())
+    print_efficiency(lengths, grown, console())
     print_utilisation(used, console())
     for meter, count in outdated(store).items():
         typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it anew", err=True)

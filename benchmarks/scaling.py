@@ -23,7 +23,7 @@ PINNED = allocator.pin()  # before the first tensor
 import torch  # noqa: E402
 
 from cab import Mechanism, Pattern, Slot  # noqa: E402
-from cab.analysis.curves import Curve, Point  # noqa: E402
+from cab.analysis.curves import CostAtLength, Curve  # noqa: E402
 from cab.analysis.growth import declared_exponent, growth  # noqa: E402
 from cab.attention.random_inputs import RandomInputs  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402
@@ -120,8 +120,8 @@ def paired(
 
 def fitted(name: str, values: dict[int, float]) -> float:
     """Return the exponent."""
-    points = tuple(Point(n, value, value, value) for n, value in values.items())
-    found = growth(Curve(name, "{}", "eager", {}, points))
+    costs = tuple(CostAtLength(n, value, value, value) for n, value in values.items())
+    found = growth(Curve(name, "{}", "eager", {}, costs))
     assert found is not None
     return found.exponent
 

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "planning": "plugins environment contracts paths errors",
     "store": "environment contracts paths errors",
     "runner": "planning store plugins environment contracts paths errors",
-    "analysis": "plugins contracts intervals errors",
+    "analysis": "plugins contracts paths intervals errors",
     "report": "analysis plugins contracts paths errors",
     "terminal": "runner report planning store plugins environment contracts paths errors",
     # with torch

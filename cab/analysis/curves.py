@@ -1,4 +1,4 @@
-"""Measured curves: one cost of one mechanism over the lengths, everything else equal."""
+"""Cost curves: one cost of one mechanism by sequence length, with everything else equal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-METRICS = ("latency", "peak_allocated", "peak_resident")
-ANYWHERE = 1e6  # a factor by which no two measured costs of one question differ
-# what must be equal for two lengths to lie on one curve; m follows n
-FIXED = "pattern task level pass batch heads dim dtype device seed scale settings metric unit environment_id".split()
-_CURVE = ("mechanism", "params", "backend", *FIXED)
-_POINT = ("n", "value", "converged", "ci_low", "ci_high")
+COST_METRICS = ("latency", "peak_allocated", "peak_resident")
+# A value without an interval, of one process, gets this wide one: value / factor to value * factor.
+# No two costs of one question differ by as much, so that such a value decides nothing.
+UNKNOWN_INTERVAL_FACTOR = 1e6
+# the columns that are equal along a curve; m follows n
+SETTING_COLUMNS = (
+    "pattern", "task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "seed", "scale", "settings",
+    "metric", "unit", "environment_id",
+)  # fmt: skip
+_CURVE_COLUMNS = ("mechanism", "params", "backend", *SETTING_COLUMNS)
+_COST_COLUMNS = ("n", "value", "converged", "ci_low", "ci_high")
 
 
 @dataclass(frozen=True)
-class Point:
-    """A cost at a length, with its 95 % interval (the value itself where it is exact)."""
+class CostAtLength:
+    """A cost at length n with its 95 % interval. An exact cost has an interval of width zero."""
 
     n: int
     value: float
@@ -27,35 +32,36 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one mechanism, by length."""
+    """One cost of one mechanism, by length."""
 
     mechanism: str
-    params: str
+    params: str  # canonical JSON
     backend: str
-    setting: dict[str, Any]  # everything that is equal along the curve
-    points: tuple[Point, ...]
+    setting: dict[str, Any]  # SETTING_COLUMNS -> value
+    costs: tuple[CostAtLength, ...]  # in the order of n
 
 
 def curves(rows: "DataFrame") -> Iterator[Curve]:
-    """Yield the curves of a tidy table: what is `ok`, at lengths where m = n, at least one point each."""
-    good = rows[
-        (rows["status"] == "ok") & rows["metric"].isin(METRICS) & rows["step"].isna() & (rows["n"] == rows["m"])
-    ][[*_CURVE, *_POINT]]
-    found: dict[tuple[Any, ...], list[Point]] = {}
-    for row in good.astype(object).where(good.notna(), None).to_dict("records"):
-        found.setdefault(tuple(row[name] for name in _CURVE), []).append(_point(row))
-    for (mechanism, params, backend, *fixed), points in found.items():
-        setting = dict(zip(FIXED, fixed, strict=True))
-        in_order = tuple(sorted(points, key=lambda point: point.n))
+    """Yield the curves in a table of rows. Only rows with status `ok` and n = m count."""
+    selected = rows[
+        (rows["status"] == "ok") & rows["metric"].isin(COST_METRICS) & rows["step"].isna() & (rows["n"] == rows["m"])
+    ][[*_CURVE_COLUMNS, *_COST_COLUMNS]]
+    costs_by_curve: dict[tuple[Any, ...], list[CostAtLength]] = {}
+    for row in selected.astype(object).where(selected.notna(), None).to_dict("records"):
+        costs_by_curve.setdefault(tuple(row[name] for name in _CURVE_COLUMNS), []).append(_cost(row))
+    for (mechanism, params, backend, *setting_values), costs in costs_by_curve.items():
+        setting = dict(zip(SETTING_COLUMNS, setting_values, strict=True))
+        in_order = tuple(sorted(costs, key=lambda cost: cost.n))
         yield Curve(str(mechanism), str(params), str(backend), setting, in_order)
 
 
-def _point(row: dict[Any, Any]) -> Point:
-    value = float(row["value"])
-    # exact where nothing can converge; what has no interval yet, of one process, may lie anywhere
-    exact = row["converged"] is None or bool(row["converged"])
-    low, high = (
-        float(row[end]) if row[end] is not None else value if exact else value * unknown
-        for end, unknown in (("ci_low", 1 / ANYWHERE), ("ci_high", ANYWHERE))
+def _cost(row: dict[Any, Any]) -> CostAtLength:
+    value, low, high = float(row["value"]), row["ci_low"], row["ci_high"]
+    # `converged` is None for a count, which is exact, and False for a timing of one process, whose error is unknown
+    factor = 1.0 if row["converged"] is None or row["converged"] else UNKNOWN_INTERVAL_FACTOR
+    return CostAtLength(
+        int(row["n"]),
+        value,
+        value / factor if low is None else float(low),
+        value * factor if high is None else float(high),
     )
-    return Point(int(row["n"]), value, low, high)

@@ -1,7 +1,7 @@
 """The efficiency length: the length from which a mechanism beats softmax (CAB, arXiv 2210.07661, section 4.4).
 
-Ours is bracketed by measured points: never the root of a fitted curve, never outside what was measured. CAB's own
-procedure stands beside it, for comparison with its published table.
+`efficiency_length` brackets it by two measured lengths. It never extrapolates and never uses a fitted curve.
+`efficiency_length_cab` is CAB's own procedure, for comparison with CAB's published table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,29 @@ from dataclasses import dataclass
 from math import exp, log, sqrt
 from typing import TYPE_CHECKING, Any
 
-from cab.analysis.curves import Curve, Point, curves
+from cab.analysis.curves import CostAtLength, Curve, curves
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# the columns of `efficiency_lengths` where no curve has an answer
+_COLUMNS = "mechanism params backend pattern pass metric against answer length low high shortest longest text".split()
+_ZERO_COST_LOG_RATIO = 1e9  # stands for the log of a ratio in which one cost is zero
+
 
 @dataclass(frozen=True)
-class Efficiency:
-    """Where a curve falls below softmax's for good.
+class EfficiencyLength:
+    """The length from which a cost lies below softmax's at every longer measured length.
 
-    `answer`: `from` (then `length` lies in [low, high], both measured or interpolated between neighbours), `already`
-    (at the shortest measured length, `high`), or `never` (up to the longest, `low`). The interval is where the
-    intervals of the two costs let the crossing be: low is None where it may lie before the first point, high is None
-    where after the last.
+    `answer` is one of three:
+
+    - `from`: `length` is the crossing, interpolated between two neighbouring measured lengths. `low` and `high` are
+      the ends of its 95 % interval. `low` is None where the crossing may lie before the shortest measured length,
+      `high` is None where it may lie after the longest.
+    - `already`: the cost is lower at every measured length. `high` is the shortest of them. `low` is None, or the same
+      length where the intervals of the costs overlap and the answer is not certain.
+    - `never`: the cost is not lower at the longest measured length, which is `low`. `high` is None, or the same length
+      where the answer is not certain.
     """
 
     answer: str
@@ -39,99 +48,106 @@ class Efficiency:
         return f"never up to {self.low:.0f}" + ("" if self.high is None else " (not certain)")
 
 
-def efficiency_length(ours: Sequence[Point], softmax: Sequence[Point]) -> Efficiency | None:
-    """Return where `ours` falls below `softmax` and stays there, or None where they share no length.
+def efficiency_length(costs: Sequence[CostAtLength], softmax_costs: Sequence[CostAtLength]) -> EfficiencyLength | None:
+    """Return where `costs` falls below `softmax_costs` and stays there, or None where they share no length.
 
-    Between the two measured lengths that bracket it the crossing is interpolated on the logs of ratio and length. The
-    interval's ends are the crossings of the least and of the most favourable ratio that the intervals allow.
+    The crossing is interpolated between the two measured lengths around it, on the logs of cost ratio and length. The
+    ends of its interval are the crossings of the smallest and of the largest ratio that the costs' intervals allow.
     """
-    theirs = {point.n: point for point in softmax}
-    pairs = [(p, theirs[p.n]) for p in sorted(ours, key=lambda p: p.n) if p.n in theirs]
+    softmax_at = {cost.n: cost for cost in softmax_costs}
+    pairs = [(cost, softmax_at[cost.n]) for cost in sorted(costs, key=lambda cost: cost.n) if cost.n in softmax_at]
     if not pairs:
         return None
-    lengths = [p.n for p, _ in pairs]
-    middle = _crossing(lengths, [_ratio(p.value, s.value) for p, s in pairs])
-    first = _crossing(lengths, [_ratio(p.low, s.high) for p, s in pairs])  # as good as the intervals allow
-    last = _crossing(lengths, [_ratio(p.high, s.low) for p, s in pairs])  # as bad
-    if middle == 0:
-        certain = last == 0
-        return Efficiency("already", None, None if certain else float(lengths[0]), float(lengths[0]))
-    if middle is None:
-        certain = first is None
-        return Efficiency("never", None, float(lengths[-1]), None if certain else float(lengths[-1]))
-    return Efficiency("from", middle, None if first == 0 else first, last if last else None)
+    lengths = [cost.n for cost, _ in pairs]
+    shortest, longest = float(lengths[0]), float(lengths[-1])
+    crossing = _crossing(lengths, [_log_ratio(cost.value, softmax.value) for cost, softmax in pairs])
+    earliest = _crossing(lengths, [_log_ratio(cost.low, softmax.high) for cost, softmax in pairs])
+    latest = _crossing(lengths, [_log_ratio(cost.high, softmax.low) for cost, softmax in pairs])
+    if crossing == 0:
+        return EfficiencyLength("already", None, None if latest == 0 else shortest, shortest)
+    if crossing is None:
+        return EfficiencyLength("never", None, longest, None if earliest is None else longest)
+    return EfficiencyLength("from", crossing, None if earliest == 0 else earliest, latest or None)
 
 
-def _crossing(lengths: Sequence[int], logs: Sequence[float]) -> float | None:
+def _crossing(lengths: Sequence[int], log_ratios: Sequence[float]) -> float | None:
     """Return the length from which every log ratio is below 0: 0 where all are, None where the last is not."""
-    above = [i for i, value in enumerate(logs) if value >= 0]
-    if not above:
+    not_below = [i for i, log_ratio in enumerate(log_ratios) if log_ratio >= 0]
+    if not not_below:
         return 0
-    i = above[-1]
+    i = not_below[-1]
     if i == len(lengths) - 1:
         return None
-    share = logs[i] / (logs[i] - logs[i + 1])
-    return exp(log(lengths[i]) + share * (log(lengths[i + 1]) - log(lengths[i])))
+    fraction = log_ratios[i] / (log_ratios[i] - log_ratios[i + 1])
+    return exp(log(lengths[i]) + fraction * (log(lengths[i + 1]) - log(lengths[i])))
 
 
-def _ratio(ours: float, theirs: float) -> float:
-    if ours <= 0:  # nothing was allocated: better than anything that was
-        return -1e9 if theirs > 0 else 0.0
-    return log(ours / theirs) if theirs > 0 else 1e9
+def _log_ratio(cost: float, softmax_cost: float) -> float:
+    if cost <= 0:  # no memory was allocated
+        return -_ZERO_COST_LOG_RATIO if softmax_cost > 0 else 0.0
+    return log(cost / softmax_cost) if softmax_cost > 0 else _ZERO_COST_LOG_RATIO
 
 
 def efficiency_lengths(rows: "DataFrame", against: Sequence[str] = ("eager", "sdpa")) -> "DataFrame":
-    """Return a table: each mechanism x pattern x pass x metric, against each softmax that was measured.
+    """Return a table with one row for each curve and each softmax backend in `against` that has the same settings.
 
-    Columns: mechanism, params, backend, pattern, pass, metric, against, answer, length, low, high, shortest, longest,
-    text, and the settings that are equal on both curves.
+    Columns: mechanism, params, backend, pattern, pass, metric, against, answer, length, low, high (as in
+    `EfficiencyLength`), shortest and longest (of the shared lengths), text, and the settings of the two curves.
     """
     import pandas as pd
 
-    found = [line for line in _lines(list(curves(rows)), against)]
-    columns = (
-        "mechanism params backend pattern pass metric against answer length low high shortest longest text".split()
-    )
-    return pd.DataFrame(found, columns=None if found else columns)
+    table_rows = list(_table_rows(list(curves(rows)), against))
+    return pd.DataFrame(table_rows, columns=None if table_rows else _COLUMNS)
 
 
-def _lines(measured: list[Curve], against: Sequence[str]) -> Iterator[dict[str, Any]]:
-    rivals: dict[tuple[Any, ...], list[Curve]] = {}
-    for curve in measured:
+def _table_rows(all_curves: list[Curve], against: Sequence[str]) -> Iterator[dict[str, Any]]:
+    softmax_curves: dict[tuple[Any, ...], list[Curve]] = {}
+    for curve in all_curves:
         if curve.mechanism == "softmax":
-            rivals.setdefault((curve.backend, *curve.setting.values()), []).append(curve)
-    for curve in measured:
+            softmax_curves.setdefault((curve.backend, *curve.setting.values()), []).append(curve)
+    for curve in all_curves:
         if curve.mechanism in ("softmax", "none"):
             continue
         for backend in against:
-            for rival in rivals.get((backend, *curve.setting.values()), []):
-                found = efficiency_length(curve.points, rival.points)
-                if found is None:
+            for softmax in softmax_curves.get((backend, *curve.setting.values()), []):
+                result = efficiency_length(curve.costs, softmax.costs)
+                if result is None:
                     continue
-                shared = sorted({p.n for p in curve.points} & {p.n for p in rival.points})
+                shared = sorted({cost.n for cost in curve.costs} & {cost.n for cost in softmax.costs})
+                setting = {name: value for name, value in curve.setting.items() if name != "unit"}
                 yield {
-                    "mechanism": curve.mechanism, "params": curve.params, "backend": curve.backend,
-                    **{name: curve.setting[name] for name in ("pattern", "pass", "metric")},
-                    "against": f"softmax {backend}", "answer": found.answer, "length": found.length,
-                    "low": found.low, "high": found.high, "shortest": shared[0], "longest": shared[-1],
-                    "text": str(found),
-                    **{k: v for k, v in curve.setting.items() if k not in ("pattern", "pass", "metric", "unit")},
-                }  # fmt: skip
+                    "mechanism": curve.mechanism,
+                    "params": curve.params,
+                    "backend": curve.backend,
+                    "pattern": setting.pop("pattern"),
+                    "pass": setting.pop("pass"),
+                    "metric": setting.pop("metric"),
+                    "against": f"softmax {backend}",
+                    "answer": result.answer,
+                    "length": result.length,
+                    "low": result.low,
+                    "high": result.high,
+                    "shortest": shared[0],
+                    "longest": shared[-1],
+                    "text": str(result),
+                    **setting,
+                }
 
 
 def efficiency_length_cab(
     lengths: Sequence[int], vanilla: Sequence[float], efficient: Sequence[float], drop_first: bool
 ) -> float | None:
-    """Return CAB's efficiency length: the larger root of a parabola through softmax's costs less a straight line.
+    """Return CAB's efficiency length: the larger root of a parabola through softmax's costs minus a straight line.
 
-    Softmax is fitted by a n^2 + b n + c, the other by d n + e, both by least squares; for times CAB leaves the first
-    length out of the line's fit (`drop_first`). None where the two never meet. For comparison with CAB's published
-    table only: a line is extrapolated below the first length, and nothing says how sure the root is.
+    The costs of softmax (`vanilla`) are fitted by a n^2 + b n + c, those of the other mechanism (`efficient`) by
+    d n + e, both by least squares. For times CAB leaves the first length out of the line's fit (`drop_first`). None
+    where the two curves do not meet. The root may lie below the first length, where the line is extrapolated, and has
+    no interval: use it only for comparison with CAB's published table.
     """
     import numpy as np
 
     a, b, c = np.polyfit(lengths, vanilla, 2)
-    start = 1 if drop_first else 0
-    d, e = np.polyfit(lengths[start:], efficient[start:], 1)
-    inside = (b - d) ** 2 - 4 * a * (c - e)
-    return float((-(b - d) + sqrt(inside)) / (2 * a)) if inside >= 0 and a else None
+    first = 1 if drop_first else 0
+    d, e = np.polyfit(lengths[first:], efficient[first:], 1)
+    discriminant = (b - d) ** 2 - 4 * a * (c - e)
+    return float((-(b - d) + sqrt(discriminant)) / (2 * a)) if discriminant >= 0 and a else None

@@ -1,4 +1,4 @@
-"""How a cost grows in n: the fitted exponent with its interval, beside what the card declares."""
+"""How a cost grows with the length n: a fitted exponent with its interval, beside the one that the card declares."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from math import log, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cab.analysis.curves import FIXED, Curve, curves
+from cab.analysis.curves import SETTING_COLUMNS, Curve, curves
 from cab.errors import UsageError
 from cab.intervals import student_quantile
 from cab.plugins import registry
@@ -14,93 +14,98 @@ from cab.plugins import registry
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-LEAST = 3  # lengths that a fit needs
-CLOSE = 0.25  # an exponent of time above the declared one by more than this, interval and all, disagrees with the card
+MIN_LENGTHS = 3  # that a fit needs
+# A mechanism disagrees with its card where the whole interval of the exponent lies this far above the declared one.
+EXPONENT_TOLERANCE = 0.25
+_FIRST_COLUMNS = "mechanism params backend pattern pass metric exponent low high lengths declared agrees".split()
 
 
 @dataclass(frozen=True)
 class Growth:
-    """cost ~ n ** exponent over the measured lengths."""
+    """cost ~ n ** exponent, with the 95 % interval of the exponent."""
 
     exponent: float
     low: float
     high: float
-    lengths: int
+    lengths: int  # how many lengths were fitted
 
 
 def growth(curve: Curve) -> Growth | None:
-    """Fit the exponent by least squares on the logs; None for fewer than three lengths or a cost of nothing."""
-    points = [(log(p.n), log(p.value)) for p in curve.points if p.value > 0]
-    if len(points) < LEAST:
+    """Fit the exponent by least squares on the logs. None where fewer than three lengths have a cost above zero."""
+    points = [(log(cost.n), log(cost.value)) for cost in curve.costs if cost.value > 0]
+    if len(points) < MIN_LENGTHS:
         return None
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    centre, level = fmean(xs), fmean(ys)
-    spread = sum((x - centre) ** 2 for x in xs)
-    if not spread:
+    mean_x, mean_y = fmean(x for x, _ in points), fmean(y for _, y in points)
+    sum_xx = sum((x - mean_x) ** 2 for x, _ in points)
+    if not sum_xx:
         return None
-    slope = sum((x - centre) * (y - level) for x, y in points) / spread
-    left = sum((y - level - slope * (x - centre)) ** 2 for x, y in points)
-    half = student_quantile(len(points) - 2) * sqrt(left / (len(points) - 2) / spread)
-    return Growth(slope, slope - half, slope + half, len(points))
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum_xx
+    residual = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    degrees_of_freedom = len(points) - 2
+    half_width = student_quantile(degrees_of_freedom) * sqrt(residual / degrees_of_freedom / sum_xx)
+    return Growth(slope, slope - half_width, slope + half_width, len(points))
 
 
 def declared_exponent(cost: str) -> float | None:
-    """Read the power of the length from a card's cost: `O(n m d)` is 2, `O((n + m) d^2)` is 1; None where unclear."""
-    inside = re.fullmatch(r"O\((.*)\)", cost.replace("²", "^2").strip())
-    if not inside:
+    """Return the power of the length in a card's cost: `O(n m d)` is 2, `O((n + m) d^2)` is 1; None where unclear."""
+    expression = re.fullmatch(r"O\((.*)\)", cost.replace("²", "^2").strip())
+    if not expression:
         return None
-    text = re.sub(r"\bmax_len\b|\bsource_len\b", "n", inside[1])
+    text = re.sub(r"\bmax_len\b|\bsource_len\b", "n", expression[1])
     text = re.sub(r"\(\s*n\s*\+\s*m\s*\)", "n", text)
-    if "(" in re.sub(r"\([^nm]*\)", "", text):  # n (window + d): a sum without a length is a constant
+    text = re.sub(r"\([^nm]*\)", "", text)  # n (window + d): a sum without a length is a constant factor
+    if "(" in text:
         return None
-    text = re.sub(r"\([^nm]*\)", "", text)
     return max(_power(term) for term in text.split("+"))
 
 
 def _power(term: str) -> float:
-    term = re.sub(r"log2?\s*[nm]", "", term)  # a logarithm is no power
+    without_logs = re.sub(r"log2?\s*[nm]", "", term)
     total = 0.0
-    for root, _, power in re.findall(r"(sqrt\s*)?\b([nm])\b(?:\s*\^\s*([\d.]+))?", term):
+    for root, _, power in re.findall(r"(sqrt\s*)?\b([nm])\b(?:\s*\^\s*([\d.]+))?", without_logs):
         total += (float(power) if power else 1.0) * (0.5 if root else 1.0)
     return total
 
 
 def growths(rows: "DataFrame") -> "DataFrame":
-    """Return a table: the exponent of each measured curve, its interval, the declared one, and whether they agree."""
+    """Return a table with one row for each curve that can be fitted.
+
+    Columns: mechanism, params, backend, the settings, exponent, low, high, lengths (how many), declared (the exponent
+    on the card) and agrees. The last two are missing for memory, because a card declares operations.
+    """
     import pandas as pd
 
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for curve in curves(rows):
-        fitted = growth(curve)
-        if fitted is None:
+        fit = growth(curve)
+        if fit is None:
             continue
-        declared = None if registry.is_file(curve.mechanism) else _declared(curve.mechanism)
-        if curve.setting["metric"] != "latency":  # a card's cost is its operations; memory has none to be held to
-            declared = None
-        # growing more slowly is no disagreement: at short lengths what does not depend on n weighs most
-        apart = declared is not None and fitted.low > declared + CLOSE
-        found.append(
+        declared = _declared(curve.mechanism) if curve.setting["metric"] == "latency" else None
+        # Slower growth agrees: at short lengths the part of the time that does not depend on n weighs most.
+        agrees = None if declared is None else fit.low <= declared + EXPONENT_TOLERANCE
+        table_rows.append(
             {
                 "mechanism": curve.mechanism,
                 "params": curve.params,
                 "backend": curve.backend,
-                **{name: curve.setting[name] for name in FIXED},
-                "exponent": fitted.exponent,
-                "low": fitted.low,
-                "high": fitted.high,
-                "lengths": fitted.lengths,
+                **curve.setting,
+                "exponent": fit.exponent,
+                "low": fit.low,
+                "high": fit.high,
+                "lengths": fit.lengths,
                 "declared": declared,
-                "agrees": None if declared is None else not apart,
-            }  # fmt: skip
+                "agrees": agrees,
+            }
         )
-    first = "mechanism params backend pattern pass metric exponent low high lengths declared agrees".split()
-    return pd.DataFrame(found, columns=first + [name for name in FIXED if name not in first])
+    other_columns = [name for name in SETTING_COLUMNS if name not in _FIRST_COLUMNS]
+    return pd.DataFrame(table_rows, columns=_FIRST_COLUMNS + other_columns)
 
 
 def _declared(mechanism: str) -> float | None:
-    if mechanism not in registry.names("mechanism"):
+    """Return the exponent on a mechanism's card; None for a user's file and for a card that cannot be read."""
+    if registry.is_file(mechanism) or mechanism not in registry.names("mechanism"):
         return None
     try:
         return declared_exponent(registry.card("mechanism", mechanism).facts["cost"])
-    except UsageError:  # a card that cannot be read declares nothing
+    except UsageError:
         return None

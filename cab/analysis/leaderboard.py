@@ -1,5 +1,6 @@
-"""A leaderboard's parts: a board of lines, a line of cells, and the metrics that are its columns."""
+"""What a leaderboard is made of: a board has lines, a line has a cell for each metric."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -8,42 +9,48 @@ from cab.contracts.case import worst
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# Units of what every mechanism costs, whatever the task. A metric in another unit is a task's own score.
+COST_UNITS = (
+    "FLOP", "seconds", "bytes", "joules", "watts", "parameters", "FLOP/byte", "tokens", "instructions",
+)  # fmt: skip
+LINE_KINDS = ("ranked", "floor", "leaky")  # in the order in which they are shown
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A column."""
+    """A column of a board."""
 
     name: str
     unit: str
     higher_is_better: bool | None
-    scores: bool  # a task's own score, and not what the mechanism cost
+    is_score: bool  # of the task, rather than a cost of the mechanism
 
 
 @dataclass
 class Cell:
-    """One metric of one mechanism, over its seeds."""
+    """One metric of one line, over its seeds."""
 
     status: str
     value: float | None = None
-    low: float | None = None
+    low: float | None = None  # the ends of the 95 % interval; None where the value is exact
     high: float | None = None
     reasons: list[str] = field(default_factory=list)
-    seeds: int = 0  # that gave a number
-    asked: int = 1
+    seeds: int = 0  # that have a value
+    seeds_asked: int = 1
     processes: int = 1
-    stopped: list[str] = field(default_factory=list)  # why it ended before it converged
-    unsure: bool = False  # it has no interval yet, of one process: it cannot be told from any other
-    mark: str = ""  # "best", "tied" (its interval overlaps the best's), or nothing
+    stop_reasons: list[str] = field(default_factory=list)  # why the measurement ended before it converged
+    interval_unknown: bool = False  # a value of one process, which is tied with every other
+    mark: str = ""  # "best", "tied" (its interval overlaps the best's) or nothing
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The ends of the interval; the value itself where it is exact."""
+        """The ends of the interval; the value twice where it is exact."""
         assert self.value is not None
         return (self.value if self.low is None else self.low), (self.value if self.high is None else self.high)
 
     def overlaps(self, other: "Cell") -> bool:
-        """Whether the two intervals share a value, so that the two cannot be told apart."""
-        if self.unsure or other.unsure:
+        """Whether the two intervals overlap, so that the two values cannot be distinguished."""
+        if self.interval_unknown or other.interval_unknown:
             return True
         (low, high), (other_low, other_high) = self.interval, other.interval
         return low <= other_high and other_low <= high
@@ -57,50 +64,65 @@ class Line:
     params: dict[str, Any]
     backend: str
     grade: str
-    kind: str  # "ranked", "floor" or "leaky"; the last two have no rank
-    cells: dict[str, Cell]
+    kind: str  # one of LINE_KINDS; only "ranked" lines have a rank
+    cells: dict[str, Cell]  # metric name -> cell
     label: str = ""
     rank: int | None = None
-    at_floor: bool = False  # its interval reaches a floor's: it has not shown that it learned
+    at_floor: bool = False  # not distinguishable from a floor, or worse: nothing shows that it learned
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Equal for the lines of one mechanism with the same hyper-parameters, backend and grade."""
+        return self.mechanism, str(self.params), self.backend, self.grade
 
     @property
     def status(self) -> str:
-        """The worst of its metrics."""
+        """The worst status of its cells."""
         return worst(cell.status for cell in self.cells.values())
 
 
 @dataclass
 class Board:
-    """Lines that answer one question on one machine, best first."""
+    """The lines that answer one question on one machine, best first."""
 
-    question: dict[str, Any]
+    question: dict[str, Any]  # column of the rows -> value, for the columns in `cab.analysis.questions.QUESTION`
     machine: str
     metrics: list[Metric]
-    headline: Metric  # what the ranking is by
+    headline: Metric  # that the lines are ranked by
     lines: list[Line]
     score_machines: int = 1  # how many machines the scores come from
 
     @property
-    def scores(self) -> bool:
-        """Whether something was learned here, and not only timed."""
-        return self.headline.scores
+    def has_scores(self) -> bool:
+        """Whether the lines are ranked by a task's score, rather than by a cost."""
+        return self.headline.is_score
 
     def frame(self) -> "DataFrame":
-        """Return the lines as a table; each metric gives its value, interval, mark and status."""
+        """Return the lines as a table. Each metric has columns for its value, interval, mark and status."""
         import pandas as pd
 
-        table = []
+        table_rows = []
         for line in self.lines:
-            row: dict[str, Any] = {
+            table_row: dict[str, Any] = {
                 "rank": line.rank,
                 "mechanism": line.mechanism,
                 "params": line.params,
                 "backend": line.backend,
+                "grade": line.grade,
+                "kind": line.kind,
+                "status": line.status,
             }
-            row |= {"grade": line.grade, "kind": line.kind, "status": line.status}
             for metric in self.metrics:
                 cell = line.cells.get(metric.name, Cell("skipped"))
-                row |= {metric.name: cell.value, f"{metric.name}_low": cell.low, f"{metric.name}_high": cell.high}
-                row |= {f"{metric.name}_mark": cell.mark, f"{metric.name}_status": cell.status}
-            table.append(row)
-        return pd.DataFrame(table)
+                table_row[metric.name] = cell.value
+                table_row[f"{metric.name}_low"] = cell.low
+                table_row[f"{metric.name}_high"] = cell.high
+                table_row[f"{metric.name}_mark"] = cell.mark
+                table_row[f"{metric.name}_status"] = cell.status
+            table_rows.append(table_row)
+        return pd.DataFrame(table_rows)
+
+
+def metrics_of(boards: Sequence[Board]) -> list[Metric]:
+    """Return every metric of some boards once, in their order."""
+    return list({metric.name: metric for board in boards for metric in board.metrics}.values())

@@ -1,87 +1,100 @@
-"""Which rows answer the same question: only these are ever ranked against each other.
+"""Groups the rows that answer the same question. Only these are ranked against each other.
 
-What another machine would measure differently is kept apart by machine. Scores, FLOPs and parameters do not depend on
-it, and stand beside each machine's times.
+A metric is *machine-dependent* where another machine would measure another value. Such rows are kept apart by machine.
+The other rows (scores, FLOPs, parameters) stand beside those of every machine.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cab.analysis.units import OF_THE_HOST
 from cab.plugins.cards import Card
 from cab.plugins.registry import cards_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# the columns of the rows that make up a question
 QUESTION = (
-    *("task", "level", "pass", "scale", "task_version", "data_source", "protocol", "schema"),
-    *("batch", "heads", "dim", "dtype", "device", "settings", "pattern", "n", "m"),
-)
-# what makes two environments one machine; clocks and commits are recorded only, and a meter fixes its allocator
+    "task", "level", "pass", "scale", "task_version", "data_source", "protocol", "schema",
+    "batch", "heads", "dim", "dtype", "device", "settings", "pattern", "n", "m",
+)  # fmt: skip
+_DATA_COLUMNS = ("task_version", "data_source", "protocol")  # empty where a case failed before its data were read
+# Two environments that agree in these are one machine. Clocks and commits are recorded only, and the allocator is
+# fixed by each meter.
 MACHINE = ("host", "gpu", "cpu", "threads", "torch", "python", "driver")
-_OF_THE_DATA = ("task_version", "data_source", "protocol")
+# units of machine-dependent metrics; used for meters that are not installed here, and so have no card
+MACHINE_DEPENDENT_UNITS = ("seconds", "bytes", "joules", "watts", "tokens", "instructions")
+NO_REASON = "no reason was kept"  # stands for the empty reason of a row
 Row = dict[str, Any]
 
 
-def questions(
-    rows: "DataFrame", environments: "DataFrame | None" = None
-) -> Iterator[tuple[dict[str, Any], str, list[Row], int]]:
-    """Yield each question with a machine, the newest rows that answer it there, and how many machines gave scores."""
+@dataclass(frozen=True)
+class Answers:
+    """The newest rows that answer a question on one machine."""
+
+    question: dict[str, Any]  # QUESTION -> value
+    machine: str
+    rows: list[Row]
+    score_machines: int  # how many machines the rows that are not machine-dependent come from
+
+
+def answers(rows: "DataFrame", environments: "DataFrame | None" = None) -> Iterator[Answers]:
+    """Yield the answers to each question on each machine."""
     machines = machine_names(environments)
 
     def machine(row: Row) -> str:
-        identity = str(row["environment_id"] or "")
-        return machines.get(identity, identity)
+        environment_id = str(row["environment_id"] or "")
+        return machines.get(environment_id, environment_id)
 
-    hosted = _of_the_host()
+    depends_on_machine = _machine_dependent()
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in _newest(records(final(rows)), machine, hosted):
+    for row in _newest(records(final_rows(rows)), machine, depends_on_machine):
         groups.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
-    _join_failed(groups)
+    _add_failures_without_data(groups)
     for values, group in groups.items():
-        elsewhere = {machine(row) for row in group if not hosted(row) and row["value"] is not None}
-        measured = [machine(row) for row in group if hosted(row)]
-        for here in list(dict.fromkeys(name for name in measured if name)) or [""]:
-            # a row that failed before it reached a machine stands with every machine
-            answers = [row for row in group if not hosted(row) or machine(row) in (here, "")]
-            name = here or (min(elsewhere) if len(elsewhere) == 1 else "")
-            yield dict(zip(QUESTION, values, strict=True)), name, answers, len(elsewhere)
+        score_machines = {machine(row) for row in group if not depends_on_machine(row) and row["value"] is not None}
+        timing_machines = dict.fromkeys(machine(row) for row in group if depends_on_machine(row))
+        for name in [name for name in timing_machines if name] or [""]:
+            # a row that failed before it ran on a machine has an empty one, and stands with every machine
+            of_machine = [row for row in group if not depends_on_machine(row) or machine(row) in (name, "")]
+            only_machine = min(score_machines) if len(score_machines) == 1 else ""
+            question = dict(zip(QUESTION, values, strict=True))
+            yield Answers(question, name or only_machine, of_machine, len(score_machines))
 
 
-def _of_the_host() -> Callable[[Row], bool]:
-    """Return whether another machine would measure a row's metric differently: its meter says so, else its unit."""
-    cards = (card for card in cards_of("meter").values() if isinstance(card, Card))
-    known = {name: bool(card.facts["environment"]) for card in cards for name in card.facts["metrics"]}
-    return lambda row: known.get(row["metric"], row["unit"] in OF_THE_HOST)
+def _machine_dependent() -> Callable[[Row], bool]:
+    """Return whether a row's metric is machine-dependent: as its meter's card says, or else by its unit."""
+    cards = [card for card in cards_of("meter").values() if isinstance(card, Card)]
+    by_metric = {metric: bool(card.facts["environment"]) for card in cards for metric in card.facts["metrics"]}
+    return lambda row: by_metric.get(row["metric"], row["unit"] in MACHINE_DEPENDENT_UNITS)
 
 
-def _join_failed(groups: dict[tuple[Any, ...], list[Row]]) -> None:
-    """Let rows that failed before their data were known stand with every answer to the same question."""
-    asked = [place for place, name in enumerate(QUESTION) if name not in _OF_THE_DATA]
+def _add_failures_without_data(groups: dict[tuple[Any, ...], list[Row]]) -> None:
+    """Move rows that failed before their data were read to every group that agrees in all other columns."""
+    compared = [i for i, name in enumerate(QUESTION) if name not in _DATA_COLUMNS]
     source = QUESTION.index("data_source")
     for values in [values for values in groups if values[source] in (None, "")]:
-        if all(row["value"] is None for row in groups[values]):
-            alike = [
-                other for other in groups if other[source] and all(other[place] == values[place] for place in asked)
-            ]
-            failed = groups.pop(values) if alike else []
-            for other in alike:
-                groups[other] += failed
+        if any(row["value"] is not None for row in groups[values]):
+            continue
+        fitting = [other for other in groups if other[source] and all(other[i] == values[i] for i in compared)]
+        failures = groups.pop(values) if fitting else []
+        for other in fitting:
+            groups[other] += failures
 
 
 def machine_names(environments: "DataFrame | None") -> dict[str, str]:
-    """Return environment_id -> its machine in one line; environments of one machine share it."""
+    """Return environment id -> its machine in one line. Environments of one machine share the line."""
     if environments is None or environments.empty:
         return {}
-    return {str(each["environment_id"]): describe(each) for each in records(environments)}
+    return {str(each["environment_id"]): describe_machine(each) for each in records(environments)}
 
 
-def describe(environment: Row) -> str:
-    """Name the machine of an environment in one line."""
-    known = {name: environment[name] for name in MACHINE if environment.get(name) not in (None, "")}
-    named = {"threads": "{} threads", "torch": "torch {}", "python": "Python {}", "driver": "driver {}"}
-    words = ", ".join(named.get(name, "{}").format(value) for name, value in known.items())
+def describe_machine(environment: Row) -> str:
+    """Describe the machine of an environment in one line."""
+    facts = {name: environment[name] for name in MACHINE if environment.get(name) not in (None, "")}
+    formats = {"threads": "{} threads", "torch": "torch {}", "python": "Python {}", "driver": "driver {}"}
+    words = ", ".join(formats.get(name, "{}").format(value) for name, value in facts.items())
     return words.replace(" 1 threads", " 1 thread") or str(environment.get("environment_id", ""))
 
 
@@ -92,23 +105,26 @@ def records(table: "DataFrame") -> list[Row]:
     return [dict(zip(names, values, strict=True)) for values in plain.itertuples(index=False, name=None)]
 
 
-def final(rows: "DataFrame") -> "DataFrame":
-    """Return the answers, without the learning curves."""
+def final_rows(rows: "DataFrame") -> "DataFrame":
+    """Return the rows that are final values, and no points of a learning curve."""
     return rows[rows["step"].isna()]
 
 
-def _newest(rows: list[Row], machine: Callable[[Row], str], hosted: Callable[[Row], bool]) -> list[Row]:
-    """Keep one row for each case, metric and machine; what says nothing of its data takes its sibling's word."""
-    in_time = sorted(rows, key=lambda row: str(row["time"] or ""))
-    known = {
-        (row["case_id"], name): row[name] for row in in_time for name in _OF_THE_DATA if row[name] not in (None, "")
+def _newest(rows: list[Row], machine: Callable[[Row], str], depends_on_machine: Callable[[Row], bool]) -> list[Row]:
+    """Return the newest row of each case, metric and machine.
+
+    A row without data columns gets them from another row of its case.
+    """
+    by_time = sorted(rows, key=lambda row: str(row["time"] or ""))
+    of_case = {
+        (row["case_id"], name): row[name] for row in by_time for name in _DATA_COLUMNS if row[name] not in (None, "")
     }
     newest: dict[tuple[Any, ...], Row] = {}
-    for row in in_time:
-        for name in _OF_THE_DATA:
+    for row in by_time:
+        for name in _DATA_COLUMNS:
             if row[name] in (None, ""):
-                row[name] = known.get((row["case_id"], name))
-        where = machine(row) if hosted(row) else ""
-        whose = row["case_id"], row["mechanism"]  # a floor stands under its own name in every case of its task
-        newest[*whose, row["metric"], where, row["schema"], *(row[name] for name in _OF_THE_DATA)] = row
+                row[name] = of_case.get((row["case_id"], name))
+        # a floor's rows stand in every case of its task, under the floor's name in the column mechanism
+        key = (row["case_id"], row["mechanism"], row["metric"], machine(row) if depends_on_machine(row) else "")
+        newest[*key, row["schema"], *(row[name] for name in _DATA_COLUMNS)] = row
     return list(newest.values())

@@ -1,13 +1,13 @@
-"""Leaderboards: rows of one question put into lines, marked and ranked."""
+"""Makes leaderboards of rows: groups the rows of a question into lines, marks the best values, and ranks the lines."""
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from cab.analysis.leaderboard import Board, Cell, Line, Metric
-from cab.analysis.questions import QUESTION, Row, questions
-from cab.analysis.seeds import over_seeds
-from cab.analysis.units import OF_THE_COST
+from cab.analysis.leaderboard import COST_UNITS, LINE_KINDS, Board, Cell, Line, Metric
+from cab.analysis.questions import NO_REASON, QUESTION, Answers, Row, answers
+from cab.analysis.seeds import mean_over_seeds
 from cab.contracts.case import STATUSES, worst
+from cab.contracts.pattern import Pattern
 from cab.errors import UsageError
 from cab.plugins.cards import Card
 from cab.plugins.registry import card, cards_of
@@ -15,98 +15,109 @@ from cab.plugins.registry import card, cards_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FLOORS = ("none",)
-PATTERNS = ("NS", "CS", "NC", "CC")
-KINDS = ("ranked", "floor", "leaky")
+FLOOR_MECHANISMS = ("none",)  # read no other token; every score is compared with theirs, and they have no rank
+PATTERNS = list(Pattern.__members__)
 
 
 def leaderboard(rows: "DataFrame", environments: "DataFrame | None" = None) -> list[Board]:
     """Return a board for each question and machine, in the order of tasks, patterns and lengths."""
-    costs = _costs()
-    boards = [_board(*answered, costs) for answered in questions(rows, environments)]
-    return sorted(boards, key=_place)
+    cost_order = _cost_order()
+    return sorted((_board(each, cost_order) for each in answers(rows, environments)), key=_board_order)
 
 
-def _costs() -> dict[str, int]:
-    """Return the place in its meter of what is measured of any mechanism; other metrics are a task's own scores."""
-    cards = (card for card in cards_of("meter").values() if isinstance(card, Card))
-    return {name: place for card in cards for place, name in enumerate(card.facts["metrics"])}
+def _cost_order() -> dict[str, int]:
+    """Return the metrics of the meters, which are costs -> position on the meter's card. Other metrics are scores."""
+    cards = [card for card in cards_of("meter").values() if isinstance(card, Card)]
+    return {name: position for card in cards for position, name in enumerate(card.facts["metrics"])}
 
 
-def _board(question: dict[str, Any], machine: str, rows: list[Row], sources: int, costs: dict[str, int]) -> Board:
-    found = {}
-    for row in rows:
-        name, unit = row["metric"], row["unit"] or ""
-        found[name] = Metric(name, unit, row["higher_is_better"], name not in costs and unit not in OF_THE_COST)
-    order = {unit: place for place, unit in enumerate(OF_THE_COST)}
-    declared = _declared(question["task"])  # a task's first metric is its headline, by which weights are chosen too
-    metrics = sorted(
-        found.values(),
-        key=lambda m: (
-            (-1, declared.index(m.name) if m.name in declared else len(declared))
-            if m.scores
-            else (order.get(m.unit, len(order)), costs.get(m.name, len(costs))),
-            m.name,
-        ),
-    )
-    timed = [metric for metric in metrics if metric.unit == "seconds"]
-    headline = metrics[0] if metrics[0].scores or not timed else timed[0]
-    metrics.sort(key=lambda metric: metric is not headline)
-    by_line: dict[tuple[str, ...], dict[str, list[Row]]] = {}
-    for row in rows:
-        own = tuple(str(row[name] or "") for name in ("mechanism", "params", "backend", "grade"))
-        by_line.setdefault(own, {}).setdefault(row["metric"], []).append(row)
-    lines = [_line(own, answers) for own, answers in by_line.items()]
+def _board(each: Answers, cost_order: dict[str, int]) -> Board:
+    metrics = _metrics(each, cost_order)
+    headline = metrics[0]
+    rows_of_line: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in each.rows:
+        key = tuple(str(row[name] or "") for name in ("mechanism", "params", "backend", "grade"))
+        rows_of_line.setdefault(key, {}).setdefault(row["metric"], []).append(row)
+    lines = [_line(key, by_metric) for key, by_metric in rows_of_line.items()]
     _label(lines)
     for metric in metrics:
         _mark([line for line in lines if line.kind == "ranked"], metric)
-    return Board(question, machine, metrics, headline, _ranked(lines, headline), sources)
+    return Board(each.question, each.machine, metrics, headline, _ranked(lines, headline), each.score_machines)
 
 
-def _declared(task: str) -> list[str]:
-    """Name a task's metrics in the order of its card; none where the task is not here."""
+def _metrics(each: Answers, cost_order: dict[str, int]) -> list[Metric]:
+    """Return the metrics of some rows: the headline, scores in the order of the task's card, costs by unit and meter.
+
+    The headline is the first score, or latency, or the first cost.
+    """
+    by_name: dict[str, Metric] = {}
+    for row in each.rows:
+        name, unit = row["metric"], row["unit"] or ""
+        is_score = name not in cost_order and unit not in COST_UNITS
+        by_name[name] = Metric(name, unit, row["higher_is_better"], is_score)
+    task_metrics = _task_metrics(each.question["task"])
+
+    def order(metric: Metric) -> tuple[int, int, str]:
+        if metric.is_score:
+            known = metric.name in task_metrics
+            return -1, task_metrics.index(metric.name) if known else len(task_metrics), metric.name
+        unit = COST_UNITS.index(metric.unit) if metric.unit in COST_UNITS else len(COST_UNITS)
+        return unit, cost_order.get(metric.name, len(cost_order)), metric.name
+
+    metrics = sorted(by_name.values(), key=order)
+    times = [metric for metric in metrics if metric.unit == "seconds"]
+    headline = metrics[0] if metrics[0].is_score or not times else times[0]
+    return sorted(metrics, key=lambda metric: metric is not headline)
+
+
+def _task_metrics(task: str) -> list[str]:
+    """Return a task's metrics in the order of its card, the headline first; none where the task is not installed."""
     try:
         return list(card("task", task).facts["metrics"])
     except UsageError:
         return []
 
 
-def _line(own: tuple[str, ...], found: dict[str, list[Row]]) -> Line:
-    mechanism, params, backend, grade = own
-    kind = grade if grade in ("leaky", "floor") else "floor" if mechanism in FLOORS else "ranked"
-    if grade == "floor":  # every case of the task says it again
-        found = {name: rows[:1] for name, rows in found.items()}
-    cells = {name: _cell(rows) for name, rows in found.items()}
+def _line(key: tuple[str, ...], rows_by_metric: dict[str, list[Row]]) -> Line:
+    mechanism, params, backend, grade = key
+    if grade in ("leaky", "floor"):
+        kind = grade
+    else:
+        kind = "floor" if mechanism in FLOOR_MECHANISMS else "ranked"
+    if grade == "floor":  # a task's floor has one row in every case of the task, all of one value
+        rows_by_metric = {name: rows[:1] for name, rows in rows_by_metric.items()}
+    cells = {name: _cell(rows) for name, rows in rows_by_metric.items()}
     return Line(mechanism, json.loads(params or "{}"), backend, grade, kind, cells)
 
 
 def _cell(rows: list[Row]) -> Cell:
+    """Return the cell of one metric of one line. It has a row for each seed."""
     status = worst(row["status"] for row in rows)
-    # one wrong seed is enough: the mechanism is not what it says, and the other seeds' numbers are of the same code
-    good = [row for row in rows if row["status"] == "ok" and row["value"] is not None and status != "wrong"]
-    cell = Cell(status, seeds=len(good), asked=len(rows))
+    # A wrong seed takes the value away: the other seeds' values are those of the same wrong computation.
+    valid = [row for row in rows if row["status"] == "ok" and row["value"] is not None and status != "wrong"]
+    cell = Cell(status, seeds=len(valid), seeds_asked=len(rows))
     for row in rows:
         if row["status"] != "ok":
-            which = f" (seed {row['seed']})" if len(rows) > 1 else ""
-            cell.reasons.append(f"{row['status']}: {row['reason'] or 'no reason was kept'}{which}")
-    if good:
-        cell.value, cell.low, cell.high = over_seeds([(r["value"], r["ci_low"], r["ci_high"]) for r in good])
-        cell.processes = min(int(row["processes"] or 1) for row in good)
-        stopped = {row["stop_reason"] or "no reason was kept" for row in good if row["converged"] is False}
-        cell.stopped = sorted(stopped)
-        cell.unsure = bool(stopped) and cell.low is None and cell.high is None
-        # where nothing can converge, what a meter says of its value is a remark
-        cell.reasons += sorted({row["stop_reason"] for row in good if row["converged"] is None and row["stop_reason"]})
+            seed = f" (seed {row['seed']})" if len(rows) > 1 else ""
+            cell.reasons.append(f"{row['status']}: {row['reason'] or NO_REASON}{seed}")
+    if valid:
+        values_and_intervals = [(row["value"], row["ci_low"], row["ci_high"]) for row in valid]
+        cell.value, cell.low, cell.high = mean_over_seeds(values_and_intervals)
+        cell.processes = min(int(row["processes"] or 1) for row in valid)
+        cell.stop_reasons = sorted({row["stop_reason"] or NO_REASON for row in valid if row["converged"] is False})
+        cell.interval_unknown = bool(cell.stop_reasons) and cell.low is None and cell.high is None
+        # a count does not converge: its `stop_reason` is a remark of the meter
+        cell.reasons += sorted({row["stop_reason"] for row in valid if row["converged"] is None and row["stop_reason"]})
     return cell
 
 
 def _label(lines: list[Line]) -> None:
-    """Name each line by its mechanism and by what sets it apart from the others of that mechanism."""
-    twins: dict[str, list[Line]] = {}
+    """Label each line with its mechanism and with what differs from the other lines of that mechanism."""
+    of_mechanism: dict[str, list[Line]] = {}
     for line in lines:
-        twins.setdefault(line.mechanism, []).append(line)
+        of_mechanism.setdefault(line.mechanism, []).append(line)
     for line in lines:
-        others = twins[line.mechanism]
+        others = of_mechanism[line.mechanism]
         words = [line.mechanism]
         for name, value in line.params.items():
             if any(other.params.get(name) != value for other in others):
@@ -117,53 +128,62 @@ def _label(lines: list[Line]) -> None:
 
 
 def _mark(lines: list[Line], metric: Metric) -> None:
-    """Mark the best of a column and all that cannot be told from it, unless most are the best."""
-    found = [line.cells[metric.name] for line in lines if metric.name in line.cells]
-    valued = [cell for cell in found if cell.value is not None]
-    if metric.higher_is_better is None or len(valued) < 2:
+    """Mark a column's best value and those tied with it. None is marked where more than half are equal to the best."""
+    cells = [cell for line in lines if (cell := _cell_with_value(line, metric))]
+    if metric.higher_is_better is None or len(cells) < 2:
         return
-    best = min(valued, key=lambda cell: _badness(cell, metric))
-    if 2 * sum(cell.value == best.value for cell in valued) > len(valued):
+    best = min(cells, key=lambda cell: _loss(cell, metric))
+    if 2 * sum(cell.value == best.value for cell in cells) > len(cells):
         return
-    for cell in valued:
-        cell.mark = "best" if cell.value == best.value else "tied" if cell.overlaps(best) else ""
+    for cell in cells:
+        if cell.value == best.value:
+            cell.mark = "best"
+        elif cell.overlaps(best):
+            cell.mark = "tied"
 
 
 def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
-    """Rank by the headline; what has no number follows, then the floors, then what looks ahead."""
+    """Return the lines in the order in which they are shown, and give the ranked ones their rank.
 
-    def number(line: Line) -> Cell | None:
-        cell = line.cells.get(headline.name)
-        return cell if cell is not None and cell.value is not None else None
+    First the ranked lines, then the floors, then the leaky ones. In each, lines without a value come last.
+    """
 
-    def place(line: Line) -> tuple[int, bool, float, str]:
-        cell = number(line)
-        badness = STATUSES[::-1].index(line.status) if cell is None else _badness(cell, headline)
-        return KINDS.index(line.kind), cell is None, badness, line.label
+    def order(line: Line) -> tuple[int, bool, float, str]:
+        cell = _cell_with_value(line, headline)
+        loss = STATUSES[::-1].index(line.status) if cell is None else _loss(cell, headline)
+        return LINE_KINDS.index(line.kind), cell is None, loss, line.label
 
-    ordered = sorted(lines, key=place)
-    floors = [cell for line in lines if line.kind == "floor" and (cell := number(line))]
-    position = 0
+    floors = [cell for line in lines if line.kind == "floor" and (cell := _cell_with_value(line, headline))]
+    ordered = sorted(lines, key=order)
+    rank = 0
     for line in ordered:
-        cell = number(line)
+        cell = _cell_with_value(line, headline)
         if line.kind == "ranked" and cell is not None:
-            position += 1
-            line.rank = position
-            line.at_floor = headline.scores and any(_reaches(cell, floor, headline) for floor in floors)
+            rank += 1
+            line.rank = rank
+            line.at_floor = headline.is_score and any(
+                cell.overlaps(floor) or _loss(cell, headline) > _loss(floor, headline) for floor in floors
+            )
     return ordered
 
 
-def _reaches(cell: Cell, floor: Cell, metric: Metric) -> bool:
-    return cell.overlaps(floor) or _badness(cell, metric) > _badness(floor, metric)
+def _cell_with_value(line: Line, metric: Metric) -> Cell | None:
+    cell = line.cells.get(metric.name)
+    return cell if cell is not None and cell.value is not None else None
 
 
-def _badness(cell: Cell, metric: Metric) -> float:
+def _loss(cell: Cell, metric: Metric) -> float:
+    """Return the value with a sign such that lower is better."""
     assert cell.value is not None
     return -cell.value if metric.higher_is_better else cell.value
 
 
-def _place(board: Board) -> tuple[Any, ...]:
-    q = board.question
-    pattern = PATTERNS.index(q["pattern"]) if q["pattern"] in PATTERNS else len(PATTERNS)
-    first = [str(q[name]) for name in QUESTION if name not in ("pattern", "n", "m")]
-    return (*first, board.machine, pattern, q["n"] or 0, q["m"] or 0)
+def _board_order(board: Board) -> tuple[Any, ...]:
+    question = board.question
+    others = [str(question[name]) for name in QUESTION if name not in ("pattern", "n", "m")]
+    return (*others, board.machine, pattern_order(question["pattern"]), question["n"] or 0, question["m"] or 0)
+
+
+def pattern_order(pattern: str) -> int:
+    """Return the position of a pattern among the four; another one comes last."""
+    return PATTERNS.index(pattern) if pattern in PATTERNS else len(PATTERNS)

@@ -1,4 +1,4 @@
-"""The rows as files for other tools, one line a case and metric, written whole or not at all."""
+"""The rows as files for other tools: one line for each case and metric."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def write_csv(rows: "DataFrame", path: Path) -> None:
-    """Write the rows as CSV, in full precision; what is missing is empty."""
-    write(path, rows.to_csv(index=False))
+    """Write the rows as CSV in full precision. A missing value is an empty cell."""
+    write_file(path, rows.to_csv(index=False))
 
 
 def write_parquet(rows: "DataFrame", path: Path) -> None:
     """Write the rows as Parquet."""
     buffer = BytesIO()
     rows.to_parquet(buffer, index=False)
-    write(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole; `UsageError` says why it cannot be written."""
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write the whole file or nothing; `UsageError` says why it cannot be written."""
     try:
         write_whole(path, content)
     except OSError as error:

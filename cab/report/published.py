@@ -1,71 +1,46 @@
-"""What was published of a task, as data in results/published: said beside a board, never mixed with what was measured.
+"""Published numbers in words, beside a board and on the page."""
 
-Data, sizes and recipes are those of the sources, so that the numbers are marks to look at and nothing to rank by.
-"""
-
-import csv
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from html import escape
 
 from cab.analysis.leaderboard import Board
-from cab.analysis.units import scale
-from cab.paths import beside
+from cab.analysis.published import PublishedRow, comparisons, published_for_all
+from cab.report.units import display_unit
 
 FLOOR, CEILING = "published floor", "published ceiling"
-COMPARES = 4  # numbers of one task that make a source a comparison
-ABOUT = "published: read from results/published, of the sources' own data, sizes and recipes; not ranked"
+ABOUT = "published: from results/published; data, model sizes and recipes are those of the sources; not ranked"
 
 
-@lru_cache
-def numbers() -> tuple[dict[str, str], ...]:
-    """Read every published number: benchmark, source, mechanism, pattern, task, metric, value, unit, note."""
-    found: list[dict[str, str]] = []
-    for path in sorted((beside("results") / "published").glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            found += csv.DictReader(file)
-    return tuple(found)
+def published_lines(board: Board) -> Iterator[str]:
+    """Yield a line for each source: its ceiling, its floor and its softmax, or the best number of all sources."""
+    for comparison in comparisons(board):
+        ceiling = _number_and_mechanism(comparison.ceiling)
+        if comparison.floor is None:
+            yield f"{comparison.source}: {CEILING} of all {ceiling}"
+        else:
+            softmax = "".join(f", softmax {_number(row)}" for row in comparison.softmax)
+            floor = _number_and_mechanism(comparison.floor)
+            yield f"{comparison.source}: {CEILING} {ceiling}, {FLOOR} {floor}{softmax}"
 
 
-def of(board: Board) -> list[dict[str, str]]:
-    """Return what was published of a board's task, pattern and headline, the best first."""
-    question, metric = board.question, board.headline
-    asked = {"task": question["task"], "pattern": question["pattern"], "metric": metric.name, "unit": metric.unit}
-    fitting = [row for row in numbers() if all(row[name] == value for name, value in asked.items())]
-    return sorted(fitting, key=lambda row: float(row["value"]), reverse=metric.higher_is_better is not False)
-
-
-def lines(board: Board) -> Iterator[str]:
-    """Yield a line for each source that compares mechanisms, its ceiling, floor and softmax; and the best of all."""
-    rows, by_source = of(board), dict[str, list[dict[str, str]]]()
-    for row in rows:
-        by_source.setdefault(row["source"], []).append(row)
-    for source, own in by_source.items():
-        if len(own) >= COMPARES:
-            softmax = [f", softmax {_number(row)}" for row in own if row["mechanism"] == "softmax"]
-            yield f"{source}: {CEILING} {_named(own[0])}, {FLOOR} {_named(own[-1])}{''.join(softmax)}"
-    if rows and len(by_source[rows[0]["source"]]) < COMPARES:
-        yield f"{rows[0]['source']}: {CEILING} of all {_named(rows[0])}"
-
-
-def html(boards: Sequence[Board]) -> Iterator[str]:
+def published_html(boards: Sequence[Board]) -> Iterator[str]:
     """Yield the page's section: every published number of the tasks that were measured."""
-    found = {tuple(row.values()): row for board in boards for row in of(board)}
-    if not found:
+    rows = published_for_all(boards)
+    if not rows:
         return
     yield f"<h2>Published</h2><p class='note'>{escape(ABOUT)}.</p><div class='scroll'><table><thead><tr>"
-    yield "".join(f"<th scope='col'>{name}</th>" for name in next(iter(found.values())))
+    yield "".join(f"<th scope='col'>{name}</th>" for name in rows[0])
     yield "</tr></thead><tbody>"
-    for row in found.values():
+    for row in rows:
         yield "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row.values()) + "</tr>"
     yield "</tbody></table></div>"
 
 
-def _named(row: dict[str, str]) -> str:
+def _number_and_mechanism(row: PublishedRow) -> str:
     return f"{_number(row)} ({row['mechanism']})"
 
 
-def _number(row: dict[str, str]) -> str:
+def _number(row: PublishedRow) -> str:
     value = float(row["value"])
-    unit = scale(row["unit"], [value])
-    return f"{unit.text(value)} {unit.unit}".strip()
+    unit = display_unit(row["unit"], [value])
+    return f"{unit.text(value)} {unit.name}".strip()

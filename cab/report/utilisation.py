@@ -1,48 +1,60 @@
 """How much of the machine each timing used, in the terminal."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from cab.analysis.units import number
+from cab.analysis.utilisation import differing_columns, longest_of_each_curve
+from cab.report.units import format_number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-_UNSEEN = ("params", *"task level batch heads dim device seed scale settings environment_id".split())
 ABOUT = (
-    "rate: needed FLOPs (counted ones beyond the forward pass) a second; utilisation: of the best product of matrices; "
-    "roofline: the time that needed FLOPs or needed bytes take at least, as a share of the time taken (above 100 %: "
-    "what it reads lay in a cache)"
+    "rate: needed FLOPs (beyond the forward pass, counted FLOPs) per second; utilisation: rate over the peak rate of "
+    "matrix products; roofline: the time of the needed FLOPs or of the needed bytes at peak rate, the longer one, over "
+    "the latency (above 100 %: the inputs were in a cache)"
 )
+_COLUMNS = ("mechanism", "pattern", "pass", "n", "dtype", "GFLOP/s", "utilisation", "roofline", "bound by")
+_RIGHT_ALIGNED = ("n", "GFLOP/s", "utilisation", "roofline")
 
 
-def print_utilisation(table: "DataFrame", console: "Console") -> None:
-    """Print the longest length of each mechanism, pattern and pass; nothing where no peak is known."""
-    if not len(table):
+def print_utilisation(utilisation: "DataFrame", console: "Console") -> None:
+    """Print the greatest length of each mechanism, pattern and pass; nothing where no peak is known."""
+    if not len(utilisation):
         return
-    shown = Table(box=None, pad_edge=False, title="\nUse of the machine", title_style="bold", title_justify="left")
-    for column in ("mechanism", "pattern", "pass", "n", "dtype", "GFLOP/s", "utilisation", "roofline", "bound by"):
-        shown.add_column(column, justify="right" if column in ("n", "GFLOP/s", "utilisation", "roofline") else "left")
-    curve = ["mechanism", "backend", "pattern", "pass", "dtype", *_UNSEEN]
-    longest = table.loc[table.groupby(curve, sort=False, dropna=False)["n"].idxmax()]
-    differing = [
-        name for name in _UNSEEN if (longest.groupby("mechanism")[name].nunique(dropna=False) > 1).any()
-    ]  # what tells lines of one mechanism apart
+    table = Table(box=None, pad_edge=False, title="\nUse of the machine", title_style="bold", title_justify="left")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right" if column in _RIGHT_ALIGNED else "left")
+    longest = longest_of_each_curve(utilisation)
+    differing = differing_columns(longest)
     if differing:
-        shown.add_column("of", overflow="fold")
-    for row in longest.sort_values(["pattern", "pass", "utilisation"], ascending=[True, True, False]).to_dict(
-        "records"
-    ):
-        name = row["mechanism"] + ("" if row["backend"] == "eager" else f" {row['backend']}")
-        cells = [name, row["pattern"], row["pass"], f"{row['n']:,}", row["dtype"], number(row["rate"] / 1e9)]
-        cells += [f"{row['utilisation']:.1%}", f"{row['roofline']:.1%}", row["bound"]]
-        cells += [", ".join(f"{of.removesuffix('_id')} {row[of]}" for of in differing)] * bool(differing)
-        shown.add_row(*map(Text, cells))
-    console.print(shown)
-    for line in table.drop_duplicates(["environment_id", "dtype"]).to_dict("records"):
-        rates = f"{number(line['peak_flops'] / 1e9)} GFLOP/s ({line['dtype']}), {number(line['peak_bytes'] / 1e9)} GB/s"
-        console.print(Text(f"  peak, measured {line['peak_time']} on {line['environment_id']}: {rates}", style="dim"))
+        table.add_column("of", overflow="fold")
+    for row in longest.to_dict("records"):
+        table.add_row(*map(Text, _cells(row, differing)))
+    console.print(table)
+    for row in utilisation.drop_duplicates(["environment_id", "dtype"]).to_dict("records"):
+        flops = f"{format_number(row['peak_flops'] / 1e9)} GFLOP/s ({row['dtype']})"
+        bandwidth = f"{format_number(row['peak_bytes'] / 1e9)} GB/s"
+        peak = f"  peak, measured {row['peak_time']} on {row['environment_id']}: {flops}, {bandwidth}"
+        console.print(Text(peak, style="dim"))
     console.print(Text(f"  {ABOUT}", style="dim"))
+
+
+def _cells(row: dict[Any, Any], differing: list[str]) -> list[str]:
+    cells = [
+        row["mechanism"] if row["backend"] == "eager" else f"{row['mechanism']} {row['backend']}",
+        row["pattern"],
+        row["pass"],
+        f"{row['n']:,}",
+        row["dtype"],
+        format_number(row["rate"] / 1e9),
+        f"{row['utilisation']:.1%}",
+        f"{row['roofline']:.1%}",
+        row["bound"],
+    ]
+    if differing:
+        cells.append(", ".join(f"{name.removesuffix('_id')} {row[name]}" for name in differing))
+    return cells

