@@ -1,12 +1,13 @@
 """The laws that a mechanism obeys before any number of it is shown.
 
-`check(cls)` runs every law for every pattern that the card declares, with every entry of `checks`, and "is refused"
-for the other patterns; `parametrize` makes pytest cases of them; `check_params` compares one case's own
-hyper-parameters with `reference`. All run in float64, on one thread, in eval mode unless a law says otherwise.
+`check(cls)` runs every law for every pattern that the card declares, with every entry of `checks`; for all other
+patterns it runs only `refuses`. `parametrize` makes pytest cases of the same. `check_params` compares the
+hyper-parameters of one case with `reference`. Laws run on one thread. Unless a law says otherwise, they run in float64
+(or the finest dtype that the backend accepts) and in eval mode.
 """
 
 from cab.conformance.laws import EXEMPTIBLE, LAWS, Law
-from cab.conformance.subject import Broken, Subject
+from cab.conformance.subject import LawBroken, Subject
 from cab.conformance.suite import Verdict, check, check_params, parametrize
 
-__all__ = ["EXEMPTIBLE", "LAWS", "Broken", "Law", "Subject", "Verdict", "check", "check_params", "parametrize"]
+__all__ = ["EXEMPTIBLE", "LAWS", "Law", "LawBroken", "Subject", "Verdict", "check", "check_params", "parametrize"]

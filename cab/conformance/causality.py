@@ -1,17 +1,29 @@
-"""Causality: in CS and CC no output row depends on a later token (CC: a later query). Each test alone misses bugs.
+"""Causality: in CS and CC no output row depends on a later token (in CC: on a later query).
 
-A suffix that changes misses what reads the length, truncation what cancels at equal lengths, both what only a gradient
-or the training mode lets through, and all of them what `step` does otherwise.
+No test finds every leak. A perturbed suffix misses a dependence on the length. Truncation misses differences that
+cancel at equal lengths. Both miss what only a gradient or the training mode lets through, and all of them miss what
+`step` does differently.
 """
 
 import torch
 from torch import Tensor
 
 from cab.attention.streaming import prefill, step_arguments
-from cab.conformance.subject import CUTS, Broken, Call, N, Subject, equal, repeated, seeded, tracked, weighted
+from cab.conformance.subject import (
+    CUTS,
+    Call,
+    LawBroken,
+    N,
+    Subject,
+    as_leaves,
+    fixed_seed,
+    repeat_sample,
+    require_equal,
+    weighted_sum,
+)
 from cab.contracts.mechanism import Mechanism
 
-SPLITS = ((N,), (1,) * N, (5, 1, 20, 11))
+SPLITS = ((N,), (1,) * N, (5, 1, 20, 11))  # sizes of the steps
 
 
 @torch.no_grad()
@@ -21,65 +33,66 @@ def truncation(subject: Subject) -> None:
         call = subject.draw(n, m, batch=1)
         whole = subject.mechanism(**call)
         for cut in range(1, n):
-            alone = subject.mechanism(**subject.cut(call, cut))
-            equal(alone, whole[:, :, :cut], f"the first {cut} tokens alone, of {n} (m={m})")
+            alone = subject.mechanism(**subject.truncate(call, cut))
+            require_equal(alone, whole[:, :, :cut], f"the first {cut} tokens alone, of {n} (m={m})")
 
 
 @torch.no_grad()
 def suffix(subject: Subject) -> None:
     """A change of later tokens, small or large, changes no earlier row, at every cut."""
     for n, m in subject.lengths:
-        early = _early(n, subject.device)
-        call = repeated(subject.draw(n, m, batch=1), n)
+        before_cut = _before_each_cut(n, subject.device)
+        call = repeat_sample(subject.draw(n, m, batch=1), n)
         for scale in (1.0, 30.0):
-            out = subject.mechanism(**subject.changed(call, ~early, scale=scale))
-            kept = early[:, None, :, None]
-            _none(((out - out[:1]) * kept).flatten(1), 1 + out[:1].abs().max(), f"(m={m}) change earlier rows")
+            out = subject.mechanism(**subject.perturb(call, ~before_cut, scale=scale))
+            differences = (out - out[:1]) * before_cut[:, None, :, None]
+            _require_zero(differences.flatten(1), 1 + out[:1].abs().max(), f"(m={m}) change earlier rows")
 
 
 def gradient(subject: Subject) -> None:
     """Earlier rows have no gradient with respect to later tokens, at every cut."""
     for n, m in subject.lengths:
-        early = _early(n, subject.device)
-        call = tracked(repeated(subject.draw(n, m, batch=1), n))
+        before_cut = _before_each_cut(n, subject.device)
+        call = as_leaves(repeat_sample(subject.draw(n, m, batch=1), n))
         out = subject.mechanism(**call)
         if not out.requires_grad:
             return
-        torch.autograd.backward(weighted(out * early[:, None, :, None]))
+        torch.autograd.backward(weighted_sum(out * before_cut[:, None, :, None]))
         for name, t in call.items():
-            if t.grad is not None and subject.on("queries", name):
-                late = ~early[:, None, :, None] if name in ("q", "k", "v") else ~early[:, :, None]
-                _none((t.grad * late).flatten(1), 1 + t.grad.abs().max(), f"of {name} (m={m}) have a gradient")
+            if t.grad is not None and subject.has_axis(name, "queries"):
+                after_cut = ~before_cut[:, None, :, None] if name in ("q", "k", "v") else ~before_cut[:, :, None]
+                scale = 1 + t.grad.abs().max()
+                _require_zero((t.grad * after_cut).flatten(1), scale, f"of {name} (m={m}) have a gradient")
 
 
 @torch.no_grad()
 def training(subject: Subject) -> None:
-    """In training too: with the seed fixed and later tokens of one sample changed, its earlier rows stay."""
+    """In training too: with the seed fixed, a change of a sample's later tokens changes none of its earlier rows."""
     n, m = subject.lengths[0]
     call = subject.draw(n, m)
 
-    def run(given: Call) -> Tensor:
+    def run_in_training_mode(call: Call) -> Tensor:
         mechanism = subject.build(training=True)
-        with seeded(subject.device):
-            return mechanism(**given)  # type: ignore[no-any-return]
+        with fixed_seed(subject.device):
+            return mechanism(**call)  # type: ignore[no-any-return]
 
-    whole = run(call)
+    whole = run_in_training_mode(call)
+    first_sample = torch.tensor([[True], [False]], device=subject.device)
     for cut in CUTS:
-        where = torch.arange(n, device=subject.device).expand(2, -1) >= cut
-        where = where & torch.tensor([[True], [False]], device=subject.device)
-        out = run(subject.changed(call, where))
-        equal(out[0, :, :cut], whole[0, :, :cut], f"in training, rows before {cut} after a later change")
+        after_cut = torch.arange(n, device=subject.device).expand(2, -1) >= cut
+        out = run_in_training_mode(subject.perturb(call, after_cut & first_sample))
+        require_equal(out[0, :, :cut], whole[0, :, :cut], f"in training, rows before {cut} after a later change")
 
 
 @torch.no_grad()
 def streaming(subject: Subject) -> None:
-    """Where there is `step`, any split into steps gives the parallel result."""
+    """Where there is `step`, any split into steps gives the result of `attend`."""
     for n, m in subject.lengths:
         call = subject.draw(n, m)
         whole = subject.mechanism(**call)
         for split in SPLITS:
-            sizes = f"{len(split)} steps of {split[0]}" if len(set(split)) == 1 else f"steps of {split}"
-            equal(streamed(subject.mechanism, call, split), whole, sizes)
+            steps = f"{len(split)} steps of {split[0]}" if len(set(split)) == 1 else f"steps of {split}"
+            require_equal(run_steps(subject.mechanism, call, split), whole, steps)
 
 
 @torch.no_grad()
@@ -88,66 +101,67 @@ def ragged(subject: Subject) -> None:
     n, m = subject.lengths[0]
     call = subject.draw(n, m, batch=3)
     real = torch.rand(3, n, generator=torch.Generator().manual_seed(2)).to(subject.device) < 0.6
-    real[0], real[1, :5], real[1, 6:26] = True, False, False  # two whole steps of the last split are masked in row 1
+    # row 0 has no masked token; in row 1 two whole steps of the last split are masked
+    real[0], real[1, :5], real[1, 6:26] = True, False, False
     mask_name = "query_mask" if subject.pattern.cross else "key_mask"
     if subject.pattern.cross:
-        call["key_mask"] = torch.arange(m, device=subject.device) < torch.tensor(
-            [[m], [11], [m]], device=subject.device
-        )
+        lengths = torch.tensor([[m], [11], [m]], device=subject.device)
+        call["key_mask"] = torch.arange(m, device=subject.device) < lengths
     for split in SPLITS:
-        out = streamed(subject.mechanism, {**call, mask_name: real}, split)
+        out = run_steps(subject.mechanism, {**call, mask_name: real}, split)
         for row in range(3):
-            kept = real[row].nonzero()[:, 0]
+            tokens = real[row].nonzero()[:, 0]
             alone = {
-                name: t[row : row + 1].index_select(2 if name in ("q", "k", "v") else 1, kept)
-                if subject.on("queries", name)
+                name: t[row : row + 1].index_select(2 if name in ("q", "k", "v") else 1, tokens)
+                if subject.has_axis(name, "queries")
                 else t[row : row + 1]
                 for name, t in call.items()
             }
-            equal(out[row, :, kept], subject.mechanism(**alone)[0], f"the real tokens of row {row}, masked others")
+            expected = subject.mechanism(**alone)[0]
+            require_equal(out[row, :, tokens], expected, f"the real tokens of row {row}, masked others")
 
 
 def leaks(subject: Subject) -> None:
-    """A leaky grade leaks: at least one of suffix, truncation and gradient fails."""
+    """A mechanism graded leaky leaks: it breaks suffix, truncation or gradient."""
     for law in (suffix, truncation, gradient):
         try:
             law(subject)
-        except Broken:
+        except LawBroken:
             return
-    raise Broken("graded leaky, yet no later token changes an earlier row")
+    raise LawBroken("graded leaky, yet no later token changes an earlier row")
 
 
-def streamed(mechanism: Mechanism, call: Call, split: tuple[int, ...]) -> Tensor:
-    """Return the output of `step` after `step`."""
+def run_steps(mechanism: Mechanism, call: Call, split: tuple[int, ...]) -> Tensor:
+    """Return the output of successive steps, whose sizes `split` gives."""
     state, _ = prefill(mechanism, call, 0)
     rows, start = [], 0
-    for c in split:
-        out, state = mechanism.step(state, **step_arguments(mechanism, call, start, start + c))
-        _only_tensors(state)
+    for size in split:
+        out, state = mechanism.step(state, **step_arguments(mechanism, call, start, start + size))
+        _require_tensors(state)
         rows.append(out)
-        start += c
+        start += size
     return torch.cat(rows, 2)
 
 
-def _only_tensors(state: object) -> None:
+def _require_tensors(state: object) -> None:
     if isinstance(state, dict | list | tuple):
         for item in state.values() if isinstance(state, dict) else state:
-            _only_tensors(item)
+            _require_tensors(item)
     elif not isinstance(state, Tensor):
-        raise Broken(f"the state holds {type(state).__name__}, not only tensors")
+        raise LawBroken(f"the state holds {type(state).__name__}, not only tensors")
 
 
-def _early(n: int, device: str) -> Tensor:
-    """Return (n, n): row c, of the copy whose tokens from c on are changed, is True before c. Copy 0 stays whole."""
-    cut = torch.arange(n, device=device)
-    cut[0] = n
-    return torch.arange(n, device=device) < cut[:, None]
+def _before_each_cut(n: int, device: str) -> Tensor:
+    """Return (n, n): row c, for the copy that is cut at token c, is True before c. Row 0, of no cut, is all True."""
+    cuts = torch.arange(n, device=device)
+    cuts[0] = n
+    return torch.arange(n, device=device) < cuts[:, None]
 
 
-def _none(values: Tensor, scale: Tensor, what: str) -> None:
-    """Raise `Broken` unless the values of every copy are zero to rounding."""
-    gaps = values.abs().amax(1)
-    bad = ~(gaps <= 1e-9 * scale)  # NaN is bad
-    if bad.any():
-        worst = int(torch.where(bad, gaps, gaps.new_zeros(())).nan_to_num(torch.inf).argmax())
-        raise Broken(f"tokens from {worst} on {what}: by {gaps[worst].item():.2e}")
+def _require_zero(values: Tensor, scale: Tensor, what: str) -> None:
+    """Raise `LawBroken` unless the values (copies, ...) are zero up to rounding; the message names the worst cut."""
+    errors = values.abs().amax(1)
+    broken = ~(errors <= 1e-9 * scale)  # True for NaN
+    if broken.any():
+        worst = int(torch.where(broken, errors, errors.new_zeros(())).nan_to_num(torch.inf).argmax())
+        raise LawBroken(f"tokens from {worst} on {what}: by {errors[worst].item():.2e}")

@@ -5,29 +5,29 @@ import warnings
 import torch
 
 from cab.conformance.definition import with_gradients
-from cab.conformance.subject import Subject, equal
+from cab.conformance.subject import Subject, require_equal
 
 
 def aot_eager(subject: Subject) -> None:
     """`torch.compile` takes the whole of `attend` as one graph, equal to eager forward and backward."""
-    _compiled(subject, "aot_eager")
+    _compare_with_eager(subject, "aot_eager")
 
 
 def inductor(subject: Subject) -> None:
     """The code that inductor generates equals eager, forward and backward (slow; needs a C++ compiler)."""
-    _compiled(subject, "inductor")
+    _compare_with_eager(subject, "inductor")
 
 
-def _compiled(subject: Subject, compiler: str) -> None:
+def _compare_with_eager(subject: Subject, compiler: str) -> None:
     n, m = subject.lengths[0]
     call = subject.draw(n, m, masks=True)
     call["key_mask"][1, 11:] = False
-    expected = with_gradients(subject.build(), call)
+    eager = with_gradients(subject.build(), call)
     torch.compiler.reset()
     mechanism = subject.build()
     mechanism._compute = torch.compile(mechanism._compute, fullgraph=True, dynamic=False, backend=compiler)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own, which are errors under pytest
-        got = with_gradients(mechanism, call)
-    for name, value in expected.items():
-        equal(got[name], value, f"compiled, {name}")
+        warnings.simplefilter("ignore")  # the compiler's own warnings, which pytest would turn into errors
+        compiled = with_gradients(mechanism, call)
+    for name, expected in eager.items():
+        require_equal(compiled[name], expected, f"compiled, {name}")

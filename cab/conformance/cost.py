@@ -2,33 +2,33 @@
 
 import torch
 
-from cab.conformance.definition import SOURCE, TOKENS, with_defaults
-from cab.conformance.subject import Broken, M, N, Subject
+from cab.conformance.definition import SOURCE_TOKENS, TOKENS, with_defaults
+from cab.conformance.subject import LawBroken, M, N, Subject
 from cab.instruments.flop_counter import count_flops
 
-CLOSE = 0.02
+TOLERANCE = 0.02
 
 
 @torch.no_grad()
 def flops(subject: Subject) -> None:
     """The closed form and PyTorch's counter agree within 2 % on the forward of eager `attend`; needed is no more."""
-    _agree(subject, N, M, "cpu")
-    _agree(with_defaults(subject), TOKENS, SOURCE, "cpu")
+    _compare_with_counter(subject, N, M, "cpu")
+    _compare_with_counter(with_defaults(subject), TOKENS, SOURCE_TOKENS, "cpu")
 
 
 @torch.no_grad()
 def meta(subject: Subject) -> None:
     """On meta tensors, where nothing is computed, the counter sees the same."""
-    _agree(with_defaults(subject), TOKENS, SOURCE, "meta")
+    _compare_with_counter(with_defaults(subject), TOKENS, SOURCE_TOKENS, "meta")
 
 
-def _agree(subject: Subject, n: int, m: int, device: str) -> None:
+def _compare_with_counter(subject: Subject, n: int, m: int, device: str) -> None:
     mechanism = subject.build(backend="eager").to(device)
     call = {name: t.to(device) for name, t in subject.draw(n, m, batch=1).items()}
     counted = count_flops(lambda: mechanism(**call))
     m = m if subject.pattern.cross else n
-    stated, needed = mechanism.flops(n, m), mechanism.flops_needed(n, m)
-    if abs(stated - counted) > CLOSE * counted:
-        raise Broken(f"flops({n}, {m}) says {stated:.6g}, and {counted:.6g} were counted on {device}")
-    if not 0 <= needed <= stated * (1 + 1e-9):
-        raise Broken(f"flops_needed({n}, {m}) is {needed:.6g}, of {stated:.6g} executed")
+    executed, needed = mechanism.flops(n, m), mechanism.flops_needed(n, m)
+    if abs(executed - counted) > TOLERANCE * counted:
+        raise LawBroken(f"flops({n}, {m}) says {executed:.6g}, and {counted:.6g} were counted on {device}")
+    if not 0 <= needed <= executed * (1 + 1e-9):
+        raise LawBroken(f"flops_needed({n}, {m}) is {needed:.6g}, of {executed:.6g} executed")

@@ -1,4 +1,4 @@
-"""Definition: a mechanism computes what its `reference` says, by every backend, forward and backward."""
+"""Definition: a mechanism computes what its `reference` says, with every backend, forward and backward."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -8,166 +8,165 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cab.conformance.causality import streamed
-from cab.conformance.subject import LONG_M, Call, M, N, Subject, equal, tracked, weighted
+from cab.conformance.causality import run_steps
+from cab.conformance.subject import LONG_M, Call, M, N, Subject, as_leaves, require_equal, weighted_sum
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported
 from cab.plugins import registry
 
-TOKENS, SOURCE = 301, 203  # odd, and beyond the default blocks
+TOKENS, SOURCE_TOKENS = 301, 203  # odd, and more than a block of the default hyper-parameters
 
 
 def definition(subject: Subject) -> None:
     """`attend`, and each backend that runs here, equals `reference`, forward and backward, with masks and without."""
-    _as_defined(subject)
+    _compare_with_reference(subject)
 
 
 def grouped(subject: Subject) -> None:
     """With two query heads to a key head it equals `reference`, and the same with the key heads repeated."""
-    _as_defined(subject, heads=4, kv_heads=2)
+    _compare_with_reference(subject, heads=4, kv_heads=2)
     slot = subject.slot(heads=4, kv_heads=2)
     call = subject.draw(slot=slot)
-    whole = {name: t.repeat_interleave(2, 1) if name in ("k", "v") else t for name, t in call.items()}
-    ours, theirs = subject.build(slot), subject.build(subject.slot(heads=4))
-    theirs.load_state_dict(ours.state_dict())
+    repeated_call = {name: t.repeat_interleave(2, 1) if name in ("k", "v") else t for name, t in call.items()}
+    grouping, not_grouping = subject.build(slot), subject.build(subject.slot(heads=4))
+    not_grouping.load_state_dict(grouping.state_dict())
     with torch.no_grad():
-        equal(ours(**call), theirs(**whole), "grouped, against repeated key heads")
+        require_equal(grouping(**call), not_grouping(**repeated_call), "grouped, against repeated key heads")
 
 
 @torch.no_grad()
 def lengths(subject: Subject) -> None:
     """One and three tokens are enough, of queries and of keys, for every backend."""
-    for own in _backends(subject):
-        expected, mechanism = own.build(definition=True), own.build()
+    for variant in _backend_variants(subject):
+        reference, mechanism = variant.build(definition=True), variant.build()
         for n in (1, 3):
-            for m in (1, 3, N) if own.pattern.cross else (n,):
-                call = own.draw(n, m)
-                equal(mechanism(**call), expected(**call), f"{own.backend}, {n} queries and {m} keys")
+            for m in (1, 3, N) if variant.pattern.cross else (n,):
+                call = variant.draw(n, m)
+                require_equal(mechanism(**call), reference(**call), f"{variant.backend}, {n} queries and {m} keys")
 
 
 @torch.no_grad()
 def defaults(subject: Subject) -> None:
     """With its default hyper-parameters, at 301 tokens, it equals `reference`, is causal, and streams to the same."""
-    plain = with_defaults(subject)
-    call = plain.draw(TOKENS, SOURCE)
-    mechanism = plain.mechanism
-    expected = plain.build(definition=True)(**call)
+    subject = with_defaults(subject)
+    call = subject.draw(TOKENS, SOURCE_TOKENS)
+    mechanism = subject.mechanism
     whole = mechanism(**call)
-    equal(whole, expected, f"{TOKENS} tokens")
-    if plain.causal:
-        alone = mechanism(**plain.cut(call, 150))
-        equal(alone, whole[:, :, :150], f"the first 150 of {TOKENS} tokens alone")
-    if plain.causal and mechanism.defines("step"):
-        equal(streamed(mechanism, call, (150, 150, 1)), whole, f"{TOKENS} tokens in three steps")
+    require_equal(whole, subject.build(definition=True)(**call), f"{TOKENS} tokens")
+    if subject.causal:
+        alone = mechanism(**subject.truncate(call, 150))
+        require_equal(alone, whole[:, :, :150], f"the first 150 of {TOKENS} tokens alone")
+    if subject.causal and mechanism.defines("step"):
+        require_equal(run_steps(mechanism, call, (150, 150, 1)), whole, f"{TOKENS} tokens in three steps")
 
 
 @torch.no_grad()
 def exact(subject: Subject) -> None:
-    """What is declared exact equals softmax attention."""
+    """A mechanism that is declared exact equals softmax attention."""
     call = ragged_batch(subject, subject.slot())
-    equal(subject.mechanism(**call), _softmax(subject.pattern, subject.slot(), call), "against softmax")
+    require_equal(subject.mechanism(**call), _softmax(subject.pattern, subject.slot(), call), "against softmax")
 
 
 @torch.no_grad()
 def limits(subject: Subject) -> None:
-    """Each limit case equals what the card says, with its parameters set as the card says."""
+    """With the hyper-parameters and weights of each limit case, it equals what the card says."""
     for limit in subject.cls.limits:
         if subject.pattern.value not in limit.get("patterns", subject.pattern.value):
             continue
-        case = replace(subject, params={**_inner(subject.params), **limit["params"]})
-        mechanism = case.build()
-        own = dict(mechanism.named_parameters()) | dict(mechanism.named_buffers())
+        at_limit = replace(subject, params={**_without_default(subject.params), **limit["params"]})
+        mechanism = at_limit.build()
+        weights = dict(mechanism.named_parameters()) | dict(mechanism.named_buffers())
         for name, constant in limit.get("weights", {}).items():
-            if name in own:  # some stand in some patterns only
-                own[name].fill_(constant)
-        call = ragged_batch(case, case.slot())
+            if name in weights:  # some weights exist in some patterns only
+                weights[name].fill_(constant)
+        call = ragged_batch(at_limit, at_limit.slot())
         if limit["equals"] == "softmax":
-            expected = _softmax(case.pattern, case.slot(), call)
+            expected = _softmax(at_limit.pattern, at_limit.slot(), call)
         else:
-            other = registry.load("mechanism", limit["equals"])
-            expected = Subject(other, case.pattern, limit.get("equals_params", {}), "eager", case.device).build()(
-                **call
-            )
-        equal(mechanism(**call), expected, f"with {limit['params']}, against {limit['equals']}")
+            other_cls = registry.load("mechanism", limit["equals"])
+            other = Subject(other_cls, at_limit.pattern, limit.get("equals_params", {}), "eager", at_limit.device)
+            expected = other.build()(**call)
+        require_equal(mechanism(**call), expected, f"with {limit['params']}, against {limit['equals']}")
 
 
 def with_defaults(subject: Subject) -> Subject:
     """Return a subject of 301 tokens with the default hyper-parameters (a wrapper keeps its inner mechanism)."""
-    return replace(subject, params=_inner(subject.params), most=TOKENS)
+    return replace(subject, params=_without_default(subject.params), max_len=TOKENS)
 
 
-def _as_defined(subject: Subject, **changes: int) -> None:
-    long = (M, LONG_M) if subject.pattern.cross else (N, N)  # the second call has more keys than queries
-    for own in _backends(subject, **changes):
-        slot = own.slot(**changes)
-        for call in (own.draw(slot=slot), ragged_batch(own, slot, *long)):
-            wanted, got = (with_gradients(own.build(slot, definition=of), call) for of in (True, False))
-            for name, expected in wanted.items():
-                equal(got[name], expected, f"{own.backend}, {name}")
+def _compare_with_reference(subject: Subject, **slot_changes: int) -> None:
+    n, m = (M, LONG_M) if subject.pattern.cross else (N, N)  # here m > n; by default n > m
+    for variant in _backend_variants(subject, **slot_changes):
+        slot = variant.slot(**slot_changes)
+        for call in (variant.draw(slot=slot), ragged_batch(variant, slot, n, m)):
+            expected = with_gradients(variant.build(slot, definition=True), call)
+            actual = with_gradients(variant.build(slot), call)
+            for name, t in expected.items():
+                require_equal(actual[name], t, f"{variant.backend}, {name}")
 
 
-def _backends(subject: Subject, **changes: int) -> list[Subject]:
-    """Return the subject with each backend that runs here, or its own alone; compiled code has a law of its own."""
-    if not subject.every:
+def _backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
+    """Return the subject with each backend that runs here, or only with its own; `compile` has a law of its own."""
+    if not subject.every_backend:
         return [subject]
-    found = []
+    variants = []
     for backend in subject.cls.backends():
-        own = replace(subject, backend=backend)
+        variant = replace(subject, backend=backend)
         if backend != "compile":
             try:
-                own.build(own.slot(**changes))
-                found.append(own)
+                variant.build(variant.slot(**slot_changes))
+                variants.append(variant)
             except Unsupported:
                 pass
-    return found
+    return variants
 
 
 def with_gradients(
-    mechanism: Mechanism, call: Call, forward: AbstractContextManager[Any] | None = None
+    mechanism: Mechanism, call: Call, forward_context: AbstractContextManager[Any] | None = None
 ) -> dict[str, Tensor]:
-    """Return the output and the gradient of each leaf, for one fixed weighting of the output.
+    """Return the output, and the gradient of each argument and parameter for one fixed weighting of the output.
 
-    `forward`: what the mechanism is called in; backward runs outside of it, as in training.
+    The forward pass runs inside `forward_context`, the backward pass outside, as in training with autocast.
     """
-    call = tracked(call)
+    call = as_leaves(call)
     mechanism.zero_grad()
-    with forward or nullcontext():
+    with forward_context or nullcontext():
         out = mechanism(**call)
     if out.requires_grad:
-        loss = weighted(out)
+        loss = weighted_sum(out)
         torch.autograd.backward(loss if mechanism.aux_loss is None else loss + mechanism.aux_loss)
-    found = {"output": out.detach()}
+    results = {"output": out.detach()}
     for name, t in {**call, **dict(mechanism.named_parameters())}.items():
         if t.requires_grad:
-            found[f"gradient of {name}"] = torch.zeros_like(t) if t.grad is None else t.grad
-    return found
+            results[f"gradient of {name}"] = torch.zeros_like(t) if t.grad is None else t.grad
+    return results
 
 
 def ragged_batch(subject: Subject, slot: Slot, n: int = N, m: int = M) -> Call:
-    """Draw three samples: full, with masked tails, and all masked."""
+    """Draw three samples: without padding, with masked tails, and all masked."""
     call = subject.draw(n, m, batch=3, slot=slot, masks=True)
-    for name, real in (("key_mask", 11), ("query_mask", 17)):
+    for name, length in (("key_mask", 11), ("query_mask", 17)):
         if name in call:
-            call[name][1, real:] = False
+            call[name][1, length:] = False
     call["key_mask"][2] = False
     return call
 
 
 def _softmax(pattern: Pattern, slot: Slot, call: Call) -> Tensor:
-    """Softmax attention, written for the laws alone."""
-    q, k, v, keys = call["q"], call["k"], call["v"], call["key_mask"]
+    """Softmax attention, written independently of the mechanism `softmax`."""
+    q, k, v, key_mask = call["q"], call["k"], call["v"], call["key_mask"]
     k, v = (t.repeat_interleave(slot.heads // t.shape[1], 1) for t in (k, v))
-    weights = (torch.einsum("bhid,bhjd->bhij", q, k) / slot.dim**0.5).exp() * keys[:, None, None, :]
+    weights = (torch.einsum("bhid,bhjd->bhij", q, k) / slot.dim**0.5).exp() * key_mask[:, None, None, :]
     if pattern is Pattern.CS:
         weights = weights.tril()
     total = weights.sum(-1, keepdim=True)
     out = torch.einsum("bhij,bhjd->bhid", weights / total.where(total > 0, 1.0), v)
-    rows = call.get("query_mask", keys) & keys.any(-1, keepdim=True)
+    rows = call.get("query_mask", key_mask) & key_mask.any(-1, keepdim=True)
     return out * rows[:, None, :, None]
 
 
-def _inner(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what has no default: a wrapper's inner mechanism."""
+def _without_default(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the one hyper-parameter that has no default: a wrapper's inner mechanism."""
     return {"inner": params["inner"]} if "inner" in params else {}

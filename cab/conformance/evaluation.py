@@ -1,4 +1,4 @@
-"""Evaluation: a mechanism in eval mode is a function of its inputs and of what was saved."""
+"""Evaluation: in eval mode a mechanism is a function of its inputs and of its saved state."""
 
 import io
 import random
@@ -8,76 +8,77 @@ from typing import Any
 import torch
 
 from cab.conformance.definition import ragged_batch
-from cab.conformance.subject import Broken, Subject, equal, seeded
+from cab.conformance.subject import LawBroken, Subject, fixed_seed, require_equal
 
 
 @torch.no_grad()
 def randomness(subject: Subject) -> None:
     """Eval draws no random number, and two calls agree."""
     mechanism, call = subject.build(), subject.draw()
-    with seeded(subject.device):
-        before = _generators(subject.device)
+    with fixed_seed(subject.device):
+        before = _generator_states(subject.device)
         first = mechanism(**call)
-        if _generators(subject.device) != before:
-            raise Broken("a random number was drawn in eval mode")
+        if _generator_states(subject.device) != before:
+            raise LawBroken("a random number was drawn in eval mode")
     if not torch.equal(mechanism(**call), first):
-        raise Broken("two calls in eval mode differ")
+        raise LawBroken("two calls in eval mode differ")
 
 
 @torch.no_grad()
 def saving(subject: Subject) -> None:
     """A fresh instance, of another seed, with the saved state gives the identical result."""
     saved, call = subject.build(), subject.draw()
-    first = saved(**call)
+    expected = saved(**call)
     state = saved.state_dict()
-    homes: dict[int, str] = {}
+    names: dict[int, str] = {}  # address -> the first tensor there
     for name, t in state.items():
         if not isinstance(t, torch.Tensor):
-            raise Broken(f"{name} is saved as {type(t).__name__}, which safetensors does not hold")
-        if t.numel() and homes.setdefault(t.data_ptr(), name) != name:
-            raise Broken(f"{name} and {homes[t.data_ptr()]} share their memory, which safetensors refuses")
+            raise LawBroken(f"{name} is saved as {type(t).__name__}, which safetensors does not hold")
+        if t.numel() and names.setdefault(t.data_ptr(), name) != name:
+            raise LawBroken(f"{name} and {names[t.data_ptr()]} share their memory, which safetensors refuses")
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    other = subject.build(seed=1)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    equal(other(**call), first, "after saving, and loading into a fresh instance")
+    loaded = subject.build(seed=1)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    require_equal(loaded(**call), expected, "after saving, and loading into a fresh instance")
 
 
 def untouched(subject: Subject) -> None:
     """A call changes neither its inputs nor, in eval mode, the mechanism's parameters and buffers."""
     mechanism = subject.build()
     for call in (subject.draw(), ragged_batch(subject, subject.slot())):
-        given = call | {f"its {name}": t.detach() for name, t in mechanism.state_dict().items()}
-        before = {name: t.clone() for name, t in given.items()}
+        tensors = call | {f"its {name}": t.detach() for name, t in mechanism.state_dict().items()}
+        before = {name: t.clone() for name, t in tensors.items()}
         with torch.no_grad():
             mechanism(**call)
-        for name, t in given.items():
+        for name, t in tensors.items():
             if not torch.equal(t, before[name]):
-                raise Broken(f"{name} was modified")
+                raise LawBroken(f"{name} was modified")
 
 
 @torch.no_grad()
 def layout(subject: Subject) -> None:
-    """Inputs may be views: heads beside channels as a layer makes them, every other entry, or one sample expanded."""
+    """Inputs need not be contiguous: transposed heads as from a layer, a stride of two, one sample expanded."""
     call = subject.draw()
     whole = subject.mechanism(**call)
 
-    def beside(name: str, t: torch.Tensor) -> torch.Tensor:
+    def transposed_heads(name: str, t: torch.Tensor) -> torch.Tensor:
         return t.transpose(1, 2).contiguous().transpose(1, 2) if name in ("q", "k", "v") else t
 
-    def sparse(name: str, t: torch.Tensor) -> torch.Tensor:
+    def stride_of_two(name: str, t: torch.Tensor) -> torch.Tensor:
         return torch.stack([t, t], -1)[..., 0]
 
-    for what, view in (("heads beside channels", beside), ("every other entry", sparse)):
+    for what, view in (("transposed heads", transposed_heads), ("a stride of two", stride_of_two)):
         out = subject.mechanism(**{name: view(name, t) for name, t in call.items()})
-        equal(out, whole, f"views, {what}")
+        require_equal(out, whole, f"views, {what}")
     expanded = {name: t[:1].expand(2, *t.shape[1:]) for name, t in call.items()}
-    equal(subject.mechanism(**expanded)[1], whole[0], "views, one sample expanded to two")
+    require_equal(subject.mechanism(**expanded)[1], whole[0], "views, one sample expanded to two")
 
 
-def _generators(device: str) -> list[Any]:
+def _generator_states(device: str) -> list[Any]:
+    """Return the states of torch's, Python's and NumPy's generators."""
     numpy = sys.modules.get("numpy")
-    drawn = [] if numpy is None else [str(part) for part in numpy.random.get_state()]
+    of_numpy = [] if numpy is None else [str(part) for part in numpy.random.get_state()]
     on_device = [] if device == "cpu" else torch.cuda.get_rng_state(device).tolist()
-    return [torch.get_rng_state().tolist(), on_device, random.getstate(), drawn]
+    return [torch.get_rng_state().tolist(), on_device, random.getstate(), of_numpy]

@@ -1,45 +1,50 @@
-"""Independence: a result belongs to its sample, and to its head."""
+"""Independence: a sample's result depends on no other sample, and a head's on no other head."""
 
 import torch
 from torch import Tensor
 
-from cab.conformance.subject import Call, Subject, equal, seeded
+from cab.conformance.subject import Call, Subject, fixed_seed, require_equal
 
 
 @torch.no_grad()
 def batch(subject: Subject) -> None:
-    """A sample gives the same alone, among others, and in another place of the batch."""
+    """A sample gives the same alone, among others, and at another position of the batch."""
     call = subject.draw(*subject.lengths[0], batch=3)
     whole = subject.mechanism(**call)
     alone = subject.mechanism(**{name: t[:1] for name, t in call.items()})
-    equal(whole[:1], alone, "a sample in a batch against alone")
-    turned = subject.mechanism(**{name: t.flip(0) for name, t in call.items()})
-    equal(turned.flip(0), whole, "the samples in another order")
+    require_equal(whole[:1], alone, "a sample in a batch against alone")
+    flipped = subject.mechanism(**{name: t.flip(0) for name, t in call.items()})
+    require_equal(flipped.flip(0), whole, "the samples in another order")
 
 
 @torch.no_grad()
 def batch_training(subject: Subject) -> None:
-    """In training too: with the seed fixed, one sample's change leaves the others."""
+    """In training too: with the seed fixed, a change of one sample changes no other."""
     n, m = subject.lengths[0]
     call = subject.draw(n, m)
 
-    def run(given: Call) -> Tensor:
+    def run_in_training_mode(call: Call) -> Tensor:
         mechanism = subject.build(training=True)
-        with seeded(subject.device):
-            return mechanism(**given)  # type: ignore[no-any-return]
+        with fixed_seed(subject.device):
+            return mechanism(**call)  # type: ignore[no-any-return]
 
-    other = call
+    perturbed = call
     for axis, length in (("queries", n), ("keys", m)) if subject.pattern.cross else (("queries", n),):
-        where = torch.tensor([[True], [False]], device=subject.device).expand(2, length)
-        other = subject.changed(other, where, axis)
-    equal(run(other)[1], run(call)[1], "a sample in training after a change of another")
+        first_sample = torch.tensor([[True], [False]], device=subject.device).expand(2, length)
+        perturbed = subject.perturb(perturbed, first_sample, axis)
+    require_equal(
+        run_in_training_mode(perturbed)[1],
+        run_in_training_mode(call)[1],
+        "a sample in training after a change of another",
+    )
 
 
 @torch.no_grad()
 def heads(subject: Subject) -> None:
-    """A head's result does not depend on what the other heads are given."""
+    """A head's result does not depend on the inputs of the other heads."""
     call = subject.draw(*subject.lengths[0])
-    changed = {
+    perturbed = {
         name: torch.cat([t[:, :1], 3 - 2 * t[:, 1:]], 1) if name in ("q", "k", "v") else t for name, t in call.items()
     }
-    equal(subject.mechanism(**changed)[:, 0], subject.mechanism(**call)[:, 0], "head 0 after a change of head 1")
+    out, expected = subject.mechanism(**perturbed), subject.mechanism(**call)
+    require_equal(out[:, 0], expected[:, 0], "head 0 after a change of head 1")

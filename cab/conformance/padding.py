@@ -1,11 +1,11 @@
-"""Padding: a masked token is one that is not there."""
+"""Padding: a masked token has no effect."""
 
 import torch
 from torch import Tensor
 
-from cab.conformance.subject import Broken, Subject, equal, tracked, weighted
+from cab.conformance.subject import LawBroken, Subject, as_leaves, require_equal, weighted_sum
 
-LEFT = (1, 3, 11, 28)  # real tokens
+REAL_TOKENS = (1, 3, 11, 28)  # numbers of real tokens in a padded sample
 
 
 @torch.no_grad()
@@ -13,92 +13,95 @@ def padding(subject: Subject) -> None:
     """A sample with a masked tail, beside a full one, gives what its real tokens give alone, and zeros after them."""
     n, m = subject.lengths[0]
     call = subject.draw(n, m, masks=True)
-    axes = (("queries",), ("keys",), ("queries", "keys")) if subject.pattern.cross else (("keys",),)
-    for axis in axes:
-        for real in LEFT:
-            masked, short = dict(call), {name: t[1:] for name, t in call.items()}
-            for one in axis:
-                name = "query_mask" if one == "queries" else "key_mask"
-                masked[name] = _tail(call[name], real)
-                short = subject.cut(short, real, one)
+    axes_to_mask = (("queries",), ("keys",), ("queries", "keys")) if subject.pattern.cross else (("keys",),)
+    for axes in axes_to_mask:
+        for length in REAL_TOKENS:
+            masked, truncated = dict(call), {name: t[1:] for name, t in call.items()}
+            for axis in axes:
+                mask_name = "query_mask" if axis == "queries" else "key_mask"
+                masked[mask_name] = _mask_tail(call[mask_name], length)
+                truncated = subject.truncate(truncated, length, axis)
             out = subject.mechanism(**masked)
-            alone = subject.mechanism(**short)
+            alone = subject.mechanism(**truncated)
             rows = alone.shape[2]
-            equal(out[1:, :, :rows], alone, f"{' and '.join(axis)} masked from {real} on, against cut there")
+            what = f"{' and '.join(axes)} masked from {length} on, against cut there"
+            require_equal(out[1:, :, :rows], alone, what)
             if out[1, :, rows:].any():
-                raise Broken("a masked query does not give zeros")
+                raise LawBroken("a masked query does not give zeros")
 
 
 def hidden(subject: Subject) -> None:
-    """What masked tokens hold changes nothing, and receives no gradient."""
+    """The content of masked tokens changes nothing, and receives no gradient."""
     n, m = subject.lengths[0]
     call = subject.draw(n, m, masks=True)
-    for axis, name in _masks(subject):
-        masked = tracked({**call, name: _tail(call[name], 11)})
-        where = ~masked[name]
+    for axis, mask_name in _masks(subject):
+        masked = as_leaves({**call, mask_name: _mask_tail(call[mask_name], 11)})
+        where = ~masked[mask_name]
         with torch.no_grad():
-            out = subject.mechanism(**subject.changed(masked, where, axis, scale=30.0))
-        whole = subject.mechanism(**masked)
-        equal(out, whole.detach(), f"other {axis} where masked")
-        if not whole.requires_grad:
+            perturbed_out = subject.mechanism(**subject.perturb(masked, where, axis, scale=30.0))
+        out = subject.mechanism(**masked)
+        require_equal(perturbed_out, out.detach(), f"other {axis} where masked")
+        if not out.requires_grad:
             continue
-        torch.autograd.backward(weighted(whole))
-        for one, t in masked.items():
-            if t.grad is not None and subject.on(axis, one):
-                hidden_part = where[:, None, :, None] if one in ("q", "k", "v") else where[:, :, None]
-                if (t.grad * hidden_part).abs().max() > 1e-9:
-                    raise Broken(f"masked tokens of {one} receive a gradient")
+        torch.autograd.backward(weighted_sum(out))
+        for name, t in masked.items():
+            if t.grad is not None and subject.has_axis(name, axis):
+                masked_entries = where[:, None, :, None] if name in ("q", "k", "v") else where[:, :, None]
+                if (t.grad * masked_entries).abs().max() > 1e-9:
+                    raise LawBroken(f"masked tokens of {name} receive a gradient")
 
 
 @torch.no_grad()
 def mask(subject: Subject) -> None:
     """No mask equals a mask of real tokens only."""
     n, m = subject.lengths[0]
-    plain, full = subject.draw(n, m), subject.draw(n, m, masks=True)
-    equal(subject.mechanism(**full), subject.mechanism(**plain), "a full mask against none")
+    unmasked, masked = subject.draw(n, m), subject.draw(n, m, masks=True)
+    require_equal(subject.mechanism(**masked), subject.mechanism(**unmasked), "a full mask against none")
 
 
 def empty(subject: Subject) -> None:
     """A sample that is all masked gives zeros, and every gradient is finite."""
     n, m = subject.lengths[0]
-    for _, name in _masks(subject):
-        call = tracked(subject.draw(n, m, masks=True))
-        call[name][1] = False
+    for _, mask_name in _masks(subject):
+        call = as_leaves(subject.draw(n, m, masks=True))
+        call[mask_name][1] = False
         mechanism = subject.build()
         out = mechanism(**call)
         if out[1].any() or not out.isfinite().all():
-            raise Broken(f"an all-masked {name} does not give zeros")
+            raise LawBroken(f"an all-masked {mask_name} does not give zeros")
         if not out.requires_grad:
             continue
         torch.autograd.backward(out.square().sum())
-        for one, t in (call | dict(mechanism.named_parameters())).items():
+        for name, t in (call | dict(mechanism.named_parameters())).items():
             if t.grad is not None and not t.grad.isfinite().all():
-                raise Broken(f"an all-masked {name} gives {one} a gradient that is not finite")
+                raise LawBroken(f"an all-masked {mask_name} gives {name} a gradient that is not finite")
 
 
 def raster(subject: Subject) -> None:
-    """On a raster, of which any place may be missing: equal to `reference`, and masked places are invisible."""
+    """On a raster any token may be masked: it equals `reference`, and the content of masked tokens changes nothing."""
     source = {"source_len": 35, "source_raster": (5, 7)} if subject.pattern.cross else {}
     slot = subject.slot(max_len=42, raster=(6, 7), **source)
     call = subject.draw(37, 29, slot=slot, masks=True)
     generator = torch.Generator().manual_seed(3)
-    for _, name in _masks(subject):
-        holes = torch.rand(call[name].shape, generator=generator) < 0.3
-        call[name] = call[name] & ~holes.to(subject.device)
+    for _, mask_name in _masks(subject):
+        holes = torch.rand(call[mask_name].shape, generator=generator) < 0.3
+        call[mask_name] = call[mask_name] & ~holes.to(subject.device)
     mechanism = subject.build(slot)
     with torch.no_grad():
         out = mechanism(**call)
-        equal(out, subject.build(slot, definition=True)(**call), "with holes, against reference")
-        for axis, name in _masks(subject):
-            equal(mechanism(**subject.changed(call, ~call[name], axis, scale=30.0)), out, f"other {axis} in the holes")
+        require_equal(out, subject.build(slot, definition=True)(**call), "with holes, against reference")
+        for axis, mask_name in _masks(subject):
+            perturbed = subject.perturb(call, ~call[mask_name], axis, scale=30.0)
+            require_equal(mechanism(**perturbed), out, f"other {axis} in the holes")
 
 
 def _masks(subject: Subject) -> list[tuple[str, str]]:
+    """Return the axis and the name of each mask."""
     return [("keys", "key_mask")] + ([("queries", "query_mask")] if subject.pattern.cross else [])
 
 
-def _tail(full: Tensor, real: int) -> Tensor:
-    """Mask the second sample from `real` on."""
-    masked = full.clone()
-    masked[1, real:] = False
+def _mask_tail(full_mask: Tensor, length: int) -> Tensor:
+    """Mask the second sample from `length` on."""
+    masked = full_mask.clone()
+    masked[1, length:] = False
     return masked

@@ -1,29 +1,30 @@
-"""Run the laws: all of them on one class, as pytest cases, or one case's own hyper-parameters."""
+"""Run the laws: on one class, as pytest cases, or on the hyper-parameters of one case."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from cab.conformance import card
-from cab.conformance.causality import streamed
-from cab.conformance.definition import SOURCE, TOKENS
+from cab.conformance.causality import run_steps
+from cab.conformance.definition import SOURCE_TOKENS, TOKENS
 from cab.conformance.laws import EXEMPTIBLE, LAWS, declared_patterns
-from cab.conformance.subject import Broken, Subject, equal
+from cab.conformance.subject import LawBroken, Subject, require_equal
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported, unknown
 
-ROOM = (301, 1024, 4096, 16384, 65536)  # lengths of a slot, for hyper-parameters that need more than the tokens
+SLOT_LENGTHS = (301, 1024, 4096, 16384, 65536)  # tried in turn, for hyper-parameters that need a long slot
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one law found: `pass`, `fail` (and why), or `exempt` (and the author's reason)."""
+    """The result of one law: `pass`, `fail` (with the reason), or `exempt` (with the author's reason)."""
 
     law: str
     pattern: str
@@ -53,45 +54,47 @@ def check(
     long: bool = False,
     device: str = "cpu",
 ) -> list[Verdict]:
-    """Run the laws on `cls`: all patterns, its own `checks`, every law that is not long, unless given.
+    """Run laws on a mechanism class; by default in all patterns, with its `checks`, all laws that are not long.
 
-    Without a backend the laws run on `eager`, and what is said of backends is asked of each that runs here. A pattern
-    in which `backend` is refused is left out, unless it was asked for: then `Unsupported` comes through. With backend
-    "compile" the laws run on eager, and `inductor` too. An exemption that nothing needs fails, which is judged where
-    every pattern and all of `checks` were run.
+    Without `backend` the laws run on `eager`, and laws about backends test each one that runs here. With a backend, all
+    laws run on that one alone ("compile": on `eager`, and the law `inductor` runs too). A pattern that the backend
+    refuses is skipped; where `patterns` names it, `Unsupported` is raised.
+
+    An exemption that no law needed is a failure; it is reported only where neither `patterns` nor `params` is given.
+    `UsageError` for an unknown law or pattern.
     """
-    asked = None if patterns is None else [Pattern.of(pattern) for pattern in patterns]
-    every = backend is None
-    chosen = _chosen(laws, long or backend == "compile")
+    requested = None if patterns is None else [Pattern.of(pattern) for pattern in patterns]
+    every_backend = backend is None
+    law_names = _select(laws, long or backend == "compile")
     backend = "eager" if backend in (None, "compile") else backend
-    entries = [dict(entry) for entry in _entries(cls, params)]
-    found = [_judge("card", lambda: card.card(cls), "", {})] if laws is None else []
-    for pattern in asked or Pattern:
-        for index, entry in enumerate(entries):
-            subject = Subject(cls, pattern, entry, backend, device, every=every)
-            if not every and pattern.value in declared_patterns(subject):
+    param_sets = [dict(entry) for entry in _param_sets(cls, params)]
+    verdicts = [_run("card", partial(card.card, cls), "", {})] if laws is None else []
+    for pattern in requested or Pattern:
+        for index, entry in enumerate(param_sets):
+            subject = Subject(cls, pattern, entry, backend, device, every_backend=every_backend)
+            if not every_backend and pattern.value in declared_patterns(subject):
                 try:
                     _ = subject.dtype
                 except Unsupported:
-                    if asked is None:
+                    if requested is None:
                         continue
-                    if backend != "eager" or _builds(subject):  # else the law `refuses` says so
+                    if backend != "eager" or _can_be_built(subject):  # if not, the law `refuses` reports it
                         raise
-            for law in _applying(subject, chosen, first=index == 0):
-                found.append(_judge(law, lambda law=law, subject=subject: LAWS[law].run(subject), pattern.value, entry))  # type: ignore[misc]
-    if asked is None and params is None:
-        found += [
+            for law in _applicable(subject, law_names, first=index == 0):
+                verdicts.append(_run(law, partial(LAWS[law].run, subject), pattern.value, entry))
+    if requested is None and params is None:
+        verdicts += [
             Verdict("exemption", "", {}, "fail", f"{law} is exempt, and nothing needs it")
-            for law in _needless(cls, found, chosen)
+            for law in _unneeded_exemptions(cls, verdicts, law_names)
         ]
-    return [_excused(cls, verdict) for verdict in found]
+    return [_with_exemption(cls, verdict) for verdict in verdicts]
 
 
 def parametrize(classes: type[Mechanism] | Iterable[type[Mechanism]], laws: Iterable[str] | None = None) -> Any:
     """Decorate a pytest function of one argument, `law`, that calls it: one case a class, pattern and law.
 
-    Ids are like `local-CS-suffix`. What a card exempts is an expected failure. Laws of the long suite run where they
-    are named in `laws`.
+    Ids are like `local-CS-suffix`. A failure that the card exempts is an expected failure. Long laws run only where
+    `laws` names them.
     """
     import pytest
 
@@ -100,15 +103,15 @@ def parametrize(classes: type[Mechanism] | Iterable[type[Mechanism]], laws: Iter
         if laws is None:
             cases.append(pytest.param(_card_case(cls), id=f"{_name(cls)}-card"))
         for pattern in Pattern:
-            subjects = [Subject(cls, pattern, dict(entry)) for entry in _entries(cls, None)]
-            names = {
-                index: list(_applying(subject, _chosen(laws, False), first=index == 0))
+            subjects = [Subject(cls, pattern, dict(entry)) for entry in _param_sets(cls, None)]
+            applicable = [
+                list(_applicable(subject, _select(laws, False), first=index == 0))
                 for index, subject in enumerate(subjects)
-            }
+            ]
             for law in LAWS:
-                under = [subject for index, subject in enumerate(subjects) if law in names[index]]
-                if under:
-                    cases.append(pytest.param(_case(law, under), id=f"{_name(cls)}-{pattern.value}-{law}"))
+                subjects_of_law = [s for s, names in zip(subjects, applicable, strict=True) if law in names]
+                if subjects_of_law:
+                    cases.append(pytest.param(_case(law, subjects_of_law), id=f"{_name(cls)}-{pattern.value}-{law}"))
     return pytest.mark.parametrize("law", cases)
 
 
@@ -122,26 +125,27 @@ def check_params(
     device: str = "cpu",
     tokens: int = TOKENS,
 ) -> list[Verdict]:
-    """Compare a case's own hyper-parameters with `reference` at 301 tokens, in float64, and `step` where it streams.
+    """Compare one set of hyper-parameters with `reference` at 301 tokens, in float64; and `step`, where it streams.
 
-    Without a slot of the case, a small one is made, as long as the hyper-parameters need.
+    `slot` is the slot of a case. Without one, a small slot is used that is as long as the hyper-parameters need.
     """
     pattern = Pattern.of(pattern)
-    subject = Subject(cls, pattern, dict(params), backend, device, place=slot)
+    subject = Subject(cls, pattern, dict(params), backend, device, case_slot=slot)
 
     def law() -> None:
-        own = subject if slot else _roomy(subject)
-        n, m = min(tokens, own.slot().max_len), min(tokens if slot else SOURCE, own.slot().keys)
-        call = own.draw(n, m)
-        expected = own.build(definition=True)(**call)
-        equal(own.mechanism(**call), expected, f"{n} tokens, {backend}, against reference")
-        if own.causal and own.mechanism.defines("step") and n > 1:
-            equal(streamed(own.mechanism, call, (n // 2, n - n // 2)), expected, f"{n} tokens in two steps")
+        fitting = subject if slot else _with_long_enough_slot(subject)
+        n, m = min(tokens, fitting.slot().max_len), min(tokens if slot else SOURCE_TOKENS, fitting.slot().keys)
+        call = fitting.draw(n, m)
+        expected = fitting.build(definition=True)(**call)
+        require_equal(fitting.mechanism(**call), expected, f"{n} tokens, {backend}, against reference")
+        if fitting.causal and fitting.mechanism.defines("step") and n > 1:
+            split = (n // 2, n - n // 2)
+            require_equal(run_steps(fitting.mechanism, call, split), expected, f"{n} tokens in two steps")
 
-    return [_judge("params", law, pattern.value, dict(params))]
+    return [_run("params", law, pattern.value, dict(params))]
 
 
-def _builds(subject: Subject) -> bool:
+def _can_be_built(subject: Subject) -> bool:
     try:
         subject.build(dtype=torch.float64)
     except Exception:
@@ -149,30 +153,32 @@ def _builds(subject: Subject) -> bool:
     return True
 
 
-def _roomy(subject: Subject) -> Subject:
-    """Give it the shortest slot that its hyper-parameters fit into."""
-    for length in ROOM:
-        subject = replace(subject, most=length)
+def _with_long_enough_slot(subject: Subject) -> Subject:
+    """Return the subject with the shortest slot that its hyper-parameters accept."""
+    for length in SLOT_LENGTHS:
+        subject = replace(subject, max_len=length)
         try:
             _ = subject.mechanism
         except ValueError:
-            if length == ROOM[-1]:
+            if length == SLOT_LENGTHS[-1]:
                 raise
         else:
             break
     return subject
 
 
-def _entries(cls: type[Mechanism], params: Any) -> list[Mapping[str, Any]]:
-    entries: list[Mapping[str, Any]] = list(cls.checks)
+def _param_sets(cls: type[Mechanism], params: Any) -> list[Mapping[str, Any]]:
+    """Return the sets of hyper-parameters to run with: `params`, or the entries of `checks`."""
+    param_sets: list[Mapping[str, Any]] = list(cls.checks)
     if params is not None:
-        entries = [params] if isinstance(params, Mapping) else list(params)
-    if cls.patterns == "inner":  # a wrapper is checked around softmax, unless it says what it is checked around
-        entries = [{"inner": {"name": "softmax"}, **entry} for entry in entries]
-    return entries
+        param_sets = [params] if isinstance(params, Mapping) else list(params)
+    if cls.patterns == "inner":  # a wrapper is checked around softmax, unless an entry names another mechanism
+        param_sets = [{"inner": {"name": "softmax"}, **entry} for entry in param_sets]
+    return param_sets
 
 
-def _chosen(laws: Iterable[str] | None, long: bool) -> list[str]:
+def _select(laws: Iterable[str] | None, long: bool) -> list[str]:
+    """Return the names of the laws to run, in the order of `LAWS`."""
     if laws is None:
         return [name for name, law in LAWS.items() if long or not law.long]
     names = list(laws)
@@ -182,8 +188,11 @@ def _chosen(laws: Iterable[str] | None, long: bool) -> list[str]:
     return [name for name in LAWS if name in names]
 
 
-def _applying(subject: Subject, names: Iterable[str], first: bool) -> Iterator[str]:
-    """Yield the laws that hold for a subject; one that cannot be built is only asked whether it may be refused."""
+def _applicable(subject: Subject, names: Iterable[str], first: bool) -> Iterator[str]:
+    """Yield the laws that apply to a subject; to one that cannot be built, only `refuses` does.
+
+    `first` says that the subject has the first entry of `checks`.
+    """
     buildable = subject.pattern.value in declared_patterns(subject)
     if buildable:
         try:
@@ -192,31 +201,33 @@ def _applying(subject: Subject, names: Iterable[str], first: bool) -> Iterator[s
             buildable = False
     for name in names:
         law = LAWS[name]
-        if name == "refuses" or (buildable and (first or not law.first) and law.applies(subject)):
+        if name == "refuses" or (buildable and (first or not law.first_check_only) and law.applies(subject)):
             yield name
 
 
-def _judge(law: str, run: Callable[[], None], pattern: str, params: dict[str, Any]) -> Verdict:
+def _run(law: str, run: Callable[[], None], pattern: str, params: dict[str, Any]) -> Verdict:
     verdict, start = Verdict(law, pattern, params, "pass"), perf_counter()
     try:
         with _one_thread():
             run()
-    except Broken as broken:
+    except LawBroken as broken:
         verdict = replace(verdict, status="fail", reason=str(broken))
     except Exception as error:  # a mechanism that crashes under a law has broken it
         verdict = replace(verdict, status="fail", reason=f"{type(error).__name__}: {error}")
     return replace(verdict, seconds=perf_counter() - start)
 
 
-def _excused(cls: type[Mechanism], verdict: Verdict) -> Verdict:
+def _with_exemption(cls: type[Mechanism], verdict: Verdict) -> Verdict:
+    """Turn a failure that the card exempts into `exempt`."""
     if verdict.status == "fail" and verdict.law in EXEMPTIBLE and verdict.law in cls.exempt:
         return replace(verdict, status="exempt", reason=cls.exempt[verdict.law])
     return verdict
 
 
-def _needless(cls: type[Mechanism], found: Iterable[Verdict], ran: Iterable[str]) -> list[str]:
-    failed = {verdict.law for verdict in found if verdict.status == "fail"}
-    return [law for law in cls.exempt if law in ran and law in EXEMPTIBLE and law not in failed]
+def _unneeded_exemptions(cls: type[Mechanism], verdicts: Iterable[Verdict], law_names: Iterable[str]) -> list[str]:
+    """Return the exemptions from laws that ran and did not fail."""
+    failed = {verdict.law for verdict in verdicts if verdict.status == "fail"}
+    return [law for law in cls.exempt if law in law_names and law in EXEMPTIBLE and law not in failed]
 
 
 def _case(law: str, subjects: list[Subject]) -> Callable[[], None]:
@@ -224,8 +235,7 @@ def _case(law: str, subjects: list[Subject]) -> Callable[[], None]:
         import pytest
 
         for subject in subjects:
-            verdict = _judge(law, lambda subject=subject: LAWS[law].run(subject), "", {})  # type: ignore[misc]
-            verdict = _excused(subject.cls, verdict)
+            verdict = _with_exemption(subject.cls, _run(law, partial(LAWS[law].run, subject), "", {}))
             if verdict.status == "exempt":
                 pytest.xfail(verdict.reason)
             assert verdict.status == "pass", f"{subject}: {verdict.reason}\n({law}: {LAWS[law].doc})"
@@ -234,13 +244,13 @@ def _case(law: str, subjects: list[Subject]) -> Callable[[], None]:
 
 
 def _card_case(cls: type[Mechanism]) -> Callable[[], None]:
-    """Hold the card, and that each exemption is needed somewhere."""
+    """Return a case that checks the card, and that some pattern needs each exemption."""
 
     def case() -> None:
         card.card(cls)
         exempt = [law for law in cls.exempt if law in LAWS and not LAWS[law].long]
-        failing = [verdict for verdict in check(cls, laws=exempt) if verdict.law == "exemption"]
-        assert not failing, failing[0].reason
+        unneeded = [verdict for verdict in check(cls, laws=exempt) if verdict.law == "exemption"]
+        assert not unneeded, unneeded[0].reason
 
     return case
 
