@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cab import Batch
 from cab.backbones.decoder import Decoder
-from cab.backbones.labels import label_loss, right_and_asked
+from cab.backbones.labels import count_correct, label_loss
 from cab.contracts.task import Attention
 from cab.data.mqar import sequences
 from cab.suites.recall import Recall
@@ -88,7 +88,7 @@ class MQAR(Recall):
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """How many of the queries are answered right."""
-        return {"accuracy": right_and_asked(*self._answers(model, batch))}
+        return {"accuracy": count_correct(*self._answers(model, batch))}
 
     def _answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.target is not None

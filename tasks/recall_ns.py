@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cab import Batch, Pattern
-from cab.backbones.decoder import Labeller
+from cab.backbones.decoder import TokenClassifier
 from cab.backbones.encoder import Encoder
-from cab.backbones.fields import Fields
-from cab.backbones.labels import label_loss, right_and_asked
+from cab.backbones.labels import count_correct, label_loss
+from cab.backbones.multi_field_embedding import MultiFieldEmbedding
 from cab.contracts.task import Attention
 from cab.data.recall import Example, Pairs, asks_first, ladder
 from cab.suites.recall import Recall
@@ -73,8 +73,8 @@ class RecallNS(Recall):
         """Build an encoder that answers at every token."""
         vocabulary = 1 + 3 * self.pairs
         encoder = Encoder(attention, Pattern.NS, vocabulary=vocabulary, max_len=self.seq_len, **self.sizes)
-        encoder.tokens = Fields(encoder.tokens)
-        return Labeller(encoder, classes=self.pairs)
+        encoder.tokens = MultiFieldEmbedding(encoder.tokens)
+        return TokenClassifier(encoder, classes=self.pairs)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy over the asks."""
@@ -82,7 +82,7 @@ class RecallNS(Recall):
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """How many of the asks are answered right."""
-        return {"accuracy": right_and_asked(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
+        return {"accuracy": count_correct(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Any of the values, all of which occur once."""

@@ -1,1 +1,1 @@
-"""Models with slots: a task asks `attention(slot)` for the layer of each one and owns the rest."""
+"""Models with slots: a task asks `attention(slot)` for the layer of each slot, and owns everything else."""

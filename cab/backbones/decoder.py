@@ -1,4 +1,4 @@
-"""Models that answer at every token: an encoder with a linear map on top, and the causal one, a decoder."""
+"""Models with logits at every token: a token classifier, and a decoder, which is one with causal attention."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,33 +11,36 @@ from cab.contracts.pattern import Pattern
 from cab.contracts.task import Attention
 
 
-class Labeller(nn.Module):
+class TokenClassifier(nn.Module):
     """An encoder, and one linear map from each token's vector to logits.
 
-    With `tied` the map is the last embeddings' own: of v tokens, class i is token v - classes + i.
+    With `tied` the map's weights are the last `classes` token embeddings.
     """
 
     def __init__(self, encoder: Encoder, classes: int, tied: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head: nn.Module = Tied(encoder.tokens, classes) if tied else nn.Linear(encoder.width, classes)
+        self.head: nn.Module = TiedHead(encoder.tokens, classes) if tied else nn.Linear(encoder.width, classes)
 
     def forward(
         self,
         ids: Tensor,
         mask: Tensor | None = None,
         inputs: Mapping[str, Tensor] | None = None,
-        places: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> Tensor:
-        """Return logits (batch, n, classes); those of padding mean nothing. With `places` (batch, p), theirs alone."""
+        """Return logits (batch, n, classes) of ids (batch, n); those of padding mean nothing.
+
+        With `indices` (batch, p) of tokens, return the logits (batch, p, classes) of these tokens alone.
+        """
         x, _ = self.encoder(ids, mask, inputs)
-        if places is not None:
-            x = x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
+        if indices is not None:
+            x = x.gather(1, indices[:, :, None].expand(-1, -1, x.shape[2]))
         return self.head(x)  # type: ignore[no-any-return]
 
 
-class Tied(nn.Module):
-    """Products with the last embeddings, over the square root of their size."""
+class TiedHead(nn.Module):
+    """A linear map whose weights are the last `classes` token embeddings, scaled by 1 / sqrt(width)."""
 
     def __init__(self, tokens: nn.Embedding, classes: int) -> None:
         super().__init__()
@@ -46,12 +49,12 @@ class Tied(nn.Module):
         self.tokens, self.classes = tokens, classes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (..., classes)."""
+        """Return logits (..., classes) of vectors (..., width)."""
         return F.linear(x * x.shape[-1] ** -0.5, self.tokens.weight[-self.classes :])
 
 
-class Decoder(Labeller):
-    """Blocks of causal self attention (slots CS): the logits at token i depend on the tokens up to i.
+class Decoder(TokenClassifier):
+    """Blocks of causal self attention (slots CS): the logits at token i depend on tokens 0 to i.
 
     `sizes` are the encoder's: vocabulary, max_len, heads, dim, layers, mlp, and those that have defaults.
     """

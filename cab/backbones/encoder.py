@@ -1,7 +1,7 @@
 """A transformer encoder over tokens (Vaswani et al., arXiv 1706.03762), and a classifier on top of it.
 
-Every attention layer is a slot of one pattern. Nothing else moves information between positions: no convolution and
-no pooling before the end, so that what the model reads beyond a bag of tokens is the mechanism's doing.
+Every attention layer is a slot of one pattern. Nothing else moves information between positions before the final
+pooling, and there is no convolution. What the model reads beyond a bag of tokens is therefore the mechanism's doing.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cab.backbones.dropout import Dropout
-from cab.backbones.positions import ROTARY_BASE, added
+from cab.backbones.positions import ROTARY_BASE, position_encoding
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.contracts.task import Attention
@@ -20,21 +20,25 @@ NORMS = ("post", "pre")
 POOLINGS = ("cls", "max", "mean")
 
 
-class Block(nn.Module):
-    """Attention and a feed-forward network, each with residual, dropout and norm before it or after the sum."""
+class EncoderBlock(nn.Module):
+    """Self attention and a feed-forward network, each with a residual connection, dropout and layer norm.
+
+    `norm` is pre (the norm is before the sublayer) or post (it is after the residual sum).
+    """
 
     def __init__(self, attention: nn.Module, width: int, mlp: int, *, dropout: float, norm: str) -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(str(unknown("norm", norm, NORMS)))
-        self.pre = norm == "pre"
+        self.norm_first = norm == "pre"
         self.attention = attention
         self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), Dropout(dropout), nn.Linear(mlp, width))
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor:
-        if self.pre:
+        """Return the block's output (batch, n, width) for x (batch, n, width)."""
+        if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_norm(x), mask, inputs=inputs))
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         else:
@@ -44,9 +48,10 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids (batch, n) in, one vector a token out. With `cls`, a learned token comes first: n + 1 vectors.
+    """Turns token ids (batch, n) into one vector a token, (batch, n, width).
 
-    `max_len` counts that token. `width` is heads * dim unless given.
+    With `cls` a learned class token is put first: there are n + 1 vectors, and `max_len` counts it. `width` is
+    heads * dim by default. `embedding_std` is the standard deviation of the initial token embeddings.
     """
 
     def __init__(
@@ -72,19 +77,19 @@ class Encoder(nn.Module):
         self.tokens = nn.Embedding(vocabulary, self.width)
         nn.init.normal_(self.tokens.weight, std=embedding_std)
         self.cls = nn.Parameter(torch.zeros(self.width)) if cls else None
-        self.positions = added(positions, max_len, self.width)
+        self.positions = position_encoding(positions, max_len, self.width)
         rotary = ROTARY_BASE if positions == "rotary" else None
         self.blocks = nn.ModuleList()
         for layer in range(layers):
             slot = Slot(pattern, heads, dim, max_len, width=self.width, layer=layer, layers=layers, rotary=rotary)
-            self.blocks.append(Block(attention(slot), self.width, mlp, dropout=dropout, norm=norm))
+            self.blocks.append(EncoderBlock(attention(slot), self.width, mlp, dropout=dropout, norm=norm))
         self.norm = nn.LayerNorm(self.width) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
 
     def forward(
         self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the vectors and which of them are real (None = all)."""
+        """Return the vectors, and a mask of those that are not padding (None = all)."""
         x = self.tokens(ids)
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), 1, -1), x], 1)
@@ -96,10 +101,10 @@ class Encoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """An encoder, one vector of its output (`pooling`), and a head with one hidden layer.
+    """An encoder, a pooling of its output to one vector, and a head with one hidden layer.
 
-    `pooling` is the mean or, channel by channel, the maximum of the real tokens. An encoder with a class token gives
-    that one instead.
+    `pooling` is mean or max (channel by channel) over the real tokens, or cls, the class token of an encoder that has
+    one.
     """
 
     def __init__(self, encoder: Encoder, *, classes: int, hidden: int, pooling: str = "mean") -> None:
@@ -110,19 +115,19 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Linear(encoder.width, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return logits (batch, classes). A sequence without a real token is pooled to zeros."""
+        """Return logits (batch, classes) of ids (batch, n). A sequence without a real token is pooled to zeros."""
         x, mask = self.encoder(ids, mask, inputs)
         return self.head(pooled(x, mask, self.pooling))  # type: ignore[no-any-return]
 
 
 def pooled(x: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """Reduce the tokens of x (batch, n, width) to one vector (batch, width); padding has no say."""
+    """Pool the real tokens of x (batch, n, width) to one vector (batch, width); `mask` (batch, n), None = all real."""
     if pooling == "cls":
         return x[:, 0]
     if mask is None:
         return x.amax(1) if pooling == "max" else x.mean(1)
     real = mask.unsqueeze(-1)
     if pooling == "max":
-        most = x.masked_fill(~real, torch.finfo(x.dtype).min).amax(1)
-        return most.masked_fill(~mask.any(1, keepdim=True), 0.0)
+        maximum = x.masked_fill(~real, torch.finfo(x.dtype).min).amax(1)
+        return maximum.masked_fill(~mask.any(1, keepdim=True), 0.0)
     return x.masked_fill(~real, 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

@@ -1,6 +1,7 @@
-"""An encoder and a decoder that reads it (Vaswani et al., arXiv 1706.03762): self and cross attention, a slot each.
+"""An encoder and a decoder with cross attention to it (Vaswani et al., arXiv 1706.03762).
 
-The encoder's slots are NS, the decoder's CS and CC, or NS and NC where it writes all of the target at once.
+Every self and cross attention layer is a slot. The encoder's slots are NS. The decoder's are CS and CC, or NS and NC in
+a decoder that is not causal.
 """
 
 from collections.abc import Mapping
@@ -9,15 +10,15 @@ from torch import Tensor, nn
 
 from cab.backbones.dropout import Dropout
 from cab.backbones.encoder import NORMS, Encoder
-from cab.backbones.positions import ROTARY_BASE, added
+from cab.backbones.positions import ROTARY_BASE, position_encoding
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.contracts.task import Attention
 from cab.errors import unknown
 
 
-class CrossBlock(nn.Module):
-    """Self attention, cross attention and a feed-forward network, each with residual, dropout and norm."""
+class DecoderBlock(nn.Module):
+    """Self attention, cross attention and a feed-forward network, each with a residual connection, dropout and norm."""
 
     def __init__(
         self, attention: nn.Module, cross: nn.Module, width: int, mlp: int, *, dropout: float, norm: str
@@ -25,7 +26,7 @@ class CrossBlock(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(str(unknown("norm", norm, NORMS)))
-        self.pre = norm == "pre"
+        self.norm_first = norm == "pre"
         self.attention, self.cross = attention, cross
         self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), Dropout(dropout), nn.Linear(mlp, width))
         self.attention_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
@@ -34,8 +35,8 @@ class CrossBlock(nn.Module):
     def forward(
         self, x: Tensor, x_mask: Tensor | None, y: Tensor, y_mask: Tensor | None, inputs: Mapping[str, Tensor]
     ) -> Tensor:
-        """Take the target's tokens x and the encoder's y; return the target's."""
-        if self.pre:
+        """Return the block's output (batch, n, width) for target x (batch, n, width) and source y (batch, m, width)."""
+        if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_norm(x), x_mask, inputs=inputs))
             x = x + self.dropout(self.cross(self.cross_norm(x), x_mask, y, y_mask, inputs=inputs))
             return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
@@ -45,10 +46,10 @@ class CrossBlock(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """Ids of a target (batch, n) and of a source (batch, m) in, logits for each target token out.
+    """Turns ids of a target (batch, n) and of a source (batch, m) into logits for each target token.
 
-    The encoder is built by the caller, has the decoder's width and may have no layer. `pattern` is the decoder's cross
-    attention: CC makes its self attention causal too, NC makes neither so.
+    The encoder is built by the caller, has the decoder's width and may have no layers. `pattern` is that of the
+    decoder's cross attention: with CC its self attention is causal (CS), with NC noncausal (NS).
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class EncoderDecoder(nn.Module):
         self.encoder, self.width = encoder, width
         self.tokens = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.tokens.weight, std=embedding_std)
-        self.positions = added(positions, max_len, width)
+        self.positions = position_encoding(positions, max_len, width)
         rotary = ROTARY_BASE if positions == "rotary" else None
-        own = Pattern.CS if pattern.causal else Pattern.NS
+        self_pattern = Pattern.CS if pattern.causal else Pattern.NS
         self.blocks = nn.ModuleList()
         for layer in range(layers):
-            near = Slot(own, heads, dim, max_len, width=width, layer=layer, layers=layers, rotary=rotary)
-            far = Slot(pattern, heads, dim, max_len, source_len, width=width, layer=layer, layers=layers)
-            block = CrossBlock(attention(near), attention(far), width, mlp, dropout=dropout, norm=norm)
+            self_slot = Slot(self_pattern, heads, dim, max_len, width=width, layer=layer, layers=layers, rotary=rotary)
+            cross_slot = Slot(pattern, heads, dim, max_len, source_len, width=width, layer=layer, layers=layers)
+            block = DecoderBlock(attention(self_slot), attention(cross_slot), width, mlp, dropout=dropout, norm=norm)
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
@@ -101,7 +102,7 @@ class EncoderDecoder(nn.Module):
         y_mask: Tensor | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Return logits (batch, n, classes). `inputs` are for the decoder's layers; the encoder's get none."""
+        """Return logits (batch, n, classes). `inputs` are for the decoder's layers alone."""
         source, y_mask = self.encoder(y, y_mask)
         out = self.dropout(self.positions(self.tokens(x)))
         for block in self.blocks:

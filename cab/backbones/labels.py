@@ -1,10 +1,10 @@
-"""Labels for the tokens of a sequence: the loss, and how many are right."""
+"""Labels of the tokens of a sequence: the loss, and the number of correct predictions."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100  # cross-entropy's own: nothing is asked at this token
+IGNORED = -100  # the label of a token without one: the default `ignore_index` of torch's cross-entropy
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -12,13 +12,12 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
-def right_and_asked(logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Count, for each example, the tokens that are right and those that are scored: (batch, 2).
+def count_correct(logits: Tensor, labels: Tensor, scored: Tensor | None = None) -> Tensor:
+    """Count for each example its correctly predicted tokens and its scored tokens: (batch, 2).
 
-    Scored are the labelled ones, with `counts` (batch, n) those of them that it marks.
+    Every labelled token is scored, or with the mask `scored` (batch, n) those of them that it marks.
     """
-    scored = labels != IGNORED
-    if counts is not None:
-        scored = scored & counts
-    right = (logits.argmax(-1) == labels) & scored
-    return torch.stack([right.sum(1), scored.sum(1)], 1).float()
+    labelled = labels != IGNORED
+    counted = labelled if scored is None else labelled & scored
+    correct = (logits.argmax(-1) == labels) & counted
+    return torch.stack([correct.sum(1), counted.sum(1)], 1).float()

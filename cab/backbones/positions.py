@@ -1,4 +1,4 @@
-"""How a model tells positions apart: added to the tokens (learned, sinusoidal) or left to the layer (rotary, none)."""
+"""Position encodings. Learned and sinusoidal ones are added to the tokens; rotary ones are the attention layer's."""
 
 import torch
 from torch import Tensor, nn
@@ -9,31 +9,31 @@ POSITIONS = ("learned", "none", "rotary", "sinusoidal")
 ROTARY_BASE = 10_000.0  # Su et al., arXiv 2104.09864, section 3.3
 
 
-def added(kind: str, max_len: int, width: int) -> nn.Module:
-    """Return the module that adds positions to tokens (batch, n, width); rotary ones are the layer's to add."""
+def position_encoding(kind: str, max_len: int, width: int) -> nn.Module:
+    """Return the module that adds encodings of `kind` to tokens (batch, n, width): the identity for rotary and none."""
     if kind not in POSITIONS:
         raise ValueError(str(unknown("positions", kind, POSITIONS)))
     if kind == "learned":
-        return Learned(max_len, width)
-    return Sinusoidal(max_len, width) if kind == "sinusoidal" else nn.Identity()
+        return LearnedPositions(max_len, width)
+    return SinusoidalPositions(max_len, width) if kind == "sinusoidal" else nn.Identity()
 
 
-class Learned(nn.Module):
-    """One vector a position, drawn from N(0, 0.02)."""
+class LearnedPositions(nn.Module):
+    """Adds one learned vector for each position, drawn from N(0, 0.02²)."""
 
     def __init__(self, max_len: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(max_len, width)  # an embedding, so that the optimiser leaves it undecayed
+        self.embedding = nn.Embedding(max_len, width)  # an embedding, so that the optimiser does not decay it
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.embedding.weight[: x.shape[1]]
 
 
-class Sinusoidal(nn.Module):
-    """Sines and cosines in turn (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+class SinusoidalPositions(nn.Module):
+    """Adds sines in even channels and cosines in odd ones (Vaswani et al., arXiv 1706.03762, section 3.5)."""
 
-    table: Tensor
+    table: Tensor  # (max_len, width)
 
     def __init__(self, max_len: int, width: int) -> None:
         super().__init__()

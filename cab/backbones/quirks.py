@@ -1,4 +1,4 @@
-"""What Long Range Arena's released code does unlike its description, for `protocol=lra`; each has a name."""
+"""Quirks of Long Range Arena's released code: where it differs from the paper, for `protocol=lra`. Each has a name."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,14 @@ from cab.errors import unknown
 PROTOCOLS = ("clean", "lra")
 
 
-def checked(protocol: str) -> str:
-    """Return `protocol`, or raise a usage error."""
+def check_protocol(protocol: str) -> None:
+    """Raise `UsageError` unless `protocol` is one of `PROTOCOLS`."""
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
-    return protocol
 
 
-class PoolsPadding(Classifier):
-    """`padding-is-pooled`: the pooling is over all positions, masked ones too (common_layers.py of the release)."""
+class PaddingPoolingClassifier(Classifier):
+    """`padding-is-pooled`: the pooling includes the positions of padding (common_layers.py of the release)."""
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         x, _ = self.encoder(ids, mask, inputs)

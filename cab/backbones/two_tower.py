@@ -1,4 +1,4 @@
-"""Two sequences read apart by one encoder, and a classifier of the two vectors: nothing attends across."""
+"""A two-tower model: one encoder reads two sequences separately, and a head classifies the pair of their vectors."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from cab.backbones.encoder import POOLINGS, Encoder, pooled
 
 
 class TwoTower(nn.Module):
-    """A shared encoder, one vector a sequence (`pooling`), and a head of two hidden layers on both.
+    """A shared encoder, one pooled vector a sequence, and a head with two hidden layers.
 
-    The head sees the vectors, and with `interaction` their product and difference too. `pools_padding` is a quirk of
-    the released code.
+    The head reads both vectors, and with `interaction` their product and difference too. `pools_padding` is the quirk
+    `padding-is-pooled` of Long Range Arena's released code.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class TwoTower(nn.Module):
             raise ValueError(f"pooling={pooling!r}: one of {', '.join(POOLINGS)}, and cls with a class token alone")
         self.encoder, self.pooling = encoder, pooling
         self.interaction, self.pools_padding = interaction, pools_padding
-        seen = (4 if interaction else 2) * encoder.width
+        features = (4 if interaction else 2) * encoder.width
         half = max(1, hidden // 2)
         self.head = nn.Sequential(
-            nn.Linear(seen, hidden), nn.ReLU(), nn.Linear(hidden, half), nn.ReLU(), nn.Linear(half, classes)
+            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, half), nn.ReLU(), nn.Linear(half, classes)
         )
 
     def forward(
@@ -44,9 +44,12 @@ class TwoTower(nn.Module):
         y_mask: Tensor | None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Return logits (batch, classes) of ids x and y (batch, n) of one length; `inputs` are of x, then of y."""
+        """Return logits (batch, classes) of two sequences of ids, x and y, both (batch, n).
+
+        `inputs` have the rows of x first, then those of y.
+        """
         mask = None if x_mask is None or y_mask is None else torch.cat([x_mask, y_mask])
         out, mask = self.encoder(torch.cat([x, y]), mask, inputs)
         a, b = pooled(out, None if self.pools_padding else mask, self.pooling).chunk(2)
-        both = [a, b, a * b, a - b] if self.interaction else [a, b]
-        return self.head(torch.cat(both, -1))  # type: ignore[no-any-return]
+        features = [a, b, a * b, a - b] if self.interaction else [a, b]
+        return self.head(torch.cat(features, -1))  # type: ignore[no-any-return]

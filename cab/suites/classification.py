@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab.backbones.encoder import POOLINGS, Classifier, Encoder
-from cab.backbones.quirks import PoolsPadding, checked
+from cab.backbones.quirks import PaddingPoolingClassifier, check_protocol
 from cab.contracts.pattern import Pattern
 from cab.contracts.task import Attention, Batch, Task
 from cab.errors import unknown
@@ -60,7 +60,8 @@ class Classification(Task):
             raise ValueError(
                 f"seq_len={seq_len}: with pooling={pooling} it is {self.tokens + self.cls}, and nothing else"
             )
-        self.as_released = checked(protocol) == "lra"
+        check_protocol(protocol)
+        self.as_released = protocol == "lra"
         self.sizes: dict[str, Any] = {
             "heads": heads,
             "dim": dim,
@@ -113,7 +114,7 @@ class Classification(Task):
 
     def model(self, attention: Attention) -> nn.Module:
         """Build the encoder and a head with one hidden layer as wide as the feed-forward ones."""
-        kind = PoolsPadding if self.as_released else Classifier
+        kind = PaddingPoolingClassifier if self.as_released else Classifier
         return kind(self.encoder(attention), classes=self.classes, hidden=self.sizes["mlp"], pooling=self.pooling)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:

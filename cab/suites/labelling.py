@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cab.backbones.decoder import Labeller
+from cab.backbones.decoder import TokenClassifier
 from cab.backbones.encoder import Encoder
-from cab.backbones.labels import label_loss, right_and_asked
+from cab.backbones.labels import count_correct, label_loss
 from cab.contracts.pattern import Pattern
 from cab.contracts.task import Attention, Batch
 from cab.data.draws import Draws, Whole
@@ -63,7 +63,7 @@ class Labelling(Recall):
         """Build an encoder that answers at every token; with causal slots it is a decoder."""
         pattern = Pattern.of(self.pattern)
         encoder = Encoder(attention, pattern, vocabulary=self.vocabulary, max_len=self.seq_len, **self.sizes)
-        return Labeller(encoder, self.classes)
+        return TokenClassifier(encoder, self.classes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy where something is asked."""
@@ -73,7 +73,7 @@ class Labelling(Recall):
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """How many of the labels are named."""
         assert batch.target is not None
-        return {"accuracy": right_and_asked(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
+        return {"accuracy": count_correct(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Any of the classes, which are equally common."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from cab.backbones.encoder import Encoder
 from cab.backbones.encoder_decoder import EncoderDecoder
-from cab.backbones.fields import Fields
-from cab.backbones.labels import label_loss, right_and_asked
+from cab.backbones.labels import count_correct, label_loss
+from cab.backbones.multi_field_embedding import MultiFieldEmbedding
 from cab.contracts.pattern import Pattern
 from cab.contracts.task import Attention, Batch, Source, Task
 from cab.data.draws import Examples
@@ -109,7 +109,7 @@ class CrossRecall(Recall):
             layers=self.layers,
             **self.sizes,
         )
-        encoder.tokens, model.tokens = Fields(encoder.tokens), Fields(model.tokens)  # type: ignore[assignment]
+        encoder.tokens, model.tokens = MultiFieldEmbedding(encoder.tokens), MultiFieldEmbedding(model.tokens)  # type: ignore[assignment]
         return model
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -121,7 +121,7 @@ class CrossRecall(Recall):
         """How many of mode 1 are right."""
         assert batch.target is not None
         logits = model(batch.x, batch.x_mask, batch.y, batch.y_mask)
-        return {"accuracy": right_and_asked(logits, batch.target, batch.x[:, :, 1] == self.source_len + 2)}
+        return {"accuracy": count_correct(logits, batch.target, batch.x[:, :, 1] == self.source_len + 2)}
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Any of the values, all of which occur once."""

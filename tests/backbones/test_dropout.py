@@ -1,4 +1,4 @@
-"""Our dropout against torch's: the same distribution, scale and gradient, and the same generator."""
+"""Dropout has the distribution, scale and gradient of torch's, and draws from the same generator."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_the_share_and_the_scale_are_as_asked(p: float) -> None:
 
 def test_elements_are_dropped_independently() -> None:
     centred = (dropped(0.3, (400_003,)) == 0).double() - 0.3
-    for lag in (1, 2, 3, 4, 8, 64):  # four share a word
+    for lag in (1, 2, 3, 4, 8, 64):  # four share a 64-bit word
         correlation = (centred[lag:] * centred[:-lag]).mean() / 0.21
         assert abs(correlation.item()) < 4 / len(centred) ** 0.5
     by_lane = torch.stack([centred[lane:400_000:4] for lane in range(4)]).mean(1)

@@ -1,0 +1,49 @@
+"""Logits at every token: what a causal decoder's depend on, those of chosen tokens, and tied classes."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cab import Pattern
+from cab.attention.build import LayerBuilder
+from cab.backbones.decoder import Decoder, TokenClassifier
+from cab.backbones.encoder import NORMS, Encoder
+from cab.backbones.positions import POSITIONS
+from cab.plugins import registry
+
+SIZES: dict[str, Any] = {"vocabulary": 11, "heads": 2, "dim": 4, "mlp": 8}
+N = 8
+
+
+def attention() -> LayerBuilder:
+    return LayerBuilder(registry.load("mechanism", "softmax"), {}, "CC")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_decoders_output_depends_on_the_past_alone(norm: str, positions: str) -> None:
+    model = Decoder(attention(), 3, **SIZES, max_len=N, layers=2, norm=norm, positions=positions).double().eval()
+    ids = torch.randint(1, 11, (3, N))
+    changed = ids.clone()
+    changed[:, 3] = ids[:, 3] % 10 + 1
+    differences = (model(ids) - model(changed)).abs().amax((0, 2))
+    assert differences.gt(1e-9).nonzero().flatten().tolist() == list(range(3, N))
+
+
+def test_places_are_labelled_as_they_are_among_all() -> None:
+    model = TokenClassifier(Encoder(attention(), Pattern.NS, **SIZES, max_len=N, layers=1), 3)
+    ids = torch.randint(1, 11, (3, N))
+    indices = torch.tensor([[0, 3], [7, 7], [2, 1]])
+    torch.testing.assert_close(model(ids, indices=indices), model(ids)[torch.arange(3)[:, None], indices])
+
+
+def test_tied_classes_are_the_last_embeddings() -> None:
+    model = Decoder(attention(), 4, tied=True, **SIZES, max_len=N, layers=1)
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(model.head(x), x @ model.encoder.tokens.weight[7:].T / 8**0.5)
+
+
+def test_more_classes_than_embeddings_cannot_be_tied() -> None:
+    with pytest.raises(ValueError, match="12 classes cannot be tied to 11 embeddings"):
+        Decoder(attention(), 12, tied=True, **SIZES, max_len=N, layers=1)
