@@ -5,7 +5,8 @@ from pathlib import Path
 from cab.analysis.ranking import leaderboard
 from cab.contracts.case import Case
 from cab.report.notes import legend, methods
-from cab.store.store import SCHEMA, Store
+from cab.store.entry import SCHEMA, Entry, MetricResult
+from cab.store.store import Store
 from cab.store.table import table
 from tests.analysis.example_rows import CASE, board_of, case_rows, environments, training_rows, with_columns
 
@@ -24,13 +25,24 @@ def test_the_methods_are_the_meters_own_words() -> None:
 
 
 def test_a_store_says_which_of_its_scores_are_not_comparable(tmp_path: Path) -> None:
-    question = {**CASE, "params": {}, "task_params": {}, "task": "lra_text", "settings": {}}
-    asked = Case.of(question)
-    entry = {"schema": SCHEMA, "case": question, "case_id": asked.id, "meter": "quality", "key": "k", "run_id": "r"}
-    entry |= {"time": "1", "environment": {"host": "h"}, "environment_id": "e", "processes": [], "task_version": 1}
-    entry |= {"data_source": "movie_reviews", "data": {"comparable": False}, "split": "test"}
-    score = {"status": "ok", "reason": "", "value": 0.6, "unit": "fraction", "higher_is_better": True}
-    entry["metrics"] = {"accuracy": score}
+    case = Case.of({**CASE, "task": "lra_text", "params": {}, "task_params": {}, "settings": {}})
+    entry = Entry(
+        schema=SCHEMA,
+        case=case,
+        case_id=case.id,
+        meter="quality",
+        key="k",
+        environment={"host": "h"},
+        environment_id="e",
+        run_id="r",
+        time="1",
+        metrics={"accuracy": MetricResult("fraction", True, "ok", value=0.6)},
+        processes=(),
+        task_version=1,
+        data_source="movie_reviews",
+        data={"comparable": False},
+        split="test",
+    )
     store = Store(tmp_path).open_for_writing()
     store.write(entry)
     (board,) = leaderboard(table(store))
