@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cab.contracts.pattern import Pattern
     from cab.contracts.slot import Slot
     from cab.contracts.task import Batch, Missing, Source, Task
+    from cab.contracts.wrapper import Wrapper
     from cab.errors import Unsupported, UsageError
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Task",
     "Unsupported",
     "UsageError",
+    "Wrapper",
     "__version__",
     "load",
     "mechanism",

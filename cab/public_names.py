@@ -16,6 +16,7 @@ PUBLIC_NAMES = {
     "Task": "cab.contracts.task",
     "Unsupported": "cab.errors",
     "UsageError": "cab.errors",
+    "Wrapper": "cab.contracts.wrapper",
     "load": "cab.api",
     "mechanism": "cab.api",
     "run": "cab.api",

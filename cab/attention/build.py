@@ -1,26 +1,49 @@
 """Build mechanisms with their hyper-parameters, alone or in the attention layers of a task's model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from cab.attention.layer import AttentionLayer
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
+from cab.contracts.rasters import layout_of
 from cab.contracts.slot import Slot
 from cab.errors import UsageError
 from cab.plugins import registry
 
+INNERS = ("inner", "second")  # constructor arguments of a wrapper that are mechanisms
+
 
 def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot, backend: str = "eager") -> Mechanism:
-    """Build `cls` for a slot. A wrapper's `params["inner"]` is {"name": ..., hyper-parameters}, and is built first."""
+    """Build `cls` for a slot, with a wrapper's inner mechanisms first.
+
+    `params["inner"]` (and `params["second"]`) of a wrapper is {"name": ..., hyper-parameters}. A mechanism that takes
+    sequences alone gets the tokens of a raster as a sequence, in raster order.
+    """
     keywords = dict(params)
     if cls.patterns == "inner":
-        if not isinstance(keywords.get("inner"), Mapping) or "name" not in keywords["inner"]:
-            raise UsageError(f"{cls.__name__} wraps another mechanism: give it as mechanism@mechanism.inner=NAME")
-        inner = dict(keywords["inner"])
-        keywords["inner"] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
+        needed = [name for name in INNERS if name in signature(cls.__init__).parameters]
+        for name in needed or ["inner"]:
+            if not isinstance(keywords.get(name), Mapping) or "name" not in keywords[name]:
+                raise UsageError(f"{cls.__name__} wraps another mechanism: give it as mechanism@mechanism.{name}=NAME")
+            inner = dict(keywords[name])
+            keywords[name] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
+        slot = keywords[needed[0] if needed else "inner"].slot
+    else:
+        slot = fitting_slot(cls, slot)
     return cls(slot, **keywords).use(backend)
+
+
+def fitting_slot(cls: type[Mechanism], slot: Slot) -> Slot:
+    """Return the slot without its rasters where the mechanism takes sequences alone, else the slot."""
+    layout = layout_of(slot.raster, slot.source_raster)
+    accepted = cls.layouts(slot)
+    if layout in accepted or (1, 1) not in accepted:
+        return slot
+    return replace(slot, raster=None, source_raster=None)
 
 
 class LayerBuilder:
@@ -59,13 +82,16 @@ class LayerBuilder:
 
 def slot_of(case: Case, extra: int = 0) -> Slot:
     """Return the slot that a case builds its mechanism for, with room for `extra` more queries to be decoded."""
-    pattern = Pattern.of(case.pattern)
+    pattern, settings = Pattern.of(case.pattern), case.settings
+    raster, source_raster = (tuple(settings[key]) if key in settings else None for key in ("raster", "source_raster"))
     return Slot(
         pattern,
         heads=case.heads,
         dim=case.dim,
         max_len=case.n + extra,
         source_len=case.m if pattern.cross else None,
-        kv_heads=case.settings.get("kv_heads"),
-        value_dim=case.settings.get("value_dim"),
+        kv_heads=settings.get("kv_heads"),
+        value_dim=settings.get("value_dim"),
+        raster=raster,
+        source_raster=source_raster if pattern.cross else None,
     )

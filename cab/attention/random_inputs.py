@@ -38,7 +38,8 @@ class RandomInputs:
             if kind == "real":
                 tensors[name] = self.normal(name, (batch, length, width))
             else:
-                tensors[name] = torch.randint(width, (batch, length), generator=self._generator(name)).to(self.device)
+                ids = random_ids(kind, width, batch, length, self._generator(name))
+                tensors[name] = ids.to(self.device)
         return tensors
 
     def masks(self, mechanism: Mechanism, batch: int, n: int, m: int) -> dict[str, Tensor]:
@@ -74,3 +75,14 @@ class RandomInputs:
     def _generator(self, name: str) -> torch.Generator:
         # a generator for each name: a tensor does not depend on which others a mechanism reads
         return torch.Generator().manual_seed(crc32(f"{self.seed} {name}".encode()))
+
+
+GROUPS = 4  # of ids that are only compared, where lengths allow
+
+
+def random_ids(kind: str, size: int, batch: int, length: int, generator: torch.Generator) -> Tensor:
+    """Draw whole numbers (batch, length) of a kind of `cab.contracts.reads`: below `size`, or ids of a few groups."""
+    if kind == "index":
+        return torch.randint(size, (batch, length), generator=generator)
+    ids = torch.randint(GROUPS, (batch, length), generator=generator)
+    return ids.sort(1).values if kind == "sorted" else ids

@@ -4,20 +4,37 @@ Tensors: q (batch, heads, queries, dim), k (batch, kv_heads, keys, dim), v (batc
 (batch, heads, queries, value_dim). Masks are boolean, (batch, length), True = real token; None = all real.
 """
 
-from math import prod
+import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cab.contracts.arguments import Arguments
+from cab.contracts.rasters import Layout, describe, layout_of, layouts
+from cab.contracts.reads import Input, resolve_inputs, resolve_reads
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported, unknown
 
 GRADES = ("native", "extension", "leaky")
 
 
-class Mechanism(nn.Module):
+class _Resolving(type):
+    """Fills in, after the constructor, what an instance reads: the card may make it depend on hyper-parameters."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        instance = super().__call__(*args, **kwargs)
+        instance.resolve(cls._hyperparameters(*args, **kwargs))
+        return instance
+
+    def _hyperparameters(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+
+class Mechanism(nn.Module, metaclass=_Resolving):
     """How queries read values through keys, in one slot.
 
     Write `attend`. The card below is read from the source without running it, so every entry is a plain literal.
@@ -28,40 +45,61 @@ class Mechanism(nn.Module):
     refuses: ClassVar[dict[str, str]] = {}  # pattern -> why it is impossible or meaningless
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
-    reads: ClassVar[str] = "qkv"  # which of the three it uses; the others arrive as None
-    inputs: ClassVar[dict[str, tuple[str, str, str | int]]] = {}  # name -> (queries|keys, real|index, size)
+    # which of q, k and v it uses, the others arrive as None; and what else: see cab.contracts.reads.
+    # Of an instance: a string, and name -> Input
+    reads: Any = "qkv"
+    inputs: Any = {}  # name -> (axis, kind, size), and where it depends on hyper-parameters their values
+    rasters: ClassVar[Any] = (1,)  # numbers of axes that it takes; by pattern, a dict: see cab.contracts.rasters
+    source_rasters: ClassVar[Any] = None  # of the source in cross patterns, where they are not the target's
     exact: bool = False  # is softmax attention; an instance whose hyper-parameters make it another says so
     grouped: ClassVar[bool] = False  # takes kv_heads < heads
-    rotates: ClassVar[bool] = False  # rotates q and k itself
-    checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # hyper-parameters that the laws run with
+    rotates: bool = False  # rotates q and k itself
+    # hyper-parameters that the laws run with; with "patterns" a list of those that have them, elsewhere `Unsupported`
+    checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     # limit cases: "params" and what it "equals" with them ("softmax", or another mechanism with its "equals_params"),
-    # in all patterns or in some "patterns", where its "weights" (parameter or buffer -> constant) are set so
+    # "times" a factor, in all patterns or in some "patterns", where its "weights" (parameter or buffer -> constant)
+    # are set so
     limits: ClassVar[tuple[dict[str, Any], ...]] = ()
-    exempt: ClassVar[dict[str, str]] = {}  # law -> reason
+    exempt: ClassVar[dict[str, str]] = {}  # law, law:name, law@pattern or law:name@pattern -> reason
 
     grade: str
     aux_loss: Tensor | None = None  # a weighted scalar that `attend` may leave in training
 
     def __init__(self, slot: Slot) -> None:
-        """Take the slot; `Unsupported` where the card does not list its pattern."""
+        """Take the slot; `Unsupported` where the card does not list its pattern, its rasters or its key heads."""
         super().__init__()
         self.slot = slot
         self.backend = "eager"
         self._compute: Any = self.attend
-        if isinstance(self.patterns, dict):
-            name = slot.pattern.value
-            if name not in self.patterns:
-                why = self.refuses.get(name)
-                supported = ", ".join(self.patterns) or "none"
-                raise Unsupported(
-                    f"{type(self).__name__} does not support {name}"
-                    + (f": {why}" if why else f" (supports {supported})")
-                )
-            self.grade = self.patterns[name]
-        if slot.key_heads != slot.heads and not self.grouped:
+        self._refuse(slot)
+
+    def _refuse(self, slot: Slot) -> None:
+        """Raise `Unsupported` where the card does not list the slot's pattern, rasters or key heads."""
+        name, pattern = type(self).__name__, slot.pattern.value
+        assert isinstance(self.patterns, dict), "a wrapper derives from Wrapper"
+        if pattern not in self.patterns:
+            why, supported = self.refuses.get(pattern), ", ".join(self.patterns) or "none"
             raise Unsupported(
-                f"{type(self).__name__} does not group queries (kv_heads={slot.kv_heads}, heads={slot.heads})"
+                f"{name} does not support {pattern}" + (f": {why}" if why else f" (supports {supported})")
             )
+        self.grade = self.patterns[pattern]
+        accepted = self.layouts(slot)
+        if layout_of(slot.raster, slot.source_raster) not in accepted:
+            raise Unsupported(f"{name} takes {describe(accepted)} in {pattern}, not {slot.layout}")
+        if slot.key_heads != slot.heads and not self.grouped:
+            raise Unsupported(f"{name} does not group queries (kv_heads={slot.kv_heads}, heads={slot.heads})")
+
+    @classmethod
+    def layouts(cls, slot: Slot) -> tuple[Layout, ...]:
+        """Return the numbers of axes of queries and keys that it takes in the slot's pattern."""
+        return layouts(cls.rasters, cls.source_rasters, slot.pattern)
+
+    def resolve(self, params: Mapping[str, Any]) -> None:
+        """Fill in what this instance reads, from the card and its hyper-parameters. Called after the constructor."""
+        if "reads" not in self.__dict__:
+            self.reads = resolve_reads(self.reads, params)
+        if "inputs" not in self.__dict__:
+            self.inputs: dict[str, Input] = resolve_inputs(self.inputs, params, self.slot.pattern)
 
     # What an author writes.
 
@@ -126,6 +164,19 @@ class Mechanism(nn.Module):
         """Whether the class has its own `reference`, `flops`, `init_state`, ..."""
         return getattr(cls, method, None) is not getattr(Mechanism, method, None)
 
+    @property
+    def streams(self) -> bool:
+        """Whether it can decode step by step."""
+        return self.defines("step")
+
+    def all_exemptions(self) -> dict[str, str]:
+        """Return law -> reason of the card."""
+        return dict(self.exempt)
+
+    def available_backends(self) -> list[str]:
+        """Return the backends of this instance."""
+        return self.backends()
+
     @classmethod
     def backends(cls) -> list[str]:
         """Every computation of this mechanism that can be asked for by name."""
@@ -160,141 +211,3 @@ class Mechanism(nn.Module):
         call = Arguments(self, q, k, v, key_mask, query_mask, inputs)
         out = self._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)
         return call.finish(out)
-
-
-class Arguments:
-    """One call's arguments, checked against the slot and completed for `attend`."""
-
-    def __init__(
-        self,
-        mechanism: Mechanism,
-        q: Tensor | None,
-        k: Tensor | None,
-        v: Tensor | None,
-        key_mask: Tensor | None,
-        query_mask: Tensor | None,
-        inputs: dict[str, Tensor],
-    ) -> None:
-        slot, reads = mechanism.slot, mechanism.reads
-        shapes = {
-            "q": (slot.heads, slot.dim),
-            "k": (slot.key_heads, slot.dim),
-            "v": (slot.key_heads, slot.values),
-        }
-        given = {"q": q, "k": k, "v": v}
-        for name, tensor in given.items():
-            if (tensor is None) == (name in reads):
-                state = "is missing" if tensor is None else "was given"
-                raise ValueError(f"{name} {state}; {type(mechanism).__name__} reads '{reads}'")
-            if tensor is not None and (tensor.dim() != 4 or (tensor.shape[1], tensor.shape[3]) != shapes[name]):
-                heads, dim = shapes[name]
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not (batch, {heads}, length, {dim})")
-        if not slot.pattern.cross:
-            if query_mask is not None:
-                raise ValueError(f"query_mask was given; in {slot.pattern.value} key_mask is both")
-            query_mask = key_mask
-        for mask_name, mask in (("key_mask", key_mask), ("query_mask", query_mask)):
-            if mask is not None and (mask.dtype != torch.bool or mask.dim() != 2):
-                raise ValueError(f"{mask_name} is {mask.dtype} of shape {tuple(mask.shape)}, not bool (batch, length)")
-
-        keyed = [t for t in (k, v) if t is not None]
-        axes = {name: axis for name, (axis, *_) in mechanism.inputs.items() if name in inputs}
-        source_inputs = [inputs[name] for name, axis in axes.items() if axis == "keys"]
-        target_inputs = [inputs[name] for name, axis in axes.items() if axis == "queries"]
-        n = _length("queries", [q] if q is not None else [], query_mask, target_inputs)
-        m = _length("keys", keyed, key_mask, source_inputs)
-        if not slot.pattern.cross:
-            if n is not None and m is not None and n != m:
-                raise ValueError(f"{n} queries and {m} keys in the self pattern {slot.pattern.value}")
-            n = m = n if n is not None else m
-        if n is None:
-            raise ValueError("the number of queries is not known: give query_mask where q is not read")
-        m = slot.keys if m is None else m
-        for length, most, what in ((n, slot.max_len, "queries"), (m, slot.keys, "keys")):
-            if not 1 <= length <= most:
-                raise ValueError(f"{length} {what} in a slot of {'at least 1' if length < 1 else f'at most {most}'}")
-        if (batch := _batch([q, k, v, key_mask, query_mask, *inputs.values()])) < 1:
-            raise ValueError("a batch of 0: at least 1 is needed")
-        if set(inputs) != set(mechanism.inputs):
-            takes = f"{type(mechanism).__name__} takes {sorted(mechanism.inputs)}"
-            raise ValueError(f"inputs {sorted(inputs)} were given; {takes}")
-        for name, (axis, kind, size) in mechanism.inputs.items():
-            length = n if axis == "queries" else m
-            width: int = size if isinstance(size, int) else getattr(slot, size)
-            shape = (batch, length, width) if kind == "real" else (batch, length)
-            if tuple(inputs[name].shape) != shape:
-                raise ValueError(f"input {name} has shape {tuple(inputs[name].shape)}, not {shape}")
-
-        if "q" not in reads and query_mask is None:
-            some = next(t for t in (k, v, key_mask, *inputs.values()) if t is not None)
-            query_mask = torch.ones(batch, n, dtype=torch.bool, device=some.device)
-            key_mask = query_mask if not slot.pattern.cross else key_mask
-        self.n, self.expected = n, (batch, slot.heads, n, slot.values)
-        self.key_mask, self.query_mask, self.inputs = key_mask, query_mask, inputs
-        self.tensors: list[Tensor | None] = [q, k, v]
-        self.dtype = next((t.dtype for t in (v, k, q) if t is not None), None)
-        self._fill_raster(mechanism, n, m, batch)
-
-    def _fill_raster(self, mechanism: Mechanism, n: int, m: int, batch: int) -> None:
-        """Put masked tokens after the last one, up to the whole raster, so that `attend` always sees all of it."""
-        slot = mechanism.slot
-        tail_n = prod(slot.raster) - n if slot.raster else 0
-        tail_m = prod(slot.source_raster) - m if slot.source_raster else 0
-        if not tail_n and not tail_m:
-            return
-        q, k, v = self.tensors
-        device = next(
-            t.device for t in (q, k, v, self.key_mask, self.query_mask, *self.inputs.values()) if t is not None
-        )
-
-        def lengthen(t: Tensor | None, tail: int) -> Tensor | None:
-            return None if t is None else F.pad(t, (0, 0, 0, tail))
-
-        def cover(mask: Tensor | None, length: int, tail: int) -> Tensor | None:
-            if mask is None and not tail:
-                return None
-            mask = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask
-            return F.pad(mask, (0, tail), value=False)
-
-        self.tensors = [lengthen(q, tail_n), lengthen(k, tail_m), lengthen(v, tail_m)]
-        self.key_mask = cover(self.key_mask, m, tail_m)
-        self.query_mask = cover(self.query_mask, n, tail_n) if slot.pattern.cross else self.key_mask
-        self.inputs = {
-            name: F.pad(t, (0, 0, 0, tail) if t.dim() == 3 else (0, tail))
-            for name, t in self.inputs.items()
-            for tail in [tail_n if mechanism.inputs[name][0] == "queries" else tail_m]
-        }
-
-    def finish(self, out: Tensor) -> Tensor:
-        """Drop the raster's filling, check the result, and zero the rows that are masked or see nothing."""
-        if not isinstance(out, Tensor):
-            raise ValueError(f"attend gave {type(out).__name__}, not a tensor")
-        out = out[:, :, : self.n]
-        if tuple(out.shape) != self.expected:
-            raise ValueError(f"attend gave shape {tuple(out.shape)}, not {self.expected}")
-        if self.dtype is not None and out.dtype != self.dtype and not torch.is_autocast_enabled(out.device.type):
-            raise ValueError(f"attend gave {out.dtype} for inputs of {self.dtype}")
-        blind = None
-        if self.query_mask is not None:
-            blind = ~self.query_mask[:, : self.n]
-        if self.key_mask is not None and self.key_mask is not self.query_mask:
-            sees_none = ~self.key_mask.any(-1, keepdim=True)
-            blind = sees_none.expand(-1, self.n) if blind is None else blind | sees_none
-        return out if blind is None else out.masked_fill(blind[:, None, :, None], 0.0)
-
-
-def _length(what: str, tensors: list[Tensor], mask: Tensor | None, inputs: list[Tensor]) -> int | None:
-    """Return the one length on which tensors, mask and inputs agree, or None where nothing tells it."""
-    lengths = {t.shape[2] for t in tensors} | {t.shape[1] for t in inputs}
-    if mask is not None:
-        lengths.add(mask.shape[1])
-    if len(lengths) > 1:
-        raise ValueError(f"the number of {what} is unclear: {sorted(lengths)}")
-    return lengths.pop() if lengths else None
-
-
-def _batch(tensors: list[Tensor | None]) -> int:
-    sizes = {t.shape[0] for t in tensors if t is not None}
-    if len(sizes) != 1:
-        raise ValueError(f"batch sizes differ: {sorted(sizes)}")
-    return sizes.pop()

@@ -49,8 +49,20 @@ class Slot:
             raise ValueError(f"source_len={self.source_len} differs from max_len={self.max_len} in a self pattern")
         for name, length in (("raster", self.max_len), ("source_raster", self.keys)):
             raster = getattr(self, name)
+            if raster is not None and len(raster) < 2:
+                raise ValueError(f"{name}={raster}: a raster has two axes or more")
             if raster is not None and prod(raster) != length:
                 raise ValueError(f"{name}={raster} has {prod(raster)} places, but the slot has {length} tokens")
+
+    @property
+    def layout(self) -> str:
+        """Say in words how its tokens lie."""
+
+        def one(raster: tuple[int, ...] | None) -> str:
+            return "a sequence" if raster is None else f"a raster of {' x '.join(map(str, raster))}"
+
+        target, source = one(self.raster), one(self.source_raster)
+        return target if not self.pattern.cross or target == source else f"{target} that reads {source}"
 
     # the filled-in values, as the type checker sees them
     @property

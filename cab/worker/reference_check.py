@@ -7,6 +7,7 @@ weights and inputs.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from math import floor, log2
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from cab.attention.build import build_mechanism
 from cab.attention.random_inputs import RandomInputs
+from cab.attention.reference import by_reference
 from cab.attention.streaming import stream
-from cab.contracts.mechanism import Arguments, Mechanism
+from cab.contracts.arguments import Arguments
+from cab.contracts.mechanism import Mechanism
 from cab.errors import Unsupported, Wrong
 
 TOKENS, EXAMPLES = 301, 2  # odd, and more than the blocks that mechanisms cut sequences into
@@ -137,8 +140,7 @@ def _by_reference(
         torch.manual_seed(seed)
         twin = build_mechanism(type(mechanism), params, mechanism.slot).to(device, dtype).eval()
     twin.load_state_dict(mechanism.state_dict())
-    if twin.defines("reference"):
-        twin._compute = twin.reference
+    twin._compute = partial(by_reference, twin)
     same = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     return compute(twin, same)
 
