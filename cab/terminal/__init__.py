@@ -1,1 +1,1 @@
-"""What the commands print and ask: lists, previews, progress, TAB, the doctor."""
+"""What the commands print: lists, previews, progress, completions, diagnoses and the page of mechanisms."""

@@ -1,10 +1,13 @@
-"""`cab doctor`: what this machine is, and what would disturb or prevent a measurement. Imports no torch."""
+"""`cab doctor`: what this machine is, what would disturb or prevent a measurement, and its peak rates.
+
+Imports no torch.
+"""
 
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,23 +21,36 @@ from cab.runner import locks
 from cab.runner.fork_client import ForkClient, describe
 from cab.store import machine_peaks
 from cab.store.store import Store
-from cab.terminal.printing import lines
+from cab.terminal.printing import print_pairs
 
-SECONDS = 300.0  # that measuring the peaks may take
+PEAK_TIMEOUT = 300.0  # seconds
+BUSY_LOAD = 0.5  # of the cores: a higher load disturbs latencies
 PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf", "typer", "rich", "plotly", "kaleido")
 
 
 def print_diagnosis(results: Path, data: Path, out: Console) -> None:
     """Print the machine, the packages, the folders, and warnings."""
-    facts = environment.identity("cpu", None, pinned=False)
-    facts |= {"gpu": environment.identity("cuda", None, pinned=False)["gpu"] or "none", **environment.details()}
-    facts["free memory"] = f"{environment.available_memory() / 2**30:.1f} GiB"
+    facts = {
+        **environment.identity("cpu", None, pinned=False),
+        "gpu": environment.identity("cuda", None, pinned=False)["gpu"] or "none",
+        **environment.details(),
+        "free memory": f"{environment.available_memory() / 2**30:.1f} GiB",
+    }
     out.print("Machine", style="bold")
-    lines(facts, out)
+    print_pairs(facts, out)
     out.print("\nPackages", style="bold")
-    lines({name: environment.installed(name) or "not installed" for name in PACKAGES}, out)
+    print_pairs({name: environment.installed(name) or "not installed" for name in PACKAGES}, out)
     out.print("\nFolders", style="bold")
-    lines({"cab": PACKAGE, "results": _state(results), "data": _state(data), "cache": cache(), "locks": runtime()}, out)
+    print_pairs(
+        {
+            "cab": PACKAGE,
+            "results": _folder_state(results),
+            "data": _folder_state(data),
+            "cache": cache(),
+            "locks": runtime(),
+        },
+        out,
+    )
     problems = list(_problems())
     out.print(f"\n{'Warnings' if problems else 'No warnings.'}", style="bold")
     for problem in problems:
@@ -42,35 +58,38 @@ def print_diagnosis(results: Path, data: Path, out: Console) -> None:
 
 
 def measure_peaks(results: Path, device: str, threads: int | None, out: Console) -> None:
-    """Measure the device's best rates in a child, alone on it, and keep them beside the results."""
+    """Measure the peak rates of a device in a child process, and keep them beside the results.
+
+    The device is locked meanwhile, so that no other measurement runs on it.
+    """
     store = Store(results).open_for_writing()
     job = PeakJob(device, threads or environment.usable_cores())
     with ForkClient() as client, locks.device(device, True, lambda: out.print(f"waiting for {device}")):
-        ending = client.run(job, SECONDS, None)
+        ending = client.run(job, PEAK_TIMEOUT, None)
     peaks = ending.answer
     if not isinstance(peaks, PeakAnswer):
         raise UsageError(peaks.reason if isinstance(peaks, Failure) else f"the child failed: {describe(ending.exit)}")
-    # of the timing rows' environment, whose allocator is pinned
+    # timings have the environment of a pinned allocator
     path = machine_peaks.keep(store.folder, environment.identity(device, threads, pinned=True), peaks)
-    shown = {f"product, {name}": f"{rate / 1e9:,.1f} GFLOP/s" for name, rate in peaks.matmul.items()}
-    lines({**shown, "copy": f"{peaks.copy / 1e9:,.1f} GB/s, read and written", "kept in": path}, out)
+    rates = {f"product, {dtype}": f"{rate / 1e9:,.1f} GFLOP/s" for dtype, rate in peaks.matmul.items()}
+    print_pairs({**rates, "copy": f"{peaks.copy / 1e9:,.1f} GB/s, read and written", "kept in": path}, out)
 
 
-def _state(folder: Path) -> str:
+def _folder_state(folder: Path) -> str:
     if not folder.exists():
         return f"{folder.absolute()} (not there yet)"
     return f"{folder.absolute()} ({'writable' if os.access(folder, os.W_OK) else 'READ ONLY'})"
 
 
-def _problems() -> Any:
+def _problems() -> Iterator[str]:
     if environment.installed("torch") is None:
         yield "torch is not installed: cab can list, plan and report, but not measure"
     load, cores = os.getloadavg()[0], environment.usable_cores()
-    if load > 0.5 * cores:
+    if load > BUSY_LOAD * cores:
         yield f"the load is {load:.1f} on {cores} cores: other work disturbs latency"
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    if governor.is_file() and governor.read_text().strip() != "performance":
-        yield f"the CPU's frequency governor is {governor.read_text().strip()}, not performance: clocks vary"
+    governor_file = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor_file.is_file() and (governor := governor_file.read_text().strip()) != "performance":
+        yield f"the CPU's frequency governor is {governor}, not performance: the clock rate varies"
     if shutil.which("c++") is None and shutil.which("g++") is None:
         yield "there is no C++ compiler: backend=compile cannot build CPU kernels"
     if sys.platform != "linux":

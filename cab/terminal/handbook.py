@@ -1,4 +1,4 @@
-"""`docs/mechanisms.md`, made from the cards: what each mechanism can do, what it refuses and why, and what sets it."""
+"""`docs/mechanisms.md`, made from the cards: each mechanism's patterns, refusals, exemptions and hyper-parameters."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from cab.errors import UsageError
 from cab.planning.overrides import folders
 from cab.plugins import registry
 from cab.plugins.cards import Card
-from cab.terminal.listing import grades, reasons
+from cab.terminal.listing import grades, patterns_by_reason
 
 HEAD = """# Mechanisms
 
@@ -19,25 +19,23 @@ together. *native*: as published. *extension*: the published one has no such for
 
 
 def markdown() -> str:
-    """Return the page."""
+    """Return the page. A mechanism whose card cannot be read is left out."""
     cards = [card for card in registry.cards_of("mechanism").values() if not isinstance(card, UsageError)]
-    return "\n".join([HEAD, *_matrix(cards), "", *_refusals(cards), *_exemptions(cards), *_each(cards)])
+    return "\n".join([HEAD, *_matrix(cards), "", *_refusals(cards), *_exemptions(cards), *_sections(cards)])
 
 
 def _matrix(cards: list[Card]) -> Iterator[str]:
-    heads = ["mechanism", *Pattern.__members__, "cost", "streams", "exact", "backends", "paper"]
-    yield _row(heads)
-    yield _row(["---"] * len(heads))
+    yield from _head(["mechanism", *Pattern.__members__, "cost", "streams", "exact", "backends", "paper"])
     for card in cards:
-        facts = card.facts
-        more = ["yes" if "step" in card.methods else "", "yes" if facts["exact"] else "", ", ".join(card.backends)]
         yield _row(
             [
                 f"[{card.name}](#{card.name})",
                 *grades(card).values(),
-                f"`{facts['cost']}`",
-                *more,
-                _linked(facts["paper"]),
+                f"`{card.facts['cost']}`",
+                "yes" if "step" in card.methods else "",
+                "yes" if card.facts["exact"] else "",
+                ", ".join(card.backends),
+                _paper_link(card.facts["paper"]),
             ]
         )
 
@@ -45,38 +43,37 @@ def _matrix(cards: list[Card]) -> Iterator[str]:
 def _refusals(cards: list[Card]) -> Iterator[str]:
     yield "## What is refused, and why\n"
     for card in cards:
-        for why, patterns in reasons(card.facts["refuses"]).items():
-            yield f"- {card.name}, {', '.join(patterns)}: {_plain(why)}"
+        for reason, patterns in patterns_by_reason(card.facts["refuses"]).items():
+            yield f"- {card.name}, {', '.join(patterns)}: {_escape(reason)}"
     yield ""
 
 
 def _exemptions(cards: list[Card]) -> Iterator[str]:
     yield "## Exemptions from the laws\n"
     for card in cards:
-        for law, why in card.facts["exempt"].items():
-            yield f"- {card.name}, `{law}`: {_plain(why)}"
+        for law, reason in card.facts["exempt"].items():
+            yield f"- {card.name}, `{law}`: {_escape(reason)}"
     yield ""
 
 
-def _each(cards: list[Card]) -> Iterator[str]:
+def _sections(cards: list[Card]) -> Iterator[str]:
     for card in cards:
-        about = _comments(card.name)
-        first, _, rest = card.doc.strip().partition("\n\n")
-        yield f"## {card.name}\n\n{_plain(first)}\n"
-        if rest:
-            yield f"```text\n{rest}\n```\n"
+        comments = _yaml_comments(card.name)
+        summary, _, details = card.doc.strip().partition("\n\n")
+        yield f"## {card.name}\n\n{_escape(summary)}\n"
+        if details:
+            yield f"```text\n{details}\n```\n"
         reads = [*card.facts["reads"], *card.facts["inputs"]]
         yield f"Reads {', '.join(reads) or 'nothing'}. Source: `mechanisms/{card.name}.py`.\n"
         if card.params:
-            yield _row(["hyper-parameter", "default", ""])
-            yield _row(["---"] * 3)
-            for key, default in card.params.items():
-                yield _row([f"`{key}`", f"`{default}`", _plain(about.get(key, ""))])
+            yield from _head(["hyper-parameter", "default", ""])
+            for name, default in card.params.items():
+                yield _row([f"`{name}`", f"`{default}`", _escape(comments.get(name, ""))])
             yield ""
 
 
-def _comments(name: str) -> dict[str, str]:
-    """Return what a mechanism's YAML says of each hyper-parameter."""
+def _yaml_comments(name: str) -> dict[str, str]:
+    """Return hyper-parameter -> the comment beside it in the mechanism's YAML."""
     for folder in folders():
         file = folder / "mechanism" / f"{name}.yaml"
         if file.is_file():
@@ -84,14 +81,19 @@ def _comments(name: str) -> dict[str, str]:
     return {}
 
 
-def _linked(paper: str) -> str:
+def _paper_link(paper: str) -> str:
     return re.sub(r"^arXiv (\S+)$", r"[\1](https://arxiv.org/abs/\1)", paper)
+
+
+def _head(cells: list[str]) -> Iterator[str]:
+    yield _row(cells)
+    yield _row(["---"] * len(cells))
 
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
-def _plain(text: str) -> str:
-    """Return text in which nothing is Markdown."""
+def _escape(text: str) -> str:
+    """Return the text in one line, with Markdown's special characters escaped."""
     return re.sub(r"([*_|<\\])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""`cab list` and `cab show`: what plug-ins there are and what each is, from their cards alone."""
+"""`cab list` and `cab show`: which plug-ins there are and what each can do, from their cards alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,129 +11,153 @@ from cab.errors import UsageError, unknown
 from cab.planning.overrides import node, options
 from cab.plugins import cards, registry
 from cab.plugins.cards import Card
-from cab.terminal.printing import lines as print_lines
+from cab.terminal.printing import print_pairs
 
-KINDS = ("mechanisms", "tasks", "meters", "grids")
+LISTS = ("mechanisms", "tasks", "meters", "grids")
 
 
-def print_list(what: str, out: Console) -> None:
-    """Print the plug-ins of a kind, or of every kind."""
-    if what and what not in KINDS:
-        raise unknown("kind", what, KINDS)
-    printers = {"mechanisms": _mechanisms, "tasks": _tasks, "meters": _meters, "grids": _grids}
-    for kind in [what] if what else KINDS:
-        if kind == what == "meters":
-            _meters(out, alone=True)
-        else:
-            printers[kind](out)
+def print_list(name: str, out: Console) -> None:
+    """Print one of LISTS, or all of them where `name` is empty."""
+    if name and name not in LISTS:
+        raise unknown("kind", name, LISTS)
+    if name == "meters":
+        _print_meters(out, with_methods=True)
+    else:
+        printers = {
+            "mechanisms": _print_mechanisms,
+            "tasks": _print_tasks,
+            "meters": _print_meters,
+            "grids": _print_grids,
+        }
+        for each in [name] if name else LISTS:
+            printers[each](out)
     cards.keep()
 
 
-def print_plugin(what: str, out: Console) -> None:
-    """Print one plug-in: `mechanism=NAME`, `task=NAME`, `grid=NAME`, or the name alone where it is clear."""
-    kind, equals, name = what.partition("=")
+def print_plugin(text: str, out: Console) -> None:
+    """Print one plug-in: `mechanism=NAME`, `task=NAME`, `meter=NAME`, `grid=NAME`, or the name alone.
+
+    Of several plug-ins with one name, the first kind in `cab.plugins.registry.KINDS` is printed.
+    """
+    kind, equals, name = text.partition("=")
     if not equals:
-        owners = [k for k in registry.KINDS if what in registry.names(k)]
-        if not owners and not registry.is_file(what):
-            raise unknown("plug-in", what, [name for kind in registry.KINDS for name in registry.names(kind)])
-        kind, name = (owners or ["mechanism"])[0], what
+        kinds = [kind for kind in registry.KINDS if text in registry.names(kind)]
+        if not kinds and not registry.is_file(text):
+            raise unknown("plug-in", text, [name for kind in registry.KINDS for name in registry.names(kind)])
+        kind, name = (kinds or ["mechanism"])[0], text
     if kind == "grid":
-        return _show_grid(name, out)
+        _print_grid(name, out)
+        return
     if kind not in registry.KINDS:
         raise unknown("kind of plug-in", kind, [*registry.KINDS, "grid"])
     card = registry.card(kind, name)
     out.print(escape(card.doc.strip()), highlight=False)
     out.print()
-    {"mechanism": _show_mechanism, "task": _show_task, "meter": _show_meter}[kind](card, out)
+    facts_of = {"mechanism": _mechanism_facts, "task": _task_facts, "meter": _meter_facts}
+    print_pairs({**facts_of[kind](card), "source": card.path}, out)
 
 
 def grades(card: Card) -> dict[str, str]:
-    """Return pattern -> grade, or - where it is refused."""
+    """Return pattern -> a mechanism's grade, or - where it refuses the pattern."""
     patterns = card.facts["patterns"]
-    if not isinstance(patterns, dict):
+    if not isinstance(patterns, dict):  # a wrapper, which has the patterns of the mechanism inside
         return dict.fromkeys(Pattern.__members__, "as inner")
     return {name: patterns.get(name, "-") for name in Pattern.__members__}
 
 
-def _mechanisms(out: Console) -> None:
+def patterns_by_reason(refuses: dict[str, str]) -> dict[str, list[str]]:
+    """Return reason -> the patterns that are refused for it."""
+    patterns: dict[str, list[str]] = {}
+    for pattern, reason in refuses.items():
+        patterns.setdefault(reason, []).append(pattern)
+    return patterns
+
+
+def _print_mechanisms(out: Console) -> None:
     rows = [("name", *Pattern.__members__, "streams", "exact", "cost", "paper", "backends beside eager, compile")]
-    below = []
+    notes = []
     for name, card in registry.cards_of("mechanism").items():
         if isinstance(card, UsageError):
-            below.append(f"{name} is unavailable: {card}")
+            notes.append(f"{name} is unavailable: {card}")
             continue
-        facts, yes = card.facts, {True: "yes", False: ""}
-        more = [yes["step" in card.methods], yes[bool(facts["exact"])], facts["cost"], facts["paper"]]
-        rows.append((name, *grades(card).values(), *more, " ".join(card.backends[1:-1])))
-        below += [f"{name} refuses {', '.join(which)}: {why}" for why, which in reasons(facts["refuses"]).items()]
-        below += [f"{name} is exempt from the law {law}: {why}" for law, why in facts["exempt"].items()]
-    _print_columns("Mechanisms", rows, below, out)
+        facts = card.facts
+        rows.append(
+            (
+                name,
+                *grades(card).values(),
+                "yes" if "step" in card.methods else "",
+                "yes" if facts["exact"] else "",
+                facts["cost"],
+                facts["paper"],
+                " ".join(card.backends[1:-1]),
+            )
+        )
+        for reason, patterns in patterns_by_reason(facts["refuses"]).items():
+            notes.append(f"{name} refuses {', '.join(patterns)}: {reason}")
+        for law, reason in facts["exempt"].items():
+            notes.append(f"{name} is exempt from the law {law}: {reason}")
+    _print_columns("Mechanisms", rows, notes, out)
 
 
-def _print_columns(title: str, rows: Sequence[tuple[str, ...]], below: list[str], out: Console) -> None:
-    """Print plain columns: a rich table of 90 lines takes longer to lay out than everything else together."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    out.print(title, style="bold")
-    out.print("\n".join([*lines, *below, ""]), markup=False, highlight=False, soft_wrap=True)
-
-
-def reasons(refuses: dict[str, str]) -> dict[str, list[str]]:
-    """Return reason -> the patterns that are refused for it."""
-    found: dict[str, list[str]] = {}
-    for pattern, why in refuses.items():
-        found.setdefault(why, []).append(pattern)
-    return found
-
-
-def _tasks(out: Console) -> None:
-    rows, below = [("name", "slots", "metrics", "what it is")], []
+def _print_tasks(out: Console) -> None:
+    rows = [("name", "slots", "metrics", "what it is")]
+    notes = []
     for name, card in registry.cards_of("task").items():
         if isinstance(card, UsageError):
-            below.append(f"{name} is unavailable: {card}")
+            notes.append(f"{name} is unavailable: {card}")
             continue
         rows.append((name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), card.headline))
-    _print_columns("Tasks", rows, below, out)
+    _print_columns("Tasks", rows, notes, out)
 
 
-def _meters(out: Console, alone: bool = False) -> None:
-    """Print the meters; `alone`, each with its method and whether it can measure here."""
-    rows, below = [("name", "processes", "metrics")], []
+def _print_meters(out: Console, with_methods: bool = False) -> None:
+    """Print the meters; `with_methods` also how each measures, and whether it can measure here."""
+    rows = [("name", "processes", "metrics")]
+    notes = []
     for name, card in registry.cards_of("meter").items():
         if isinstance(card, UsageError):
-            below.append(f"{name} is unavailable: {card}")
+            notes.append(f"{name} is unavailable: {card}")
             continue
-        metrics = ", ".join(f"{m} ({unit})" for m, (unit, _) in card.facts["metrics"].items()) or "the task's"
-        rows.append((name, str(card.facts["processes"]), metrics))
-        if alone:  # a meter must be imported to be asked, which takes longer than the rest of the list
-            here = registry.load("meter", name)().unavailable("cpu")
-            below += ["", f"{name}, on this CPU: {f'unavailable: {here}' if here else 'available'}"]
-            below.append(f"  {card.facts['method']}")
-    _print_columns("Meters", rows, below if alone else [*below, "their methods: cab list meters"], out)
+        metrics = ", ".join(f"{metric} ({unit})" for metric, (unit, _) in card.facts["metrics"].items())
+        rows.append((name, str(card.facts["processes"]), metrics or "the task's"))
+        if with_methods:  # whether a meter is available is known only once it is imported, which takes long
+            reason = registry.load("meter", name)().unavailable("cpu")
+            notes += ["", f"{name}, on this CPU: {f'unavailable: {reason}' if reason else 'available'}"]
+            notes.append(f"  {card.facts['method']}")
+    if not with_methods:
+        notes.append("their methods: cab list meters")
+    _print_columns("Meters", rows, notes, out)
 
 
-def _grids(out: Console) -> None:
+def _print_grids(out: Console) -> None:
     out.print(f"[bold]Grids[/]: {escape(', '.join(options('grid')) or 'none')}", highlight=False)
 
 
-def _show_grid(name: str, out: Console) -> None:
+def _print_columns(title: str, rows: Sequence[tuple[str, ...]], notes: list[str], out: Console) -> None:
+    """Print plain columns, and the notes below them.
+
+    A rich table is not used: laying out 90 lines would take longer than the rest of the command.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    out.print(title, style="bold")
+    out.print("\n".join([*lines, *notes, ""]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_grid(name: str, out: Console) -> None:
     if name not in options("grid"):
         raise unknown("grid", name, options("grid"))
     for block in node("grid", name)["blocks"]:
         out.print(escape(" ".join(map(str, block))), highlight=False)
 
 
-def _params(kind: str, card: Card) -> dict[str, Any]:
-    given = node(kind, card.name) if not registry.is_file(card.name) else {}
-    return {f"{kind}.{key}": given.get(key, default) for key, default in card.params.items()}
-
-
-def _show_mechanism(card: Card, out: Console) -> None:
+def _mechanism_facts(card: Card) -> dict[str, Any]:
     facts, refuses = card.facts, card.facts["refuses"]
-    shown = {
-        f"pattern {k}": g if g != "-" else f"refused: {refuses.get(k, 'not declared')}" for k, g in grades(card).items()
-    }
-    shown |= {
+    return {
+        **{
+            f"pattern {pattern}": f"refused: {refuses.get(pattern, 'not declared')}" if grade == "-" else grade
+            for pattern, grade in grades(card).items()
+        },
         "cost": facts["cost"],
         "paper": facts["paper"] or "none",
         "reads": ", ".join(facts["reads"]) or "nothing",
@@ -142,26 +166,37 @@ def _show_mechanism(card: Card, out: Console) -> None:
         "streams": "yes" if "step" in card.methods else "no",
         "softmax, exactly": "yes" if facts["exact"] else "no",
         "grouped key heads": "yes" if facts["grouped"] else "no",
+        **{f"exempt from {law}": reason for law, reason in facts["exempt"].items()},
+        **_params("mechanism", card),
     }
-    shown |= {f"exempt from {law}": why for law, why in facts["exempt"].items()}
-    print_lines({**shown, **_params("mechanism", card), "source": card.path}, out)
 
 
-def _show_task(card: Card, out: Console) -> None:
+def _task_facts(card: Card) -> dict[str, Any]:
     facts = card.facts
-    metrics = {f"metric {k}": f"{u}, {'higher' if h else 'lower'} is better" for k, (u, h) in facts["metrics"].items()}
-    shown = {
+    scales = node("task", card.name).get("scales", {}) if card.name in options("task") else {}
+    return {
         "slots": ", ".join(facts["slots"]),
-        **metrics,
+        **{
+            f"metric {metric}": f"{unit}, {'higher' if higher_is_better else 'lower'} is better"
+            for metric, (unit, higher_is_better) in facts["metrics"].items()
+        },
         "version": facts["version"],
         "paper": facts["paper"] or "none",
+        **{f"scale {name}": settings for name, settings in scales.items()},
+        **_params("task", card),
     }
-    for name, scale in (node("task", card.name).get("scales", {}) if card.name in options("task") else {}).items():
-        shown[f"scale {name}"] = scale
-    print_lines({**shown, **_params("task", card), "source": card.path}, out)
 
 
-def _show_meter(card: Card, out: Console) -> None:
+def _meter_facts(card: Card) -> dict[str, Any]:
     facts = card.facts
-    shown = {f"metric {name}": unit for name, (unit, _) in facts["metrics"].items()}
-    print_lines({**shown, "method": facts["method"], "version": facts["version"], "source": card.path}, out)
+    return {
+        **{f"metric {metric}": unit for metric, (unit, _) in facts["metrics"].items()},
+        "method": facts["method"],
+        "version": facts["version"],
+    }
+
+
+def _params(kind: str, card: Card) -> dict[str, Any]:
+    """Return the hyper-parameters as they are written on the command line -> the YAML's value, or the default."""
+    values = {} if registry.is_file(card.name) else node(kind, card.name)
+    return {f"{kind}.{name}": values.get(name, default) for name, default in card.params.items()}

@@ -1,5 +1,6 @@
-"""What a run and its preview look like in the terminal."""
+"""The terminal, and what a run and its preview print."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -9,72 +10,94 @@ from rich.table import Table
 from cab.plugins import registry
 
 if TYPE_CHECKING:
+    from cab.contracts.case import Case
     from cab.runner.cost_estimates import Estimate
     from cab.runner.run import Preview, Run
 
-SHOWN = 40  # cases of a preview
+MAX_CASES = 40  # of a preview that are printed
+MAX_REASONS = 5  # why cases were not estimated
+_PREVIEW_COLUMNS = (
+    "mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", "",
+)  # fmt: skip
+_NUMBER_COLUMNS = ("n", "m", "batch", "seed")
 
 
-class _Piped(Console):
-    """Lets a pipe that nobody reads any more end the command as such, and not as a failure."""
+class _PipedConsole(Console):
+    """Raises BrokenPipeError where the reader of a pipe has gone; rich would exit with an error code."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def console(stderr: bool = False) -> Console:
-    """Return the terminal; where there is none, lines of 120 columns."""
-    terminal = _Piped(stderr=stderr)
-    return terminal if terminal.is_terminal else _Piped(stderr=stderr, width=120)
+    """Return the terminal, or, where the output is a file or a pipe, lines of 120 columns."""
+    terminal = _PipedConsole(stderr=stderr)
+    return terminal if terminal.is_terminal else _PipedConsole(stderr=stderr, width=120)
 
 
 def print_preview(preview: "Preview", out: Console) -> None:
     """Print what a run would do: how many cases there are, what is done already, and the cases."""
     plan = preview.plan
-    cases = plan.cases
-    processes = sum(item.processes for item in plan.measurements)
-    meters = ", ".join(dict.fromkeys(item.meter for item in plan.measurements))
-    out.print(f"cases: {len(cases)}; measurements: {len(plan.measurements)} ({meters}); child processes: {processes}")
+    processes = sum(measurement.processes for measurement in plan.measurements)
+    meters = ", ".join(dict.fromkeys(measurement.meter for measurement in plan.measurements))
+    measurements = f"measurements: {len(plan.measurements)} ({meters})"
+    out.print(f"cases: {len(plan.cases)}; {measurements}; child processes: {processes}")
     out.print(f"measurements done already: {preview.done}; unsupported: {preview.refused}")
-    estimates = {found.case.id: found for found in preview.estimates}
-    reasons = {item.case.id: item.refusal[1] for item in plan.measurements if item.refusal}
+    estimates = {estimate.case.id: estimate for estimate in preview.estimates}
+    refusals = {measurement.case.id: measurement.refusal[1] for measurement in plan.measurements if measurement.refusal}
     table = Table(box=None, pad_edge=False)
-    for name in ("mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", ""):
-        right = name in ("n", "m", "batch", "seed")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for name in _PREVIEW_COLUMNS:
+        table.add_column(name, justify="right" if name in _NUMBER_COLUMNS else "left", overflow="fold")
     if estimates:
         for name in ("time", "peak"):
             table.add_column(name, justify="right")
-    for case in cases[:SHOWN]:
-        params = " ".join(f"{k}={v}" for k, v in case.params.items())
-        cells = [case.mechanism, params, case.pattern, case.task, case.n, case.m, case.batch, case.level, case.pass_]
-        cells += [case.backend, case.seed, f"unsupported: {reasons[case.id]}" if case.id in reasons else ""]
+    for case in plan.cases[:MAX_CASES]:
+        cells = _case_cells(case, refusals.get(case.id))
         if estimates:
-            cells += _expected(estimates.get(case.id))
-        table.add_row(*(escape(str(cell)) for cell in cells))
+            cells += _estimate_cells(estimates.get(case.id))
+        table.add_row(*map(escape, cells))
     out.print(table)
     if estimates:
-        _print_sum(preview.estimates, out)
-    if len(cases) > SHOWN:
-        out.print(f"... and {len(cases) - SHOWN} more")
+        _print_estimates(preview.estimates, out)
+    if len(plan.cases) > MAX_CASES:
+        out.print(f"... and {len(plan.cases) - MAX_CASES} more")
 
 
-def _expected(found: "Estimate | None") -> tuple[str, str]:
-    if found is None or found.seconds is None or found.bytes is None:
-        return "?", "?"
-    return f"{found.seconds:.1f} s", f"{found.bytes / 2**20:,.1f} MiB" + ("" if found.fits else " WILL NOT FIT")
+def _case_cells(case: "Case", refusal: str | None) -> list[str]:
+    return [
+        case.mechanism,
+        " ".join(f"{name}={value}" for name, value in case.params.items()),
+        case.pattern,
+        case.task,
+        str(case.n),
+        str(case.m),
+        str(case.batch),
+        case.level,
+        case.pass_,
+        case.backend,
+        str(case.seed),
+        "" if refusal is None else f"unsupported: {refusal}",
+    ]
 
 
-def _print_sum(estimates: "list[Estimate]", out: Console) -> None:
-    known = [found.seconds for found in estimates if found.seconds is not None]
-    out.print(f"estimated time: {sum(known) / 60:.1f} min, without the laws", highlight=False)
-    for found in estimates:
-        if not found.fits:
-            out.print(f"will not fit: {escape(found.case.title)}", highlight=False)
-    reasons = {found.basis for found in estimates if found.seconds is None}
-    for reason in sorted(reasons)[:5]:
+def _estimate_cells(estimate: "Estimate | None") -> list[str]:
+    if estimate is None or estimate.seconds is None or estimate.bytes is None:
+        return ["?", "?"]
+    memory = f"{estimate.bytes / 2**20:,.1f} MiB"
+    return [f"{estimate.seconds:.1f} s", memory if estimate.fits else f"{memory} WILL NOT FIT"]
+
+
+def _print_estimates(estimates: "list[Estimate]", out: Console) -> None:
+    """Print the sum of the times, what will not fit, and what the estimates rest on."""
+    seconds = sum(estimate.seconds for estimate in estimates if estimate.seconds is not None)
+    out.print(f"estimated time: {seconds / 60:.1f} min, without the laws", highlight=False)
+    for estimate in estimates:
+        if not estimate.fits:
+            out.print(f"will not fit: {escape(estimate.case.title)}", highlight=False)
+    reasons = {estimate.basis for estimate in estimates if estimate.seconds is None}
+    for reason in sorted(reasons)[:MAX_REASONS]:
         out.print(f"not estimated: {escape(reason)}", highlight=False)
-    bases = sorted({found.basis for found in estimates if found.seconds is not None})
+    bases = sorted({estimate.basis for estimate in estimates if estimate.seconds is not None})
     out.print(f"from {'; '.join(bases)}. On meta tensors fused kernels are written out.", highlight=False)
 
 
@@ -86,15 +109,15 @@ def print_run(run: "Run", out: Console) -> None:
     print_report(run.rows(), environments(run.store), out)
     for name in dict.fromkeys(case.mechanism for case in run.plan.cases):
         if "reference" not in registry.card("mechanism", name).methods:
-            out.print(f"{escape(name)} has no reference: what it computes was held to no definition", highlight=False)
-    counts: dict[str, int] = {}
-    for status in run.statuses().values():
-        counts[status] = counts.get(status, 0) + 1
+            out.print(
+                f"{escape(name)} has no reference: its output was not compared with a definition", highlight=False
+            )
+    counts = Counter(run.statuses().values())
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     out.print(f"cases: {summary}. Results: {run.store.folder}", highlight=False)
 
 
-def lines(pairs: dict[str, Any], out: Console) -> None:
+def print_pairs(pairs: dict[str, Any], out: Console) -> None:
     """Print names and values as two columns."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

@@ -1,4 +1,7 @@
-"""How a run tells where it is: a bar with the time left in a terminal, plain lines elsewhere, nothing in silence."""
+"""The progress of a run: a bar with the time left in a terminal, plain lines in a log, or nothing.
+
+`Display` and `Silent` are `cab.runner.listener.Listener`s.
+"""
 
 import time
 from collections import Counter
@@ -11,11 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cab.planning.measurement import Measurement
 
+LOG_INTERVAL = 10.0  # seconds between two lines of a log that say what runs now
 _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
+_BAR_WIDTH = 75  # characters of the terminal that the description must leave to the rest of the bar
 
 
 class Silent:
-    """Tells nothing."""
+    """Prints nothing."""
 
     def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None: ...
 
@@ -29,26 +34,24 @@ class Silent:
 
 
 class Display:
-    """Shows cases done, what runs now, child processes done, and the time left."""
+    """Shows the cases that are done, what runs now, the child processes that have ended, and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live = console.is_terminal
-        self._count = self._total = 0  # child processes
-        self._left: Counter[str] = Counter()  # case -> items that are still to end
+        self._pending: Counter[str] = Counter()  # case id -> measurements that have not ended
         self._cases = 0
-        self._said = ("", 0.0)
+        self._last_log_line, self._last_log_time = "", 0.0
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
             TextColumn("{task.fields[cases]}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(),  # child processes
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._task: Any = None
+        self._task: Any = None  # of the bar; None where there is no terminal, or nothing to do
 
     def __enter__(self) -> "Display":
         return self
@@ -57,49 +60,50 @@ class Display:
         self._bar.stop()
 
     def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None:
-        """Say how much there is, and how much of it is done already."""
-        self._left = Counter(each.case.id for each in pending)
+        """Say how many cases are done already, and start the bar."""
+        self._pending = Counter(each.case.id for each in pending)
         self._cases = len({each.case.id for each in measurements})
-        self._total = sum(each.processes for each in pending)
-        done = self._cases - len(self._left)
+        done = self._cases - len(self._pending)
         if done:
             self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
-        if self._live and pending:
-            self._task = self._bar.add_task("", total=self._total, cases=self._progress())
+        if self.console.is_terminal and pending:
+            processes = sum(each.processes for each in pending)
+            self._task = self._bar.add_task("", total=processes, cases=self._case_count())
             self._bar.start()
 
     def doing(self, what: str) -> None:
-        """Show what runs now."""
+        """Show what runs now. A log gets a line now and then, to show that a long training is alive."""
         if self._task is not None:
-            width = max(20, self.console.width - 75)
+            width = max(20, self.console.width - _BAR_WIDTH)
             self._bar.update(self._task, description=escape(what[:width]))
-        elif not self._live and what != self._said[0] and time.monotonic() - self._said[1] > 10:
-            # elsewhere a line now and then, so that a log shows that a long training lives
-            self._said = (what, time.monotonic())
-            self.console.print(escape(what), highlight=False, soft_wrap=True)
+        elif not self.console.is_terminal:
+            now = time.monotonic()
+            if what != self._last_log_line and now - self._last_log_time > LOG_INTERVAL:
+                self._last_log_line, self._last_log_time = what, now
+                self.console.print(escape(what), highlight=False, soft_wrap=True)
 
     def step(self, children: int) -> None:
-        """Count child processes that are over."""
-        self._count += children
+        """Advance the bar by the child processes that have ended."""
         if self._task is not None:
             self._bar.advance(self._task, children)
 
     def done(self, measurement: Measurement, status: str, reason: str) -> None:
-        """Tell how one meter of one case ended."""
-        self._left[measurement.case.id] -= 1
+        """Print how a measurement ended. A terminal shows only those that are not ok."""
+        self._pending[measurement.case.id] -= 1
         if self._task is not None:
-            self._bar.update(self._task, cases=self._progress())
-        colour = _COLOURS.get(status, "red")
-        if self._live and status == "ok":
+            self._bar.update(self._task, cases=self._case_count())
+        if self.console.is_terminal and status == "ok":
             return
-        why = f": {escape(reason)}" if reason else ""
-        line = f"[{self._progress()}] {escape(measurement.case.title)} {measurement.meter} [{colour}]{status}[/]{why}"
+        colour = _COLOURS.get(status, "red")
+        reason_text = f": {escape(reason)}" if reason else ""
+        name = f"{escape(measurement.case.title)} {measurement.meter}"
+        line = f"[{self._case_count()}] {name} [{colour}]{status}[/]{reason_text}"
         self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _progress(self) -> str:
-        left = sum(count > 0 for count in self._left.values())
-        return f"{self._cases - left}/{self._cases} cases"
-
     def note(self, text: str) -> None:
-        """Tell what a user should know."""
+        """Print a remark to the user."""
         self.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    def _case_count(self) -> str:
+        pending = sum(count > 0 for count in self._pending.values())
+        return f"{self._cases - pending}/{self._cases} cases"
