@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.cache import appended, cached
+from cab.ops.cache import empty_cache, extend_cache
 from cab.ops.softmax import masked_softmax
 
 
@@ -128,8 +128,8 @@ class BigBird(Mechanism):
             visible = self._visible(*self._chosen(row, columns, key_mask), columns, key_mask)
             visible = visible.expand(k.shape[0], -1, -1, -1)
             real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
-            return k, v, visible, real if key_mask is None else key_mask, cached(k[:, :1, :0, :1])[1]
-        return cached(k, v)
+            return k, v, visible, real if key_mask is None else key_mask, empty_cache(k[:, :1, :0, :1])[1]
+        return empty_cache(k, v)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -146,7 +146,7 @@ class BigBird(Mechanism):
                 row = place // self.block
                 state, seen = (keys, values, visible, seen, count + new.sum(1)), seen[:, None, None, :]
             else:
-                state, place = appended(state, (k[:, :, part], v[:, :, part]), real)
+                state, place = extend_cache(state, (k[:, :, part], v[:, :, part]), real)
                 keys, values = state[0]
                 columns = -(-keys.shape[2] // self.block)
                 # as many tokens as a block has lie in two at most, those of the first and of the last

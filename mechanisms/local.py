@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Unsupported
-from cab.ops.buckets import assigned, collected, most_blocks, spread
+from cab.ops.buckets import assign_blocks, gather_from_blocks, max_blocks, scatter_to_blocks
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.ragged import gather_tokens, real_first
 from cab.ops.sliding_window import banded_pairs, dilated_softmax, window_pairs
@@ -169,7 +169,7 @@ class Local(Mechanism):
     def _sizes(self, n: int, m: int) -> tuple[int, int, int]:
         """Return the stretches of the source, the blocks of queries that look into one, and their queries."""
         stretches, size = -(-m // self.block), min(self.block, n)
-        return stretches, most_blocks(n, stretches, size), size
+        return stretches, max_blocks(n, stretches, size), size
 
     def _block_pairs(self, n: int, m: int) -> int:
         _, blocks, size = self._sizes(n, m)
@@ -202,10 +202,10 @@ class Local(Mechanism):
         batch, heads, m, _ = k.shape
         stretches, blocks, size = self._sizes(q.shape[2], m)
         stretch = (place.detach().squeeze(3) / self.block).long().clamp(0, stretches - 1)
-        where, of_block = assigned(stretch, stretches, size)
+        where, of_block = assign_blocks(stretch, stretches, size)
         index = of_block.unsqueeze(3) * self.block - self.window
         index = index + torch.arange(self.block + 2 * self.window, device=q.device)
-        away = index.unsqueeze(3) - spread(place, where, blocks, size)
+        away = index.unsqueeze(3) - scatter_to_blocks(place, where, blocks, size)
         seen = (away.abs() <= self.window) & ((index >= 0) & (index < m)).unsqueeze(3)
         index = index.clamp(0, m - 1)
         if key_mask is not None:
@@ -213,8 +213,8 @@ class Local(Mechanism):
             seen = seen & real.unsqueeze(3)
         row = torch.arange(batch * heads, device=q.device).view(batch, heads, 1, 1) * m + index
         near_k, near_v = (F.embedding(row, t.reshape(batch * heads * m, -1)) for t in (k, v))
-        weights = masked_softmax(spread(q, where, blocks, size) @ near_k.transpose(-1, -2), seen)
-        return collected((weights * self._nearness(away).to(v.dtype)) @ near_v, where)
+        weights = masked_softmax(scatter_to_blocks(q, where, blocks, size) @ near_k.transpose(-1, -2), seen)
+        return gather_from_blocks((weights * self._nearness(away).to(v.dtype)) @ near_v, where)
 
     def _nearness(self, away: Tensor) -> Tensor:
         return (-2.0 * (away / self.window) ** 2).exp()

@@ -22,8 +22,16 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern
 from cab.ops.means import masked_mean, running_mean
+from cab.ops.probsparse import (
+    gather_rows,
+    sample_keys,
+    sample_scores,
+    sample_size,
+    scatter_rows,
+    select_queries,
+    sparsity_measure,
+)
 from cab.ops.softmax import masked_softmax, visible
-from cab.ops.sparsity import budget, measure, put, rows_of, sample_scores, sampled, selected
 
 
 class ProbSparse(Mechanism):
@@ -56,10 +64,10 @@ class ProbSparse(Mechanism):
         q = q * self.slot.dim**-0.5
         if self.slot.pattern.causal:
             return self._judged(q, k, v, measured, key_mask)
-        places, counted = selected(measured, self.factor, query_mask)
+        places, counted = select_queries(measured, self.factor, query_mask)
         seen = None if key_mask is None else key_mask[:, None, None, :]
-        active = masked_softmax(rows_of(q, places) @ k.transpose(-1, -2), seen) @ v
-        return put(active, places, counted, masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1))
+        active = masked_softmax(gather_rows(q, places) @ k.transpose(-1, -2), seen) @ v
+        return scatter_rows(active, places, counted, masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1))
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -73,14 +81,14 @@ class ProbSparse(Mechanism):
             if causal and not cross:
                 sample = [j for j in keys if j in self.places.tolist()]
             else:
-                sample = sorted(keys, key=lambda j: int(self.order[j]))[: budget(self.factor, len(keys))]
+                sample = sorted(keys, key=lambda j: int(self.order[j]))[: sample_size(self.factor, len(keys))]
             for h in range(q.shape[1]):
                 scores = (q[b, h] @ k[b, h].T) / self.slot.dim**0.5
                 stands = {}
                 for i in queries:
                     some = scores[i, [j for j in sample if cross or not causal or j <= i]]
                     stands[i] = float((some.max() - some.mean()).detach()) if len(some) else -1e30
-                ranked = sorted(queries, key=lambda i: -stands[i])[: budget(self.factor, len(queries))]
+                ranked = sorted(queries, key=lambda i: -stands[i])[: sample_size(self.factor, len(queries))]
                 for i in queries:
                     visible = [j for j in keys if cross or not causal or j <= i]
                     if not visible:
@@ -94,8 +102,8 @@ class ProbSparse(Mechanism):
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Scores with the sample, and the attention of those selected (NS, NC) or of all."""
         dim, size = self.slot.dim, self.slot.values
-        sample = len(spread(self.factor, m)) if self.slot.pattern is Pattern.CS else budget(self.factor, m)
-        attending = n if self.slot.pattern.causal else budget(self.factor, n)
+        sample = len(spread(self.factor, m)) if self.slot.pattern is Pattern.CS else sample_size(self.factor, m)
+        attending = n if self.slot.pattern.causal else sample_size(self.factor, n)
         return 2.0 * self.slot.heads * (n * sample * dim + attending * m * (dim + size))
 
     def flops_needed(self, n: int, m: int) -> float:
@@ -103,7 +111,7 @@ class ProbSparse(Mechanism):
         if not self.slot.pattern.causal:
             return self.flops(n, m)
         causal_self = self.slot.pattern is Pattern.CS
-        pairs = sum(n - place for place in spread(self.factor, m)) if causal_self else n * budget(self.factor, m)
+        pairs = sum(n - place for place in spread(self.factor, m)) if causal_self else n * sample_size(self.factor, m)
         return 2.0 * self.slot.heads * pairs * self.slot.dim
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
@@ -126,7 +134,7 @@ class ProbSparse(Mechanism):
         seen = (real[:, None, :] & (place[:, None, :] <= own[:, :, None]))[:, None]
         scores = (q * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
         judged = sample_scores(q, keys)  # as finely as in `attend`: rounded, other queries would stand out
-        stands_out = measure(judged, seen & torch.isin(place, self.places)[:, None, None, :]) > self.threshold
+        stands_out = sparsity_measure(judged, seen & torch.isin(place, self.places)[:, None, None, :]) > self.threshold
         lazy = seen.to(v.dtype) / seen.sum(-1, keepdim=True).clamp(min=1)
         out = torch.where(stands_out[..., None], masked_softmax(scores, seen), lazy) @ values
         return out, (keys, values, real, place)
@@ -135,8 +143,8 @@ class ProbSparse(Mechanism):
         """Measure each query by its scores with a sample of the keys."""
         if self.slot.pattern is not Pattern.CS:
             order = torch.randperm(self.slot.keys, device=k.device) if self.training else self.order
-            places, counted = sampled(order, self.factor, k.shape[2], key_mask)
-            some = rows_of(k, places[:, None])
+            places, counted = sample_keys(order, self.factor, k.shape[2], key_mask)
+            some = gather_rows(k, places[:, None])
             seen = None if counted is None else counted[:, None, None, :]
         else:
             places = self.places[: len(spread(self.factor, k.shape[2]))]
@@ -144,7 +152,7 @@ class ProbSparse(Mechanism):
             seen = places <= torch.arange(q.shape[2], device=q.device)[:, None]
             if key_mask is not None:
                 seen = seen & key_mask[:, None, None, places]
-        return measure(sample_scores(q, some), seen)
+        return sparsity_measure(sample_scores(q, some), seen)
 
     def _judged(self, q: Tensor, k: Tensor, v: Tensor, measured: Tensor, key_mask: Tensor | None) -> Tensor:
         seen, causal = None, not self.slot.pattern.cross

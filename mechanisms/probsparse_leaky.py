@@ -16,8 +16,16 @@ from torch import Tensor
 from cab import Mechanism, Pattern
 from cab.ops.means import masked_mean
 from cab.ops.precision import at_least_float32
+from cab.ops.probsparse import (
+    gather_rows,
+    sample_keys,
+    sample_scores,
+    sample_size,
+    scatter_rows,
+    select_queries,
+    sparsity_measure,
+)
 from cab.ops.softmax import masked_softmax
-from cab.ops.sparsity import budget, measure, put, rows_of, sample_scores, sampled, selected
 
 
 class ProbSparseLeaky(Mechanism):
@@ -45,10 +53,10 @@ class ProbSparseLeaky(Mechanism):
         """Measure all, select few, and let these attend."""
         scale = self.slot.dim**-0.5
         order = torch.randperm(self.slot.keys, device=k.device) if self.training else self.order
-        places, counted = sampled(order, self.factor, k.shape[2], key_mask)
-        scores = sample_scores(q, rows_of(k, places[:, None]))
-        measured = measure(scores, None if counted is None else counted[:, None, None, :])
-        places, counted = selected(measured, self.factor, query_mask)
+        places, counted = sample_keys(order, self.factor, k.shape[2], key_mask)
+        scores = sample_scores(q, gather_rows(k, places[:, None]))
+        measured = sparsity_measure(scores, None if counted is None else counted[:, None, None, :])
+        places, counted = select_queries(measured, self.factor, query_mask)
         seen = None if key_mask is None else key_mask[:, None, None, :]
         if self.slot.pattern is Pattern.CS:
             past = torch.arange(k.shape[2], device=k.device) <= places.unsqueeze(3)
@@ -57,8 +65,8 @@ class ProbSparseLeaky(Mechanism):
             lazy = values.cumsum(2, dtype=at_least_float32(v)).to(v.dtype)
         else:
             lazy = masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1)
-        active = masked_softmax((rows_of(q, places) * scale) @ k.transpose(-1, -2), seen) @ v
-        return put(active, places, counted, lazy)
+        active = masked_softmax((gather_rows(q, places) * scale) @ k.transpose(-1, -2), seen) @ v
+        return scatter_rows(active, places, counted, lazy)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -70,11 +78,11 @@ class ProbSparseLeaky(Mechanism):
             queries = list(range(q.shape[2])) if query_mask is None else query_mask[b].nonzero()[:, 0].tolist()
             if not keys:
                 continue
-            sample = sorted(keys, key=lambda j: int(self.order[j]))[: budget(self.factor, len(keys))]
+            sample = sorted(keys, key=lambda j: int(self.order[j]))[: sample_size(self.factor, len(keys))]
             for h in range(q.shape[1]):
                 scores = (q[b, h] @ k[b, h].T) / self.slot.dim**0.5
                 stands = [float(row.max() - row.mean()) for row in scores[:, sample].detach()]
-                ranked = sorted(queries, key=lambda i: -stands[i])[: budget(self.factor, len(queries))]
+                ranked = sorted(queries, key=lambda i: -stands[i])[: sample_size(self.factor, len(queries))]
                 for i in queries:
                     visible = keys if self.slot.pattern.cross else [j for j in keys if j <= i]
                     values = v[b, h, visible]
@@ -87,4 +95,5 @@ class ProbSparseLeaky(Mechanism):
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Scores with the sample, and the attention of those selected."""
         dim, size = self.slot.dim, self.slot.values
-        return 2.0 * self.slot.heads * (n * budget(self.factor, m) * dim + budget(self.factor, n) * m * (dim + size))
+        sample, selected = sample_size(self.factor, m), sample_size(self.factor, n)
+        return 2.0 * self.slot.heads * (n * sample * dim + selected * m * (dim + size))

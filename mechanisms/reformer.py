@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.cache import appended, cached
+from cab.ops.cache import empty_cache, extend_cache
 from cab.ops.lsh import (
-    along,
-    even_buckets,
-    hashed,
-    merged,
-    rotations,
-    side_by_side,
-    stretch_of,
-    unit,
+    blocks_spanned,
+    bucket_count,
+    hash_tokens,
+    merge_rounds,
+    permute_tokens,
+    random_rotations,
+    sort_by_bucket,
+    unit_keys,
 )
 from cab.ops.neighbour_blocks import with_neighbours
 from cab.ops.prefix import chunked
@@ -58,8 +58,8 @@ class Reformer(Mechanism):
             if value < 1:
                 raise ValueError(f"{name}={value}: at least 1 is needed")
         self.hashes, self.window, self.block = hashes, window, block
-        self.buckets = even_buckets(slot.max_len, bucket)
-        self.register_buffer("rotation", rotations(slot.heads, slot.dim, hashes, self.buckets))
+        self.buckets = bucket_count(slot.max_len, bucket)
+        self.register_buffer("rotation", random_rotations(slot.heads, slot.dim, hashes, self.buckets))
 
     def attend(
         self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -68,25 +68,25 @@ class Reformer(Mechanism):
         n = q.shape[2]
         reach, block = min(self.window, n - 1), min(self.block, n)
         causal = self.slot.pattern is Pattern.CS
-        before = stretch_of(reach, block)
+        before = blocks_spanned(reach, block)
         after = 0 if causal else before
         ahead = torch.arange((before + 1 + after) * block, device=q.device) - before * block
         ahead = ahead - torch.arange(block, device=q.device).unsqueeze(1)
         band = (ahead != 0) & (ahead.abs() <= reach)
         band = band & (ahead < 0) if causal else band
-        bucket = hashed(q, self.rotation, key_mask)
-        given = q * self.slot.dim**-0.5, unit(q), v
+        bucket = hash_tokens(q, self.rotation, key_mask)
+        given = q * self.slot.dim**-0.5, unit_keys(q), v
         outs, totals = [], []
         for r in range(self.hashes):
-            order, rank = side_by_side(bucket[:, :, r])
+            order, rank = sort_by_bucket(bucket[:, :, r])
             of = chunked(bucket[:, :, r].gather(2, order).unsqueeze(3).int(), block, -1)
             seen = band & (of == with_neighbours(of, before, after, -1).transpose(-1, -2))
-            sorted_ = (chunked(along(t, order, rank), block) for t in given)
+            sorted_ = (chunked(permute_tokens(t, order, rank), block) for t in given)
             out, total = masked_attention(*sorted_, seen, before=before, after=after)
-            outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
-            totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))
+            outs.append(permute_tokens(out.flatten(2, 3)[:, :, :n], rank, order))
+            totals.append(permute_tokens(total.flatten(2, 3)[:, :, :n], rank, order))
         alone = torch.stack(totals).amax(0) < FLOOR / 2
-        return torch.where(alone, v, merged(outs, totals))
+        return torch.where(alone, v, merge_rounds(outs, totals))
 
     def reference(
         self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -115,14 +115,14 @@ class Reformer(Mechanism):
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Hashing, and scores and sums over the windows of each round."""
         reach, block = min(self.window, n - 1), min(self.block, n)
-        width = block * (1 + stretch_of(reach, block) * (1 if self.slot.pattern is Pattern.CS else 2))
+        width = block * (1 + blocks_spanned(reach, block) * (1 if self.slot.pattern is Pattern.CS else 2))
         pairs = -(-n // block) * block * width * (self.slot.dim + self.slot.values)
         return 2.0 * self.slot.heads * self.hashes * (pairs + n * self.slot.dim * (self.buckets // 2))
 
     def init_state(self, k: None, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Keep keys, values, and the bucket of each token in each round."""
         empty = v.new_zeros(v.shape[0], self.slot.heads, 0, self.slot.dim)
-        return cached(empty, v, empty[..., :1].expand(-1, -1, -1, self.hashes).long())
+        return empty_cache(empty, v, empty[..., :1].expand(-1, -1, -1, self.hashes).long())
 
     def step(
         self, state: Any, q: Tensor, k: None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -132,9 +132,9 @@ class Reformer(Mechanism):
         rows = []
         for start in range(0, q.shape[2], self.block):
             part = slice(start, start + self.block)
-            ours, bucket = q[:, :, part], hashed(q[:, :, part], self.rotation).transpose(2, 3)
+            ours, bucket = q[:, :, part], hash_tokens(q[:, :, part], self.rotation).transpose(2, 3)
             real = None if key_mask is None else key_mask[:, part]
-            state, place = appended(state, (unit(ours), v[:, :, part], bucket), real)
+            state, place = extend_cache(state, (unit_keys(ours), v[:, :, part], bucket), real)
             keys, values, buckets = state[0]
             key = torch.arange(keys.shape[2], device=q.device)
             past = (key < place.unsqueeze(2)).unsqueeze(1)

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from cab import Mechanism, Pattern
 from cab.ops.lsh import (
-    along,
-    even_buckets,
-    hashed,
-    merged,
-    rotations,
-    side_by_side,
-    unit,
+    bucket_count,
+    hash_tokens,
+    merge_rounds,
+    permute_tokens,
+    random_rotations,
+    sort_by_bucket,
+    unit_keys,
 )
 from cab.ops.neighbour_blocks import with_neighbours
 from cab.ops.prefix import chunked
@@ -56,8 +56,8 @@ class ReformerLeaky(Mechanism):
             if value < 1:
                 raise ValueError(f"{name}={value}: at least 1 is needed")
         self.hashes, self.chunk, self.across = hashes, chunk, across
-        self.buckets = even_buckets(slot.max_len, bucket)
-        self.register_buffer("rotation", rotations(slot.heads, slot.dim, hashes, self.buckets))
+        self.buckets = bucket_count(slot.max_len, bucket)
+        self.register_buffer("rotation", random_rotations(slot.heads, slot.dim, hashes, self.buckets))
 
     def attend(
         self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -66,11 +66,11 @@ class ReformerLeaky(Mechanism):
         n = q.shape[2]
         chunk = min(self.chunk, n)
         before = 1 if n > chunk else 0
-        bucket = hashed(q, self.rotation, key_mask)
-        given = q * self.slot.dim**-0.5, unit(q), v
+        bucket = hash_tokens(q, self.rotation, key_mask)
+        given = q * self.slot.dim**-0.5, unit_keys(q), v
         outs, totals = [], []
         for r in range(self.hashes):
-            order, rank = side_by_side(bucket[:, :, r])
+            order, rank = sort_by_bucket(bucket[:, :, r])
             of = bucket[:, :, r].gather(2, order)
             ours = chunked(torch.stack([order, of], 3), chunk, -1)
             theirs = with_neighbours(ours, before, 0, -1)
@@ -80,11 +80,11 @@ class ReformerLeaky(Mechanism):
                 seen = seen & (other <= place)
             if not self.across:
                 seen = seen & (ours[..., 1:] == theirs[..., 1].unsqueeze(3))
-            sorted_ = (chunked(along(t, order, rank), chunk) for t in given)
+            sorted_ = (chunked(permute_tokens(t, order, rank), chunk) for t in given)
             out, total = masked_attention(*sorted_, seen, other == place, before)
-            outs.append(along(out.flatten(2, 3)[:, :, :n], rank, order))
-            totals.append(along(total.flatten(2, 3)[:, :, :n], rank, order))
-        return merged(outs, totals)
+            outs.append(permute_tokens(out.flatten(2, 3)[:, :, :n], rank, order))
+            totals.append(permute_tokens(total.flatten(2, 3)[:, :, :n], rank, order))
+        return merge_rounds(outs, totals)
 
     def reference(
         self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None

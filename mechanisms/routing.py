@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.buckets import assigned, collected, most_blocks, spread, tables_of
-from cab.ops.cache import appended, cached
-from cab.ops.clusters import directions, moved, similar, strayed
+from cab.ops.buckets import assign_blocks, gather_from_blocks, gather_tables, max_blocks, scatter_to_blocks
+from cab.ops.cache import empty_cache, extend_cache
+from cab.ops.clusters import commitment_loss, cosine_similarity, random_centroids, update_centroids
 from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax
 
 # the queries' places in blocks, (batch, heads, n); each block's keys and values; what each query of it sees, or None
@@ -52,7 +52,7 @@ class Routing(Mechanism):
             raise ValueError(f"commitment={commitment}: 0 or more")
         self.window, self.block, self.decay, self.commitment = window, block, decay, commitment
         self.clusters, self.stretch = -(-slot.keys // window), -(-window // 2)
-        self.register_buffer("centroids", directions(slot.heads, self.clusters, slot.dim))
+        self.register_buffer("centroids", random_centroids(slot.heads, self.clusters, slot.dim))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -75,17 +75,18 @@ class Routing(Mechanism):
         key_mask: Tensor | None,
         query_mask: Tensor | None,
     ) -> Tensor:
-        mine = similar(q, self.centroids).argmax(-1)
-        near = similar(k, self.centroids)
+        mine = cosine_similarity(q, self.centroids).argmax(-1)
+        near = cosine_similarity(k, self.centroids)
         find = self._in_past if self.slot.pattern is Pattern.CS else self._in_cluster
         where, keys, values, seen = find(k, v, mine, near, key_mask)
-        queries = spread(q, where, keys.shape[2], min(self.block, q.shape[2]))
-        out = collected(attention(queries, keys, values, seen), where)
+        queries = scatter_to_blocks(q, where, keys.shape[2], min(self.block, q.shape[2]))
+        out = gather_from_blocks(attention(queries, keys, values, seen), where)
         if self.training:
             self._learn(q, mine, query_mask)
             self._learn(k, near.argmax(-1), key_mask)
             self.aux_loss = self.commitment * (
-                strayed(q, self.centroids, mine, query_mask) + strayed(k, self.centroids, near.argmax(-1), key_mask)
+                commitment_loss(q, self.centroids, mine, query_mask)
+                + commitment_loss(k, self.centroids, near.argmax(-1), key_mask)
             )
         return out
 
@@ -122,16 +123,16 @@ class Routing(Mechanism):
         tables, width = self.clusters, min(self.window, m)
         if self.slot.pattern is Pattern.CS:
             width = min(self.stretch, n)
-            tables = most_blocks(n, self.clusters + 1, width)
+            tables = max_blocks(n, self.clusters + 1, width)
             width = 2 * width
-        pairs = most_blocks(n, tables, block) * block * width
+        pairs = max_blocks(n, tables, block) * block * width
         return 2.0 * self.slot.heads * ((n + m) * self.clusters * dim + pairs * (dim + size))
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Keep each cluster's keys and values (CC), or every key with its cluster (CS)."""
         if self.slot.pattern.cross:
-            return self._tables(k, v, similar(k, self.centroids), key_mask)
-        return cached(k, v, k[..., :1].long())
+            return self._tables(k, v, cosine_similarity(k, self.centroids), key_mask)
+        return empty_cache(k, v, k[..., :1].long())
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -141,15 +142,15 @@ class Routing(Mechanism):
         for start in range(0, q.shape[2], self.block):
             part = slice(start, start + self.block)
             ours = q[:, :, part] * self.slot.dim**-0.5
-            mine = similar(q[:, :, part], self.centroids).argmax(-1)
+            mine = cosine_similarity(q[:, :, part], self.centroids).argmax(-1)
             if k is None or v is None:
                 keys, values, real = (_of(t, mine) for t in state)
                 weights = masked_softmax((ours.unsqueeze(3) @ keys.transpose(-1, -2)).squeeze(3), real)
                 rows.append((weights.unsqueeze(3) @ values).squeeze(3))
                 continue
-            own = similar(k[:, :, part], self.centroids).argmax(-1, keepdim=True)
+            own = cosine_similarity(k[:, :, part], self.centroids).argmax(-1, keepdim=True)
             new = None if key_mask is None else key_mask[:, part]
-            state, place = appended(state, (k[:, :, part], v[:, :, part], own), new)
+            state, place = extend_cache(state, (k[:, :, part], v[:, :, part], own), new)
             keys, values, clusters = state[0]
             past = torch.arange(keys.shape[2], device=q.device) <= place[:, None, :, None]
             same = past & (clusters.squeeze(3).unsqueeze(2) == mine.unsqueeze(3))
@@ -160,19 +161,19 @@ class Routing(Mechanism):
         return torch.cat(rows, 2), state
 
     def _learn(self, x: Tensor, cluster: Tensor, mask: Tensor | None) -> None:
-        moved(self.centroids, x, cluster, mask, self.decay)
+        update_centroids(self.centroids, x, cluster, mask, self.decay)
 
     def _tables(self, k: Tensor, v: Tensor, near: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the keys nearest to each centroid, (batch, heads, clusters, window, ·), and which are real."""
         if key_mask is not None:
             near = near.masked_fill(~key_mask[:, None, :, None], -torch.inf)
         best, index = near.transpose(2, 3).topk(min(self.window, k.shape[2]), dim=3)
-        k, v = (tables_of(t, index) for t in (k, v))
+        k, v = (gather_tables(t, index) for t in (k, v))
         return k, v, best > -torch.inf
 
     def _in_cluster(self, k: Tensor, v: Tensor, mine: Tensor, near: Tensor, key_mask: Tensor | None) -> Found:
         """Find for blocks of queries the keys nearest to their centroid."""
-        where, of = assigned(mine, self.clusters, min(self.block, mine.shape[2]))
+        where, of = assign_blocks(mine, self.clusters, min(self.block, mine.shape[2]))
         *kept, real = self._tables(k, v, near, key_mask)
         k, v = (_of(t, of) for t in kept)
         return where, k, v, None if key_mask is None else _of(real, of).unsqueeze(3)
@@ -184,7 +185,7 @@ class Routing(Mechanism):
         own = near.argmax(-1)
         if key_mask is not None:
             own = own.masked_fill(~key_mask[:, None, :], self.clusters)  # masked keys are a cluster of their own
-        tables = most_blocks(n, self.clusters + 1, stretch)
+        tables = max_blocks(n, self.clusters + 1, stretch)
         # sorted by cluster and time, the keys before a query in its cluster end where the query would stand
         time = torch.arange(n, device=k.device)
         code, order = (own * n + time).sort(2)
@@ -195,13 +196,13 @@ class Routing(Mechanism):
         rank = torch.zeros_like(order).scatter(2, order, time.expand_as(order))
         where = rank + (first * stretch - members.cumsum(2) + members).gather(2, own)
         table = first.gather(2, mine) + (count - 1).clamp(min=0) // stretch
-        block, of_block = assigned(table.clamp(max=tables - 1), tables, size)
+        block, of_block = assign_blocks(table.clamp(max=tables - 1), tables, size)
         blocks = of_block.shape[2]
-        k, v = (_of(spread(t, where, tables, stretch), of_block, before=True) for t in (k, v))
+        k, v = (_of(scatter_to_blocks(t, where, tables, stretch), of_block, before=True) for t in (k, v))
         # time and cluster of each key of the tables, and of each query; 0 is no key
         facts = torch.stack([time.expand_as(own) + 1, own], 3)
-        ours = spread(torch.stack([time.expand_as(mine) + 1, mine], 3), block, blocks, size)
-        theirs = _of(spread(facts, where, tables, stretch), of_block, before=True).unsqueeze(3)
+        ours = scatter_to_blocks(torch.stack([time.expand_as(mine) + 1, mine], 3), block, blocks, size)
+        theirs = _of(scatter_to_blocks(facts, where, tables, stretch), of_block, before=True).unsqueeze(3)
         seen = (theirs[..., 0] > 0) & (theirs[..., 0] <= ours[..., :1]) & (theirs[..., 1] == ours[..., 1:])
         # the first table has none before it: what stands there is itself again
         again = (of_block == 0)[..., None, None] & (torch.arange(2 * stretch, device=k.device) < stretch)
@@ -211,5 +212,5 @@ class Routing(Mechanism):
 def _of(tables: Tensor, index: Tensor, before: bool = False) -> Tensor:
     """Take the tables (batch, heads, tables, ...) at index (batch, heads, count), with the one before each in front."""
     if not before:
-        return tables_of(tables, index)
-    return tables_of(tables, torch.stack([(index - 1).clamp(min=0), index], 3)).flatten(3, 4)
+        return gather_tables(tables, index)
+    return gather_tables(tables, torch.stack([(index - 1).clamp(min=0), index], 3)).flatten(3, 4)

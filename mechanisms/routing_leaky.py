@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.buckets import tables_of
-from cab.ops.clusters import directions, moved, similar, strayed
+from cab.ops.buckets import gather_tables
+from cab.ops.clusters import commitment_loss, cosine_similarity, random_centroids, update_centroids
 from cab.ops.softmax import masked_softmax
 
 
@@ -43,31 +43,32 @@ class RoutingLeaky(Mechanism):
             raise ValueError(f"commitment={commitment}: 0 or more")
         self.window, self.decay, self.commitment = window, decay, commitment
         self.clusters = -(-slot.keys // window)
-        self.register_buffer("centroids", directions(slot.heads, self.clusters, slot.dim))
+        self.register_buffer("centroids", random_centroids(slot.heads, self.clusters, slot.dim))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Gather what each centroid took, attend, and add up where it came from."""
-        near_q, near_k = similar(q, self.centroids), similar(k, self.centroids)
+        near_q, near_k = cosine_similarity(q, self.centroids), cosine_similarity(k, self.centroids)
         queries, is_query = self._taken(near_q, query_mask)  # (batch, heads, clusters, window)
         keys, is_key = self._taken(near_k, key_mask)
         seen = None if key_mask is None else is_key.unsqueeze(3)
         if self.slot.pattern is Pattern.CS:
             past = keys.unsqueeze(3) <= queries.unsqueeze(4)
             seen = past if seen is None else seen & past
-        scores = (tables_of(q, queries) * self.slot.dim**-0.5) @ tables_of(k, keys).transpose(-1, -2)
+        scores = (gather_tables(q, queries) * self.slot.dim**-0.5) @ gather_tables(k, keys).transpose(-1, -2)
         # a column of ones counts how often a query was taken
-        read = torch.nn.functional.pad(masked_softmax(scores, seen) @ tables_of(v, keys), (0, 1), value=1.0)
+        read = torch.nn.functional.pad(masked_softmax(scores, seen) @ gather_tables(v, keys), (0, 1), value=1.0)
         read = (read if query_mask is None else read.masked_fill(~is_query.unsqueeze(4), 0.0)).flatten(2, 3)
         total = read.new_zeros(*q.shape[:3], read.shape[3])
         total = total.scatter_add(2, queries.flatten(2).unsqueeze(3).expand_as(read), read)
         if self.training:
             mine, own = near_q.argmax(-1), near_k.argmax(-1)
-            moved(self.centroids, q, mine, query_mask, self.decay)
-            moved(self.centroids, k, own, key_mask, self.decay)
-            away = strayed(q, self.centroids, mine, query_mask) + strayed(k, self.centroids, own, key_mask)
-            self.aux_loss = self.commitment * away
+            update_centroids(self.centroids, q, mine, query_mask, self.decay)
+            update_centroids(self.centroids, k, own, key_mask, self.decay)
+            loss = commitment_loss(q, self.centroids, mine, query_mask)
+            loss = loss + commitment_loss(k, self.centroids, own, key_mask)
+            self.aux_loss = self.commitment * loss
         return total[..., :-1] / total[..., -1:].clamp(min=1)
 
     def reference(

@@ -21,21 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.cache import appended, cached
+from cab.ops.cache import empty_cache, extend_cache
 from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked
 from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax
 from cab.ops.sorting import (
-    all_real,
+    attend_own_keys,
     block_means,
-    gathered,
-    gumbel,
-    latest,
+    continue_prefix_means,
+    full_mask,
+    gather_weighted,
+    gumbel_noise,
+    last_marked,
     mask_blocks,
-    means_on,
-    means_so_far,
-    one_by_one,
-    picked,
+    pick_blocks,
+    prefix_means,
     sinkhorn,
 )
 
@@ -89,7 +89,7 @@ class Sinkhorn(Mechanism):
         query_mask: Tensor | None,
     ) -> Tensor:
         n = q.shape[2]
-        keys = all_real(k, key_mask)
+        keys = full_mask(k, key_mask)
         own_seen = mask_blocks(keys, self.block)
         if key_mask is not None:
             k, v = (t.masked_fill(~key_mask[:, None, :, None], 0.0) for t in (k, v))
@@ -181,13 +181,13 @@ class Sinkhorn(Mechanism):
         wide = torch.promote_types(k.dtype, torch.float32)
         total = torch.zeros(*k.shape[:2], 1, k.shape[3], dtype=wide, device=k.device)
         if self.slot.pattern is Pattern.CS:
-            return cached(k, v), total[:, :, :0], (total, total), total
-        real = all_real(k, key_mask)
+            return empty_cache(k, v), total[:, :, :0], (total, total), total
+        real = full_mask(k, key_mask)
         k, v = k * real[:, None, :, None], v * real[:, None, :, None]
         seen = mask_blocks(real, self.block).expand(k.shape[0], -1, -1)
         means = block_means(k, key_mask, self.block)
         source = chunked(k, self.block), chunked(v, self.block), means, seen
-        return cached(k[:, :1, :0, :1])[1], total, total, source
+        return empty_cache(k[:, :1, :0, :1])[1], total, total, source
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
@@ -196,20 +196,20 @@ class Sinkhorn(Mechanism):
         rows = []
         for start in range(0, q.shape[2], self.block):
             part = slice(start, start + self.block)
-            new = all_real(q[:, :, part], None if key_mask is None else key_mask[:, part]).expand(q.shape[0], -1)
+            new = full_mask(q[:, :, part], None if key_mask is None else key_mask[:, part]).expand(q.shape[0], -1)
             if k is None or v is None:
                 count, total, first, source = state
                 place = count.unsqueeze(1) + new.cumsum(1) - 1
-                means, total = means_on(total, count, q[:, :, part], new)
-                mine = latest(means, first, new & (place % self.block == 0))
+                means, total = continue_prefix_means(total, count, q[:, :, part], new)
+                mine = last_marked(means, first, new & (place % self.block == 0))
                 out = self._read_source(q[:, :, part], mine, *source)
                 state = count + new.sum(1), total, mine[:, :, -1:], source
             else:
                 cache, sums, (total_k, total_q), first = state
-                so_k, total_k = means_on(total_k, cache[1], k[:, :, part], new)
-                so_q, total_q = means_on(total_q, cache[1], q[:, :, part], new)
-                cache, place = appended(cache, (k[:, :, part], v[:, :, part]), new)
-                mine = latest(so_q, first, new & (place % self.block == 0))
+                so_k, total_k = continue_prefix_means(total_k, cache[1], k[:, :, part], new)
+                so_q, total_q = continue_prefix_means(total_q, cache[1], q[:, :, part], new)
+                cache, place = extend_cache(cache, (k[:, :, part], v[:, :, part]), new)
+                mine = last_marked(so_q, first, new & (place % self.block == 0))
                 block = place // self.block
                 sums = F.pad(sums, (0, 0, 0, -(-cache[0][0].shape[2] // self.block) - sums.shape[2]))
                 sums = sums.scatter_add(2, block[:, None, :, None].expand_as(so_k), so_k * new[:, None, :, None])
@@ -221,36 +221,36 @@ class Sinkhorn(Mechanism):
     def _read_source(self, q: Tensor, mine: Tensor, k: Tensor, v: Tensor, means: Tensor, seen: Tensor) -> Tensor:
         sort = masked_softmax(self._compared(mine, means), seen.any(2)[:, None, None, :]).to(v.dtype)
         far_k, far_v = ((sort @ t.flatten(3)).unflatten(3, (self.block, -1)) for t in (k, v))
-        return one_by_one(q * self.slot.dim**-0.5, far_k, far_v, seen.any(1)[:, None, None, :])
+        return attend_own_keys(q * self.slot.dim**-0.5, far_k, far_v, seen.any(1)[:, None, None, :])
 
     def _read_past(self, q: Tensor, k: Tensor, v: Tensor, sums: Tensor, mine: Tensor, place: Tensor) -> Tensor:
         own_k, own_v, own = chunked(k, self.block), chunked(v, self.block), (place // self.block)[:, None, :, None]
         past = torch.arange(sums.shape[2], device=q.device) < own
-        index, share = picked(self._compared(mine, sums), past, self.picks)
+        index, share = pick_blocks(self._compared(mine, sums), past, self.picks)
         far_k, far_v = (
-            gathered(own_k, index, share, self.no_key),
-            gathered(own_v, index, share, self.no_value),
+            gather_weighted(own_k, index, share, self.no_key),
+            gather_weighted(own_v, index, share, self.no_value),
         )
         own = own.expand(-1, self.slot.heads, -1, -1)
         ones = torch.ones_like(share[..., :1])
-        far_k = torch.cat([far_k, gathered(own_k, own, ones, self.no_key)], 3)
-        far_v = torch.cat([far_v, gathered(own_v, own, ones, self.no_value)], 3)
+        far_k = torch.cat([far_k, gather_weighted(own_k, own, ones, self.no_key)], 3)
+        far_v = torch.cat([far_v, gather_weighted(own_v, own, ones, self.no_value)], 3)
         slot = torch.arange(-self.picks * self.block, self.block, device=q.device)
-        return one_by_one(
+        return attend_own_keys(
             q * self.slot.dim**-0.5, far_k, far_v, (slot <= (place % self.block).unsqueeze(2)).unsqueeze(1)
         )
 
     def _compared(self, ours: Tensor, theirs: Tensor) -> Tensor:
         with full_precision(ours.device.type):  # means are in float32 at least; blocks that are close change places
             scores = ours @ theirs.transpose(-1, -2) / (self.slot.dim**0.5 * self.temperature)
-        return scores + gumbel(scores) / self.temperature if self.training else scores
+        return scores + gumbel_noise(scores) / self.temperature if self.training else scores
 
     def _sorting(self, q: Tensor, k: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
         """Return which blocks of keys each block of queries is given: (batch, heads, rows, columns)."""
-        queries, keys = all_real(q, query_mask), block_means(k, key_mask, self.block)
-        columns = mask_blocks(all_real(k, key_mask), self.block).any(2)
+        queries, keys = full_mask(q, query_mask), block_means(k, key_mask, self.block)
+        columns = mask_blocks(full_mask(k, key_mask), self.block).any(2)
         if self.slot.pattern is Pattern.CC:
-            first = means_so_far(q, queries)[:, :, :: self.block]
+            first = prefix_means(q, queries)[:, :, :: self.block]
             return masked_softmax(self._compared(first, keys), columns[:, None, None, :])
         scores = self._compared(block_means(q, query_mask, self.block), keys)
         return sinkhorn(scores, mask_blocks(queries, self.block).any(2), columns, self.iterations)
@@ -259,16 +259,20 @@ class Sinkhorn(Mechanism):
         self, q: Tensor, k: Tensor, own_k: Tensor, own_v: Tensor, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the picked keys and values, (batch, heads, blocks, picks * block, ·), and which blocks they are of."""
-        sums = chunked(means_so_far(k, keys) * keys[:, None, :, None], self.block).sum(3)
+        sums = chunked(prefix_means(k, keys) * keys[:, None, :, None], self.block).sum(3)
         past = torch.ones(sums.shape[2], sums.shape[2], dtype=torch.bool, device=q.device).tril(-1)
-        index, share = picked(self._compared(means_so_far(q, keys)[:, :, :: self.block], sums), past, self.picks)
-        return gathered(own_k, index, share, self.no_key), gathered(own_v, index, share, self.no_value), index
+        index, share = pick_blocks(self._compared(prefix_means(q, keys)[:, :, :: self.block], sums), past, self.picks)
+        return (
+            gather_weighted(own_k, index, share, self.no_key),
+            gather_weighted(own_v, index, share, self.no_value),
+            index,
+        )
 
     def _picked_real(self, real: Tensor, index: Tensor) -> Tensor:
         """Say which of the picked keys are real (batch, heads, blocks, picks * block); what stands for none is."""
         ones = torch.ones(index.shape, device=real.device)
         real = real.to(ones.dtype)[:, None].expand(*index.shape[:2], -1, -1).unsqueeze(4)
-        return gathered(real, index, ones, ones.new_ones(self.slot.heads, 1, 1)).squeeze(4) > 0
+        return gather_weighted(real, index, ones, ones.new_ones(self.slot.heads, 1, 1)).squeeze(4) > 0
 
     def _plain_sort(self, scores: Tensor, rows: list[list[int]], columns: list[list[int]]) -> Tensor:
         """Scale columns and rows in turn (CC: rows once)."""

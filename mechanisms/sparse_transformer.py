@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.cache import appended, cached
+from cab.ops.cache import empty_cache, extend_cache
 from cab.ops.softmax import masked_softmax
 
 FORMS = ("fixed", "strided")
@@ -134,9 +134,9 @@ class SparseTransformer(Mechanism):
         """
         if self.slot.pattern.cross:
             real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
-            return k, v, real if key_mask is None else key_mask, cached(k)[1]
+            return k, v, real if key_mask is None else key_mask, empty_cache(k)[1]
         if self.form == "strided":
-            return cached(k, v)
+            return empty_cache(k, v)
         return (k, v), (k, v), k.new_zeros(k.shape[0], 0, dtype=torch.bool)
 
     def step(
@@ -158,7 +158,7 @@ class SparseTransformer(Mechanism):
                 place = self._place(count.unsqueeze(1) + new.cumsum(1) - 1)
                 state, real = (keys, values, real, count + new.sum(1)), real.unsqueeze(1)
             else:
-                state, place = appended(state, (k[:, :, part], v[:, :, part]), new)
+                state, place = extend_cache(state, (k[:, :, part], v[:, :, part]), new)
                 keys, values = state[0]
                 real = torch.ones(1, 1, keys.shape[2], dtype=torch.bool, device=q.device)
             near, regular = self._seen(place.unsqueeze(2), torch.arange(keys.shape[2], device=q.device))

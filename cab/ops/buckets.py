@@ -1,6 +1,6 @@
-"""Queries that choose where they look, put into blocks of those that look at the same place.
+"""Queries sorted by bucket (cluster, range of the source) into blocks of one bucket each, which read keys together.
 
-The number of blocks is fixed by the sizes alone, whatever is chosen, so nothing waits for a value.
+The number of blocks follows from the sizes alone, not from the buckets, so no device waits for a value.
 """
 
 from typing import Any
@@ -10,80 +10,88 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def most_blocks(n: int, buckets: int, size: int) -> int:
-    """Return how many blocks of `size` places n queries fill at most, if a block holds queries of one bucket."""
+def max_blocks(n: int, buckets: int, size: int) -> int:
+    """Return how many blocks of `size` queries n queries need at most, if a block holds queries of one bucket."""
     return min(n, (n + buckets * (size - 1)) // size)
 
 
-def assigned(bucket: Tensor, buckets: int, size: int) -> tuple[Tensor, Tensor]:
-    """Give each query a place in a block of its own bucket.
+def assign_blocks(bucket: Tensor, buckets: int, size: int) -> tuple[Tensor, Tensor]:
+    """Assign each query a position in a block of its bucket.
 
-    bucket is (batch, heads, n), below `buckets`. Returns the places, (batch, heads, n), below blocks * size, no two
-    equal in a head, and the bucket of each block, (batch, heads, blocks).
+    bucket (batch, heads, n) is below `buckets`. Returns the positions (batch, heads, n), distinct within a head and
+    below max_blocks * size, and the bucket of each block (batch, heads, max_blocks).
     """
     n = bucket.shape[2]
-    blocks = most_blocks(n, buckets, size)
+    blocks = max_blocks(n, buckets, size)
     order = bucket.argsort(dim=2)
-    members = bucket.new_zeros(*bucket.shape[:2], buckets).scatter_add(2, bucket, torch.ones_like(bucket))
-    used = -(-members // size)
-    # a query stands as far behind its bucket's first place as behind its bucket's first query in sorted order
-    shift = (used.cumsum(2) - used) * size - (members.cumsum(2) - members)
+    count = bucket.new_zeros(*bucket.shape[:2], buckets).scatter_add(2, bucket, torch.ones_like(bucket))
+    blocks_used = -(-count // size)
+    # of each bucket: the position of its first block, minus the number of queries in the buckets before it
+    shift = (blocks_used.cumsum(2) - blocks_used) * size - (count.cumsum(2) - count)
     rank = torch.zeros_like(bucket).scatter(2, order, torch.arange(n, device=bucket.device).expand_as(order))
-    place = rank + shift.gather(2, bucket)
-    of_block = bucket.new_zeros(*bucket.shape[:2], blocks).scatter(2, place // size, bucket)
-    return place, of_block
+    position = rank + shift.gather(2, bucket)
+    block_bucket = bucket.new_zeros(*bucket.shape[:2], blocks).scatter(2, position // size, bucket)
+    return position, block_bucket
 
 
-def spread(t: Tensor, place: Tensor, blocks: int, size: int) -> Tensor:
-    """Put t (batch, heads, n, features) at its places: (batch, heads, blocks, size, features), zeros between."""
-    out: Tensor = _Spread.apply(t, place, blocks * size)  # type: ignore[no-untyped-call]
+def scatter_to_blocks(t: Tensor, position: Tensor, blocks: int, size: int) -> Tensor:
+    """Put the tokens of t (batch, heads, n, features) at their positions (batch, heads, n), distinct within a head.
+
+    The result is (batch, heads, blocks, size, features), with zeros at free positions.
+    """
+    out: Tensor = _ScatterRows.apply(t, position, blocks * size)  # type: ignore[no-untyped-call]
     return torch.unflatten(out, 2, (blocks, size))
 
 
-def collected(t: Tensor, place: Tensor) -> Tensor:
-    """Undo `spread`: take from t (batch, heads, blocks, size, features) what stands at the places."""
-    out: Tensor = _Collected.apply(t.flatten(2, 3), place)  # type: ignore[no-untyped-call]
+def gather_from_blocks(t: Tensor, position: Tensor) -> Tensor:
+    """Invert `scatter_to_blocks`: t (batch, heads, blocks, size, features) gives (batch, heads, n, features)."""
+    out: Tensor = _GatherRows.apply(t.flatten(2, 3), position)  # type: ignore[no-untyped-call]
     return out
 
 
-def tables_of(t: Tensor, index: Tensor) -> Tensor:
-    """Take from t (batch, heads, tables, ...) each head's tables at index (batch, heads, ...), as whole rows."""
+def gather_tables(t: Tensor, index: Tensor) -> Tensor:
+    """Take from t (batch, heads, tables, ...) the tables of each head at index (batch, heads, ...).
+
+    The result is (*index.shape, ...). Each table is copied as one row.
+    """
     batch, heads, tables = t.shape[:3]
     start = torch.arange(batch * heads, device=t.device).view(batch, heads, *[1] * (index.dim() - 2)) * tables
     rows = t.reshape(batch * heads * tables, -1)
-    found = F.embedding(index + start, rows) if t.is_floating_point() else rows[index + start]
-    return found.view(*index.shape, *t.shape[3:])
+    taken = F.embedding(index + start, rows) if t.is_floating_point() else rows[index + start]
+    return taken.view(*index.shape, *t.shape[3:])
 
 
-# No two queries have one place, so each gradient is the other's copy of rows, and nothing is added up.
+# Positions are distinct, so the gradient of each of these two is the other one, and nothing is accumulated.
 
 
-class _Spread(torch.autograd.Function):
+class _ScatterRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, t: Tensor, place: Tensor, length: int) -> Tensor:
-        ctx.save_for_backward(place)
+    def forward(ctx: Any, t: Tensor, position: Tensor, length: int) -> Tensor:
+        ctx.save_for_backward(position)
         batch, heads, _, features = t.shape
-        empty = t.new_zeros(batch * heads * length, features)
-        out = empty.index_copy_(0, _flat(place, length), t.reshape(-1, features))
+        zeros = t.new_zeros(batch * heads * length, features)
+        out = zeros.index_copy_(0, _flat_index(position, length), t.reshape(-1, features))
         return out.view(batch, heads, length, features)
 
     @staticmethod
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, None, None]:
-        return _Collected.apply(of_out, *ctx.saved_tensors), None, None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
+        return _GatherRows.apply(grad_out, *ctx.saved_tensors), None, None  # type: ignore[no-untyped-call]
 
 
-class _Collected(torch.autograd.Function):
+class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, t: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(place)
+    def forward(ctx: Any, t: Tensor, position: Tensor) -> Tensor:
+        ctx.save_for_backward(position)
         ctx.length = t.shape[2]
-        return t.reshape(-1, t.shape[3]).index_select(0, _flat(place, t.shape[2])).view(*place.shape, -1)
+        rows = t.reshape(-1, t.shape[3]).index_select(0, _flat_index(position, t.shape[2]))
+        return rows.view(*position.shape, -1)
 
     @staticmethod
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(of_out, *ctx.saved_tensors, ctx.length), None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None]:
+        return _ScatterRows.apply(grad_out, *ctx.saved_tensors, ctx.length), None  # type: ignore[no-untyped-call]
 
 
-def _flat(place: Tensor, length: int) -> Tensor:
-    start = torch.arange(place.shape[0] * place.shape[1], device=place.device).view(*place.shape[:2], 1) * length
-    return (place + start).flatten()
+def _flat_index(position: Tensor, length: int) -> Tensor:
+    """Return positions (batch, heads, n) as indices into the rows of a tensor (batch * heads * length, features)."""
+    start = torch.arange(position.shape[0] * position.shape[1], device=position.device)
+    return (position + start.view(*position.shape[:2], 1) * length).flatten()

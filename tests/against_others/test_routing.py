@@ -39,9 +39,9 @@ def test_in_training_the_centroids_follow_as_theirs_do() -> None:
     # theirs moves once, after all; with keys that are the queries ours moves twice towards the same
     _, loss = theirs(q, update_means=True)
     theirs.update()
-    from cab.ops.clusters import moved, similar, strayed
+    from cab.ops.clusters import commitment_loss, cosine_similarity, update_centroids
 
-    cluster = similar(q, ours.centroids).argmax(-1)
-    torch.testing.assert_close(strayed(q, ours.centroids, cluster, None), loss)
-    moved(ours.centroids, q, cluster, None, 0.9)
+    cluster = cosine_similarity(q, ours.centroids).argmax(-1)
+    torch.testing.assert_close(commitment_loss(q, ours.centroids, cluster, None), loss)
+    update_centroids(ours.centroids, q, cluster, None, 0.9)
     torch.testing.assert_close(ours.centroids, theirs.means)

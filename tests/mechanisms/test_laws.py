@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.conformance import check, parametrize
-from cab.ops.buckets import assigned, collected, most_blocks, spread
+from cab.ops.buckets import assign_blocks, gather_from_blocks, max_blocks, scatter_to_blocks
 from cab.ops.ragged import adaptive_average_pool
 from cab.ops.running_softmax import empty_state, running_softmax
 from cab.ops.sliding_window import banded_pairs
@@ -184,18 +184,18 @@ def test_queries_of_one_bucket_share_blocks_of_a_number_that_sizes_fix(
 ) -> None:
     bucket = torch.randint(buckets, (2, 3, n), generator=torch.Generator().manual_seed(n))
     bucket = {"anywhere": bucket, "one": torch.full_like(bucket, buckets - 1), "in order": bucket.sort(2)[0]}[chosen]
-    place, of_block = assigned(bucket, buckets, size)
-    blocks = most_blocks(n, buckets, size)
+    place, of_block = assign_blocks(bucket, buckets, size)
+    blocks = max_blocks(n, buckets, size)
     assert of_block.shape == (2, 3, blocks) and place.min() >= 0 and place.max() < blocks * size
     assert all(len(set(row.tolist())) == n for row in place.flatten(0, 1))
     assert torch.equal(of_block.gather(2, place // size), bucket)
     t = torch.randn(2, 3, n, 4)
-    assert torch.equal(collected(spread(t, place, blocks, size), place), t)
+    assert torch.equal(gather_from_blocks(scatter_to_blocks(t, place, blocks, size), place), t)
 
 
 def test_blocks_are_no_more_than_queries_can_fill() -> None:
     # of 37 queries in 8 buckets, 7 alone and 30 in one: 7 + ceil(30 / 4) blocks of 4
-    assert most_blocks(37, 8, 4) == 15 and most_blocks(5, 9, 4) == 5
+    assert max_blocks(37, 8, 4) == 15 and max_blocks(5, 9, 4) == 5
 
 
 @pytest.mark.parametrize("bins", [1, 4, 7, 29, 40])

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern, Slot
-from cab.ops.clusters import similar
+from cab.ops.clusters import cosine_similarity
 from cab.ops.diagonal_ssm import convolution_kernel, final_state
-from cab.ops.lsh import hashed
+from cab.ops.lsh import hash_tokens
 from cab.ops.precision import full_precision
 from cab.ops.softmax import masked_attention
 from cab.plugins import registry
@@ -56,8 +56,8 @@ EXPONENT = torch.complex(-normal(5, 3).abs(), normal(5, 3, seed=1))
 @pytest.mark.parametrize(
     "op",
     [
-        lambda x: hashed(x, normal(2, 2, 8, 16, seed=1)),
-        lambda x: similar(x, F.normalize(normal(2, 16, 8, seed=1), dim=-1)),
+        lambda x: hash_tokens(x, normal(2, 2, 8, 16, seed=1)),
+        lambda x: cosine_similarity(x, F.normalize(normal(2, 16, 8, seed=1), dim=-1)),
         lambda x: convolution_kernel(x[0, 0, :5, :3] * EXPONENT, EXPONENT, 64),
         lambda x: final_state(x[0, :, :, :5].mT, EXPONENT),
         lambda x: pseudo_inverse(x[:, :, :8]),
