@@ -1,4 +1,4 @@
-"""The laws bite: each planted fault breaks the law that names it and no law that is not listed, and its twin none."""
+"""The laws find faults: each planted fault breaks the laws that it lists and no others, and its twin breaks none."""
 
 import sys
 from functools import cache
@@ -27,21 +27,21 @@ def load_fault(name: str) -> ModuleType:
 
 
 @cache
-def broken(cls: type[Mechanism]) -> dict[str, str]:
+def broken_laws(cls: type[Mechanism]) -> dict[str, str]:
     return {verdict.law: verdict.reason for verdict in check(cls) if verdict.status == "fail"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_planted_fault_breaks_the_law_that_names_it_and_no_other_than_it_must(name: str) -> None:
     fault = load_fault(name)
-    assert set(broken(fault.Faulty)) == {fault.BREAKS} | fault.ALSO, broken(fault.Faulty)
+    assert set(broken_laws(fault.Faulty)) == {fault.BREAKS} | fault.ALSO, broken_laws(fault.Faulty)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_twin_without_the_fault_breaks_no_law(name: str) -> None:
-    assert broken(load_fault(name).Twin) == {}
+    assert broken_laws(load_fault(name).Twin) == {}
 
 
 def test_every_law_names_a_planted_fault() -> None:
-    named = {load_fault(name).BREAKS for name in NAMES}
-    assert named == {name for name, law in LAWS.items() if not law.long} | {"card", "exemption"}
+    named_laws = {load_fault(name).BREAKS for name in NAMES}
+    assert named_laws == {name for name, law in LAWS.items() if not law.long} | {"card", "exemption"}

@@ -16,7 +16,7 @@ LOCAL, AGENT, NONE, SOFTMAX = (registry.load("mechanism", name) for name in ("lo
 FAST = ["refuses", "suffix", "use"]
 
 
-def cases(decorator):
+def cases_of(decorator):
     return {case.id: case.values[0] for case in decorator.mark.args[1]}
 
 
@@ -32,11 +32,11 @@ def test_laws_that_admit_exemptions_are_those_of_the_contract() -> None:
 
 
 def test_every_pattern_and_every_entry_of_checks_is_run() -> None:
-    ran = Counter((verdict.pattern, verdict.law) for verdict in check(LOCAL, laws=FAST))
-    each = len(LOCAL.checks)
-    assert ran == {
-        **{(p, law): each for p in ("NS", "CS", "NC", "CC") for law in ("refuses", "use")},
-        **{(p, "suffix"): each for p in ("CS", "CC")},
+    runs = Counter((verdict.pattern, verdict.law) for verdict in check(LOCAL, laws=FAST))
+    param_sets = len(LOCAL.checks)
+    assert runs == {
+        **{(p, law): param_sets for p in ("NS", "CS", "NC", "CC") for law in ("refuses", "use")},
+        **{(p, "suffix"): param_sets for p in ("CS", "CC")},
     }
 
 
@@ -75,15 +75,15 @@ def test_a_crash_under_a_law_is_a_failure_that_says_what_was_raised() -> None:
 
 
 def test_laws_run_on_one_thread_and_leave_the_number_of_threads_and_the_generator() -> None:
-    threads, state, seen = torch.get_num_threads(), torch.get_rng_state(), []
+    threads, state, threads_of_calls = torch.get_num_threads(), torch.get_rng_state(), []
 
-    class Counts(LOCAL):
+    class RecordsThreads(LOCAL):
         def attend(self, *args, **inputs):
-            seen.append(torch.get_num_threads())
+            threads_of_calls.append(torch.get_num_threads())
             return super().attend(*args, **inputs)
 
-    check(Counts, patterns=["NS"], laws=["use", "training", "randomness", "learning"])
-    assert set(seen) == {1} and torch.get_num_threads() == threads
+    check(RecordsThreads, patterns=["NS"], laws=["use", "training", "randomness", "learning"])
+    assert set(threads_of_calls) == {1} and torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -96,9 +96,9 @@ def test_another_backend_is_held_to_the_same_laws_where_it_runs() -> None:
 
 
 class Kernel(SOFTMAX):
-    """Has a backend as kernels for GPUs are: heads of 16 and more, 16-bit inputs, and 16-bit accuracy."""
+    """Has a backend like a GPU kernel: it takes heads of 16 and more, and 16-bit inputs only."""
 
-    off = 1.0
+    scale = 1.0
 
     def use(self, backend):
         if backend == "kernel" and min(self.slot.dim, self.slot.values) < 16:
@@ -108,11 +108,11 @@ class Kernel(SOFTMAX):
     def attend_kernel(self, q, k, v, key_mask=None, query_mask=None):
         if q.dtype not in (torch.bfloat16, torch.float16):
             raise Unsupported(f"no kernel for {q.dtype}")
-        return self.attend(q * self.off, k, v, key_mask, query_mask)
+        return self.attend(q * self.scale, k, v, key_mask, query_mask)
 
 
 class WrongKernel(Kernel):
-    off = 1.5
+    scale = 1.5
 
 
 class NoKernel(Kernel):
@@ -132,39 +132,39 @@ def test_a_kernel_is_held_to_the_laws_in_the_sizes_and_dtypes_that_it_takes() ->
 
 
 def test_a_case_s_backend_is_judged_alone_and_without_one_each_that_runs_here() -> None:
-    judged = {
+    statuses = {
         backend: [v.status for v in check(WrongKernel, ["CS"], backend=backend, laws=["definition"])]
         for backend in (None, "eager", "tiled")
     }
-    assert "fail" in judged[None] and set(judged["eager"] + judged["tiled"]) == {"pass"}
+    assert "fail" in statuses[None] and set(statuses["eager"] + statuses["tiled"]) == {"pass"}
 
 
 def test_cases_are_called_by_mechanism_pattern_and_law() -> None:
-    names = list(cases(parametrize([LOCAL, NONE])))
+    names = list(cases_of(parametrize([LOCAL, NONE])))
     assert {"local-CS-suffix", "local-NC-limits", "local-card", "none-CC-use"} <= set(names)
     assert "local-NS-suffix" not in names and "none-NS-grouped" in names
     assert not any(name.endswith("inductor") for name in names)
-    assert list(cases(parametrize(NONE, laws=["inductor"]))) == [f"none-{p.value}-inductor" for p in Pattern]
+    assert list(cases_of(parametrize(NONE, laws=["inductor"]))) == [f"none-{p.value}-inductor" for p in Pattern]
 
 
 def test_a_case_passes_fails_or_is_an_expected_failure() -> None:
-    class SeesAll(LOCAL):
+    class Leaks(LOCAL):
         def attend(self, q, k, v, key_mask=None, query_mask=None):
             return super().attend(q, k, v, key_mask) + v.mean(2, keepdim=True)
 
-    cases(parametrize(LOCAL, laws=["suffix"]))["local-CS-suffix"]()
-    with pytest.raises(AssertionError, match=r"SeesAll CS .*change earlier rows"):
-        cases(parametrize(SeesAll, laws=["suffix"]))["SeesAll-CS-suffix"]()
+    cases_of(parametrize(LOCAL, laws=["suffix"]))["local-CS-suffix"]()
+    with pytest.raises(AssertionError, match=r"Leaks CS .*change earlier rows"):
+        cases_of(parametrize(Leaks, laws=["suffix"]))["Leaks-CS-suffix"]()
     with pytest.raises(XFailed, match="floor"):
-        cases(parametrize(NONE, laws=["use"]))["none-NS-use"]()
+        cases_of(parametrize(NONE, laws=["use"]))["none-NS-use"]()
 
 
 def test_the_card_s_case_fails_for_an_exemption_that_nothing_needs() -> None:
-    class Needless(LOCAL):
+    class NeedsNoExemption(LOCAL):
         exempt = {"heads": "talking heads"}
 
     with pytest.raises(AssertionError, match="heads is exempt, and nothing needs it"):
-        cases(parametrize(Needless))["Needless-card"]()
+        cases_of(parametrize(NeedsNoExemption))["NeedsNoExemption-card"]()
 
 
 def test_own_hyperparameters_are_compared_with_the_reference_in_a_slot_that_is_long_enough() -> None:
@@ -179,11 +179,11 @@ def test_own_hyperparameters_are_checked_in_the_slot_of_the_case_by_its_backend(
     (verdict,) = check_params(AGENT, Pattern.NC, {"agents": 32}, backend="sdpa", slot=slot)
     assert verdict.status == "pass"
 
-    class Off(AGENT):
+    class WrongBackend(AGENT):
         def attend_sdpa(self, *args, **inputs):
             return 2 * super().attend_sdpa(*args, **inputs)
 
-    (verdict,) = check_params(Off, Pattern.NC, {"agents": 32}, backend="sdpa", slot=slot)
+    (verdict,) = check_params(WrongBackend, Pattern.NC, {"agents": 32}, backend="sdpa", slot=slot)
     assert verdict.status == "fail" and "32 tokens, sdpa" in verdict.reason
 
 

@@ -1,7 +1,7 @@
-"""Mechanisms with one planted fault each, to prove that the laws bite.
+"""Mechanisms with one planted fault each, to prove that the laws find faults.
 
-Every file has a class `Faulty`; `BREAKS`, the law that names its fault; `ALSO`, the laws that it must break besides;
-and `Twin`, the correct mechanism that it differs from by the fault alone, which breaks none.
+Every file has a class `Faulty`, and a class `Twin` that is the same mechanism without the fault and breaks no law.
+`BREAKS` is the law that is meant to find the fault; `ALSO` are all other laws that `Faulty` breaks.
 """
 
 import torch
@@ -11,7 +11,7 @@ from cab.ops.softmax import masked_softmax
 
 
 class Twin(Mechanism):
-    """Softmax attention, no more than it needs."""
+    """Softmax attention, as short as possible."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
 
@@ -41,8 +41,8 @@ class NoncausalSelf(Twin):
     patterns = {"NS": "native"}
 
 
-def averaged(t, mask):
-    """Average t (batch, heads, length, size) over its real tokens."""
+def masked_mean(t, mask):
+    """Return the mean of t (batch, heads, length, size) over its real tokens."""
     if mask is None:
         return t.mean(2, keepdim=True)
     real = mask[:, None, :, None].to(t.dtype)

@@ -1,4 +1,4 @@
-"""One normaliser for the whole batch (Nystromformer's first guess of the inverse)."""
+"""One normaliser for the whole batch (the initial value of Nystromformer's iterated inverse)."""
 
 from planted_faults import Twin as Softmax
 
@@ -8,14 +8,14 @@ ALSO = {"batch_training", "padding"}  # padding compares a sample in a batch wit
 
 class Twin(Softmax):
     patterns = {"NS": "native"}
-    over = (2, 3)
+    axes = (2, 3)
 
     def attend(self, q, k, v, key_mask=None, query_mask=None):
         weights = self.weights(q, k, key_mask)
         if key_mask is not None:
             weights = weights * key_mask[:, None, :, None]
-        return (weights / weights.amax(self.over, keepdim=True).clamp(min=1e-3)) @ v
+        return (weights / weights.amax(self.axes, keepdim=True).clamp(min=1e-3)) @ v
 
 
 class Faulty(Twin):
-    over = (0, 2, 3)
+    axes = (0, 2, 3)

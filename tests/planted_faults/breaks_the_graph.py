@@ -1,4 +1,4 @@
-"""Looks at a value while it computes, so no compiler takes it whole, and no meta tensor runs through it."""
+"""Branches on a value, so that it is not one graph for a compiler, and cannot run on meta tensors."""
 
 from planted_faults import NoncausalSelf as Twin
 

@@ -1,4 +1,4 @@
-"""The card does not list a pattern, and the constructor takes it all the same."""
+"""The constructor accepts patterns that the card does not list."""
 
 import torch
 

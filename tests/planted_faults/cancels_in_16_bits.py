@@ -1,4 +1,4 @@
-"""Values are moved far from zero and back, which costs 16-bit numbers most of their digits."""
+"""Values are shifted far from zero and back, and 16-bit numbers lose most of their digits on the way."""
 
 from planted_faults import NoncausalSelf as Twin
 

@@ -1,4 +1,4 @@
-"""A gate that only causal patterns use is a parameter in the others too."""
+"""A gate that only causal patterns use is a parameter in all patterns."""
 
 import torch
 
@@ -10,11 +10,11 @@ ALSO = set()
 
 class Twin(Softmax):
     patterns = {"NS": "native", "CC": "native"}
-    everywhere = False
+    gate_in_all_patterns = False
 
     def __init__(self, slot):
         super().__init__(slot)
-        if slot.pattern.causal or self.everywhere:
+        if slot.pattern.causal or self.gate_in_all_patterns:
             self.gate = torch.nn.Parameter(torch.ones(slot.heads, 1, 1))
 
     def attend(self, q, k, v, key_mask=None, query_mask=None):
@@ -23,4 +23,4 @@ class Twin(Softmax):
 
 
 class Faulty(Twin):
-    everywhere = True
+    gate_in_all_patterns = True

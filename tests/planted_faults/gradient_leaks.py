@@ -1,14 +1,14 @@
-"""A straight-through term: forward it is zero, backward it brings later values to earlier rows."""
+"""A straight-through term is zero forward, and passes gradients from earlier rows to later values backward."""
 
 from planted_faults import Twin as Softmax
-from planted_faults import averaged
+from planted_faults import masked_mean
 
 BREAKS = "gradient"
 ALSO = set()
 
 
 class Twin(Softmax):
-    """The term passes the gradient of the row's own value."""
+    """The term passes a gradient only to the row's own value."""
 
     patterns = {"CS": "native"}
 
@@ -22,4 +22,4 @@ class Twin(Softmax):
 
 class Faulty(Twin):
     def term(self, v, key_mask):
-        return v + averaged(v, key_mask)
+        return v + masked_mean(v, key_mask)

@@ -1,4 +1,4 @@
-"""Talking heads, and no exemption that says so."""
+"""Talking heads without an exemption that says so."""
 
 import torch
 
@@ -14,10 +14,10 @@ class Twin(Softmax):
 
     def __init__(self, slot):
         super().__init__(slot)
-        self.talk = torch.nn.Parameter(torch.eye(slot.heads))
+        self.head_mixing = torch.nn.Parameter(torch.eye(slot.heads))
 
     def weights(self, q, k, key_mask):
-        return torch.einsum("bhij,hg->bgij", super().weights(q, k, key_mask), self.talk)
+        return torch.einsum("bhij,hg->bgij", super().weights(q, k, key_mask), self.head_mixing)
 
     def flops(self, n, m, backend="eager"):
         return super().flops(n, m) + 2.0 * self.slot.heads**2 * n * m

@@ -1,4 +1,4 @@
-"""Masked tokens change nothing forward, and receive a gradient: they are hidden by a straight-through term."""
+"""A straight-through term gives masked tokens a gradient, although they change nothing forward."""
 
 from planted_faults import Twin as Softmax
 

@@ -1,16 +1,16 @@
-"""Training centres the values by their mean over the sequence, eval by a running mean (a batch norm's way)."""
+"""As in batch norm, training subtracts the mean of the values over the sequence, and eval a learned one."""
 
 import torch
 
 from planted_faults import Twin as Softmax
-from planted_faults import averaged
+from planted_faults import masked_mean
 
 BREAKS = "training"
 ALSO = set()
 
 
 class Twin(Softmax):
-    """The mean is learned."""
+    """Subtracts the learned mean in both modes."""
 
     patterns = {"CS": "native"}
 
@@ -27,4 +27,4 @@ class Twin(Softmax):
 
 class Faulty(Twin):
     def centre(self, v, key_mask):
-        return self.mean + averaged(v, key_mask) if self.training else self.mean
+        return self.mean + masked_mean(v, key_mask) if self.training else self.mean

@@ -1,7 +1,7 @@
-"""Values are centred where a mask is given, and not where there is none."""
+"""Values are centred where there is a mask, and not where there is none."""
 
 from planted_faults import Twin as Softmax
-from planted_faults import averaged
+from planted_faults import masked_mean
 
 BREAKS = "mask"
 ALSO = set()
@@ -14,9 +14,9 @@ class Twin(Softmax):
         return super().attend(q, k, v - self.centre(v, key_mask), key_mask)
 
     def centre(self, v, key_mask):
-        return averaged(v, key_mask)
+        return masked_mean(v, key_mask)
 
 
 class Faulty(Twin):
     def centre(self, v, key_mask):
-        return 0.0 if key_mask is None else averaged(v, key_mask)
+        return 0.0 if key_mask is None else masked_mean(v, key_mask)

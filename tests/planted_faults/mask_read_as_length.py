@@ -1,4 +1,4 @@
-"""The mask is read as a number of tokens; on a raster any place may be missing."""
+"""The mask is reduced to a number of tokens, but on a raster any token may be masked."""
 
 import torch
 

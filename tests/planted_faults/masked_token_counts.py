@@ -1,4 +1,4 @@
-"""Streaming counts masked tokens, so a row's place moves while it should wait."""
+"""Masked tokens are added to the count of tokens in the state."""
 
 import torch
 
@@ -9,7 +9,7 @@ ALSO = set()
 
 
 class Twin(Softmax):
-    """Mean of the values so far: the state is their sum and number."""
+    """The mean of the values up to each token; the state is their sum and count."""
 
     patterns = {"CS": "native"}
     reads = "v"
@@ -20,10 +20,10 @@ class Twin(Softmax):
 
     def mean(self, total, count, v, real):
         total = total + (v * real[:, None, :, None]).cumsum(2)
-        count = count + self.counted(real)[:, None, :, None].to(v.dtype).cumsum(2)
+        count = count + self.tokens_to_count(real)[:, None, :, None].to(v.dtype).cumsum(2)
         return total / count.clamp(min=1), total[:, :, -1:], count[:, :, -1:]
 
-    def counted(self, real):
+    def tokens_to_count(self, real):
         return real
 
     def flops(self, n, m, backend="eager"):
@@ -40,5 +40,5 @@ class Twin(Softmax):
 
 
 class Faulty(Twin):
-    def counted(self, real):
+    def tokens_to_count(self, real):
         return torch.ones_like(real)

@@ -1,4 +1,4 @@
-"""Masked keys are zeroed in the caller's tensor."""
+"""Masked keys are with_zeros in the caller's tensor."""
 
 from planted_faults import Twin as Softmax
 
@@ -11,14 +11,14 @@ class Twin(Softmax):
 
     def attend(self, q, k, v, key_mask=None, query_mask=None):
         if key_mask is not None:
-            k = self.zeroed(k, ~key_mask[:, None, :, None])
+            k = self.with_zeros(k, ~key_mask[:, None, :, None])
         return super().attend(q, k, v, key_mask)
 
-    def zeroed(self, k, where):
+    def with_zeros(self, k, where):
         return k.masked_fill(where, 0.0)
 
 
 class Faulty(Twin):
-    def zeroed(self, k, where):
+    def with_zeros(self, k, where):
         k.data.masked_fill_(where, 0.0)
         return k

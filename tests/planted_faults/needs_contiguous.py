@@ -1,4 +1,4 @@
-"""Takes the heads for the batch by `view`, which a layer's transposed heads do not allow."""
+"""Merges heads and batch by `view`, which fails for heads that a layer has transposed."""
 
 from planted_faults import Twin as Softmax
 

@@ -1,4 +1,4 @@
-"""Noncausal by name; the causal mask was left on (CAB's S4D)."""
+"""Declared noncausal, but computes with a causal mask (CAB's S4D)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Minus infinity is added to masked scores, and NaN replaced after: forward zeros, backward NaN."""
+"""A row of minus infinity gives NaN in softmax: replaced by zero forward, but not backward."""
 
 import torch
 

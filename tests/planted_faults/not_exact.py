@@ -1,4 +1,4 @@
-"""Said to be softmax, and is off by its scale."""
+"""Declared exact, but scales the scores twice."""
 
 from planted_faults import Twin as Softmax
 

@@ -1,4 +1,4 @@
-"""Causal, and nothing but causal: no value reaches any row but its own."""
+"""Causal, but only because no value reaches any row except its own."""
 
 from planted_faults import CausalSelf as Twin
 

@@ -1,9 +1,9 @@
-"""Landmarks pooled from the queries, under causal cross: an early row knows the later queries."""
+"""A landmark pooled from all queries, in causal cross: an early row depends on later queries."""
 
 import torch
 
 from planted_faults import Twin as Softmax
-from planted_faults import averaged
+from planted_faults import masked_mean
 
 BREAKS = "suffix"
 ALSO = {"truncation", "gradient", "training", "defaults"}
@@ -27,4 +27,4 @@ class Twin(Softmax):
 
 class Faulty(Twin):
     def pooled(self, q, query_mask):
-        return self.landmark * averaged(q, query_mask)
+        return self.landmark * masked_mean(q, query_mask)

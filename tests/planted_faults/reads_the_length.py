@@ -1,4 +1,4 @@
-"""A temperature of log n, in a causal pattern: no token is seen, but how many there are is."""
+"""A temperature of log n in a causal pattern: a row depends on the number of later tokens."""
 
 import math
 
@@ -9,7 +9,7 @@ ALSO = {"defaults"}
 
 
 class Twin(Softmax):
-    """The most tokens that there can be are known from the slot."""
+    """Takes the length from the slot."""
 
     patterns = {"CS": "native"}
 

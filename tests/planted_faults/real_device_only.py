@@ -1,4 +1,4 @@
-"""Makes a table on the CPU whatever the inputs are on."""
+"""Creates a table on the CPU, whatever the device of the inputs."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The values of later tokens are masked, but which keys a row uses is chosen by later queries too."""
+"""The causal mask hides later tokens, but the selection of keys depends on later queries."""
 
 import torch
 
@@ -6,11 +6,11 @@ from cab.ops.softmax import masked_softmax
 from planted_faults import Twin as Softmax
 
 BREAKS = "suffix"
-ALSO = {"truncation", "training", "defaults"}  # no gradient passes through the choice
+ALSO = {"truncation", "training", "defaults"}  # no gradient passes through the selection
 
 
 class Twin(Softmax):
-    """Each query chooses its own four keys, among those that it may see."""
+    """Each query selects four keys among those that it may see."""
 
     patterns = {"CS": "native"}
 
@@ -19,14 +19,14 @@ class Twin(Softmax):
         if key_mask is not None:
             seen = seen & key_mask[:, None, None, :]
         scores = (q * self.slot.dim**-0.5) @ k.transpose(-1, -2)
-        return masked_softmax(scores, seen & self.chosen(scores.masked_fill(~seen, -1e30), key_mask))
+        return masked_softmax(scores, seen & self.selected(scores.masked_fill(~seen, -1e30), key_mask))
 
-    def chosen(self, scores, key_mask):
+    def selected(self, scores, key_mask):
         return scores >= scores.topk(min(4, scores.shape[3]), -1).values[..., -1:]
 
 
 class Faulty(Twin):
-    def chosen(self, scores, key_mask):
-        rows = scores.clamp(min=0.0)
-        popular = (rows if key_mask is None else rows * key_mask[:, None, :, None]).sum(2, keepdim=True)
-        return popular >= popular.topk(min(4, popular.shape[3]), -1).values[..., -1:]
+    def selected(self, scores, key_mask):
+        positive = scores.clamp(min=0.0)
+        totals = (positive if key_mask is None else positive * key_mask[:, None, :, None]).sum(2, keepdim=True)
+        return totals >= totals.topk(min(4, totals.shape[3]), -1).values[..., -1:]

@@ -1,4 +1,4 @@
-"""Causal by name; computes without the causal mask (CAB's Performer)."""
+"""Declared causal, but computes without a causal mask (CAB's Performer)."""
 
 from cab import Pattern
 from cab.ops.softmax import masked_softmax

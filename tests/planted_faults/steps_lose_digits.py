@@ -1,4 +1,4 @@
-"""While it streams, what it keeps is moved far from zero and back, which costs 16-bit numbers most of their digits."""
+"""Streaming shifts the values in the state far from zero and back, which costs 16-bit numbers most of their digits."""
 
 from planted_faults.state_differs import Twin
 
@@ -7,5 +7,5 @@ ALSO = set()
 
 
 class Faulty(Twin):
-    def kept(self, keys, values, real):
+    def new_state(self, keys, values, real):
         return keys, (values + 64) - 64, real

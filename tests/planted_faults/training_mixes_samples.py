@@ -1,4 +1,4 @@
-"""In training one noise, scaled by the whole batch, falls on every sample, and no exemption says so."""
+"""In training the noise is scaled by a mean over the whole batch, and no exemption says so."""
 
 import torch
 
@@ -10,14 +10,14 @@ ALSO = set()
 
 class Twin(Softmax):
     patterns = {"NS": "native"}
-    over = (1, 2, 3)
+    axes = (1, 2, 3)
 
     def attend(self, q, k, v, key_mask=None, query_mask=None):
         out = super().attend(q, k, v, key_mask)
         if self.training:
-            out = out + torch.randn_like(out) * v.abs().mean(self.over, keepdim=True)
+            out = out + torch.randn_like(out) * v.abs().mean(self.axes, keepdim=True)
         return out
 
 
 class Faulty(Twin):
-    over = (0, 1, 2, 3)
+    axes = (0, 1, 2, 3)

@@ -1,4 +1,4 @@
-"""A random projection that is no buffer of the state (CAB's Performer)."""
+"""A random projection that is missing from the state dict (CAB's Performer)."""
 
 import torch
 
@@ -10,11 +10,11 @@ ALSO = set()
 
 class Twin(Softmax):
     patterns = {"NS": "native"}
-    saved = True
+    persistent = True
 
     def __init__(self, slot):
         super().__init__(slot)
-        self.register_buffer("projection", torch.randn(slot.dim, slot.dim), persistent=self.saved)
+        self.register_buffer("projection", torch.randn(slot.dim, slot.dim), persistent=self.persistent)
 
     def attend(self, q, k, v, key_mask=None, query_mask=None):
         return super().attend(q @ self.projection, k, v, key_mask)
@@ -24,4 +24,4 @@ class Twin(Softmax):
 
 
 class Faulty(Twin):
-    saved = False
+    persistent = False

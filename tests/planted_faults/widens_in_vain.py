@@ -1,4 +1,4 @@
-"""Keys are moved far from zero in float32, which a product in autocast rounds to 16 bits all the same."""
+"""Keys are shifted far from zero in float32, but under autocast the product rounds them to 16 bits."""
 
 from contextlib import nullcontext
 
@@ -13,18 +13,20 @@ ALSO = set()
 
 class Twin(NoncausalSelf):
     def attend(self, q, k, v, key_mask=None, query_mask=None):
-        wide = torch.promote_types(k.dtype, torch.float32)
-        with self.products(q.device.type):
-            out = super().attend(q.to(wide), k.to(wide) + 64, v.to(wide), key_mask)  # moves all scores of a query alike
+        float32 = torch.promote_types(k.dtype, torch.float32)
+        with self.product_context(q.device.type):
+            out = super().attend(
+                q.to(float32), k.to(float32) + 64, v.to(float32), key_mask
+            )  # shifts all scores of a query alike
         return out.to(v.dtype)
 
     def reference(self, q, k, v, key_mask=None, query_mask=None):
         return super().attend(q, k, v, key_mask)
 
-    def products(self, device_type):
+    def product_context(self, device_type):
         return full_precision(device_type)
 
 
 class Faulty(Twin):
-    def products(self, device_type):
+    def product_context(self, device_type):
         return nullcontext()

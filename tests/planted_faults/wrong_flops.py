@@ -1,4 +1,4 @@
-"""The closed form counts the masked half as saved, and the code computes it."""
+"""The closed form leaves out the masked half of the scores, which the code does compute."""
 
 from planted_faults import CausalSelf as Twin
 

@@ -1,4 +1,4 @@
-"""An exemption from a law that takes none, which nobody would notice if it were passed over."""
+"""An exemption from a law that takes none: if it were ignored, its author would not notice."""
 
 from planted_faults import NoncausalSelf as Twin
 
