@@ -57,7 +57,7 @@ class Echo(Mechanism):
         query_mask: Tensor | None = None,
         **inputs: Tensor,
     ) -> Tensor:
-        self.seen = {"q": q, "k": k, "v": v, "key_mask": key_mask, "query_mask": query_mask, **inputs}
+        self.received = {"q": q, "k": k, "v": v, "key_mask": key_mask, "query_mask": query_mask, **inputs}
         assert q is not None
         return q
 
@@ -123,9 +123,9 @@ def test_query_mask_is_given_where_q_is_not_read() -> None:
 
 def test_masked_queries_and_queries_that_see_nothing_give_zeros() -> None:
     v = torch.randn(2, 2, 5, 4)
-    sees = torch.tensor([[True] * 3 + [False] * 2, [False] * 5])
-    asks = torch.tensor([[True, True, False], [True, True, True]])
-    out = Mean(slot("NC"))(v=v, key_mask=sees, query_mask=asks)
+    key_mask = torch.tensor([[True] * 3 + [False] * 2, [False] * 5])
+    query_mask = torch.tensor([[True, True, False], [True, True, True]])
+    out = Mean(slot("NC"))(v=v, key_mask=key_mask, query_mask=query_mask)
     assert out.shape == (2, 2, 3, 4)
     assert torch.allclose(out[0, :, 0], v[0, :, :3].mean(1), atol=1e-6)
     assert out[0, :, 2].eq(0).all() and out[1].eq(0).all()
@@ -147,9 +147,9 @@ def test_a_raster_is_filled_with_masked_tokens() -> None:
     q, tokens = torch.randn(1, 2, 4, 4), torch.randn(1, 4, 8)
     out = echo(q, q, q, y=tokens, segment=torch.tensor([[0, 1, 2, 0]]))
     assert torch.equal(out, q)
-    assert echo.seen["q"].shape[2] == echo.seen["y"].shape[1] == echo.seen["segment"].shape[1] == 6
-    assert echo.seen["key_mask"].tolist() == [[True] * 4 + [False] * 2]
-    assert echo.seen["query_mask"] is echo.seen["key_mask"]
+    assert echo.received["q"].shape[2] == echo.received["y"].shape[1] == echo.received["segment"].shape[1] == 6
+    assert echo.received["key_mask"].tolist() == [[True] * 4 + [False] * 2]
+    assert echo.received["query_mask"] is echo.received["key_mask"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_raster_is_filled_with_masked_tokens() -> None:
 )
 def test_wrong_arguments_are_named(changes: dict[str, Tensor | None], message: str) -> None:
     q = torch.randn(1, 2, 4, 4)
-    given: dict[str, Tensor | None] = {
+    valid: dict[str, Tensor | None] = {
         "q": q,
         "k": q,
         "v": q,
@@ -176,7 +176,7 @@ def test_wrong_arguments_are_named(changes: dict[str, Tensor | None], message: s
         "segment": torch.zeros(1, 4, dtype=torch.long),
     }
     with pytest.raises(ValueError, match=message):
-        Echo(slot())(**{**given, **changes})
+        Echo(slot())(**{**valid, **changes})
 
 
 def test_self_patterns_need_as_many_keys_as_queries() -> None:
