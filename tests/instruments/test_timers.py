@@ -124,7 +124,8 @@ def test_samples_at_a_throttled_clock_are_set_apart(monkeypatch: pytest.MonkeyPa
     # the clock rate is read once before the first call, and then after each group; calls count from 0
     gpu = FakeGpu(
         monkeypatch,
-        lambda i: 2e-3 if 20 <= i < 30 else 1e-3 + (i > 9) * i % 2 * 1e-4,
+        # 10 calls of warm-up, then calls that alternate between two durations, but for the throttled ones
+        lambda i: 1e-3 if i < 10 else 2e-3 if 20 <= i < 30 else 1e-3 + i % 2 * 1e-4,
         lambda i: 700 if i == 30 else 1000,
     )
     timing = timers.on_cuda(gpu.call, "cuda")
