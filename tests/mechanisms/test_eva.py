@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cab import Pattern, Slot
-from cab.ops.segments import segment_members, segment_of
 from cab.plugins import registry
 
 N = 30
@@ -44,13 +43,3 @@ def test_causally_the_window_is_whole_chunks_so_that_every_past_token_is_seen(wi
 def test_where_all_values_are_one_the_output_is_one(pattern: str) -> None:
     out = build(pattern, landmarks=7, window=4)(normal(N, 0), 3 * normal(N, 1), torch.ones_like(normal(N, 2)))
     torch.testing.assert_close(out, torch.ones_like(out))
-
-
-@pytest.mark.parametrize("segments", [1, 4, 7, 29, 40])
-def test_the_members_of_the_stretches_are_those_that_are_averaged(segments: int) -> None:
-    mask = torch.rand(3, 29, generator=torch.Generator().manual_seed(1)) < 0.5
-    places, inside = segment_members(29, mask, segments, mask.device)
-    place = segment_of(mask, segments)
-    for b in range(3):
-        for s in range(segments):
-            assert places[b, s][inside[b, s]].tolist() == (place[b] == s).nonzero()[:, 0].tolist()

@@ -7,13 +7,6 @@ import torch
 from torch import Tensor
 
 from cab import Pattern, Slot, Unsupported
-from cab.ops import random_features
-from cab.ops.decay import decayed_linear
-from cab.ops.diagonal_ssm import convolution_kernel, fft_convolution, final_state
-from cab.ops.feature_maps import elu_plus_one
-from cab.ops.gated import gated_linear, gated_scores
-from cab.ops.prefix import causal_linear, divide_by_weights, normalise
-from cab.ops.segment_scan import scan_segments
 from cab.ops.softmax import masked_softmax
 from cab.plugins import registry
 
@@ -129,62 +122,6 @@ def test_a_slot_for_each_token_makes_abc_softmax(pattern: str) -> None:
     torch.testing.assert_close(out[:, :, rows], exact[:, :, rows])
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 64])
-def test_gates_and_decay_that_keep_everything_give_linear_attention(chunk: int) -> None:
-    q, k, v = qkv(37)
-    expected = causal_linear(q, k, v, 16)
-    state = k.new_zeros(2, 2, 8, 8)
-    torch.testing.assert_close(gated_linear(q, k, v, torch.zeros_like(k), state, chunk)[0], expected)
-    torch.testing.assert_close(decayed_linear(q, k, v, torch.zeros(2, dtype=torch.float64), chunk), expected)
-
-
-def test_one_gate_for_all_channels_and_tokens_is_decay() -> None:
-    q, k, v = qkv(37)
-    rate = torch.tensor([0.3, 0.01], dtype=torch.float64)
-    gate = -rate.view(1, 2, 1, 1).expand_as(k)
-    ours = gated_linear(q, k, v, gate, k.new_zeros(2, 2, 8, 8), 16)[0]
-    torch.testing.assert_close(ours, decayed_linear(q, k, v, rate, 4))
-
-
-@pytest.mark.parametrize("n", [37, 64, 133])
-def test_without_a_graph_the_tokens_come_in_pieces_with_the_same_result(n: int) -> None:
-    q, k, v = qkv(n)
-    gate, rate, state = -k.square(), torch.tensor([0.3, 0.01], dtype=torch.float64), normal(2, 2, 8, 8, seed=5)
-    calls: tuple[Any, ...] = (
-        lambda: gated_linear(q, k, v, gate, state, 4),
-        lambda: gated_scores(q, k, v, gate, state, 4),
-        lambda: (decayed_linear(q, k, v, rate, 2), decayed_linear(q, k, v, rate, 2, token_map=torch.tanh)),
-    )
-    for call in calls:
-        whole = call()
-        with torch.no_grad():
-            pieces = call()
-        torch.testing.assert_close(pieces, whole)
-
-    asked: list[int] = []
-
-    def counted(t: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        asked.append(t.shape[2])
-        return t, total + t.shape[2]
-
-    with torch.no_grad():
-        out, total = scan_segments(counted, (q,), torch.zeros(()), 4)
-    assert torch.equal(out, q) and total == n == sum(asked)
-    assert len(asked) in range(4, 9) and all(size % 4 == 0 for size in asked[:-1])
-
-
-def test_gates_that_forget_everything_at_once_are_exact_in_float32() -> None:
-    q, k, v = (t.float() for t in qkv(64))
-    gate = torch.full_like(k, -1e4)
-    gate[:, :, ::7] = 0.0
-    out = gated_linear(q, k, v, gate, k.new_zeros(2, 2, 8, 8), 32)[0]
-    state, rows = k.new_zeros(2, 2, 8, 8), []
-    for t in range(64):
-        state = gate[:, :, t].exp().unsqueeze(-1) * state + k[:, :, t].unsqueeze(-1) * v[:, :, t].unsqueeze(-2)
-        rows.append((q[:, :, t].unsqueeze(-2) @ state).squeeze(-2))
-    torch.testing.assert_close(out, torch.stack(rows, 2))
-
-
 def test_the_rates_of_lightning_fall_with_head_and_depth() -> None:
     def rates(layer: int) -> Tensor:
         slot = Slot(Pattern.CS, heads=4, dim=8, max_len=8, layer=layer, layers=3)
@@ -198,21 +135,6 @@ def test_the_rates_of_lightning_fall_with_head_and_depth() -> None:
 def test_the_decay_of_retention_is_the_papers() -> None:
     gamma = torch.exp(-build("retention")._rate(torch.zeros((), dtype=torch.float64)))
     torch.testing.assert_close(gamma, 1 - torch.tensor([2.0**-5, 2.0**-6], dtype=torch.float64))
-
-
-@pytest.mark.parametrize("length", [1, 2, 9, 37, 64])
-def test_sums_over_powers_equal_their_definition(length: int) -> None:
-    exponent = torch.complex(-normal(3, 5).abs(), 3 * normal(3, 5, seed=1))
-    weight, u = torch.complex(normal(3, 5, seed=2), normal(3, 5, seed=3)), normal(2, 3, length, seed=4)
-    powers = (exponent.unsqueeze(-1) * torch.arange(length)).exp()
-    kappa = 2 * (weight.unsqueeze(-1) * powers).sum(1).real
-    torch.testing.assert_close(convolution_kernel(weight, exponent, length), kappa)
-    sums = torch.einsum("bcl,csl->bcs", u.to(powers.dtype), powers.flip(-1))
-    torch.testing.assert_close(final_state(u, exponent), sums)
-    whole = torch.zeros(3, length, length, dtype=torch.float64)
-    for i in range(length):
-        whole[:, i, : i + 1] = kappa[:, : i + 1].flip(-1)
-    torch.testing.assert_close(fft_convolution(u, kappa), torch.einsum("cij,bcj->bci", whole, u))
 
 
 def test_a_state_space_does_not_depend_on_where_it_begins() -> None:
@@ -281,32 +203,6 @@ def test_the_sum_of_many_weights_is_finite_in_float16(
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-2)
 
 
-def test_elu_plus_one_keeps_its_small_values() -> None:
-    x = torch.tensor([-80.0, -30.0, -1.0, 0.0, 1.0, 1e6], requires_grad=True)
-    expected = torch.where(x > 0, x + 1, x.double().exp().float()).detach()
-    out = elu_plus_one(x)
-    out.sum().backward()
-    torch.testing.assert_close(out, expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(x.grad, expected.clamp(max=1), rtol=1e-6, atol=0)
-    with torch.no_grad():
-        torch.testing.assert_close(elu_plus_one(x), expected, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        elu_plus_one,
-        lambda x: divide_by_weights(x, x.sum(-1, keepdim=True)),
-        lambda x: masked_softmax(x, torch.ones(3, 3).bool().tril()),
-    ],
-)
-def test_a_second_derivative_is_refused_and_not_wrong(function: Any) -> None:
-    x = normal(3, 3).abs().requires_grad_()
-    (of_x,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
-        of_x.sum().backward()
-
-
 def test_later_keys_of_the_chunk_do_not_wipe_out_rows_of_performer() -> None:
     mechanism = build("performer", dim=64, max_len=200).float()
     q, k, v = (normal(1, 2, 200, 64, seed=seed) for seed in range(3))
@@ -322,41 +218,6 @@ def test_later_keys_of_the_chunk_do_not_wipe_out_rows_of_performer() -> None:
     torch.testing.assert_close(out.double(), expected, rtol=1e-3, atol=1e-3)
     for ours, theirs in zip(of_given, torch.autograd.grad(expected.square().sum(), exact), strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("chunk", [1, 6, 16])
-@pytest.mark.parametrize("compiling", [False, True])
-def test_both_ways_of_summing_random_features_are_the_same(
-    chunk: int, compiling: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b, v = normal(2, 2, 37, 5), normal(2, 2, 37, 5, seed=1), normal(2, 2, 37, 3, seed=2)
-    v[..., -1] = 1.0
-    b[0, :, :9], v[0, :, :9] = random_features.FLOOR, 0.0  # masked, as is what follows the first chunk's first key
-    b[1, :, 1:3], v[1, :, 1:3] = random_features.FLOOR, 0.0
-
-    def results() -> list[Tensor]:
-        first, state = random_features.causal_sums(a[:, :, :11], b[:, :, :11], v[:, :, :11], chunk)
-        second, state = random_features.causal_sums(a[:, :, 11:], b[:, :, 11:], v[:, :, 11:], chunk, state)
-        sums = state.maximum.exp().unsqueeze(-1) * state.scaled
-        return [normalise(first), normalise(second), sums]
-
-    expected = results()
-    if compiling:
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    else:
-        monkeypatch.setattr(random_features, "_steep_chunks", lambda here, b: list(range(b.shape[2])))
-    for ours, theirs in zip(results(), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_a_mask_alone_sends_no_chunk_of_performer_the_long_way() -> None:
-    b = normal(2, 2, 4, 8, 5)
-    b[0, :, 0, :3], b[1, :, :2], b[0, :, 3] = random_features.FLOOR, random_features.FLOOR, random_features.FLOOR
-    largest = torch.cat([torch.full((2, 2, 1, 5), random_features.FLOOR), b.amax(3)], 2).cummax(2).values
-    assert random_features._steep_chunks(largest, b) == []
-    b[0, :, 1, 1], b[0, :, 1, 5], b[0, :, 0] = 900.0, 1000.0, random_features.FLOOR
-    largest = torch.cat([torch.full((2, 2, 1, 5), random_features.FLOOR), b.amax(3)], 2).cummax(2).values
-    assert random_features._steep_chunks(largest, b) == [1]
 
 
 def test_exponents_of_performer_are_float32_under_autocast() -> None:

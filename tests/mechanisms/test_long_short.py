@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cab import Pattern, Slot
-from cab.ops.block_window import overlapping_blocks
 from cab.plugins import registry
 
 N = 30
@@ -53,14 +52,3 @@ def test_causally_a_query_sees_the_last_window_and_the_chunks_that_ended_before_
     seen = torch.stack([torch.autograd.grad(row, v, retain_graph=True)[0].abs().sum((0, 1, 3)) > 0 for row in rows])
     i, j = torch.arange(N)[:, None], torch.arange(N)
     assert torch.equal(seen, ((i - j >= 0) & (i - j < 4)) | (j // 5 < i // 5))
-
-
-@pytest.mark.parametrize(("block", "before", "after"), [(4, 0, 0), (4, 3, 0), (4, 2, 2), (5, 5, 5), (40, 1, 1)])
-def test_neighbours_are_the_tokens_beside_a_block(block: int, before: int, after: int) -> None:
-    t = normal(N, 0)
-    blocks = overlapping_blocks(t, block, before, after)
-    for c in range(blocks.shape[2]):
-        for place in range(blocks.shape[3]):
-            j = c * block - before + place
-            expected = t[:, :, j] if 0 <= j < N else torch.zeros_like(t[:, :, 0])
-            assert torch.equal(blocks[:, :, c, place], expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cab import Pattern, Slot
-from cab.ops.segments import segment_means, segment_of
+from cab.ops.segments import segment_means
 from cab.plugins import registry
 
 
@@ -38,23 +38,6 @@ def test_with_more_iterations_it_nears_the_true_pseudo_inverse() -> None:
     exact = first @ torch.linalg.pinv(middle) @ (last @ v)
     off = [(build(landmarks=8, conv=0, iterations=steps)(q, k, v) - exact).abs().max().item() for steps in (6, 12, 30)]
     assert off[0] > off[1] > off[2] and off[2] < 1e-6
-
-
-@pytest.mark.parametrize("segments", [1, 4, 7, 29, 40])
-def test_stretches_take_each_real_token_once_and_differ_by_one_token_at_most(segments: int) -> None:
-    t = torch.randn(3, 2, 29, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mask = torch.rand(3, 29, generator=torch.Generator().manual_seed(1)) < 0.5
-    full = torch.ones_like(mask)
-    for one in (mask, full):
-        place = segment_of(one, segments)
-        means, filled = segment_means(t, one, segments)
-        for b in range(3):
-            sizes = torch.bincount(place[b], minlength=segments + 1)
-            assert sizes[-1] == (~one[b]).sum() and sizes[:-1].max() - sizes[:-1].min() <= 1
-            assert filled is not None and torch.equal(filled[b], sizes[:-1] > 0)
-            for s in filled[b].nonzero()[:, 0].tolist():
-                torch.testing.assert_close(means[b, :, s], t[b][:, place[b] == s].mean(1))
-    torch.testing.assert_close(segment_means(t, None, segments)[0], segment_means(t, full, segments)[0])
 
 
 def test_in_causal_cross_the_keys_alone_bound_the_landmarks() -> None:

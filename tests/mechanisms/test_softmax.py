@@ -13,8 +13,6 @@ from torch.nn.attention import flex_attention as flex
 
 from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.ops import kernels
-from cab.ops.alibi import alibi_slopes
-from cab.ops.tiled import tiled_softmax
 from cab.plugins import registry
 
 
@@ -28,28 +26,10 @@ def drawn(batch: int = 2, heads: int = 2, n: int = 21, m: int = 21) -> tuple[Ten
     return tuple(torch.randn(batch, heads, length, 8, generator=generator) for length in (n, m, m))
 
 
-def test_slopes_are_those_of_the_paper_for_eight_heads_and_of_the_authors_code_for_twelve() -> None:
-    assert alibi_slopes(8).tolist() == [2.0**-h for h in range(1, 9)]
-    assert alibi_slopes(12)[8:].tolist() == pytest.approx([2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
-
-
 def test_a_sink_of_zero_is_softmax_one() -> None:
     q, k, v = drawn()
     weights = (q @ k.transpose(-1, -2) * 8**-0.5).exp()
     torch.testing.assert_close(build("NS", sinks=True)(q, k, v), weights @ v / (1 + weights.sum(-1, keepdim=True)))
-
-
-def test_tiles_of_any_size_give_the_same() -> None:
-    q, k, v = (t.double() for t in drawn())
-    whole, sums = tiled_softmax(q, k, v, True, 64)
-    for tile in (1, 2, 5, 20, 21):
-        out, total = tiled_softmax(q, k, v, True, tile)
-        torch.testing.assert_close((out, total), (whole, sums), rtol=0, atol=1e-12)
-
-
-def test_the_log_sums_of_tiles_have_the_gradient_of_logsumexp() -> None:
-    q, k, v = (t.double().requires_grad_() for t in drawn(n=9, m=9))
-    assert torch.autograd.gradcheck(lambda *given: tiled_softmax(*given, True, 4), (q, k, v), fast_mode=True)
 
 
 @pytest.mark.parametrize("params", [{}, {"alibi": True}, {"alibi": True, "sinks": True}])
