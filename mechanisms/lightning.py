@@ -33,7 +33,7 @@ class Lightning(Mechanism):
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2401.04658"
     cost = "O((n + m) d^2)"
-    inputs = {"x": ("queries", "real", "width")}
+    inputs = {"x": ("queries", "real", "width", {"gate": ("full", "low")})}
     checks = (
         {"chunk": 4},
         {"chunk": 8, "norm": "head", "gate": "low", "direction": "both"},
@@ -59,11 +59,9 @@ class Lightning(Mechanism):
         size = slot.heads * slot.values
         if norm != "none":
             self.scale = nn.Parameter(torch.ones(size if norm == "token" else slot.values))
-        if gate == "none":
-            self.inputs = {}
-        elif gate == "full":
+        if gate == "full":
             self.gate = nn.Sequential(nn.Linear(slot.tokens, size, bias=False))
-        else:  # through as many channels as a head has, as in TransNormerLLM
+        elif gate == "low":  # through as many channels as a head has, as in TransNormerLLM
             self.gate = nn.Sequential(
                 nn.Linear(slot.tokens, slot.values, bias=False), nn.Linear(slot.values, size, bias=False)
             )

@@ -29,6 +29,7 @@ class Synthesizer(Mechanism):
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2005.00743"
     cost = "O(n m d)"
+    reads = (("qkv", {"mixture": True}), ("qv", {"kind": "dense"}), "v")
     checks = (
         {"kind": "dense"},
         {"kind": "random"},
@@ -46,7 +47,6 @@ class Synthesizer(Mechanism):
         if rank < 1:
             raise ValueError(f"rank={rank}: at least 1 column is needed")
         self.kind, self.mixture = kind, mixture
-        self.reads = "qkv" if mixture else "qv" if kind == "dense" else "v"
         heads, dim, most, keys = slot.heads, slot.dim, slot.max_len, slot.keys
         if kind == "dense":
             self.second = nn.Parameter(torch.empty(heads, dim, keys).uniform_(-(dim**-0.5), dim**-0.5))

@@ -86,3 +86,26 @@ def random_ids(kind: str, size: int, batch: int, length: int, generator: torch.G
         return torch.randint(size, (batch, length), generator=generator)
     ids = torch.randint(GROUPS, (batch, length), generator=generator)
     return ids.sort(1).values if kind == "sorted" else ids
+
+
+def other_ids(kind: str, size: int, ids: Tensor, where: Tensor, way: int) -> Tensor:
+    """Return ids (batch, length) that differ at `where` (batch, length), in one of two ways; the kind's rules hold.
+
+    Adding 1 to every id is invisible to what only compares ids. So way 0 changes which of them are equal, and way 1
+    makes them all equal. Sorted ids join the group before them in way 0, and in way 1 the group after them or, at an
+    end of the sequence, groups of their own.
+    """
+    position = torch.arange(ids.shape[1], device=ids.device)
+    if kind == "index":
+        return torch.where(where, (ids + 1) % size if way == 0 else size - 1 - ids, ids)
+    if kind == "id":
+        return torch.where(where, (ids + 1 + position % 3) % GROUPS if way == 0 else torch.zeros_like(ids), ids)
+    far = 1 << 20
+    before = ids.masked_fill(where, -far).cummax(1).values  # the last kept id
+    after = ids.masked_fill(where, far).flip(1).cummin(1).values.flip(1)  # the next kept id
+    first, last = before == -far, after == far
+    joined = torch.where(first, after, before)
+    apart = torch.where(last, before + 1 + position, torch.where(first, after - 1 - ids.shape[1] + position, after))
+    nothing_kept = first & last
+    joined, apart = joined.masked_fill(nothing_kept, 0), torch.where(nothing_kept, position, apart)
+    return torch.where(where, joined if way == 0 else apart, ids)

@@ -94,5 +94,5 @@ def _tells_queries(mechanism: Mechanism, arguments: dict[str, Any]) -> bool:
 
 def _axis(mechanism: Mechanism, name: str) -> str:
     if name in mechanism.inputs:
-        return mechanism.inputs[name].axis
+        return str(mechanism.inputs[name].axis)
     return "queries" if name == "q" else "keys"

@@ -13,7 +13,6 @@ from cab.conformance.subject import (
     CUTS,
     Call,
     LawBroken,
-    N,
     Subject,
     as_leaves,
     fixed_seed,
@@ -23,7 +22,10 @@ from cab.conformance.subject import (
 )
 from cab.contracts.mechanism import Mechanism
 
-SPLITS = ((N,), (1,) * N, (5, 1, 20, 11))  # sizes of the steps
+
+def splits(n: int) -> tuple[tuple[int, ...], ...]:
+    """Return sizes of steps that add up to n tokens: one step, one token at a time, and uneven ones."""
+    return (n,), (1,) * n, (5, 1, 20, n - 26)
 
 
 @torch.no_grad()
@@ -43,8 +45,8 @@ def suffix(subject: Subject) -> None:
     for n, m in subject.lengths:
         before_cut = _before_each_cut(n, subject.device)
         call = repeat_sample(subject.draw(n, m, batch=1), n)
-        for scale in (1.0, 30.0):
-            out = subject.mechanism(**subject.perturb(call, ~before_cut, scale=scale))
+        for scale, way in ((1.0, 0), (30.0, 1)):
+            out = subject.mechanism(**subject.perturb(call, ~before_cut, scale=scale, way=way))
             differences = (out - out[:1]) * before_cut[:, None, :, None]
             _require_zero(differences.flatten(1), 1 + out[:1].abs().max(), f"(m={m}) change earlier rows")
 
@@ -90,7 +92,7 @@ def streaming(subject: Subject) -> None:
     for n, m in subject.lengths:
         call = subject.draw(n, m)
         whole = subject.mechanism(**call)
-        for split in SPLITS:
+        for split in splits(n):
             steps = f"{len(split)} steps of {split[0]}" if len(set(split)) == 1 else f"steps of {split}"
             require_equal(run_steps(subject.mechanism, call, split), whole, steps)
 
@@ -107,7 +109,7 @@ def ragged(subject: Subject) -> None:
     if subject.pattern.cross:
         lengths = torch.tensor([[m], [11], [m]], device=subject.device)
         call["key_mask"] = torch.arange(m, device=subject.device) < lengths
-    for split in SPLITS:
+    for split in splits(n):
         out = run_steps(subject.mechanism, {**call, mask_name: real}, split)
         for row in range(3):
             tokens = real[row].nonzero()[:, 0]

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cab.attention.build import INNERS
 from cab.conformance.causality import run_steps
-from cab.conformance.subject import LONG_M, Call, M, N, Subject, as_leaves, require_equal, weighted_sum
-from cab.contracts.mechanism import Mechanism
+from cab.conformance.settings import default_sizes
+from cab.conformance.subject import Call, Subject, as_leaves, require_equal, weighted_sum
+from cab.contracts.mechanism import Mechanism, collect_auxiliary_losses
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported
 from cab.plugins import registry
-
-TOKENS, SOURCE_TOKENS = 301, 203  # odd, and more than a block of the default hyper-parameters
 
 
 def definition(subject: Subject) -> None:
@@ -42,7 +42,7 @@ def lengths(subject: Subject) -> None:
     for variant in _backend_variants(subject):
         reference, mechanism = variant.build(definition=True), variant.build()
         for n in (1, 3):
-            for m in (1, 3, N) if variant.pattern.cross else (n,):
+            for m in (1, 3, variant.lengths[0][1]) if variant.pattern.cross else (n,):
                 call = variant.draw(n, m)
                 require_equal(mechanism(**call), reference(**call), f"{variant.backend}, {n} queries and {m} keys")
 
@@ -51,15 +51,15 @@ def lengths(subject: Subject) -> None:
 def defaults(subject: Subject) -> None:
     """With its default hyper-parameters, at 301 tokens, it equals `reference`, is causal, and streams to the same."""
     subject = with_defaults(subject)
-    call = subject.draw(TOKENS, SOURCE_TOKENS)
-    mechanism = subject.mechanism
+    n, mechanism = subject.lengths[0][0], subject.mechanism
+    call = subject.draw()
     whole = mechanism(**call)
-    require_equal(whole, subject.build(definition=True)(**call), f"{TOKENS} tokens")
+    require_equal(whole, subject.build(definition=True)(**call), f"{n} tokens")
     if subject.causal:
         alone = mechanism(**subject.truncate(call, 150))
-        require_equal(alone, whole[:, :, :150], f"the first 150 of {TOKENS} tokens alone")
-    if subject.causal and mechanism.defines("step"):
-        require_equal(run_steps(mechanism, call, (150, 150, 1)), whole, f"{TOKENS} tokens in three steps")
+        require_equal(alone, whole[:, :, :150], f"the first 150 of {n} tokens alone")
+    if subject.causal and mechanism.streams:
+        require_equal(run_steps(mechanism, call, (150, n - 151, 1)), whole, f"{n} tokens in three steps")
 
 
 @torch.no_grad()
@@ -86,18 +86,21 @@ def limits(subject: Subject) -> None:
             expected = _softmax(at_limit.pattern, at_limit.slot(), call)
         else:
             other_cls = registry.load("mechanism", limit["equals"])
-            other = Subject(other_cls, at_limit.pattern, limit.get("equals_params", {}), "eager", at_limit.device)
+            params = limit.get("equals_params", {})
+            other = Subject(other_cls, at_limit.pattern, params, "eager", at_limit.device, setting=at_limit.setting)
             expected = other.build()(**call)
+        expected = expected * limit.get("times", 1.0)
         require_equal(mechanism(**call), expected, f"with {limit['params']}, against {limit['equals']}")
 
 
 def with_defaults(subject: Subject) -> Subject:
-    """Return a subject of 301 tokens with the default hyper-parameters (a wrapper keeps its inner mechanism)."""
-    return replace(subject, params=_without_default(subject.params), max_len=TOKENS)
+    """Return a subject of some 300 tokens with the default hyper-parameters (a wrapper keeps what is inside)."""
+    setting = default_sizes(subject.pattern, subject.surroundings.layout)
+    return replace(subject, params=_without_default(subject.params), setting=setting)
 
 
 def _compare_with_reference(subject: Subject, **slot_changes: int) -> None:
-    n, m = (M, LONG_M) if subject.pattern.cross else (N, N)  # here m > n; by default n > m
+    n, m = subject.lengths[-1]
     for variant in _backend_variants(subject, **slot_changes):
         slot = variant.slot(**slot_changes)
         for call in (variant.draw(slot=slot), ragged_batch(variant, slot, n, m)):
@@ -112,7 +115,7 @@ def _backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
     if not subject.every_backend:
         return [subject]
     variants = []
-    for backend in subject.cls.backends():
+    for backend in subject.mechanism.available_backends():
         variant = replace(subject, backend=backend)
         if backend != "compile":
             try:
@@ -135,8 +138,8 @@ def with_gradients(
     with forward_context or nullcontext():
         out = mechanism(**call)
     if out.requires_grad:
-        loss = weighted_sum(out)
-        torch.autograd.backward(loss if mechanism.aux_loss is None else loss + mechanism.aux_loss)
+        loss, aux_loss = weighted_sum(out), collect_auxiliary_losses(mechanism)
+        torch.autograd.backward(loss if aux_loss is None else loss + aux_loss)
     results = {"output": out.detach()}
     for name, t in {**call, **dict(mechanism.named_parameters())}.items():
         if t.requires_grad:
@@ -144,7 +147,7 @@ def with_gradients(
     return results
 
 
-def ragged_batch(subject: Subject, slot: Slot, n: int = N, m: int = M) -> Call:
+def ragged_batch(subject: Subject, slot: Slot, n: int | None = None, m: int | None = None) -> Call:
     """Draw three samples: without padding, with masked tails, and all masked."""
     call = subject.draw(n, m, batch=3, slot=slot, masks=True)
     for name, length in (("key_mask", 11), ("query_mask", 17)):
@@ -168,5 +171,5 @@ def _softmax(pattern: Pattern, slot: Slot, call: Call) -> Tensor:
 
 
 def _without_default(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the one hyper-parameter that has no default: a wrapper's inner mechanism."""
-    return {"inner": params["inner"]} if "inner" in params else {}
+    """Return what has no default: the mechanisms inside a wrapper."""
+    return {name: params[name] for name in INNERS if name in params}

@@ -25,6 +25,16 @@ def randomness(subject: Subject) -> None:
 
 
 @torch.no_grad()
+def modes(subject: Subject) -> None:
+    """In training it computes the same as in evaluation."""
+    call = subject.draw()
+    mechanism = subject.build(training=True)
+    with fixed_seed(subject.device):
+        out = mechanism(**call)
+    require_equal(out, subject.mechanism(**call), "in training, against evaluation")
+
+
+@torch.no_grad()
 def saving(subject: Subject) -> None:
     """A fresh instance, of another seed, with the saved state gives the identical result."""
     saved, call = subject.build(), subject.draw()

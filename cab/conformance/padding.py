@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from cab.conformance.subject import LawBroken, Subject, as_leaves, require_equal, weighted_sum
+from cab.conformance.subject import WAYS, Call, LawBroken, Subject, as_leaves, fixed_seed, require_equal, weighted_sum
+from cab.contracts.mechanism import collect_auxiliary_losses
 
 REAL_TOKENS = (1, 3, 11, 28)  # numbers of real tokens in a padded sample
 
@@ -15,7 +16,7 @@ def padding(subject: Subject) -> None:
     call = subject.draw(n, m, masks=True)
     axes_to_mask = (("queries",), ("keys",), ("queries", "keys")) if subject.pattern.cross else (("keys",),)
     for axes in axes_to_mask:
-        for length in REAL_TOKENS:
+        for length in [length for length in REAL_TOKENS if length < min(n, m)]:
             masked, truncated = dict(call), {name: t[1:] for name, t in call.items()}
             for axis in axes:
                 mask_name = "query_mask" if axis == "queries" else "key_mask"
@@ -37,10 +38,11 @@ def hidden(subject: Subject) -> None:
     for axis, mask_name in _masks(subject):
         masked = as_leaves({**call, mask_name: _mask_tail(call[mask_name], 11)})
         where = ~masked[mask_name]
-        with torch.no_grad():
-            perturbed_out = subject.mechanism(**subject.perturb(masked, where, axis, scale=30.0))
         out = subject.mechanism(**masked)
-        require_equal(perturbed_out, out.detach(), f"other {axis} where masked")
+        for way in WAYS:
+            with torch.no_grad():
+                perturbed_out = subject.mechanism(**subject.perturb(masked, where, axis, scale=30.0, way=way))
+            require_equal(perturbed_out, out.detach(), f"other {axis} where masked")
         if not out.requires_grad:
             continue
         torch.autograd.backward(weighted_sum(out))
@@ -77,22 +79,58 @@ def empty(subject: Subject) -> None:
                 raise LawBroken(f"an all-masked {mask_name} gives {name} a gradient that is not finite")
 
 
-def raster(subject: Subject) -> None:
+def holes(subject: Subject) -> None:
     """On a raster any token may be masked: it equals `reference`, and the content of masked tokens changes nothing."""
-    source = {"source_len": 35, "source_raster": (5, 7)} if subject.pattern.cross else {}
-    slot = subject.slot(max_len=42, raster=(6, 7), **source)
-    call = subject.draw(37, 29, slot=slot, masks=True)
+    call = subject.draw(masks=True)
     generator = torch.Generator().manual_seed(3)
     for _, mask_name in _masks(subject):
-        holes = torch.rand(call[mask_name].shape, generator=generator) < 0.3
-        call[mask_name] = call[mask_name] & ~holes.to(subject.device)
-    mechanism = subject.build(slot)
+        missing = torch.rand(call[mask_name].shape, generator=generator) < 0.3
+        call[mask_name] = call[mask_name] & ~missing.to(subject.device)
     with torch.no_grad():
-        out = mechanism(**call)
-        require_equal(out, subject.build(slot, definition=True)(**call), "with holes, against reference")
+        out = subject.mechanism(**call)
+        require_equal(out, subject.build(definition=True)(**call), "with holes, against reference")
         for axis, mask_name in _masks(subject):
-            perturbed = subject.perturb(call, ~call[mask_name], axis, scale=30.0)
-            require_equal(mechanism(**perturbed), out, f"other {axis} in the holes")
+            for way in WAYS:
+                perturbed = subject.perturb(call, ~call[mask_name], axis, scale=30.0, way=way)
+                require_equal(subject.mechanism(**perturbed), out, f"other {axis} in the holes")
+
+
+@torch.no_grad()
+def padding_training(subject: Subject) -> None:
+    """In training too the content of masked tokens changes neither the output nor `aux_loss`.
+
+    What draws nothing in training gives there what the real tokens give alone, `aux_loss` included.
+    """
+    call = subject.draw(masks=True)
+    for axis, mask_name in _masks(subject):
+        length = 11
+        masked = {**call, mask_name: _mask_tail(call[mask_name], length)}
+        out, aux, draws = _in_training(subject, masked)
+        for way in WAYS:
+            perturbed = subject.perturb(masked, ~masked[mask_name], axis, scale=30.0, way=way)
+            perturbed_out, perturbed_aux, _ = _in_training(subject, perturbed)
+            require_equal(perturbed_out, out, f"in training, other {axis} where masked")
+            require_equal(perturbed_aux, aux, f"aux_loss, other {axis} where masked")
+        if draws:
+            continue
+        sample = {name: t[1:] for name, t in masked.items()}
+        padded_out, padded_aux, _ = _in_training(subject, sample)
+        alone_out, alone_aux, _ = _in_training(subject, subject.truncate(sample, length, axis))
+        rows = alone_out.shape[2]
+        what = f"{axis} masked from {length} on, against cut there"
+        require_equal(padded_out[:, :, :rows], alone_out, f"in training, {what}")
+        require_equal(padded_aux, alone_aux, f"aux_loss, {what}")
+
+
+def _in_training(subject: Subject, call: Call) -> tuple[Tensor, Tensor, bool]:
+    """Return the output, the auxiliary loss (0 where there is none), and whether random numbers were drawn."""
+    mechanism = subject.build(training=True)
+    with fixed_seed(subject.device):
+        before = torch.get_rng_state()
+        out = mechanism(**call)
+        draws = not torch.equal(torch.get_rng_state(), before)
+    aux = collect_auxiliary_losses(mechanism)
+    return out, torch.zeros((), dtype=out.dtype, device=out.device) if aux is None else aux, draws
 
 
 def _masks(subject: Subject) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from math import floor, log2
 import torch
 from torch import Tensor
 
-from cab.conformance.causality import SPLITS, run_steps
+from cab.conformance.causality import run_steps, splits
 from cab.conformance.definition import ragged_batch, with_gradients
 from cab.conformance.subject import Call, LawBroken, Subject, fixed_seed
 
@@ -25,8 +25,10 @@ def bf16(subject: Subject) -> None:
     reference = subject.build(definition=True).bfloat16()(**call)
     mechanism = subject.build().bfloat16()
     outputs = {"": mechanism(**call)}
-    if subject.causal and mechanism.defines("step"):
-        outputs |= {f"in {len(split)} steps ": run_steps(mechanism, call, split) for split in SPLITS}
+    if subject.causal and mechanism.streams:
+        outputs |= {
+            f"in {len(split)} steps ": run_steps(mechanism, call, split) for split in splits(subject.lengths[0][0])
+        }
     reference_error, half_ulp = _max_error(reference, baseline), _ulp(baseline) / 2
     for how, out in outputs.items():
         error = _max_error(out, baseline)

@@ -4,31 +4,45 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cab.attention.build import build_mechanism
+from cab.attention.build import INNERS, build_mechanism
+from cab.attention.random_inputs import other_ids, random_ids
+from cab.attention.reference import by_reference
+from cab.conformance.settings import Setting, on_layout
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
+from cab.contracts.rasters import Layout, layouts
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported
+from cab.plugins import registry
+
+if TYPE_CHECKING:
+    from cab.conformance.exemptions import Exemptions
 
 # A law runs with the first of these that the backend accepts: some kernels take only larger heads or coarser dtypes.
 HEAD_SIZES = ({"dim": 8, "value_dim": 6}, {"dim": 16, "value_dim": 16})
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 TOLERANCE = 1e-9  # in float64; in a coarser dtype, the square root of its epsilon
-# Odd lengths: blocks of 2, 3, 4, 8 and 16 tokens are crossed, and the last one is only partly filled.
-N, M, LONG_M, MAX_LEN = 37, 29, 51, 61
 CUTS = (1, 3, 4, 5, 17, 18, 36)  # positions of a cut, for laws that are too slow to try every one
+WAYS = (0, 1)  # in which ids are changed
 Call = dict[str, Tensor]  # the arguments of one call of a mechanism, by name
 
 
 class LawBroken(Exception):
-    """A law does not hold; the message says where and by how much."""
+    """A law does not hold; the message says where and by how much.
+
+    Where it fails for arguments or parameters by name, `names` says what is wrong with each.
+    """
+
+    def __init__(self, message: str = "", names: Mapping[str, str] | None = None) -> None:
+        self.names = dict(names or {})
+        super().__init__(message or "; ".join(self.names.values()))
 
 
 @dataclass(frozen=True)
@@ -40,12 +54,61 @@ class Subject:
     params: Mapping[str, Any] = field(default_factory=dict)
     backend: str = "eager"
     device: str = "cpu"
-    max_len: int = MAX_LEN  # of the small slot
+    setting: Setting | None = None  # the first that the mechanism takes, where it is not given
     case_slot: Slot | None = None  # replaces the small slot
     every_backend: bool = True  # laws about backends test each one that runs here, not only `backend`
+    seed: int = 0  # of the inputs
+    only: tuple[str, ...] | None = None  # the patterns that these hyper-parameters have; None: all of the card
 
     def __str__(self) -> str:
-        return f"{self.cls.__name__} {self.pattern.value} {json.dumps(dict(self.params))}"
+        return f"{self.cls.__name__} {self.pattern.value} {json.dumps(dict(self.params))} {self.surroundings.name}"
+
+    @property
+    def name(self) -> str:
+        """Say what it stands in."""
+        return self.surroundings.name
+
+    @property
+    def surroundings(self) -> Setting:
+        """The setting that instances are built in."""
+        return self.setting or on_layout(self.pattern, self.layouts[0])
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The numbers of axes of queries and keys that the mechanism takes; of a wrapper, what all inside take."""
+        taken = [layouts(cls.rasters, cls.source_rasters, self.pattern) for cls in self.plain_classes]
+        return tuple(layout for layout in taken[0] if all(layout in others for others in taken)) or ((1, 1),)
+
+    @cached_property
+    def plain_classes(self) -> list[type[Mechanism]]:
+        """The class itself; of a wrapper, the classes of what is inside, whatever it is wrapped in."""
+        return _plain_classes(self.cls, self.params)
+
+    @cached_property
+    def declared(self) -> bool:
+        """Whether card and hyper-parameters have the pattern; of a wrapper, whether all inside have."""
+        if self.only is not None and self.pattern.value not in self.only:
+            return False
+        return all(self.pattern.value in cls.patterns for cls in self.plain_classes)
+
+    @cached_property
+    def buildable(self) -> bool:
+        """Whether an instance can be built."""
+        try:
+            _ = self.mechanism
+        except Exception:  # the law `refuses` reports it
+            return False
+        return True
+
+    @cached_property
+    def exemptions(self) -> "Exemptions":
+        """The card's exemptions; of a wrapper, also those of what is inside."""
+        from cab.conformance.exemptions import Exemptions
+
+        reasons = dict(self.cls.exempt)
+        for cls in self.plain_classes:
+            reasons = {**cls.exempt, **reasons}
+        return Exemptions(reasons)
 
     def slot(self, **changes: Any) -> Slot:
         """Return the slot that instances are built for, with changes.
@@ -57,7 +120,7 @@ class Subject:
     def _slot(self, **sizes: Any) -> Slot:
         if self.case_slot is not None:
             return replace(self.case_slot, **{name: size for name, size in sizes.items() if name not in HEAD_SIZES[0]})
-        return Slot(self.pattern, **{"heads": 2, "width": 20, "max_len": self.max_len, **sizes})
+        return Slot(self.pattern, **{"heads": 2, "width": 20, **self.surroundings.slot, **sizes})
 
     def build(
         self,
@@ -70,9 +133,7 @@ class Subject:
     ) -> Mechanism:
         """Build a fresh instance. Noise is added to its parameters, because zeros would hide what they multiply.
 
-        With `definition`, `forward` computes `reference`. Where the author wrote none, it computes eager `attend`, so
-        that the other backends are still compared with something. (Every mechanism of this project has a `reference`;
-        a test asserts it.)
+        With `definition`, `forward` computes what `reference` says of each sample (`cab.attention.reference`).
         """
         with fixed_seed("cpu", seed):
             mechanism = build_mechanism(self.cls, self.params, slot or self.slot()).double()
@@ -81,7 +142,7 @@ class Subject:
                     parameter.add_(0.1 * torch.randn_like(parameter))
         mechanism.to(self.device, dtype or self.dtype).train(training).use(backend or self.backend)
         if definition:
-            mechanism._compute = mechanism.reference if mechanism.defines("reference") else mechanism.attend
+            mechanism._compute = partial(by_reference, mechanism)
         return mechanism
 
     @property
@@ -120,20 +181,24 @@ class Subject:
     @property
     def lengths(self) -> tuple[tuple[int, int], ...]:
         """(queries, keys): in cross patterns one pair with fewer keys than queries and one with more, else equal."""
-        return ((N, M), (N, LONG_M)) if self.pattern.cross else ((N, N),)
+        return self.surroundings.lengths
 
-    def draw(self, n: int = N, m: int = M, batch: int = 2, slot: Slot | None = None, masks: bool = False) -> Call:
-        """Draw the arguments of a call. Masks are of real tokens only.
+    def draw(
+        self, n: int | None = None, m: int | None = None, batch: int = 2, slot: Slot | None = None, masks: bool = False
+    ) -> Call:
+        """Draw the arguments of a call, of the setting's first lengths by default. Masks are of real tokens only.
 
         Without `masks` a call has no mask, except where nothing else says how many queries there are.
         """
-        m = m if self.pattern.cross else n
+        usual_n, usual_m = self.lengths[0]
+        n = usual_n if n is None else n
+        m = (usual_m if m is None else m) if self.pattern.cross else n
         return self._draw(self.mechanism, self.dtype, slot or self.slot(), n, m, batch, masks)
 
     def _draw(
         self, mechanism: Mechanism, dtype: torch.dtype, slot: Slot, n: int, m: int, batch: int, masks: bool
     ) -> Call:
-        generator = torch.Generator().manual_seed(1000 * n + m)
+        generator = torch.Generator().manual_seed(1000 * n + m + 1_000_003 * self.seed)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, dtype=torch.float64, generator=generator)
@@ -150,7 +215,7 @@ class Subject:
             if kind == "real":
                 call[name] = normal(batch, length, width)
             else:
-                call[name] = torch.randint(width, (batch, length), generator=generator)
+                call[name] = random_ids(kind, width, batch, length, generator)
         length_unknown = "q" not in mechanism.reads if self.pattern.cross else not call
         if masks or length_unknown:
             call["key_mask"] = torch.ones(batch, m, dtype=torch.bool)
@@ -161,7 +226,7 @@ class Subject:
     def axis(self, name: str) -> str:
         """Return the axis, queries or keys, that an argument's length belongs to."""
         if name in self.mechanism.inputs:
-            return self.mechanism.inputs[name][0]
+            return str(self.mechanism.inputs[name].axis)
         return "queries" if name in ("q", "query_mask") else "keys"
 
     def has_axis(self, name: str, axis: str) -> bool:
@@ -176,9 +241,18 @@ class Subject:
         }
 
     def perturb(
-        self, call: Call, where: Tensor, axis: str = "queries", names: str | None = None, scale: float = 1.0
+        self,
+        call: Call,
+        where: Tensor,
+        axis: str = "queries",
+        names: str | None = None,
+        scale: float = 1.0,
+        way: int = 0,
     ) -> Call:
-        """Change the tokens of an axis at `where` (batch, length): all arguments but the masks, or only `names`."""
+        """Change the tokens of an axis at `where` (batch, length): all arguments but the masks, or only `names`.
+
+        Ids are changed in one of two ways (`cab.attention.random_inputs.other_ids`).
+        """
         perturbed = dict(call)
         for name, t in call.items():
             if name.endswith("_mask") or not self.has_axis(name, axis):
@@ -190,10 +264,21 @@ class Subject:
             elif t.is_floating_point():
                 perturbed[name] = torch.where(where[:, :, None], scale * (3 - 2 * t), t)
             else:
-                size = self.mechanism.inputs[name][2]
+                _, kind, size = self.mechanism.inputs[name]
                 width: int = size if isinstance(size, int) else getattr(self.slot(), size)
-                perturbed[name] = torch.where(where, (t + 1) % width, t)
+                perturbed[name] = other_ids(kind, width, t, where.expand(t.shape), way)
         return perturbed
+
+
+def _plain_classes(cls: type[Mechanism], params: Mapping[str, Any]) -> list[type[Mechanism]]:
+    if cls.patterns != "inner":
+        return [cls]
+    found = []
+    for name in INNERS:
+        if name in params:
+            inner = dict(params[name])
+            found += _plain_classes(registry.load("mechanism", inner.pop("name")), inner)
+    return found
 
 
 def repeat_sample(call: Call, copies: int) -> Call:

@@ -2,7 +2,8 @@
 
 import torch
 
-from cab.conformance.subject import CUTS, LawBroken, Subject, as_leaves, fixed_seed, repeat_sample, weighted_sum
+from cab.conformance.subject import CUTS, WAYS, LawBroken, Subject, as_leaves, fixed_seed, repeat_sample, weighted_sum
+from cab.contracts.mechanism import collect_auxiliary_losses
 from cab.contracts.pattern import Pattern
 
 ROUNDING = 1e-9  # a change of the output that is no larger may be rounding
@@ -32,12 +33,15 @@ def use(subject: Subject) -> None:
             difference = perturbed_out - subject.mechanism(**copies)
             if not (difference * ~where[:, None, :, None]).abs().max() > ROUNDING:
                 raise LawBroken(failure)
+    unused = {}
     for name in [name for name in call if not name.endswith("_mask")]:
         axis = subject.axis(name)
         everywhere = torch.ones(1, n if axis == "queries" else m, dtype=torch.bool, device=subject.device)
-        perturbed_out = subject.mechanism(**subject.perturb(call, everywhere, axis, name))
-        if not (perturbed_out - out).abs().max() > ROUNDING:
-            raise LawBroken(f"{name} is declared, and changes nothing")
+        perturbed = [subject.perturb(call, everywhere, axis, name, way=way) for way in WAYS]
+        if not any((subject.mechanism(**each) - out).abs().max() > ROUNDING for each in perturbed):
+            unused[name] = f"{name} is declared, and changes nothing"
+    if unused:
+        raise LawBroken(names=unused)
 
 
 def learning(subject: Subject) -> None:
@@ -45,14 +49,42 @@ def learning(subject: Subject) -> None:
     mechanism, call = subject.build(training=True), as_leaves(subject.draw(*subject.lengths[0]))
     with fixed_seed(subject.device):
         loss = weighted_sum(mechanism(**call))
-        if mechanism.aux_loss is not None:
-            loss = loss + mechanism.aux_loss
+        aux_loss = collect_auxiliary_losses(mechanism)
+        loss = loss if aux_loss is None else loss + aux_loss
     if loss.requires_grad:
         torch.autograd.backward(loss)
     leaves = {name: t for name, t in call.items() if t.requires_grad}
     leaves |= {name: p for name, p in mechanism.named_parameters() if p.requires_grad}
+    wrong = {}
     for name, t in leaves.items():
         if t.grad is None or not t.grad.any():
-            raise LawBroken(f"{name} receives no gradient")
-        if not t.grad.isfinite().all():
-            raise LawBroken(f"{name} receives a gradient that is not finite")
+            wrong[name] = f"{name} receives no gradient"
+        elif not t.grad.isfinite().all():
+            wrong[name] = f"{name} receives a gradient that is not finite"
+    if wrong:
+        raise LawBroken(names=wrong)
+
+
+def has_rotary(subject: Subject) -> bool:
+    """Whether the slot's rotary base may matter: a layer rotates in self patterns alone."""
+    return not subject.pattern.cross and bool(set("qk") & set(subject.mechanism.reads))
+
+
+@torch.no_grad()
+def rotary(subject: Subject) -> None:
+    """What declares `rotates` reacts to the slot's rotary base; what does not leaves the rotation to the layer."""
+    call = subject.draw()
+    usual = subject.build(subject.slot(rotary=10000.0))
+    weights = usual.state_dict()
+    out = usual(**call)
+    reacts = False
+    for base in (100.0, None):
+        other = subject.build(subject.slot(rotary=base))
+        if other.rotates and base is None:
+            continue
+        other.load_state_dict(weights)
+        reacts |= bool((other(**call) - out).abs().max() > ROUNDING)
+    if reacts and not usual.rotates:
+        raise LawBroken("rotates is not declared, yet the slot's rotary base changes the output")
+    if usual.rotates and not reacts:
+        raise LawBroken("rotates is declared, yet the slot's rotary base changes nothing")

@@ -211,3 +211,12 @@ class Mechanism(nn.Module, metaclass=_Resolving):
         call = Arguments(self, q, k, v, key_mask, query_mask, inputs)
         out = self._compute(*call.tensors, call.key_mask, call.query_mask, **call.inputs)
         return call.finish(out)
+
+
+def collect_auxiliary_losses(module: nn.Module) -> Tensor | None:
+    """Sum what the mechanisms of a module left in `aux_loss`, and clear each; None where none left anything."""
+    total: Tensor | None = None
+    for each in module.modules():
+        if isinstance(each, Mechanism) and each.aux_loss is not None:
+            total, each.aux_loss = each.aux_loss if total is None else total + each.aux_loss, None
+    return total
