@@ -11,8 +11,8 @@ from rich.markup import escape
 from cab.contracts.case import Case
 from cab.contracts.task import Missing
 from cab.errors import UsageError, unknown
-from cab.planning.overrides import points
 from cab.planning.plan import case_of
+from cab.planning.points import points
 from cab.plugins import registry
 from cab.worker.task_setup import build_task
 

@@ -1,48 +1,99 @@
-"""What a user's own keys mean for the blocks of a named grid, each of which holds mechanisms of its own."""
+"""Named grids: what each block of a grid asks for, once the user's own keys stand over the block's.
 
-from collections.abc import Callable, Iterator
+A grid is a list of blocks, each a list of overrides: the keys of a block multiply, the blocks add up.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
-from cab.planning.hyperparameters import INNER, Axes
-from cab.plugins.cards import Card
+from cab.errors import UsageError, unknown
+from cab.planning.overrides import INNER_MECHANISM, Axes, node, options, parse
+from cab.planning.plugin_config import configured
 
-Find = Callable[[str], tuple[Card, dict[str, Any]]]  # the card behind a mechanism's name, and its hyper-parameters
 
+def blocks_of(grid: Any, own: Axes) -> Iterator[Axes]:
+    """Yield the keys of each block of a grid, with the user's `own` keys in place of the block's.
 
-def narrowed(blocks: list[Axes], own: Axes, find: Find) -> Iterator[Axes | None]:
-    """Yield the user's keys for each block, with those of the user's mechanisms that are its; None where none is.
+    A mechanism of the user's joins the blocks that name it. One that no block names, as a user's own file, joins the
+    first block that asks for no backend, or the first. A block that none of the user's mechanisms joins is left out,
+    and so are, in each block, the keys of mechanisms that stand in other blocks alone.
 
-    Keys of a mechanism that stands in other blocks alone are left out.
-    A mechanism that no block names, as a user's own file, joins the first block that asks for no backend, or the first.
+    `UsageError` for an unknown grid, one that is no list of blocks, and a key of the user's that no block takes.
     """
-    named = {name for block in blocks for name in block.get("mechanism", ())}
-    home = min((block for block in blocks if "mechanism" in block), key=lambda block: "backend" in block, default=None)
-    for block in blocks:
-        if "mechanism" not in block:
-            yield own
+    blocks = _blocks(grid)
+    used: set[str] = set()
+    for index, block in enumerate(blocks):
+        users = _users_keys(index, blocks, own)
+        if users is None:
             continue
-        chosen = own.get("mechanism", sorted(named, key=str))
-        mine = [name for name in chosen if name in block["mechanism"] or (name not in named and block is home)]
-        mine = mine if "mechanism" in own else block["mechanism"]  # in the block's own order
-        others = [name for name in chosen if name not in mine]
-        keys = {k: values for k, values in own.items() if not _of_others(k, mine, others, find)}
-        yield {**keys, "mechanism": mine} if mine else None
+        used |= set(users)
+        for group in ("mechanism", "task"):
+            if group in own:  # the block's hyper-parameters of options that the user did not choose
+                block = {key: values for key, values in block.items() if not _is_of_another(key, group, users[group])}
+        yield {**block, **users}
+    unused = [key for key in own if key not in used]
+    if unused:
+        raise UsageError(f"'{unused[0]}': no block of grid={grid} holds a mechanism that this is for")
 
 
-def _of_others(key: str, mine: list[Any], others: list[Any], find: Find) -> bool:
-    """Whether a key is of a mechanism that stands in other blocks alone, or of what such a one wraps."""
-    if key == INNER or key.startswith("mechanism.inner."):
-        return bool(others) and not any(find(str(n))[0].facts["patterns"] == "inner" for n in mine)
+def _blocks(grid: Any) -> list[Axes]:
+    """Read the blocks of a grid."""
+    if grid not in options("grid"):
+        raise unknown("grid", str(grid), options("grid"))
+    blocks = node("grid", grid).get("blocks")
+    if not isinstance(blocks, list) or not all(isinstance(block, list) for block in blocks):
+        raise UsageError(f"grid '{grid}' must hold `blocks`, each a list of overrides")
+    return [parse([str(text) for text in block]) for block in blocks]
+
+
+def _users_keys(index: int, blocks: list[Axes], own: Axes) -> Axes | None:
+    """Return the user's keys for one block, with the mechanisms that it then holds; None where it holds none."""
+    block = blocks[index]
+    if "mechanism" not in block:
+        return own
+    in_grid = {name for each in blocks for name in _mechanisms(each)}
+    if "mechanism" in own:
+        candidates = _mechanisms(own)
+        unnamed = set(candidates) - in_grid if index == _block_of_unnamed(blocks) else set()
+        names = [name for name in candidates if name in _mechanisms(block) or name in unnamed]
+    else:
+        candidates, names = sorted(in_grid), _mechanisms(block)
+    if not names:
+        return None
+    elsewhere = [name for name in candidates if name not in names]
+    keys = {key: values for key, values in own.items() if not _is_for_another_block(key, names, elsewhere)}
+    return {**keys, "mechanism": names}
+
+
+def _mechanisms(keys: Axes) -> list[str]:
+    return [str(name) for name in keys.get("mechanism", ())]
+
+
+def _block_of_unnamed(blocks: list[Axes]) -> int:
+    """Return which block a mechanism joins that no block names."""
+    with_mechanisms = [index for index, block in enumerate(blocks) if "mechanism" in block]
+    return min(with_mechanisms, key=lambda index: "backend" in blocks[index])
+
+
+def _is_for_another_block(key: str, here: list[str], elsewhere: list[str]) -> bool:
+    """Whether a key is a hyper-parameter of mechanisms, or of what wrappers are put around, that are not `here`."""
+    if key == INNER_MECHANISM or key.startswith("mechanism.inner."):
+        return bool(elsewhere) and not any(configured("mechanism", name).wraps for name in here)
+    scope = _scope(key, "mechanism")
+    return scope is not None and scope in _scopes(elsewhere) - _scopes(here)
+
+
+def _scopes(mechanisms: list[str]) -> set[str]:
+    return {scope for name in mechanisms for scope in configured("mechanism", name).scopes}
+
+
+def _is_of_another(key: str, group: str, chosen: list[Any]) -> bool:
+    """Whether a key is a hyper-parameter of one option of the group that is not among the chosen."""
+    scope = _scope(key, group)
+    return scope is not None and scope not in chosen
+
+
+def _scope(key: str, group: str) -> str | None:
+    """Return `local` for `mechanism.local.window`; None for a key that names no option of the group."""
     parts = key.split(".")
-    return len(parts) == 3 and parts[0] == "mechanism" and parts[1] in _aliases(others, find) - _aliases(mine, find)
-
-
-def _aliases(mechanisms: list[Any], find: Find) -> set[str]:
-    """Return what a key may call these mechanisms: their names and those of their classes."""
-    return {alias for name in map(str, mechanisms) for alias in (name, find(name)[0].class_name)}
-
-
-def scoped_elsewhere(key: str, group: str, chosen: list[Any]) -> bool:
-    """Whether a key is a hyper-parameter of one plug-in that is not among the chosen."""
-    parts = key.split(".")
-    return len(parts) == 3 and parts[0] == group and parts[1] not in chosen
+    return parts[1] if len(parts) == 3 and parts[0] == group else None

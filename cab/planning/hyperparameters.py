@@ -1,93 +1,122 @@
-"""Overrides of hyper-parameters: `mechanism.window=8` of every chosen mechanism, `mechanism.local.window=8` of one.
+"""Hyper-parameters on the command line.
 
-A wrapper's inner mechanism is chosen by `mechanism@mechanism.inner=agent`, and `mechanism.inner.agents=8` is its own.
+`mechanism.window=8` must exist in every chosen mechanism; `mechanism.local.window=8` is of `local` alone.
+`mechanism@mechanism.inner=agent` chooses what a wrapper is put around, and `mechanism.inner.agents=8` is a
+hyper-parameter of that.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from math import isfinite
 from typing import Any
 
 from cab.errors import UsageError, unknown
-from cab.plugins.cards import Card
+from cab.planning.overrides import INNER_MECHANISM, Axes
+from cab.planning.plugin_config import PluginConfig, configured
 from cab.plugins.registry import is_file
 
-Axes = dict[str, list[Any]]  # key -> its values, in the order given
-INNER = "mechanism@mechanism.inner"  # which mechanism a wrapper is put around
-_INNER = "mechanism.inner."  # what its keys begin with
+_INNER = "mechanism.inner"
 
 
-def own_axes(group: str, name: str, chosen: dict[str, tuple[Card, dict[str, Any]]], block: Axes) -> Axes:
-    """Return the axes of one plug-in's hyper-parameters: `mechanism.window` and `mechanism.local.window`."""
+def hyperparameter_axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], block: Axes) -> Axes:
+    """Return the values that a block asks for of each hyper-parameter of one plug-in, by its bare name.
+
+    `chosen` are all plug-ins of the group in the block. A key of one plug-in is left out for the others;
+    `UsageError` where a key fits none of them, or a value is of another type than the default.
+    """
+    group = plugin.card.kind
+    keys = {key: values for key, values in block.items() if key.startswith(f"{group}.") and not _is_of_inner(key)}
+    return _axes(plugin, chosen, keys, prefix=group, chooser=group)
+
+
+def inner_mechanisms(wrapper: PluginConfig, block: Axes) -> list[PluginConfig]:
+    """Return what a wrapper is put around: each chosen mechanism with each choice of its hyper-parameters.
+
+    Without a choice it is the mechanism of the wrapper's YAML, if there is one, and `UsageError` if there is none.
+    """
+    default: dict[str, Any] = wrapper.inner or {}
+    names = block.get(INNER_MECHANISM, [default["name"]] if default else [])
+    if not names:
+        raise UsageError(f"{wrapper.option} wraps another mechanism: give it as {INNER_MECHANISM}=NAME")
+    chosen = [configured("mechanism", name) for name in dict.fromkeys(map(str, names))]
+    if default:
+        own = {name: value for name, value in default.items() if name != "name"}
+        chosen = [
+            replace(each, params={**each.params, **own}) if each.option == default["name"] else each for each in chosen
+        ]
+    keys = {key: values for key, values in block.items() if _is_of_inner(key)}
+    return [
+        replace(each, params={**each.params, **values})
+        for each in chosen
+        for values in combinations(_axes(each, chosen, keys, prefix=_INNER, chooser=INNER_MECHANISM))
+    ]
+
+
+def check_inner_keys(mechanisms: Sequence[PluginConfig], block: Axes) -> None:
+    """Raise `UsageError` for a key of an inner mechanism where none of the mechanisms is a wrapper."""
+    keys = [key for key in block if key == INNER_MECHANISM or _is_of_inner(key)]
+    if keys and not any(each.wraps for each in mechanisms):
+        raise UsageError(f"'{keys[0]}': none of the chosen mechanisms wraps another")
+
+
+def combinations(axes: Axes) -> Iterator[dict[str, Any]]:
+    """Yield every choice of one value for each key, the last key varying fastest."""
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _is_of_inner(key: str) -> bool:
+    return key.startswith(f"{_INNER}.")
+
+
+def _axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], keys: Axes, prefix: str, chooser: str) -> Axes:
+    """Return the values of one plug-in's hyper-parameters from keys of the form PREFIX.KEY and PREFIX.NAME.KEY.
+
+    `chooser` is the key that chose the plug-ins.
+    """
     axes: Axes = {}
-    aliases = {alias for other, (card, _) in chosen.items() for alias in (other, card.class_name)}
-    for key, values in block.items():
-        parts = key.split(".")
-        if parts[0] != group or len(parts) == 1 or key.startswith(_INNER):
+    for key, values in keys.items():
+        *scope, name = key.removeprefix(f"{prefix}.").split(".")
+        if len(scope) > 1:
+            raise UsageError(f"'{key}' has too many parts: write {prefix}.KEY=VALUE or {prefix}.NAME.KEY=VALUE")
+        if scope and not any(scope[0] in each.scopes for each in chosen):
+            accepted = [each.option for each in chosen]
+            raise unknown(f"{prefix} in '{key}'", scope[0], accepted, f"It must be one of the chosen: {chooser}=...")
+        if scope and scope[0] not in plugin.scopes:
             continue
-        scoped = len(parts) == 3
-        if len(parts) > 3:
-            raise UsageError(f"'{key}' has too many parts: write {group}.KEY=VALUE or {group}.NAME.KEY=VALUE")
-        if scoped and parts[1] not in aliases:
-            raise unknown(f"{group} in '{key}'", parts[1], chosen, f"It must be one of the chosen: {group}=...")
-        if scoped and parts[1] not in (name, chosen[name][0].class_name):
-            continue
-        card, defaults = chosen[name]
-        param = parts[-1]
-        if param not in card.params:
-            owners = [other for other, (c, _) in chosen.items() if param in c.params]
-            named = [chosen[other][0].class_name if is_file(other) else other for other in owners]
-            hint = f"Only some take it: {group}.{named[0]}.{param}=..." if owners else ""
-            raise unknown(f"hyper-parameter of {group} '{name}'", param, card.params, hint)
+        _check_name(name, plugin, chosen, prefix)
         for value in values:
-            if not _fits(defaults[param], value):
-                expected = "a finite number" if isinstance(defaults[param], float) else type(defaults[param]).__name__
-                raise UsageError(f"{key}={value}: {group} '{name}' expects {expected}, as in {defaults[param]!r}")
-        axes[param] = values
+            _check_type(key, value, plugin, plugin.params[name])
+        axes[name] = values
     return axes
 
 
-def inner_choices(
-    mechanisms: dict[str, tuple[Card, dict[str, Any]]],
-    block: Axes,
-    find: Callable[[str], tuple[Card, dict[str, Any]]],
-) -> dict[str, list[tuple[Card, dict[str, Any]] | None]]:
-    """Return, per mechanism, what it may be put around: cards with hyper-parameters, or [None] where it wraps nothing.
+def _check_name(name: str, plugin: PluginConfig, chosen: Sequence[PluginConfig], prefix: str) -> None:
+    """Raise `UsageError` unless the plug-in has a hyper-parameter of this name."""
+    if name in plugin.card.params:
+        return
+    owner = next((each for each in chosen if name in each.card.params), None)
+    hint = ""
+    if owner is not None:
+        scope = owner.card.class_name if is_file(owner.option) else owner.option
+        hint = f"Only some take it: {prefix}.{scope}.{name}=..."
+    raise unknown(f"hyper-parameter of {plugin.card.kind} '{plugin.option}'", name, plugin.card.params, hint)
 
-    `find` looks a mechanism up by its name. Takes `inner`, which a wrapper's YAML may set, out of the defaults.
-    """
-    own = {
-        f"mechanism.{key.removeprefix('mechanism.inner.')}": values for key, values in block.items() if _INNER in key
-    }
-    found: dict[str, list[tuple[Card, dict[str, Any]] | None]] = {}
-    for name, (card, defaults) in mechanisms.items():
-        usual = defaults.pop("inner", None)
-        if card.facts["patterns"] != "inner":
-            found[name] = [None]
-            continue
-        within = {str(other): find(str(other)) for other in block.get(INNER, [usual["name"]] if usual else [])}
-        if not within:
-            raise UsageError(f"{name} wraps another mechanism: give it as {INNER}=NAME")
-        if usual and usual["name"] in within:
-            within[usual["name"]][1].update({key: value for key, value in usual.items() if key != "name"})
-        found[name] = []
-        for other, (its, values) in within.items():
-            axes = own_axes("mechanism", other, within, own)
-            for chosen in product(*axes.values()):
-                params = {"name": its.name, **values, **dict(zip(axes, chosen, strict=True))}
-                found[name].append((its, params))
-    lost = [key for key in block if key == INNER or _INNER in key]
-    if lost and all(each == [None] for each in found.values()):
-        raise UsageError(f"'{lost[0]}': none of the chosen mechanisms wraps another")
-    return found
+
+def _check_type(key: str, value: Any, plugin: PluginConfig, default: Any) -> None:
+    """Raise `UsageError` unless a value is of the default's type."""
+    if not _fits(default, value):
+        expected = "a finite number" if isinstance(default, float) else type(default).__name__
+        raise UsageError(f"{key}={value}: {plugin.card.kind} '{plugin.option}' expects {expected}, as in {default!r}")
 
 
 def _fits(default: Any, value: Any) -> bool:
     """Whether a value is of its default's type; what a null default means only the constructor knows."""
     if default is None or value is None:
         return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, type(default))
+    if isinstance(default, bool) or isinstance(value, bool):  # Python's bool is an int
+        return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, float):
         return isinstance(value, int | float) and isfinite(value)
     return isinstance(value, type(default))

@@ -8,7 +8,7 @@ from cab.contracts.case import Case
 
 @dataclass(frozen=True)
 class Measurement:
-    """One meter on one case, with all that its result depends on."""
+    """One meter on one case: what is asked, what its result depends on, and how it is carried out."""
 
     case: Case
     meter: str
@@ -26,8 +26,8 @@ class Measurement:
     source: str = ""  # fingerprint of mechanism and task
     files: tuple[str, ...] = ()  # the files that `source` is the fingerprint of
     refusal: tuple[str, str] | None = None  # a status and its reason, known before anything runs
-    trains: bool = False
-    searches: bool = False
+    trains: bool = False  # the case's model is trained, and scored
+    searches: bool = False  # the meter chooses the cases that are measured
 
     @property
     def file(self) -> str:

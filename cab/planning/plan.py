@@ -1,6 +1,6 @@
-"""Points to measurements: which cases there are, which metrics each gives, and under which key each is kept.
+"""Grid points to measurements: which cases there are, which metrics each gives, and under which key each is kept.
 
-The plan imports no torch.
+Imports no torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,14 @@ from cab.contracts.pattern import Pattern
 from cab.errors import UsageError
 from cab.paths import PACKAGE
 from cab.planning.measurement import Measurement
-from cab.planning.overrides import Point, points
+from cab.planning.points import GridPoint, points
 from cab.planning.refusals import check_backends, refusal
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
 
+# settings that a case's question leaves out at these values: a key that is new in conf/ changes no id
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
-_TRAINING_DEFAULTS = {"devices": 1, **dict.fromkeys(("patience", "validate", "test", "pretrain"))}
+_TRAINING_DEFAULTS = {"devices": 1, "patience": None, "validate": None, "test": None, "pretrain": None}
 
 
 @dataclass
@@ -39,20 +40,23 @@ class Plan:
 
 
 def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
-    """Plan what `cab run` is asked; `UsageError` where nothing of it can be measured. `data`: the tasks' folder."""
-    all_points = points(list(overrides))
-    check_backends(all_points)
-    engine = _engine(all_points)
+    """Plan what `cab run` is asked; `data` is the folder of the tasks' data.
+
+    `UsageError` where an override cannot be understood, and where nothing of it all can be measured.
+    """
+    grid_points = points(list(overrides))
+    check_backends(grid_points)
+    engine = _engine(grid_points)
     by_file: dict[str, Measurement] = {}
     # data and sources as they are now, each read once
     data_fingerprint, source_fingerprint = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)
-    for point in all_points:
+    for point in grid_points:
         for measurement in _measurements(point, case_of(point), data_fingerprint, source_fingerprint):
             by_file.setdefault(measurement.file, measurement)  # points that come out identical are one case
     cards.keep()
     measurements = list(by_file.values())
     if not measurements:
-        meters = ", ".join(all_points[0].root["meters"])
+        meters = ", ".join(grid_points[0].root["meters"])
         raise UsageError(f"no metric of meters=[{meters}] applies to what was asked")
     if all(each.refusal for each in measurements):
         reasons = dict.fromkeys(each.refusal[1] for each in measurements if each.refusal)
@@ -61,18 +65,18 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     return Plan(sorted(measurements, key=lambda each: each.case.seed), engine)
 
 
-def _engine(all_points: list[Point]) -> str:
-    engines = list(dict.fromkeys(point.root["engine"] for point in all_points))
+def _engine(grid_points: list[GridPoint]) -> str:
+    engines = list(dict.fromkeys(point.root["engine"] for point in grid_points))
     if len(engines) > 1:
         raise UsageError(f"engine={','.join(engines)}: one run has one engine")
     return str(engines[0])
 
 
-def case_of(point: Point) -> Case:
+def case_of(point: GridPoint) -> Case:
     """Return the case that a point asks for; in self patterns there is no source, and m is n."""
     root = point.root
     cross = Pattern.of(root["pattern"]).cross
-    settings = {key: root[key] for key, usual in _TIMING_DEFAULTS.items() if root[key] != usual}
+    settings = {key: root[key] for key, default in _TIMING_DEFAULTS.items() if root[key] != default}
     if point.task.facts["trains"] and root["pass"] == "train":
         settings["training"] = {
             key: value
@@ -103,29 +107,29 @@ def case_of(point: Point) -> Case:
 
 
 def _measurements(
-    point: Point,
+    point: GridPoint,
     case: Case,
     data_fingerprint: Callable[[tuple[str, ...]], str],
     source_fingerprint: Callable[..., str],
 ) -> list[Measurement]:
     """Return one measurement a meter that has a metric for the case."""
     root, measurements = point.root, []
-    inner = [point.inner.path] if point.inner else []
-    files = tuple(map(str, (point.mechanism.path, *inner, point.task.path, *_layer_files(case))))
+    inner_path = [point.inner.path] if point.inner else []
+    files = (point.mechanism.path, *inner_path, point.task.path, *_layer_files(case))
     source = source_fingerprint(*files)
     data = data_fingerprint(tuple(point.task.facts["data"])) if case.level == "model" else ""
     grades = (point.inner or point.mechanism).facts["patterns"]
-    reason = refusal(point, case)
+    refused = refusal(point, case)
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
-        own_case = _asked_of(meter, case, root)
+        own_case = _case_of_meter(meter, case, root)
         metrics = dict(meter.applies(own_case))
         if name == "quality" and point.task.facts["trains"] and case.pass_ == "train":
-            metrics = {k: (unit, higher) for k, (unit, higher) in point.task.facts["metrics"].items()}
+            metrics = {metric: (unit, higher) for metric, (unit, higher) in point.task.facts["metrics"].items()}
         if not metrics:
             continue
         unavailable = meter.unavailable(case.device)
-        why = reason or unavailable
+        reason = refused or unavailable
         identity = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
         depends_on = [name, meter.version, source, identity if meter.environment else None]
         depends_on += [text for text in (data, unavailable) if text]  # what is missing now may be installed later
@@ -146,7 +150,7 @@ def _measurements(
                 memory_limit=memory_bytes(root["memory_limit"]),
                 source=source,
                 files=files,
-                refusal=("unsupported", why) if why else None,
+                refusal=("unsupported", reason) if reason else None,
                 trains=name == "quality",
                 searches=meter.searches,
             )
@@ -154,16 +158,16 @@ def _measurements(
     return measurements
 
 
-def _asked_of(meter: Meter, case: Case, root: dict[str, Any]) -> Case:
+def _case_of_meter(meter: Meter, case: Case, root: dict[str, Any]) -> Case:
     """Return the case with the root keys that are part of this meter's question alone."""
-    asked = {key: root[key] for key, usual in meter.asks.items() if root[key] != usual}
-    if "memory_limit" in asked:
-        asked["memory_limit"] = memory_bytes(asked["memory_limit"])
-    return replace(case, settings={**case.settings, **asked}) if asked else case
+    settings = {key: root[key] for key, default in meter.asks.items() if root[key] != default}
+    if "memory_limit" in settings:
+        settings["memory_limit"] = memory_bytes(settings["memory_limit"])
+    return replace(case, settings={**case.settings, **settings}) if settings else case
 
 
 def _layer_files(case: Case) -> list[str]:
-    """Return what of `cab` a case's answer depends on beside its plug-ins: the layer around the mechanism."""
+    """Return the files of `cab` that a case's answer depends on beside its plug-ins: the layer around the mechanism."""
     return [] if case.level == "attend" else [str(PACKAGE / "attention" / "layer.py")]
 
 

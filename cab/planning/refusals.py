@@ -1,23 +1,27 @@
-"""Which mechanism, task and case do not go together, as far as cards can say. All refusals of a plan stand here."""
+"""Which mechanism, task and case do not go together, as far as their cards can say."""
 
 from dataclasses import replace
 
 from cab.contracts.case import Case
 from cab.errors import unknown
-from cab.planning.overrides import Point
+from cab.planning.points import GridPoint
 from cab.plugins.cards import Card
 
 
-def refusal(point: Point, case: Case) -> str | None:
+def refusal(point: GridPoint, case: Case) -> str | None:
     """Say why the case of a point is `unsupported`, or None."""
     reason = _reason(point.mechanism, point.task, case)
-    if reason is None and point.inner:  # a wrapper can do what its inner mechanism can; backends are the wrapper's
+    # a wrapper can do what its inner mechanism can; the backends are the wrapper's own
+    if reason is None and point.inner:
         reason = _reason(point.inner, point.task, replace(case, backend="eager"))
     return reason
 
 
-def check_backends(points: list[Point]) -> None:
-    """Raise `UsageError` for a backend that none of the mechanisms has; where some have it, others are refused."""
+def check_backends(points: list[GridPoint]) -> None:
+    """Raise `UsageError` for a backend that none of the mechanisms has.
+
+    Where some have it, it is a refusal of the others.
+    """
     backends = {backend for point in points for backend in point.mechanism.backends}
     for point in points:
         if point.root["backend"] not in backends:
@@ -63,7 +67,8 @@ def _of_streaming(mechanism: Card, case: Case) -> str | None:
 
 
 def _of_inputs(mechanism: Card, task: Card) -> str | None:
-    lacks = [name for name in mechanism.facts["inputs"] if name not in ("x", "y", *task.facts["inputs"])]
-    if lacks and task.facts["trains"]:
-        return f"{mechanism.name} needs the input '{lacks[0]}', which {task.name} does not offer"
+    offered = ("x", "y", *task.facts["inputs"])  # the layer offers the tokens itself
+    missing = [name for name in mechanism.facts["inputs"] if name not in offered]
+    if missing and task.facts["trains"]:
+        return f"{mechanism.name} needs the input '{missing[0]}', which {task.name} does not offer"
     return None

@@ -1,4 +1,4 @@
-"""What each key of `cab run` accepts: one table, and messages that say what was given and what is accepted."""
+"""What each root key of `cab run` accepts. A message says what was given and what is accepted."""
 
 import re
 from typing import Any
@@ -23,9 +23,19 @@ _CHOICES = {
     "engine": ENGINES,
     "timer": TIMERS,
 }
-SCALES = ("quick", "small", "paper")
-_UNITS = {"": 1, "B": 1, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
-_UNITS |= {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}
+SCALES = ("quick", "small", "paper")  # of a task whose YAML names none
+_BYTES = {
+    "": 1,
+    "B": 1,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
 
 
 def check_root(root: dict[str, Any]) -> None:
@@ -53,7 +63,8 @@ def check_root(root: dict[str, Any]) -> None:
         check_number("latency_limit", root["latency_limit"], above=0)
     meters = root["meters"]
     if not isinstance(meters, list) or not meters:
-        raise UsageError(f"meters={meters}: give a list, as in meters=[latency,memory]. Accepted: {_list('meter')}")
+        accepted_meters = ", ".join(names("meter"))
+        raise UsageError(f"meters={meters}: give a list, as in meters=[latency,memory]. Accepted: {accepted_meters}")
     for meter in meters:
         check_choice("meter", meter, names("meter"))
     Recipe.of(root["training"])
@@ -64,12 +75,9 @@ def memory_bytes(text: Any) -> int | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(text).strip())
-    if not match or match[2] not in _UNITS or not float(match[1]):
-        raise UsageError(f"memory_limit={text}: give a size, as in 8GiB. Units: {', '.join(u for u in _UNITS if u)}")
-    if (size := int(float(match[1]) * _UNITS[match[2]])) < 2**20:
+    if not match or match[2] not in _BYTES or not float(match[1]):
+        units = ", ".join(unit for unit in _BYTES if unit)
+        raise UsageError(f"memory_limit={text}: give a size, as in 8GiB. Units: {units}")
+    if (size := int(float(match[1]) * _BYTES[match[2]])) < 2**20:
         raise UsageError(f"memory_limit={text}: {size} bytes are too few for any case; give at least 1MiB, as in 8GiB")
     return size
-
-
-def _list(kind: str) -> str:
-    return ", ".join(names(kind))

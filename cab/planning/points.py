@@ -1,0 +1,105 @@
+"""Overrides to grid points: each option is composed once, and the product over all keys is formed here.
+
+Precedence: config < task < the task's scale < grid < command line.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from cab.errors import UsageError, unknown
+from cab.planning.grids import blocks_of
+from cab.planning.hyperparameters import check_inner_keys, combinations, hyperparameter_axes, inner_mechanisms
+from cab.planning.overrides import INNER_MECHANISM, Axes, options, parse, root
+from cab.planning.plugin_config import PluginConfig, at_scale, chosen_plugins
+from cab.planning.schema import check_root
+from cab.plugins.cards import Card
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One point of a grid, resolved. Points share dictionaries: copy before changing."""
+
+    root: dict[str, Any]  # the root keys, all of them
+    mechanism: Card
+    params: dict[str, Any]  # the mechanism's hyper-parameters, all of them
+    task: Card
+    task_params: dict[str, Any]
+    inner: Card | None = None  # what a wrapper is put around
+
+
+def points(overrides: list[str]) -> list[GridPoint]:
+    """Expand overrides into points, the last key varying fastest; `UsageError` says what cannot be understood."""
+    own = parse(overrides)
+    expanded: list[GridPoint] = []
+    for grid in own.pop("grid", [None]):
+        for block in [own] if grid is None else blocks_of(grid, own):
+            expanded += _expand(block)
+    return expanded
+
+
+def _expand(block: Axes) -> list[GridPoint]:
+    """Return the points of one block: tasks, scales and mechanisms vary slowest."""
+    for group in ("mechanism", "task"):
+        if group not in block:
+            raise UsageError(f"which {group}? Give {group}=NAME. Accepted: {', '.join(options(group)) or 'none'}")
+    for key in block:
+        _check_key(key)
+    mechanisms = chosen_plugins("mechanism", block)
+    variants = {each.option: _mechanism_variants(each, mechanisms, block) for each in mechanisms}
+    check_inner_keys(mechanisms, block)
+    tasks = chosen_plugins("task", block)
+    expanded = []
+    for task in tasks:
+        for scale in block.get("scale", [task.case.get("scale", root()["scale"])]):
+            settings = _task_variants(task, tasks, scale, block)
+            for mechanism in mechanisms:
+                expanded += [
+                    GridPoint(root_keys, mechanism.card, params, task.card, task_params, inner)
+                    for (root_keys, task_params), (params, inner) in product(settings, variants[mechanism.option])
+                ]
+    return expanded
+
+
+def _mechanism_variants(
+    mechanism: PluginConfig, chosen: list[PluginConfig], block: Axes
+) -> list[tuple[dict[str, Any], Card | None]]:
+    """Return each choice of a mechanism's hyper-parameters, with the card of what it is put around, if anything."""
+    own = [{**mechanism.params, **values} for values in combinations(hyperparameter_axes(mechanism, chosen, block))]
+    if not mechanism.wraps:
+        return [(params, None) for params in own]
+    return [
+        ({**params, "inner": {"name": inner.card.name, **inner.params}}, inner.card)
+        for params in own
+        for inner in inner_mechanisms(mechanism, block)
+    ]
+
+
+def _task_variants(
+    task: PluginConfig, chosen: list[PluginConfig], scale: Any, block: Axes
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each choice of the root keys and of the task's hyper-parameters, at one of its scales."""
+    axes = hyperparameter_axes(task, chosen, block)
+    base, params = at_scale(task, scale)
+    root_axes = {key: block[key] for key in block if "." not in key and key not in ("mechanism", "task", "scale")}
+    training_axes = {key.removeprefix("training."): block[key] for key in block if key.startswith("training.")}
+    variants = []
+    for root_keys, training in product(combinations(root_axes), combinations(training_axes)):
+        resolved = {**base, **root_keys, "training": {**base["training"], **training}}
+        check_root(resolved)
+        variants += [(resolved, {**params, **values}) for values in combinations(axes)]
+    return variants
+
+
+def _check_key(key: str) -> None:
+    """Raise `UsageError` for a key that is no root key, no key of the recipe and no hyper-parameter."""
+    root_keys = [name for name in root() if name != "training"]
+    training_keys = [f"training.{name}" for name in root()["training"]]
+    if key in root_keys or key in training_keys or key == INNER_MECHANISM:
+        return
+    group, _, name = key.partition(".")
+    if name and group == "training":
+        raise unknown("key", key, training_keys)
+    if not name or group not in ("mechanism", "task"):
+        hint = "Hyper-parameters: mechanism.KEY=VALUE, task.KEY=VALUE."
+        raise unknown("key", key, [*root_keys, *training_keys], hint)

@@ -1,0 +1,67 @@
+"""What does not go together is refused by name, before anything runs."""
+
+from pathlib import Path
+
+import pytest
+
+from cab.errors import UsageError
+from cab.planning.plan import plan
+
+
+def refusals(*overrides: str, data: Path = Path("data")) -> list[str | None]:
+    """Return the reason of each refused measurement, and None for the others."""
+    measurements = plan(["meters=[flops]", *overrides], data).measurements
+    assert {measurement.refusal[0] for measurement in measurements if measurement.refusal} <= {"unsupported"}
+    return [measurement.refusal[1] if measurement.refusal else None for measurement in measurements]
+
+
+@pytest.mark.parametrize("key", ["kv_heads=1", "value_dim=8", "padding=0.5", "dtype=bfloat16"])
+def test_what_a_training_would_ignore_is_refused_and_names_no_board(key: str, tmp_path: Path) -> None:
+    name = key.split("=")[0]
+    default = {"kv_heads": "null", "value_dim": "null", "padding": "0.0", "dtype": "float32"}[name]
+    asked = ["task=recall_ns", "mechanism=softmax", "meters=[quality,flops]"]
+    reasons = refusals(*asked, f"{key},{default}", data=tmp_path)
+    assert reasons.count(None) == len(reasons) // 2
+    assert all(name in reason for reason in reasons if reason)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["mechanism=softmax,linear", "backend=sdpa"], "linear has no backend sdpa (it has eager, compile)"),
+        (["mechanism=softmax,linear", "kv_heads=2"], "linear does not group queries (kv_heads=2, heads=4)"),
+        (["mechanism=softmax,abc", "pattern=CS", "pass=decode"], None),
+        (["mechanism=softmax", "pattern=CS,NC", "pass=decode"], "pass=decode needs a causal pattern, not NC"),
+        (
+            ["mechanism=softmax", "pattern=CS", "level=attend,layer", "pass=decode"],
+            "pass=decode is of the level attend",
+        ),
+    ],
+)
+def test_what_a_mechanism_or_a_case_cannot_do_is_refused_and_the_rest_planned(
+    overrides: list[str], reason: str | None
+) -> None:
+    asked = refusals("task=speed", *overrides)
+    assert None in asked
+    assert reason is None or any(refused.startswith(reason) for refused in asked if refused)
+
+
+def test_a_wrapper_is_refused_what_its_inner_mechanism_is(wrapper: str) -> None:
+    asked = ["task=speed", f"mechanism={wrapper}", "mechanism@mechanism.inner=softmax,nystrom", "pattern=CS"]
+    plain, refused = refusals(*asked)
+    assert plain is None and refused is not None and refused.startswith("nystrom does not support CS")
+
+
+def test_nothing_that_can_be_measured_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="nothing of this can be measured: speed has no model"):
+        plan(["task=speed", "mechanism=softmax", "level=model"])
+
+
+def test_a_backend_that_no_mechanism_has_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="unknown backend 'sdap'; did you mean 'sdpa'"):
+        plan(["task=speed", "mechanism=softmax,linear", "backend=sdap"])
+
+
+def test_meters_without_a_metric_for_the_case_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"no metric of meters=\[quality\] applies"):
+        plan(["task=speed", "mechanism=softmax", "meters=[quality]"])
