@@ -1,6 +1,6 @@
-"""The command line: parse, call, print, exit code.
+"""The command line. Each command parses its arguments, calls `cab`, prints and sets the exit code.
 
-Nothing heavy is imported before a command needs it, so that `--help`, TAB and `list` answer at once.
+What is slow to import is imported inside the command that needs it, so that `--help`, TAB and `list` answer at once.
 """
 
 import functools
@@ -16,7 +16,7 @@ from cab.errors import Unsupported, UsageError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # panels would double the time of --help
+    rich_markup_mode=None,  # rich panels would double the time of --help
     help="Which attention mechanism, for which pattern, at which length, and at what cost.",
 )
 data_app = typer.Typer(
@@ -27,34 +27,36 @@ plot_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pictur
 app.add_typer(plot_app, name="plot")
 
 Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
-Data = Annotated[Path, typer.Option(help="Where the tasks' data lie.", envvar="CAB_DATA")]
+Data = Annotated[Path, typer.Option(help="The folder of the tasks' data.", envvar="CAB_DATA")]
 
 
-def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what a user can mend into one message and exit code 2; Ctrl-C into 130."""
+def _with_exit_codes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a command: an error that the user can correct is one message and exit code 2; Ctrl-C is exit code 130."""
 
     @functools.wraps(command)
-    def answered(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except (UsageError, Unsupported) as error:
             typer.echo(f"cab: {error}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            typer.echo("cab: interrupted; what was finished is kept, and the same command goes on from there", err=True)
+            typer.echo(
+                "cab: interrupted; finished measurements are kept, and the same command continues from there", err=True
+            )
             raise typer.Exit(130) from None
         except BrokenPipeError:  # `cab list | head`
             sys.stderr.close()
             raise typer.Exit(0) from None
 
-    return answered
+    return wrapped
 
 
 def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
     from cab.terminal.completion import complete
 
-    given = ctx.params.get("overrides") or ctx.params.get("what") or []
-    return complete([given] if isinstance(given, str) else list(given), incomplete)
+    words = ctx.params.get("overrides") or ctx.params.get("what") or []
+    return complete([words] if isinstance(words, str) else list(words), incomplete)
 
 
 Overrides = Annotated[
@@ -64,12 +66,12 @@ Overrides = Annotated[
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-@_answers
+@_with_exit_codes
 def run(
     overrides: Overrides = None,
     results: Results = Path("results"),
     data: Data = Path("data"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run, and stop.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="With --dry-run: time and memory that each case would take.")
     ] = False,
@@ -97,7 +99,7 @@ def run(
 
 
 @app.command()
-@_answers
+@_with_exit_codes
 def report(
     results: Results = Path("results"),
     out: Annotated[
@@ -116,26 +118,30 @@ def report(
     from cab.terminal.printing import console
 
     store, folder = Store(results), out or results / "report"
-    rows, places = load(store), environments(store)
-    used = utilisation(rows, machine_peaks.load(results))
-    lengths, grown = efficiency_lengths(rows), growths(rows)
-    tables = {"results.csv": rows, "efficiency.csv": lengths, "growth.csv": grown, "utilisation.csv": used}
-    for name, frame in tables.items():
-        write_csv(frame, folder / name)
+    rows, environment_table = load(store), environments(store)
+    tables = {
+        "results.csv": rows,
+        "efficiency.csv": efficiency_lengths(rows),
+        "growth.csv": growths(rows),
+        "utilisation.csv": utilisation(rows, machine_peaks.load(results)),
+    }
+    for name, table in tables.items():
+        write_csv(table, folder / name)
     write_parquet(rows, folder / "results.parquet")
-    write_page(rows, places, folder / "index.html")
-    print_report(rows, places, console())  # what is written stands, whoever stops reading here
-    print_efficiency(lengths, grown, console())
-    print_utilisation(used, console())
+    write_page(rows, environment_table, folder / "index.html")
+    # the files are written first, because a closed pipe (`cab report | head`) ends the printing
+    print_report(rows, environment_table, console())
+    print_efficiency(tables["efficiency.csv"], tables["growth.csv"], console())
+    print_utilisation(tables["utilisation.csv"], console())
     for meter, count in outdated(store).items():
-        typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it anew", err=True)
+        typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it again", err=True)
     for path in store.damaged:
         typer.echo(f"a damaged results file was set aside: {path}", err=True)
     typer.echo(f"written: {', '.join(str(folder / name) for name in [*tables, 'results.parquet', 'index.html'])}")
 
 
 @app.command(name="list")
-@_answers
+@_with_exit_codes
 def list_(
     what: Annotated[str, typer.Argument(help="mechanisms, tasks, meters or grids; all by default.")] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="With mechanisms: as docs/mechanisms.md.")] = False,
@@ -155,7 +161,7 @@ def list_(
 
 
 @app.command()
-@_answers
+@_with_exit_codes
 def show(
     what: Annotated[str, typer.Argument(metavar="mechanism=NAME | task=NAME", autocompletion=_complete)],
 ) -> None:
@@ -167,11 +173,11 @@ def show(
 
 
 @app.command()
-@_answers
+@_with_exit_codes
 def check(
     names: Annotated[list[str] | None, typer.Argument(metavar="MECHANISM...")] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every mechanism.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the laws that hold, too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the laws that hold, too.")] = False,
 ) -> None:
     """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken."""
     from cab.commands.check import check_and_print
@@ -184,12 +190,12 @@ def check(
 
 
 @plot_app.command("mask")
-@_answers
+@_with_exit_codes
 def plot_mask(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("results/plots"),
 ) -> None:
-    """Draw what each query sees of each key, head by head, as PNG and HTML: mechanism=local pattern=CS seq_len=64."""
+    """Draw which keys each query reads, head by head, as PNG and HTML: mechanism=local pattern=CS seq_len=64."""
     from cab.commands.plot import plot_masks
     from cab.terminal.printing import console
 
@@ -197,9 +203,9 @@ def plot_mask(
 
 
 @data_app.command("list")
-@_answers
+@_with_exit_codes
 def data_list(data: Data = Path("data")) -> None:
-    """Say which data each task would use now."""
+    """Print which data each task would use now."""
     from cab.commands.data import print_sources
     from cab.terminal.printing import console
 
@@ -207,7 +213,7 @@ def data_list(data: Data = Path("data")) -> None:
 
 
 @data_app.command("get", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-@_answers
+@_with_exit_codes
 def data_get(
     ctx: typer.Context,
     task: Annotated[str, typer.Argument(help="The task whose data to get.")],
@@ -218,24 +224,24 @@ def data_get(
     Some tasks take more: lra_pathfinder and lra_pathx --images 20000 --size 64 --difficulty easy;
     lra_listops --layout release; lra_image --source fashion-mnist.
     """
-    from cab.commands.data import get
+    from cab.commands.data import fetch_data
     from cab.terminal.printing import console
 
-    get(task, folder, console(), ctx.args)
+    fetch_data(task, folder, console(), ctx.args)
 
 
 @app.command()
-@_answers
+@_with_exit_codes
 def doctor(
     results: Results = Path("results"),
     data: Data = Path("data"),
     peak: Annotated[
-        bool, typer.Option("--peak", help="Measure what a device can do at most, for the report's utilisation.")
+        bool, typer.Option("--peak", help="Measure the peak rates of a device, for the report's utilisation.")
     ] = False,
     device: Annotated[str, typer.Option(help="With --peak: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="With --peak: of the CPU; all cores by default.")] = None,
 ) -> None:
-    """Say what this machine is, and what would disturb or prevent a measurement."""
+    """Print what this machine is, and what would disturb or prevent a measurement."""
     from cab.terminal.doctor import measure_peaks, print_diagnosis
     from cab.terminal.printing import console
 
@@ -245,8 +251,8 @@ def doctor(
         print_diagnosis(results, data, console())
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from cab import __version__
 
         typer.echo(f"cab {__version__}")
@@ -256,7 +262,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Measure attention mechanisms: accuracy, FLOPs, latency and memory, in four patterns."""

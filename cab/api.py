@@ -30,19 +30,20 @@ def mechanism(
 ) -> "Mechanism":
     """Build a mechanism, an `nn.Module`, for one slot of your own model.
 
-    `options` are the slot's other fields (`source_len`, `kv_heads`, `value_dim`, `width`, `raster`, ...) and the
-    mechanism's hyper-parameters. It takes q (batch, heads, n, dim), k and v (batch, kv_heads, m, ...) and boolean
-    masks (True = real token), and gives (batch, heads, n, value_dim). `Unsupported` where it cannot stand in the
-    slot, `UsageError` for an unknown name, backend or hyper-parameter.
+    `options` are the other fields of the slot (`source_len`, `kv_heads`, `value_dim`, `width`, `raster`, ...) and the
+    mechanism's hyper-parameters. The module takes q (batch, heads, n, dim), k (batch, kv_heads, m, dim), v (batch,
+    kv_heads, m, value_dim) and boolean masks (True = real token), and returns (batch, heads, n, value_dim).
+
+    `Unsupported` where the mechanism refuses the slot. `UsageError` for an unknown name, backend or hyper-parameter.
     """
     card = registry.card("mechanism", name)
-    of_slot = {key: options.pop(key) for key in list(options) if key in Slot.__dataclass_fields__}
+    slot_fields = {key: options.pop(key) for key in list(options) if key in Slot.__dataclass_fields__}
     for key in options:
         if key not in card.params and key not in card.takes:
             raise unknown(f"hyper-parameter of mechanism '{name}'", key, {**card.params, **Slot.__dataclass_fields__})
-    slot = Slot(Pattern.of(pattern), heads=heads, dim=dim, max_len=max_len, **of_slot)
-    built: Mechanism = registry.load("mechanism", name)(slot, **options)
-    return built.use(backend)
+    slot = Slot(Pattern.of(pattern), heads=heads, dim=dim, max_len=max_len, **slot_fields)
+    module: Mechanism = registry.load("mechanism", name)(slot, **options)
+    return module.use(backend)
 
 
 def run(
@@ -54,10 +55,12 @@ def run(
     retry: Iterable[str] = (),
     progress: bool = True,
 ) -> "pd.DataFrame":
-    """Run what `cab run` would, and return the tidy table of the cases that were asked for, one row a metric.
+    """Run what `cab run` would, and return the tidy table of the cases that were asked for, a row for each metric.
 
-    `run(["mechanism=agent,softmax", "task=speed", "seq_len=512,1024"])`. A case that fails is a row with its status;
-    `UsageError` where the request itself is wrong. `retry` are statuses to measure again.
+    For example `run(["mechanism=agent,softmax", "task=speed", "seq_len=512,1024"])`. `force` measures again what is
+    finished; `retry` does so for cases that ended with one of these statuses.
+
+    A case that fails is a row with its status. `UsageError` where the request itself is wrong.
     """
     if isinstance(overrides, str):
         raise UsageError(f"cab.run takes a list of overrides: cab.run([{overrides!r}])")
@@ -72,9 +75,10 @@ def run(
 
 
 def load(results: "str | Path | Store" = "results", *, history: bool = False) -> "pd.DataFrame":
-    """Read a store: the tidy table, one row a case and metric; with `history` the answers of older sources too.
+    """Read a store: the tidy table, a row for each case and metric; with `history` also results of older sources.
 
-    Damaged files are set aside, and stand in the `damaged` of a `Store` that is given.
+    Damaged files are set aside. Where `results` is a `Store`, its `damaged` lists them. `UsageError` where there are
+    no results.
     """
     store = results if isinstance(results, Store) else Store(Path(results))
     if not (store.folder / "cases").is_dir():

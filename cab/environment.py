@@ -1,4 +1,4 @@
-"""The machine that measured. What decides a number's comparability is its identity; the rest is recorded beside it."""
+"""The machine that measures. Its identity decides which timings are comparable; its details are only recorded."""
 
 import os
 import platform
@@ -13,7 +13,10 @@ from cab.paths import PACKAGE
 
 
 def identity(device: str, threads: int | None, pinned: bool) -> dict[str, Any]:
-    """Return what times and memory depend on: machine, CPU or GPU, threads, allocator, versions. Imports no torch."""
+    """Return what times and memory depend on: machine, CPU or GPU, threads, allocator and versions.
+
+    `threads` is None for all usable cores. `pinned` says whether the allocator is pinned. Imports no torch.
+    """
     on_gpu = device.startswith("cuda")
     return {
         "host": platform.node(),
@@ -31,18 +34,18 @@ def identity(device: str, threads: int | None, pinned: bool) -> dict[str, Any]:
 
 
 def index(device: str) -> int:
-    """Return which of the visible GPUs `cuda` or `cuda:N` is."""
+    """Return N of `cuda:N`, and 0 of `cuda`: an index among the GPUs that this process sees."""
     return int(device.partition(":")[2] or 0)
 
 
 def physical(device: str) -> str:
-    """Return which of the machine's GPUs that is: its number or UUID; other processes may see others."""
+    """Return the GPU's index or UUID on the machine, which is the same for every process."""
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return visible[index(device)] if index(device) < len(visible) else str(index(device))
 
 
 def environment_id(facts: dict[str, Any]) -> str:
-    """Name an identity."""
+    """Return the id of an identity: equal identities have equal ids."""
     return digest(facts, 12)
 
 
@@ -52,7 +55,7 @@ def usable_cores() -> int:
 
 
 def details() -> dict[str, Any]:
-    """Return what is recorded only: clock, load and kernel now."""
+    """Return the current clock rate, load and kernel, which are only recorded."""
     return {"clock_mhz": _clock(), "load": round(os.getloadavg()[0], 2), "kernel": platform.release()}
 
 
@@ -67,20 +70,22 @@ def installed(package: str) -> str | None:
 
 @lru_cache
 def commit() -> str:
-    """Return the commit of `cab`'s checkout, with `+` where files differ from it; the version where there is none."""
+    """Return the commit of `cab`'s checkout, with `+` where files differ from it; the version without a checkout."""
     if not (PACKAGE.parent / ".git").exists():
         return f"v{version('cab-bench')}" if installed("cab-bench") else "unknown"
     git = ["git", "-C", str(PACKAGE.parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
+    if head.returncode != 0:
+        return "unknown"
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
 def available_memory() -> int:
-    """Return the bytes that a new process could take without swapping, within the control group's limit."""
+    """Return the bytes that a new process can allocate without swapping, within the limit of the control group."""
     free = _meminfo().get("MemAvailable", 0)
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -132,7 +137,7 @@ def _clock() -> float | None:
 @lru_cache
 def _nvidia(query: str, gpu: str) -> str | None:
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             ["nvidia-smi", "-i", gpu, f"--query-gpu={query}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -140,4 +145,5 @@ def _nvidia(query: str, gpu: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip().splitlines()[0] if asked.returncode == 0 and asked.stdout.strip() else None
+    lines = result.stdout.strip().splitlines()
+    return lines[0] if result.returncode == 0 and lines else None

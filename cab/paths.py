@@ -1,4 +1,4 @@
-"""Where things lie: the plug-ins' folders, the user's cache, and the host-wide folder for locks."""
+"""The folders of plug-ins, of the user's cache and of host-wide locks, and the atomic writing of files."""
 
 import os
 import tempfile
@@ -14,21 +14,22 @@ def beside(name: str) -> Path:
 
 
 def cache() -> Path:
-    """Return the user's cache of what can be made again at any time: `CAB_CACHE`, or the platform's place."""
-    given = os.environ.get("CAB_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cab"
+    """Return the user's cache folder, `CAB_CACHE` or the platform's. It may be deleted at any time."""
+    if folder := os.environ.get("CAB_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cab"
 
 
 def runtime() -> Path:
-    """Return the folder for locks that hold for the whole host; it exists."""
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(given) / "cab" if given else Path(tempfile.gettempdir()) / f"cab-{os.getuid()}"
+    """Return the folder of the user's locks that hold for the whole host, and make it."""
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime_dir) / "cab" if runtime_dir else Path(tempfile.gettempdir()) / f"cab-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `path` so that no reader and no kill ever sees half of it."""
+    """Write a file atomically: a reader sees the old content or the new, also where the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,1 +1,1 @@
-"""The commands that run plug-ins in their own process: check, data, plot."""
+"""The commands that import and run plug-ins in their own process: check, data and plot. They import torch."""

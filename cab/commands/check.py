@@ -1,4 +1,4 @@
-"""`cab check`: the laws of one or more mechanisms, printed. Imports torch."""
+"""`cab check`: the laws of conformance on one or more mechanisms, printed. Imports torch."""
 
 import time
 
@@ -9,38 +9,39 @@ from cab.plugins import registry
 
 
 def check_and_print(names: list[str], out: Console, verbose: bool) -> int:
-    """Check each mechanism and print what is broken; return the exit code."""
+    """Check each mechanism and print the laws that it breaks; `verbose` prints all. Return the exit code."""
+    broken = [name for name in names if not _check_one(name, out, verbose)]
+    return 1 if broken else 0
+
+
+def _check_one(name: str, out: Console, verbose: bool) -> bool:
+    """Return whether a mechanism obeys every law."""
     import torch
 
     from cab.conformance import check
 
     torch.set_num_threads(1)
-    broken = 0
-    for name in names:
-        cls, start = registry.load("mechanism", name), time.monotonic()
-        try:
-            verdicts = check(cls)
-        except Exception as error:  # a plug-in's, outside of every law; the next mechanism is checked all the same
-            what = f"{type(error).__name__}: {error}"
-            out.print(f"{escape(name)}: [red]broken[/], no law could be asked: {escape(what)}", highlight=False)
-            broken += 1
-            continue
-        failures = [v for v in verdicts if v.status == "fail"]
-        exempt = {v.law: v.reason for v in verdicts if v.status == "exempt"}
-        broken += bool(failures)
-        mark = "[red]broken[/]" if failures else "[green]lawful[/]"
-        took = f"{time.monotonic() - start:.1f} s"
-        out.print(
-            f"{escape(name)}: {mark}, {len(verdicts)} verdicts, {len(failures)} failures, {took}", highlight=False
-        )
-        for method, lost in (("reference", "what it computes is held to no definition"), ("flops", "only counted")):
-            if not cls.defines(method):
-                out.print(f"  no {method}: {lost}", highlight=False)
-        for law, why in exempt.items():
-            out.print(f"  exempt from {escape(law)}: {escape(why)}", highlight=False)
-        for v in verdicts if verbose else failures:
-            where = " ".join(filter(None, (v.pattern, " ".join(f"{k}={x}" for k, x in v.params.items()))))
-            out.print(
-                f"  {v.status} {escape(v.law)} ({escape(where)}) {escape(v.reason)}", highlight=False, soft_wrap=True
-            )
-    return int(broken > 0)
+    mechanism_class, start = registry.load("mechanism", name), time.monotonic()
+    try:
+        verdicts = check(mechanism_class)
+    except Exception as error:  # the plug-in's own, outside of every law; the next mechanism is checked all the same
+        message = escape(f"{type(error).__name__}: {error}")
+        out.print(f"{escape(name)}: [red]broken[/], no law could be checked: {message}", highlight=False)
+        return False
+    failures = [verdict for verdict in verdicts if verdict.status == "fail"]
+    result = "[red]broken[/]" if failures else "[green]lawful[/]"
+    counts = f"{len(verdicts)} verdicts, {len(failures)} failures"
+    out.print(f"{escape(name)}: {result}, {counts}, {time.monotonic() - start:.1f} s", highlight=False)
+    if not mechanism_class.defines("reference"):
+        out.print("  no reference: its output was not compared with a definition", highlight=False)
+    if not mechanism_class.defines("flops"):
+        out.print("  no flops: FLOPs are counted, and not compared with a closed form", highlight=False)
+    exemptions = {verdict.law: verdict.reason for verdict in verdicts if verdict.status == "exempt"}
+    for law, reason in exemptions.items():
+        out.print(f"  exempt from {escape(law)}: {escape(reason)}", highlight=False)
+    for verdict in verdicts if verbose else failures:
+        params = " ".join(f"{key}={value}" for key, value in verdict.params.items())
+        setting = escape(" ".join(filter(None, (verdict.pattern, params))))
+        line = f"  {verdict.status} {escape(verdict.law)} ({setting}) {escape(verdict.reason)}"
+        out.print(line, highlight=False, soft_wrap=True)
+    return not failures

@@ -1,4 +1,4 @@
-"""`cab data`: which data the tasks would use, and getting them. Imports torch, through the tasks."""
+"""`cab data`: lists the data that the tasks would use, and fetches them. Imports torch, through the tasks."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -32,51 +32,49 @@ def print_sources(folder: Path, out: Console) -> None:
             out.print(f"[bold]{escape(name)}[/]: [red]missing[/]; run: {escape(source.run)}", highlight=False)
             continue
         counts = ", ".join(f"{count:,} {split}" for split, count in source.counts.items())
-        compare = "comparable" if source.comparable else "not comparable"
-        out.print(
-            f"[bold]{escape(name)}[/]: {escape(source.name)} ({counts}); {compare} with published numbers",
-            highlight=False,
-        )
+        comparability = f"{'comparable' if source.comparable else 'not comparable'} with published numbers"
+        line = f"[bold]{escape(name)}[/]: {escape(source.name)} ({counts}); {comparability}"
+        out.print(line, highlight=False)
         if source.note:
             out.print(f"  {escape(source.note)}", highlight=False)
 
 
-def get(name: str, folder: Path, out: Console, options: Sequence[str] = ()) -> None:
-    """Fetch a task's data into `folder`. `options`, as in --images 20, are keywords of its `fetch`."""
+def fetch_data(name: str, folder: Path, out: Console, options: Sequence[str] = ()) -> None:
+    """Fetch a task's data into `folder`. `options`, as in --images 20, are keyword arguments of the task's `fetch`."""
     card = registry.card("task", name)
     if not card.facts["trains"]:
         raise UsageError(f"task '{name}' needs no data")
     if "fetch" not in card.methods:
         raise UsageError(f"task '{name}' has nothing to fetch")
     task = _task(name)
-    chosen = dict(_keywords(name, task.fetch, options))
+    keywords = dict(_keywords(name, task.fetch, options))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        task.fetch(folder, **chosen)
+        task.fetch(folder, **keywords)
     except OSError as error:
         raise UsageError(f"the data of '{name}' could not be brought to {folder.absolute()}: {error}") from error
     source = task.source(folder)
     if isinstance(source, Missing):
         raise UsageError(f"the data of '{name}' are still missing after fetching; run: {source.run}")
-    if chosen:
+    if keywords:
         out.print(f"{escape(name)}: got into {folder}; at its usual settings a run reads: {escape(source.name)}")
     else:
         out.print(f"{escape(name)}: {escape(source.name)} in {folder}", highlight=False)
 
 
 def _keywords(task: str, fetch: Any, options: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Read --key value and --key=value; whole numbers where `fetch` wants them."""
-    takes = {p.name: p for p in inspect.signature(fetch).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    left = list(options)
-    while left:
-        option, equals, value = left.pop(0).partition("=")
+    """Parse --key value and --key=value; a value is converted to int where the signature of `fetch` says so."""
+    parameters = {p.name: p for p in inspect.signature(fetch).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    remaining = list(options)
+    while remaining:
+        option, equals, value = remaining.pop(0).partition("=")
         key = option.removeprefix("--").replace("-", "_")
-        if not option.startswith("--") or key not in takes:
-            raise unknown(f"option of cab data get {task}", option, ["--folder", *(f"--{name}" for name in takes)])
-        if not equals and not left:
+        if not option.startswith("--") or key not in parameters:
+            raise unknown(f"option of cab data get {task}", option, ["--folder", *(f"--{name}" for name in parameters)])
+        if not equals and not remaining:
             raise UsageError(f"{option} needs a value, as in {option}=VALUE")
-        value = value if equals else left.pop(0)
-        if "int" in str(takes[key].annotation):
+        value = value if equals else remaining.pop(0)
+        if "int" in str(parameters[key].annotation):
             if not value.isdecimal():
                 raise UsageError(f"{option}={value}: a whole number is needed")
             yield key, int(value)
@@ -85,5 +83,6 @@ def _keywords(task: str, fetch: Any, options: Sequence[str]) -> Iterator[tuple[s
 
 
 def _task(name: str) -> Any:
+    """Build a task as a run with its default settings would."""
     case: Case = case_of(points([f"task={name}", "mechanism=none"])[0])
     return build_task(case)

@@ -1,10 +1,10 @@
-"""`cab plot mask`: what a mechanism's queries see, as a picture (PNG) and as a page that needs nothing else (HTML)."""
+"""`cab plot mask`: which keys each query reads, as a picture (PNG) and as an HTML page with the picture in it."""
 
 from base64 import b64encode
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,99 +18,114 @@ from cab.planning.plan import plan
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIDE, GAP, LINE = 384, 12, 16  # pixels: about a panel's side, between two panels, of a line of text
-UNSEEN, FAINT, FULL, BELOW = (255, 255, 255), (214, 228, 242), (8, 48, 107), (165, 15, 21)
+# where the overrides do not say otherwise; no meter runs, and flops plans without a device
+DEFAULTS = {"task": "speed", "seq_len": "64", "meters": "[flops]"}
+PANEL_SIDE, GAP, LINE_HEIGHT, CHARACTER_WIDTH = 384, 12, 16, 7  # pixels
+WHITE, BLACK, FRAME_GREY, TEXT_GREY = (255, 255, 255), (0, 0, 0), (120, 120, 120), (80, 80, 80)
+PALE_BLUE, DARK_BLUE, DARK_RED = (214, 228, 242), (8, 48, 107), (165, 15, 21)
 
 
 def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
-    """Draw the map of each case that the overrides name, with 64 tokens unless they say otherwise."""
-    given = {key.lstrip("+") for key, equals, _ in (o.partition("=") for o in overrides) if equals}
-    usual = [f"{key}={value}" for key, value in (("task", "speed"), ("seq_len", 64)) if key not in given]
-    if "mechanism" not in given:
+    """Draw the map of each case that the overrides name.
+
+    A case that cannot be drawn is left out with a message. `UsageError` or `Unsupported` where it is the only one.
+    """
+    keys = {key.lstrip("+") for key, equals, _ in (override.partition("=") for override in overrides) if equals}
+    if "mechanism" not in keys:
         raise UsageError("which mechanism? Write cab plot mask mechanism=NAME pattern=CS")
-    planned = plan([*overrides, *usual, *(["meters=[flops]"] if "meters" not in given else [])])
-    refused = {each.case.id: each.refusal[1] for each in planned.measurements if each.refusal}
-    written: set[str] = set()
+    planned = plan([*overrides, *(f"{key}={value}" for key, value in DEFAULTS.items() if key not in keys)])
+    refusals = {each.case.id: each.refusal[1] for each in planned.measurements if each.refusal}
+    names: set[str] = set()
     for case in planned.cases:
         try:
-            if case.id in refused:
-                raise UsageError(refused[case.id])
-            found = effective_map(case)
+            if case.id in refusals:
+                raise UsageError(refusals[case.id])
+            attention_map = effective_map(case)
         except (UsageError, Unsupported) as error:
             if len(planned.cases) == 1:
                 raise
             out.print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
             continue
-        name = f"mask-{Path(case.mechanism.partition(':')[0]).stem}-{case.pattern}"
-        name = f"{name}-{case.id[:6]}" if name in written else name
-        written.add(name)
-        drawn = BytesIO()
-        picture(found, caption(case, found)).save(drawn, format="PNG")
+        name = _file_name(case, names)
+        names.add(name)
+        png = BytesIO()
+        picture(attention_map, caption(case, attention_map)).save(png, format="PNG")
         try:
-            write_whole(folder / f"{name}.png", drawn.getvalue())
-            write_whole(folder / f"{name}.html", page(case, found, drawn.getvalue()))
+            write_whole(folder / f"{name}.png", png.getvalue())
+            write_whole(folder / f"{name}.html", html_page(case, attention_map, png.getvalue()))
         except OSError as error:
             raise UsageError(f"cannot write into {folder}: {error.strerror}; choose another with --out") from error
         out.print(f"{folder / name}.png and .html", highlight=False, markup=False, soft_wrap=True)
 
 
-def caption(case: Case, found: AttentionMap) -> list[str]:
-    """Say what is drawn, in two lines."""
-    params = ", ".join(f"{key}={value}" for key, value in case.params.items())
-    what = "weights" if found.linear else "footprint of the Jacobian"
+def _file_name(case: Case, names: set[str]) -> str:
+    """Return a name without suffix that is none of `names`."""
+    name = f"mask-{Path(case.mechanism.partition(':')[0]).stem}-{case.pattern}"
+    return f"{name}-{case.id[:6]}" if name in names else name
+
+
+def caption(case: Case, attention_map: AttentionMap) -> list[str]:
+    """Return two lines that say what is drawn."""
+    params = ", ".join(f"{name}={value}" for name, value in case.params.items())
+    title = f"{case.mechanism}, {Pattern.of(case.pattern).title}"
+    drawn = "weights" if attention_map.linear else "norms of the Jacobian"
+    visible = f"{attention_map.visible_share:.1%} of the pairs are seen"
     return [
-        f"{case.mechanism}, {Pattern.of(case.pattern).title}" + (f" ({params})" if params else ""),
-        f"{case.n} queries down, {case.m} keys across; {what}; {found.visible_share:.1%} of the pairs are seen",
+        f"{title} ({params})" if params else title,
+        f"{case.n} queries down, {case.m} keys across; {drawn}; {visible}",
     ]
 
 
-def picture(found: AttentionMap, lines: list[str]) -> "Image":
-    """Return the heads' maps side by side; white is what is not seen, red a weight below zero."""
+def picture(attention_map: AttentionMap, lines: list[str]) -> "Image":
+    """Return the maps of the heads side by side, below some lines of text.
+
+    White is a pair that is not seen. The darker, the larger the weight within its row; red is a weight below zero.
+    """
     import numpy as np
     from PIL import Image, ImageDraw
 
-    weights = found.weights.numpy()
+    weights = attention_map.weights.numpy()  # (heads, n, m)
     heads, n, m = weights.shape
-    pixels = max(1, SIDE // max(n, m))
-    # the root of the share of the row's largest, so that small weights show, too
+    pixels_per_token = max(1, PANEL_SIDE // max(n, m))
+    # the square root makes small weights visible
     depth = np.sqrt(np.abs(weights) / np.maximum(np.abs(weights).max(-1, keepdims=True), 1e-300))[..., None]
-    dark = np.where(weights[..., None] < 0, np.array(BELOW), np.array(FULL))
-    colours = np.where(weights[..., None] == 0, np.array(UNSEEN), np.array(FAINT) * (1 - depth) + dark * depth)
-    colours = colours.round().astype(np.uint8).repeat(pixels, 1).repeat(pixels, 2)
-    high, wide = n * pixels + 2, m * pixels + 2
-    top = GAP + LINE * len(lines) + GAP // 2
-    width = max(GAP + heads * (wide + GAP), GAP + 7 * max(map(len, lines)))
-    sheet = Image.new("RGB", (width, top + high + LINE + GAP), (255, 255, 255))
+    dark = np.where(weights[..., None] < 0, np.array(DARK_RED), np.array(DARK_BLUE))
+    colours = np.where(weights[..., None] == 0, np.array(WHITE), np.array(PALE_BLUE) * (1 - depth) + dark * depth)
+    pixels = colours.round().astype(np.uint8).repeat(pixels_per_token, 1).repeat(pixels_per_token, 2)
+    panel_height, panel_width = n * pixels_per_token + 2, m * pixels_per_token + 2  # with a frame
+    top = GAP + LINE_HEIGHT * len(lines) + GAP // 2
+    width = max(GAP + heads * (panel_width + GAP), GAP + CHARACTER_WIDTH * max(map(len, lines)))
+    sheet = Image.new("RGB", (width, top + panel_height + LINE_HEIGHT + GAP), WHITE)
     pen = ImageDraw.Draw(sheet)
-    for row, line in enumerate(lines):
-        pen.text((GAP, GAP + row * LINE), line, fill=(0, 0, 0))
+    for i, line in enumerate(lines):
+        pen.text((GAP, GAP + i * LINE_HEIGHT), line, fill=BLACK)
     for head in range(heads):
-        left = GAP + head * (wide + GAP)
-        pen.rectangle((left, top, left + wide - 1, top + high - 1), outline=(120, 120, 120))
-        sheet.paste(Image.fromarray(colours[head]), (left + 1, top + 1))
-        pen.text((left, top + high + 2), f"head {head + 1}", fill=(80, 80, 80))
+        left = GAP + head * (panel_width + GAP)
+        pen.rectangle((left, top, left + panel_width - 1, top + panel_height - 1), outline=FRAME_GREY)
+        sheet.paste(Image.fromarray(pixels[head]), (left + 1, top + 1))
+        pen.text((left, top + panel_height + 2), f"head {head + 1}", fill=TEXT_GREY)
     return sheet
 
 
-def page(case: Case, found: AttentionMap, png: bytes) -> str:
+def html_page(case: Case, attention_map: AttentionMap, png: bytes) -> str:
     """Return the picture and its facts as one HTML file."""
-    title, about = (escape(line) for line in caption(case, found))
-    facts: dict[str, Any] = {
+    title, subtitle = (escape(line) for line in caption(case, attention_map))
+    facts = {
         "drawn": "the weight of each key in each row: attend with v = identity"
-        if found.linear
+        if attention_map.linear
         else "how far each row moves with each token: the output is not linear in v",
-        "colours": "white: not seen at all; light to dark: the root of the share of the row's largest; red: below zero",
-        "pairs with a key after the query": found.future_pairs
-        if not Pattern.of(case.pattern).cross
-        else "no order in cross",
+        "colours": "white: not seen; light to dark: the root of the weight over the row's largest; red: below zero",
+        "pairs with a key after the query": "no order in cross"
+        if Pattern.of(case.pattern).cross
+        else str(attention_map.future_pairs),
         "inputs": f"random q and k, seed {case.seed}; {case.heads} heads of {case.dim}",
     }
-    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items())
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>"
         "body{font:16px system-ui,sans-serif;margin:2rem;color:#222;background:#fff}"
         "img{max-width:100%;image-rendering:pixelated}th{text-align:left;padding-right:1rem;font-weight:500}"
-        f"</style></head><body><h1>{title}</h1><p>{about}</p>"
+        f"</style></head><body><h1>{title}</h1><p>{subtitle}</p>"
         f"<img alt='{title}' src='data:image/png;base64,{b64encode(png).decode()}'><table>{rows}</table>"
         "</body></html>\n"
     )
