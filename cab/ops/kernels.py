@@ -35,7 +35,7 @@ def flex(device_type: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     if device_type == "cpu":
         raise Unsupported("PyTorch's flex_attention has no backward on the CPU; use sdpa, tiled or eager")
-    # with fullgraph: past the limit PyTorch would compute it unfused, and mention that in a log only
+    # past this limit PyTorch would compute it unfused and only log that; with fullgraph it raises an error
     config.recompile_limit = max(config.recompile_limit, 64)
     return torch.compile(flex_attention, fullgraph=True), create_block_mask
 

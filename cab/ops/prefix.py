@@ -9,11 +9,13 @@ the state S_c of all chunks before it, the rows are
 
     out = Q S_c + tril(Q K^T) V,   S_(c+1) = S_c + K^T V.
 
-With G the gradient of out, and R_c the sum of Q^T G over all chunks after c, the gradients are
+Let G be the gradient of out, and R_c the gradient of the final state plus Q^T G of all chunks after c. Then
 
     grad Q = G S_c^T + tril(G V^T) K
     grad K = V R_c^T + tril(G V^T)^T Q
-    grad V = K R_c   + tril(Q K^T)^T G.
+    grad V = K R_c   + tril(Q K^T)^T G,
+
+and the gradient of the initial state is R before the first chunk.
 """
 
 from collections.abc import Iterator
@@ -209,20 +211,20 @@ class _Causal(torch.autograd.Function):
         grad_state = torch.zeros_like(states[:, :, 0]) if grad_final_state is None else grad_final_state
         grad_states, grad_state = _exclusive_sums(q, grad_out, grad_state, reverse=True)  # R of the module's docstring
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        weighing: tuple[Tensor, ...] = ()
+        sums: tuple[Tensor, ...] = ()
         scores_by_group: list[Tensor] = []
         if ctx.with_weight_sums:
             (key_sums,) = saved
-            weighing = grad_weight_sums, key_sums
+            sums = grad_weight_sums, key_sums
         else:
             scores_by_group = saved
-        tensors = (q, k, v, states, grad_states, grad_out, grad_q, grad_k, grad_v, *weighing)
+        tensors = (q, k, v, states, grad_states, grad_out, grad_q, grad_k, grad_v, *sums)
         for i, group in enumerate(_groups(*tensors)):
-            q_g, k_g, v_g, states_g, grad_states_g, grad_out_g, grad_q_g, grad_k_g, grad_v_g, *weighing_g = group
+            q_g, k_g, v_g, states_g, grad_states_g, grad_out_g, grad_q_g, grad_k_g, grad_v_g, *sums_g = group
             grad_scores = torch.bmm(grad_out_g, v_g.transpose(-1, -2))
             torch.bmm(grad_out_g, states_g.transpose(-1, -2), out=grad_q_g)
-            if weighing_g:
-                grad_weight_sums_g, key_sums_g = weighing_g
+            if sums_g:
+                grad_weight_sums_g, key_sums_g = sums_g
                 grad_scores.add_(grad_weight_sums_g)
                 grad_q_g.addcmul_(grad_weight_sums_g, key_sums_g)
             grad_scores.tril_()
