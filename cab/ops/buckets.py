@@ -57,8 +57,8 @@ def gather_tables(t: Tensor, index: Tensor) -> Tensor:
     batch, heads, tables = t.shape[:3]
     start = torch.arange(batch * heads, device=t.device).view(batch, heads, *[1] * (index.dim() - 2)) * tables
     rows = t.reshape(batch * heads * tables, -1)
-    taken = F.embedding(index + start, rows) if t.is_floating_point() else rows[index + start]
-    return taken.view(*index.shape, *t.shape[3:])
+    selected = F.embedding(index + start, rows) if t.is_floating_point() else rows[index + start]
+    return selected.view(*index.shape, *t.shape[3:])
 
 
 # Positions are distinct, so the gradient of each of these two is the other one, and nothing is accumulated.

@@ -2,8 +2,8 @@
 
 Feature f of a query is exp(a_if) and of a key exp(b_jf), where a and b are the logarithms of the features, and the
 weight of key j for query i is w_ij = sum over f of exp(a_if + b_jf). The sums of w_ij v_j are computed from the
-logarithms. Each has a maximum taken out, as in an online softmax, so that no exponential overflows. The values carry a
-column of ones, whose sum is the normaliser, so that whatever scales a whole row cancels.
+logarithms, from which a maximum is subtracted, as in an online softmax, so that no exponential overflows. The values
+carry a column of ones, whose sum is the normaliser, so that whatever scales a whole row cancels.
 """
 
 from math import log
@@ -19,7 +19,7 @@ FLOOR = -1e30  # the logarithm of a masked feature: finite, since the difference
 
 
 class FeatureSums(NamedTuple):
-    """The sums over keys of exp(b_jf) v_j, in each feature as a maximum and what is left when it is taken out."""
+    """The sum over keys of exp(b_jf) v_j in each feature f: exp(maximum_f) times scaled_f."""
 
     maximum: Tensor  # of b over the keys, (batch, heads, features)
     scaled: Tensor  # sum of exp(b_jf - maximum_f) v_j, (batch, heads, features, size + 1)
@@ -67,10 +67,10 @@ def causal_sums(
     a and b are (batch, heads, n, features). v is (batch, heads, n, size + 1); it ends with a column of ones and is zero
     where masked. The result is (batch, heads, n, size + 1). `sums` are those before the first token.
 
-    What is taken out of the b of a key is their maximum over its chunk and all chunks before, and it is added to the a
-    of the queries. It cancels, so that later keys of the chunk change rounding alone, as long as they exceed what came
-    before by less than the range of exponents of the dtype. A chunk in which they exceed it by more is computed with a
-    maximum for each token instead. So are all chunks in compiled code, which cannot choose by values.
+    In each feature, the maximum of b over a chunk and all chunks before is subtracted from b and added to a. It
+    cancels, so that later keys of the chunk change rounding alone, as long as they exceed what came before by less than
+    the range of exponents of the dtype. A chunk in which they exceed it by more is computed with a maximum for each
+    token instead. So are all chunks in compiled code, which cannot choose by values.
     """
     n = b.shape[2]
     chunk = min(chunk, n)
@@ -81,9 +81,9 @@ def causal_sums(
     # (batch, heads, chunks + 1, features): before the first chunk, and up to the end of each
     maxima = torch.cat([sums.maximum.unsqueeze(2), b.detach().amax(3)], 2).cummax(2).values
     steep = {c: (a[:, :, c].clone(), b[:, :, c].clone()) for c in _steep_chunks(maxima, b)}
-    taken_out = maxima[:, :, 1:].unsqueeze(3)
-    a = _scaled_exp(a + taken_out)
-    b = (b - taken_out).exp_()
+    offset = maxima[:, :, 1:].unsqueeze(3)
+    a = _scaled_exp(a + offset)
+    b = (b - offset).exp_()
     updates, decay = outer_sum(b, v), (maxima[:, :, :-1] - maxima[:, :, 1:]).exp().unsqueeze(-1)
     before_steep: dict[int, FeatureSums] = {}
     states, scaled = [], sums.scaled  # of the sums before each chunk, at its own scale
@@ -102,11 +102,10 @@ def causal_sums(
 
 
 def _steep_chunks(maxima: Tensor, b: Tensor) -> list[int]:
-    """Return the chunks where the maximum exceeds what some row has seen by too much.
+    """Return the chunks whose maximum exceeds the maximum of the keys that some row sees by too much.
 
-    maxima is (batch, heads, chunks + 1, features), b is (batch, heads, chunks, chunk, features). Every row has seen the
-    chunks before its own, and the first unmasked key of its own. What is taken out exceeds that by at most the rise
-    that is computed here, in the feature that weighs most.
+    maxima is (batch, heads, chunks + 1, features), b is (batch, heads, chunks, chunk, features). Every row sees the
+    chunks before its own, and the first unmasked key of its own. So `rise` bounds the excess from above.
     """
     if b.is_meta:
         return []
