@@ -1,0 +1,23 @@
+"""The largest scores of each row: a stable selection that never takes what is hidden."""
+
+import torch
+from torch import Tensor
+
+
+def top_k(scores: Tensor, count: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return the positions of the `count` largest scores of each row, largest first, and which of them count.
+
+    scores (..., m) are finite. `seen` is boolean, broadcasts to them, and is True where a score may be selected; None
+    stands for all True. Both results are (..., min(count, m)); the second is None if all count. Where a row sees fewer
+    than `count` scores, the positions at its end are those of hidden scores and do not count: mask them.
+
+    Of two equal scores the earlier one comes first, so what is hidden after them changes nothing (`torch.topk` promises
+    no order). Compute the scores in float32 at least and outside of autocast: in 16 bits many of them are equal, and
+    rounding would select others. The selection has no gradient. O(m log m) time for each row.
+    """
+    scores = scores.detach()
+    if seen is None:
+        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :count], None
+    hidden = scores.masked_fill(~seen, -torch.inf)
+    positions = hidden.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return positions, seen.expand_as(scores).gather(-1, positions)
