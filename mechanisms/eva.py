@@ -41,6 +41,7 @@ class Eva(Mechanism):
     cost = "O(n (w + r) d), CS O(n (w + r + n / r) d)"
     checks = ({"landmarks": 7, "window": 4}, {"landmarks": 16, "window": 8, "overlap": False})
     limits = ({"params": {"landmarks": 1}, "equals": "softmax", "patterns": ["CS"]},)
+    exempt = {"modes": "in training the proposals are drawn around their means"}
 
     def __init__(self, slot: Any, *, landmarks: int = 49, window: int = 64, overlap: bool = True) -> None:
         super().__init__(slot)

@@ -41,6 +41,7 @@ class Lara(Mechanism):
     paper = "arXiv 2204.04667"
     cost = "O((n + m) r d)"
     checks = ({"landmarks": 5}, {"landmarks": 16, "alpha": 0.0})
+    exempt = {"modes": "in training the proposals are drawn around their means"}
 
     def __init__(self, slot: Any, *, landmarks: int = 49, alpha: float = 1.0) -> None:
         super().__init__(slot)

@@ -52,6 +52,7 @@ class Sinkhorn(Mechanism):
         {"block": 16, "picks": 3},
     )
     limits = ({"params": {"block": 64}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},)
+    exempt = {"modes": "in training Gumbel's noise is added to the scores that sort the blocks"}
 
     def __init__(
         self, slot: Any, *, block: int = 64, iterations: int = 7, temperature: float = 0.75, picks: int = 2
