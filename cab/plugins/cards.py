@@ -1,23 +1,25 @@
 """A plug-in's card: its declared facts and its hyper-parameters, read from the source without running it.
 
-Listing and planning need no more than this, so that they import no torch. What is read is cached by content; a law
-holds it equal to the class.
+Listing and planning need no more than this, so that they import no torch. Cards are cached by the content of the files
+that they are read from. A test holds every card of ours equal to the class.
 """
 
 import ast
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE, cache, write_whole
 
-CONTRACTS = {"mechanism": "Mechanism", "task": "Task", "meter": "Meter"}
-# what the harness gives a constructor by itself
-GIVEN = {"mechanism": ("inner",), "task": ("seq_len", "source_len", "heads", "dim"), "meter": ()}
+CONTRACTS = {"mechanism": "Mechanism", "task": "Task", "meter": "Meter"}  # kind -> the class that plug-ins derive from
+# arguments of a constructor that are no hyper-parameters: the harness passes them
+HARNESS_ARGUMENTS = {"mechanism": ("inner",), "task": ("seq_len", "source_len", "heads", "dim"), "meter": ()}
 REQUIRED = "<required>"  # the default of a hyper-parameter that has none
 
 
@@ -33,7 +35,7 @@ class Card:
     params: dict[str, Any]  # hyper-parameter -> default, in the order of the signature
     methods: list[str]  # what the class itself defines
     doc: str  # the module's docstring
-    takes: list[str] = field(default_factory=list)  # which of GIVEN its constructor takes
+    takes: list[str] = field(default_factory=list)  # which of HARNESS_ARGUMENTS its constructor takes
 
     @property
     def backends(self) -> list[str]:
@@ -47,49 +49,67 @@ class Card:
         return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
 
 
+class _CardCache:
+    """Cards by the hash of what they were read from, kept in one file of the user's cache."""
+
+    def __init__(self) -> None:
+        self.cards = self._load()
+        self._changed = False
+
+    def add(self, key: str, card: Card) -> None:
+        """Add a card that has just been read."""
+        self.cards[key] = asdict(card)
+        self._changed = True
+
+    def write(self) -> None:
+        """Write the file if a card has been added; a cache that cannot be written costs time only."""
+        if self._changed:
+            with suppress(OSError):
+                write_whole(cache() / "cards.json", json.dumps(self.cards))
+            self._changed = False
+
+    @staticmethod
+    def _load() -> dict[str, dict[str, Any]]:
+        try:
+            cards = json.loads((cache() / "cards.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        # a file of another version of this module, or of no version at all, is as good as none
+        names = {field.name for field in fields(Card)}
+        fits = isinstance(cards, dict) and all(isinstance(c, dict) and set(c) == names for c in cards.values())
+        return cards if fits else {}
+
+
+@lru_cache
+def _card_cache() -> _CardCache:
+    return _CardCache()
+
+
 def read(kind: str, name: str, path: Path, class_name: str | None = None) -> Card:
-    """Return the card of the plug-in in `path`; `UsageError` says what is wrong with the file."""
+    """Return the card of the plug-in in `path`; `UsageError` says what is wrong with the file.
+
+    Without a `class_name` it is the only class of the file that derives from the kind's contract.
+    """
     try:
         source = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{kind} '{name}': cannot read {path}: {error.strerror}") from error
-    key = hashlib.sha256(b"\0".join([source, _contract_source(kind), f"{name} {path} {class_name}".encode()]))
-    known = _cache()
-    if key.hexdigest() not in known:
-        known[key.hexdigest()] = asdict(_parse(kind, name, path, source, class_name))
-        _cache_is_stale.add(True)
-    return Card(**known[key.hexdigest()])
+    identity = f"{name} {path} {class_name}".encode()
+    key = hashlib.sha256(b"\0".join([source, _shared_source(kind), identity])).hexdigest()
+    known = _card_cache()
+    if key not in known.cards:
+        known.add(key, _parse(kind, name, path, source, class_name))
+    return Card(**known.cards[key])
 
 
 def keep() -> None:
-    """Write what was newly read to the cache; a cache that cannot be written costs time only."""
-    if _cache_is_stale:
-        try:
-            write_whole(cache() / "cards.json", json.dumps(_cache()))
-        except OSError:
-            pass
-        _cache_is_stale.clear()
-
-
-_cache_is_stale: set[bool] = set()
+    """Write the cards that were newly read to the user's cache."""
+    _card_cache().write()
 
 
 @lru_cache
-def _cache() -> dict[str, dict[str, Any]]:
-    try:
-        known = json.loads((cache() / "cards.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    # a file of another version of this module, or of no version at all, is as good as none
-    fits = isinstance(known, dict) and all(isinstance(c, dict) and set(c) == _FIELDS for c in known.values())
-    return known if fits else {}
-
-
-_FIELDS = set(Card.__dataclass_fields__)
-
-
-@lru_cache
-def _contract_source(kind: str) -> bytes:
+def _shared_source(kind: str) -> bytes:
+    """Return what every card of a kind is read through: the contract, this module, and of tasks the suites."""
     contract = (PACKAGE / "contracts" / f"{kind}.py").read_bytes() + Path(__file__).read_bytes()
     return contract + b"".join(_suite_sources().values() if kind == "task" else ())
 
@@ -99,59 +119,68 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{kind} '{name}': {path} is not valid Python: {error}") from error
-    contract = CONTRACTS[kind]
-    own = _classes(tree)
-    classes = _suites(tree) | own
-    fitting = [c for c in own if contract in _chain(c, classes)[1] and not c.startswith("_")]
-    if class_name is None:
-        if len(fitting) != 1:
-            found = ", ".join(fitting) or "none"
-            raise UsageError(f"{kind} '{name}': {path} must hold one class derived from cab.{contract}; found {found}")
-        class_name = fitting[0]
-    elif class_name not in own:
-        raise unknown(f"class in {path}", class_name, fitting)
-    chain, _ = _chain(class_name, classes)
-    facts, methods = dict(_contract_facts(kind)), []
+    own_classes = _classes(tree)
+    classes = _suite_classes(tree) | own_classes
+    class_name = _class_of_plugin(kind, name, path, class_name, own_classes, classes)
+    bases, _ = _with_bases(class_name, classes)
+    facts, methods = dict(_contract_facts(kind)), set()
     init: ast.FunctionDef | None = None
-    for node in reversed(chain):  # the base first, so that the derived class overrides it
-        for item in node.body:
-            if isinstance(item, ast.FunctionDef):
-                methods.append(item.name)
-                init = item if item.name == "__init__" else init
-            else:
-                # an alias (`reference = attend`) defines a method too
-                methods += [
-                    t.id
-                    for t in getattr(item, "targets", [])
-                    if isinstance(t, ast.Name) and isinstance(item.value, ast.Name)  # type: ignore[attr-defined]
-                ]
-        facts.update(_literals(node, name, known=_contract_facts(kind)))
+    for node in reversed(bases):  # the base first, so that the derived class overrides it
+        facts.update(_literals(node, name, must_be_literal=_contract_facts(kind)))
+        methods |= _methods(node)
+        init = next((item for item in node.body if _is_constructor(item)), init)
     if kind == "mechanism" and not (isinstance(facts["patterns"], dict) or facts["patterns"] == "inner"):
         raise UsageError(
             f"mechanism '{name}': `patterns` is {facts['patterns']!r}; write a dict of grades, as in {{'CS': 'native'}}"
         )
-    params, takes = _hyperparameters(init, kind, name)
+    params, takes = _constructor(init, kind, name)
     doc = ast.get_docstring(tree) or ast.get_docstring(classes[class_name]) or ""
     # through JSON, so that a card from the cache and a fresh one are alike
-    plain = json.loads(json.dumps([facts, params]))
-    return Card(kind, name, str(path), class_name, plain[0], plain[1], sorted(set(methods)), doc, takes)
+    facts, params = json.loads(json.dumps([facts, params]))
+    return Card(kind, name, str(path), class_name, facts, params, sorted(methods), doc, takes)
+
+
+def _class_of_plugin(
+    kind: str,
+    name: str,
+    path: Path,
+    class_name: str | None,
+    own_classes: dict[str, ast.ClassDef],
+    classes: dict[str, ast.ClassDef],
+) -> str:
+    """Return the class of a file that is the plug-in: the one asked for, or the only one derived from the contract."""
+    contract = CONTRACTS[kind]
+    candidates = [
+        each for each in own_classes if contract in _with_bases(each, classes)[1] and not each.startswith("_")
+    ]
+    if class_name is None:
+        if len(candidates) != 1:
+            found = ", ".join(candidates) or "none"
+            raise UsageError(f"{kind} '{name}': {path} must hold one class derived from cab.{contract}; found {found}")
+        return candidates[0]
+    if class_name not in own_classes:
+        raise unknown(f"class in {path}", class_name, candidates)
+    return class_name
 
 
 def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _suites(tree: ast.Module) -> dict[str, ast.ClassDef]:
-    """Return the classes of `cab.suites`, what several tasks share, that a file imports or that these rest on."""
-    found: dict[str, ast.ClassDef] = {}
+def _suite_classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    """Return the classes of `cab.suites` that a file imports, with those that they derive from.
+
+    They are what several tasks share.
+    """
+    classes: dict[str, ast.ClassDef] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cab.suites."):
             source = _suite_sources().get((node.module or "").removeprefix("cab.suites."))
             if source is None:
                 raise UsageError(f"line {node.lineno} imports {node.module}, which is not there")
-            inner = ast.parse(source)
-            found |= _suites(inner) | _classes(inner)
-    return found
+            suite = ast.parse(source)
+            classes |= _suite_classes(suite) | _classes(suite)
+    return classes
 
 
 @lru_cache
@@ -159,30 +188,45 @@ def _suite_sources() -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in sorted((PACKAGE / "suites").glob("*.py"))}
 
 
-def _chain(name: str, classes: dict[str, ast.ClassDef]) -> tuple[list[ast.ClassDef], list[str]]:
-    """Return a class with its bases among `classes`, and the names of all bases, there or not."""
-    chain, bases, queue = [], [], [name]
+def _with_bases(name: str, classes: dict[str, ast.ClassDef]) -> tuple[list[ast.ClassDef], list[str]]:
+    """Return a class with those of its bases that are among `classes`, and the names of it and all its bases."""
+    nodes, names, queue = [], [], [name]
     while queue:
         current = queue.pop(0)
-        bases.append(current)
-        if current in classes and classes[current] not in chain:
-            chain.append(classes[current])
+        names.append(current)
+        if current in classes and classes[current] not in nodes:
+            nodes.append(classes[current])
             queue += [b.id if isinstance(b, ast.Name) else getattr(b, "attr", "") for b in classes[current].bases]
-    return chain, bases
+    return nodes, names
+
+
+def _methods(node: ast.ClassDef) -> set[str]:
+    """Return the methods that a class body defines; an alias (`reference = attend`) defines one too."""
+    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    for item in node.body:
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Name):
+            methods |= {target.id for target in item.targets if isinstance(target, ast.Name)}
+    return methods
+
+
+def _is_constructor(item: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(item, ast.FunctionDef) and item.name == "__init__"
 
 
 @lru_cache
 def _contract_facts(kind: str) -> dict[str, Any]:
+    """Return the literal attributes of a contract's class: the facts of a card, with their defaults."""
     tree = ast.parse((PACKAGE / "contracts" / f"{kind}.py").read_bytes())
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == CONTRACTS[kind])
-    return _literals(node, kind, known={})
+    return _literals(node, kind, must_be_literal=())
 
 
-def _literals(node: ast.ClassDef, plugin: str, known: dict[str, Any]) -> dict[str, Any]:
-    found = {}
+def _literals(node: ast.ClassDef, plugin: str, must_be_literal: Collection[str]) -> dict[str, Any]:
+    """Return name -> value of the literals in a class body; `UsageError` where one of `must_be_literal` is none."""
+    literals: dict[str, Any] = {}
     for item in node.body:
         if isinstance(item, ast.Assign):
-            names = [t.id for t in item.targets if isinstance(t, ast.Name)]
+            names = [target.id for target in item.targets if isinstance(target, ast.Name)]
         elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             names = [item.target.id]
         else:
@@ -192,31 +236,33 @@ def _literals(node: ast.ClassDef, plugin: str, known: dict[str, Any]) -> dict[st
         try:
             value = ast.literal_eval(item.value)
         except (ValueError, TypeError, SyntaxError):
-            wrong = [n for n in names if n in known]
-            if wrong:
+            facts = [name for name in names if name in must_be_literal]
+            if facts:
                 raise UsageError(
-                    f"'{plugin}': `{wrong[0]}` in class {node.name} must be a plain literal, because listing and "
+                    f"'{plugin}': `{facts[0]}` in class {node.name} must be a plain literal, because listing and "
                     "planning read it without running the file"
                 ) from None
             continue
-        found.update(dict.fromkeys(names, value))
-    return found
+        literals.update(dict.fromkeys(names, value))
+    return literals
 
 
-def _hyperparameters(init: ast.FunctionDef | None, kind: str, name: str) -> tuple[dict[str, Any], list[str]]:
+def _constructor(init: ast.FunctionDef | None, kind: str, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a constructor's hyper-parameters with their defaults, and which harness arguments it takes."""
     if init is None:
         return {}, []
-    params, takes = {}, []
-    placed = [*init.args.posonlyargs, *init.args.args][2 if kind == "mechanism" else 1 :]  # after self and the slot
-    for arg in placed:
-        if arg.arg not in GIVEN[kind]:
+    params: dict[str, Any] = {}
+    takes: list[str] = []
+    positional = [*init.args.posonlyargs, *init.args.args]
+    for arg in positional[2 if kind == "mechanism" else 1 :]:  # after self, and of a mechanism the slot
+        if arg.arg not in HARNESS_ARGUMENTS[kind]:
             raise UsageError(
                 f"{kind} '{name}': hyper-parameters are keyword-only, and `{arg.arg}` is not (line {arg.lineno}): "
                 f"write a * before it, as in `*, {arg.arg}=...`"
             )
         takes.append(arg.arg)
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-        if arg.arg in GIVEN[kind]:
+        if arg.arg in HARNESS_ARGUMENTS[kind]:
             takes.append(arg.arg)
             continue
         try:

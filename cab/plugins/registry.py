@@ -1,4 +1,4 @@
-"""Names to plug-ins: our folders, a user's file (`./file.py:Class`), installed packages (entry points).
+"""Names to plug-ins: those of our folders, of a user's file (`./file.py:Class`), of installed packages (entry points).
 
 `card` reads a plug-in without importing it; `load` imports it. Two plug-ins of one name are an error that names both.
 """
@@ -20,51 +20,53 @@ from cab.plugins import cards
 from cab.plugins.cards import CONTRACTS, Card
 
 KINDS = ("mechanism", "task", "meter")
-_IMPORTABLE = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.meters"}
+_PACKAGES = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.meters"}
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Source:
+    """Where the source of a plug-in lies, and how it is imported."""
+
     path: Path
-    class_name: str | None  # None: the only class of the file
-    module: str | None  # None: a user's file
-    origin: str
+    class_name: str | None  # None: the only plug-in of the file
+    module: str | None  # None: a user's file, which is imported by its path
+    origin: str  # for messages
 
 
 def names(kind: str) -> list[str]:
     """Return every plug-in that can be asked for by a bare name."""
-    return sorted(_places(kind))
+    return sorted(_sources(kind))
 
 
 def card(kind: str, name: str) -> Card:
     """Return the card of the plug-in called `name`; `UsageError` proposes the nearest name."""
-    place = _place(kind, name)
-    return cards.read(kind, name, place.path, place.class_name)
+    source = _source(kind, name)
+    return cards.read(kind, name, source.path, source.class_name)
 
 
 def cards_of(kind: str) -> dict[str, Card | UsageError]:
     """Return name -> card of every plug-in, or what is wrong with it, for listing."""
-    found: dict[str, Card | UsageError] = {}
+    by_name: dict[str, Card | UsageError] = {}
     for name in names(kind):
         try:
-            found[name] = card(kind, name)
+            by_name[name] = card(kind, name)
         except UsageError as error:
-            found[name] = error
+            by_name[name] = error
     cards.keep()
-    return found
+    return by_name
 
 
 def load(kind: str, name: str) -> type[Any]:
     """Import the plug-in and return its class; `UsageError` says why it does not import."""
-    place, about = _place(kind, name), card(kind, name)
+    source, class_name = _source(kind, name), card(kind, name).class_name
     try:
-        module = import_module(place.module) if place.module else _import_file(place.path)
-        found: type[Any] = getattr(module, about.class_name)
+        module = import_module(source.module) if source.module else _import_file(source.path)
+        cls: type[Any] = getattr(module, class_name)
     except Exception as error:
-        raise UsageError(f"{kind} '{name}' ({place.path}) does not import: {type(error).__name__}: {error}") from error
-    if CONTRACTS[kind] not in (base.__name__ for base in getattr(found, "__mro__", ())):
-        raise UsageError(f"{kind} '{name}': the class {about.class_name} must derive from cab.{CONTRACTS[kind]}")
-    return found
+        raise UsageError(f"{kind} '{name}' ({source.path}) does not import: {type(error).__name__}: {error}") from error
+    if CONTRACTS[kind] not in (base.__name__ for base in getattr(cls, "__mro__", ())):
+        raise UsageError(f"{kind} '{name}': the class {class_name} must derive from cab.{CONTRACTS[kind]}")
+    return cls
 
 
 def is_file(name: str) -> bool:
@@ -72,63 +74,65 @@ def is_file(name: str) -> bool:
     return ".py" in name or "/" in name
 
 
-def _place(kind: str, name: str) -> _Place:
+def _source(kind: str, name: str) -> _Source:
+    """Return the source of the plug-in called `name`; `UsageError` where there is none, or more than one."""
     if is_file(name):
-        path, colon, class_name = name.partition(":")
+        path, _, class_name = name.partition(":")
         if not Path(path).is_file():
             raise UsageError(f"{kind} '{name}': there is no file {Path(path).absolute()}")
-        return _Place(Path(path).resolve(), class_name or None, None, path)
-    places = _places(kind)
-    if name not in places:
-        raise unknown(kind, name, places, f"A file of your own: {kind}=./file.py:Class")
-    if len(places[name]) > 1:
-        both = " and ".join(place.origin for place in places[name])
+        return _Source(Path(path).resolve(), class_name or None, None, path)
+    by_name = _sources(kind)
+    if name not in by_name:
+        raise unknown(kind, name, by_name, f"A file of your own: {kind}=./file.py:Class")
+    first, *others = by_name[name]
+    if others:
+        both = " and ".join(source.origin for source in by_name[name])
         raise UsageError(f"two plug-ins are called {kind} '{name}': {both}; rename or uninstall one")
-    return places[name][0]
+    return first
 
 
 @lru_cache
-def _places(kind: str) -> dict[str, list[_Place]]:
+def _sources(kind: str) -> dict[str, list[_Source]]:
+    """Return name -> sources of the plug-ins of our folders and of installed packages."""
     folder = PACKAGE / "meters" if kind == "meter" else beside(f"{kind}s")
-    found: dict[str, list[_Place]] = {}
+    by_name: dict[str, list[_Source]] = {}
     for path in sorted(folder.glob("*.py")):
         if not path.stem.startswith("_"):
-            module = f"{_IMPORTABLE[kind]}.{path.stem}"
-            found.setdefault(path.stem, []).append(_Place(path, None, module, str(path)))
+            source = _Source(path, None, f"{_PACKAGES[kind]}.{path.stem}", str(path))
+            by_name.setdefault(path.stem, []).append(source)
     for point in installed(f"cab.{kind}s"):
-        place = _Place(source_of(point), point.attr, point.module, f"{point.value} (an installed package)")
-        found.setdefault(point.name, []).append(place)
-    return found
+        source = _Source(source_of(point), point.attr, point.module, f"{point.value} (an installed package)")
+        by_name.setdefault(point.name, []).append(source)
+    return by_name
 
 
 def installed(group: str) -> EntryPoints:
-    """Return what installed packages bring into a group."""
-    found: EntryPoints = _entry_points().select(group=group)
-    return found
+    """Return the entry points of installed packages in a group."""
+    points: EntryPoints = _entry_points().select(group=group)
+    return points
 
 
 @lru_cache
 def _entry_points() -> Any:
-    return entry_points()  # of every group, since each call reads the files of all packages
+    return entry_points()  # of all groups at once: each call reads the files of every installed package
 
 
 def source_of(point: EntryPoint) -> Path:
     """Find an entry point's file without importing its package (whose `__init__` may import anything)."""
-    search: Any = None
+    search_path: Any = None
     spec = None
-    for part in point.module.split("."):
-        # by the full name of this level only: PathFinder imports nothing
-        spec = PathFinder.find_spec(part, search)
+    for part in point.module.split("."):  # a level at a time: PathFinder imports nothing
+        spec = PathFinder.find_spec(part, search_path)
         if spec is None:
             break
-        search = spec.submodule_search_locations
+        search_path = spec.submodule_search_locations
     if spec is None or not spec.origin:
         raise UsageError(f"the entry point {point.name} = {point.value} names a module that is not installed")
     return Path(spec.origin)
 
 
 def _import_file(path: Path) -> Any:
-    # named by its place, so that a second file of the same stem is another module
+    # named by its whole path, so that a second file of the same stem is another module
     name = f"cab_file_{sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]

@@ -1,6 +1,5 @@
 """A card that is read from the source equals the class, and what cannot be read is named."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def test_what_is_read_equals_the_class(kind: str, name: str) -> None:
     own = {
         p.name: (cards.REQUIRED if p.default is p.empty else p.default)
         for p in inspect.signature(cls.__init__).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in cards.GIVEN[kind]
+        if p.kind is p.KEYWORD_ONLY and p.name not in cards.HARNESS_ARGUMENTS[kind]
     }
     assert json.loads(json.dumps(own)) == card.params
     if kind == "mechanism":
@@ -104,6 +103,24 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -
         read(tmp_path / "wrong.py", text)
 
 
+def test_what_is_kept_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(tmp_path / "cache"))
+    cards._card_cache.cache_clear()
+    try:
+        text = "from cab import Mechanism\nclass A(Mechanism): ...\n"
+        card = read(tmp_path / "a.py", text)
+        assert not (tmp_path / "cache").exists()
+        cards.keep()
+        cards._card_cache.cache_clear()
+        monkeypatch.setattr(cards, "_parse", None)  # nothing is parsed again
+        assert read(tmp_path / "a.py", text) == card
+        written = (tmp_path / "cache" / "cards.json").stat().st_mtime_ns
+        cards.keep()  # nothing was added
+        assert (tmp_path / "cache" / "cards.json").stat().st_mtime_ns == written
+    finally:
+        cards._card_cache.cache_clear()
+
+
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     text = "from cab import Mechanism\nclass A(Mechanism):\n    cost = 'O(1)'\n"
     assert read(tmp_path / "a.py", text).facts["cost"] == "O(1)"
@@ -114,45 +131,8 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAB_CACHE", str(tmp_path))
     (tmp_path / "cards.json").write_text('{"x": {"kind": "mechanism"}}')
-    cards._cache.cache_clear()
+    cards._card_cache.cache_clear()
     try:
         assert registry.card("mechanism", "softmax").class_name == "Softmax"
     finally:
-        cards._cache.cache_clear()
-
-
-def test_an_installed_package_brings_plugins_without_being_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "their_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
-    (package / "attention.py").write_text(
-        "from cab import Mechanism\nclass Pluggy(Mechanism):\n    patterns = {'NS': 'native'}\n"
-    )
-    info = tmp_path / "their_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[cab.mechanisms]\npluggy = their_package.attention:Pluggy\nsoftmax = their_package.attention:Pluggy\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def forget() -> None:
-        registry._entry_points.cache_clear()
-        registry._places.cache_clear()
-
-    forget()
-    try:
-        assert registry.card("mechanism", "pluggy").class_name == "Pluggy"
-        assert "their_package" not in sys.modules
-        with pytest.raises(UsageError, match="two plug-ins are called mechanism 'softmax': .* and their_package"):
-            registry.card("mechanism", "softmax")
-    finally:
-        forget()
-
-
-def test_a_class_that_derives_from_nothing_of_ours_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("class Mine:\n    patterns = {'NS': 'native'}\n")
-    with pytest.raises(UsageError, match=r"the class Mine must derive from cab\.Mechanism"):
-        registry.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")
+        cards._card_cache.cache_clear()
