@@ -1,4 +1,4 @@
-"""The commands: one message and exit code 2 for what a user can mend, and answers without torch."""
+"""The commands. An error that the user can correct is one message and exit code 2; most commands import no torch."""
 
 import subprocess
 import sys
@@ -8,15 +8,14 @@ import pytest
 from cab.cli import app
 from typer.testing import CliRunner
 
-from cab.terminal.completion import complete
-
-HEAVY = ("torch", "pandas", "hydra", "plotly", "numpy", "scipy")
+SLOW_IMPORTS = ("torch", "pandas", "hydra", "plotly", "numpy", "scipy")
 
 
 def cab(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, list(arguments), prog_name="cab")
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    """Run a command in this process; return its exit code and its output."""
+    result = CliRunner().invoke(app, list(arguments), prog_name="cab")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
 
 
 @pytest.mark.parametrize(
@@ -35,14 +34,14 @@ def cab(*arguments: str) -> tuple[int, str]:
 def test_what_measures_nothing_imports_nothing_heavy(
     arguments: list[str], allowed: tuple[str, ...], elsewhere: Path
 ) -> None:
-    banned = [name for name in HEAVY if name not in allowed]
+    banned = [name for name in SLOW_IMPORTS if name not in allowed]
     code = (
         "import sys\nfrom cab.cli import app\n"
         f"try:\n    app({arguments!r}, prog_name='cab')\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        f"found = [name for name in {banned} if name in sys.modules]\nassert not found, found\n"
+        f"imported = [name for name in {banned} if name in sys.modules]\nassert not imported, imported\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=elsewhere)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -111,32 +110,14 @@ def test_a_report_names_what_it_set_aside_and_is_written_whoever_reads_on(elsewh
     assert code == 0 and "a damaged results file was set aside" in output
     command = f"{sys.executable} -c 'from cab.cli import app; app()'"
     shell = f"{command} report --results results --out piped | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=elsewhere)
-    assert done.returncode == 0 and (elsewhere / "piped" / "index.html").is_file(), done.stderr
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=elsewhere)
+    assert result.returncode == 0 and (elsewhere / "piped" / "index.html").is_file(), result.stderr
 
 
 def test_a_failed_case_ends_the_run_with_code_1(elsewhere: Path) -> None:
     grid = ["task=speed", "mechanism=softmax", "seq_len=16384", "memory_limit=100MiB", "meters=[memory]", "batch=1"]
     code, output = cab("run", *grid, "heads=1", "dim=4", "threads=1")
     assert code == 1 and "oom" in output
-
-
-@pytest.mark.parametrize(
-    ("args", "incomplete", "expected"),
-    [
-        ([], "mechanism=so", ["mechanism=softmax"]),
-        ([], "mechanism=linear,so", ["mechanism=linear,softmax"]),
-        (["mechanism", "="], "so", ["softmax"]),
-        ([], "patt", ["pattern="]),
-        (["pattern", "="], "N", ["NS", "NC"]),
-        (["mechanism=linear"], "mechanism.c", ["mechanism.chunk="]),
-        (["mechanism=softmax"], "backend=s", ["backend=sdpa"]),
-        ([], "meters=[la", ["meters=[latency]"]),
-        ([], "nothing=", []),
-    ],
-)
-def test_tab_completes_in_every_shell(args: list[str], incomplete: str, expected: list[str]) -> None:
-    assert [word for word in complete(args, incomplete) if word.startswith(incomplete)] == expected
 
 
 def test_data_are_made_as_the_options_say(elsewhere: Path) -> None:

@@ -8,7 +8,7 @@ from cab.errors import UsageError
 from cab.planning.overrides import folders
 from cab.plugins import registry
 from cab.plugins.cards import Card
-from cab.terminal.listing import grades, patterns_by_reason
+from cab.terminal.listing import grades, input_texts, patterns_by_reason, reads_text
 
 HEAD = """# Mechanisms
 
@@ -63,8 +63,9 @@ def _sections(cards: list[Card]) -> Iterator[str]:
         yield f"## {card.name}\n\n{_escape(summary)}\n"
         if details:
             yield f"```text\n{details}\n```\n"
-        reads = [*card.facts["reads"], *card.facts["inputs"]]
-        yield f"Reads {', '.join(reads) or 'nothing'}. Source: `mechanisms/{card.name}.py`.\n"
+        reads = card.facts["reads"]
+        texts = [*(reads if isinstance(reads, str) else [reads_text(card)]), *input_texts(card)]
+        yield f"Reads {', '.join(texts) or 'nothing'}. Source: `mechanisms/{card.name}.py`.\n"
         if card.params:
             yield from _head(["hyper-parameter", "default", ""])
             for name, default in card.params.items():

@@ -73,6 +73,38 @@ def patterns_by_reason(refuses: dict[str, str]) -> dict[str, list[str]]:
     return patterns
 
 
+def reads_text(card: Card) -> str:
+    """Say which of q, k and v a mechanism reads: `q, k, v`, or `q, v with kind=dense; otherwise v`."""
+    declared = card.facts["reads"]
+    if isinstance(declared, str):
+        return ", ".join(declared) or "nothing"
+    texts = []
+    for entry in declared:
+        if isinstance(entry, str):
+            texts.append(f"otherwise {', '.join(entry) or 'nothing'}")
+        else:
+            names, condition = entry
+            texts.append(f"{', '.join(names) or 'nothing'} {_condition_text(condition)}")
+    return "; ".join(texts)
+
+
+def input_texts(card: Card) -> list[str]:
+    """Name what else a mechanism reads: `y`, or `x with gate=full or low`."""
+    return [
+        f"{name} {_condition_text(entry[-1])}" if isinstance(entry[-1], dict) else name
+        for name, entry in card.facts["inputs"].items()
+    ]
+
+
+def _condition_text(condition: dict[str, Any]) -> str:
+    """Write the hyper-parameters on which an entry of a card depends. See `cab.contracts.reads`."""
+    texts = []
+    for name, value in condition.items():
+        values = value if isinstance(value, tuple | list) else (value,)
+        texts.append(f"{name}={' or '.join(map(str, values))}")
+    return f"with {' and '.join(texts)}"
+
+
 def _print_mechanisms(out: Console) -> None:
     rows = [("name", *Pattern.__members__, "streams", "exact", "cost", "paper", "backends beside eager, compile")]
     notes = []
@@ -160,8 +192,8 @@ def _mechanism_facts(card: Card) -> dict[str, Any]:
         },
         "cost": facts["cost"],
         "paper": facts["paper"] or "none",
-        "reads": ", ".join(facts["reads"]) or "nothing",
-        "inputs": ", ".join(facts["inputs"]) or "none",
+        "reads": reads_text(card),
+        "inputs": ", ".join(input_texts(card)) or "none",
         "backends": ", ".join(card.backends),
         "streams": "yes" if "step" in card.methods else "no",
         "softmax, exactly": "yes" if facts["exact"] else "no",

@@ -1,4 +1,4 @@
-"""docs/mechanisms.md says what the cards say, and no cell of its matrix is left open."""
+"""docs/mechanisms.md is what the cards say. Every pattern has a grade or a reason, every hyper-parameter a comment."""
 
 from pathlib import Path
 
@@ -40,11 +40,11 @@ def test_every_hyperparameter_is_explained_in_its_yaml(name: str) -> None:
 def test_the_list_gives_the_reason_of_every_refusal() -> None:
     text = CliRunner().invoke(app, ["list", "mechanisms"], prog_name="cab").output
     for name in NAMES:
-        for why in registry.card("mechanism", name).facts["refuses"].values():
-            assert why in text, name
+        for reason in registry.card("mechanism", name).facts["refuses"].values():
+            assert reason in text, name
 
 
 def test_markdown_is_of_mechanisms_alone() -> None:
-    done = CliRunner().invoke(app, ["list", "tasks", "--markdown"], prog_name="cab")
-    assert done.exit_code == 2
-    assert "cab list mechanisms --markdown" in done.output
+    result = CliRunner().invoke(app, ["list", "tasks", "--markdown"], prog_name="cab")
+    assert result.exit_code == 2
+    assert "cab list mechanisms --markdown" in result.output

@@ -1,0 +1,68 @@
+"""A terminal shows a bar and what is not ok; a log has a line for each measurement."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cab.planning.measurement import Measurement
+from cab.planning.plan import plan
+from cab.terminal import progress
+from cab.terminal.progress import Display
+
+
+@pytest.fixture(scope="module")
+def measurements() -> list[Measurement]:
+    """Two cases of two meters."""
+    grid = ["mechanism=none,linear", "task=speed", "seq_len=16", "batch=1", "meters=[memory,flops]"]
+    return list(plan(grid).measurements)
+
+
+def lines_of(out: io.StringIO) -> list[str]:
+    return [line for line in out.getvalue().splitlines() if line]
+
+
+def test_a_log_has_a_line_for_each_measurement_and_counts_the_cases_that_are_done(
+    measurements: list[Measurement],
+) -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, width=200)) as display:
+        display.start(measurements, measurements)
+        for measurement in measurements:
+            display.step(1)
+            display.done(measurement, "ok", "")
+    counts = [line.split("]")[0] for line in lines_of(out)]
+    assert counts == ["[0/2 cases", "[1/2 cases", "[1/2 cases", "[2/2 cases"]
+    assert all(line.endswith(" ok") for line in lines_of(out))
+
+
+def test_cases_of_an_earlier_run_count_as_done(measurements: list[Measurement]) -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, width=200)) as display:
+        display.start(measurements, measurements[:1])
+    assert lines_of(out) == ["1 of 2 cases are done already"]
+
+
+def test_a_terminal_shows_a_reason_and_no_line_for_what_is_ok(measurements: list[Measurement]) -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, width=200, force_terminal=True, color_system=None)) as display:
+        display.start(measurements, measurements)
+        display.done(measurements[0], "ok", "")
+        display.done(measurements[1], "oom", "[red]8 GiB")
+    assert "oom: [red]8 GiB" in out.getvalue() and " ok" not in out.getvalue()
+
+
+def test_a_log_says_what_runs_now_at_most_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    display = Display(Console(file=out, width=200))
+    for now in (1000.0, 1001.0, 1000.5 + progress.LOG_INTERVAL, 1001.0 + 2 * progress.LOG_INTERVAL):
+        display.doing(f"step at {now:.1f}")
+    assert [line.split()[-1] for line in lines_of(out)] == ["1000.0", "1010.5", "1021.0"]
+
+
+def test_a_note_is_no_markup() -> None:
+    out = io.StringIO()
+    Display(Console(file=out, width=200)).note("set aside: [bold]x.json")
+    assert lines_of(out) == ["note: set aside: [bold]x.json"]
