@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo check test test-all test-parity clean
+.PHONY: install demo check test test-all test-parity docs clean
 
 install: .venv/installed
 
@@ -41,5 +41,15 @@ test-parity: .venv-parity/installed .venv-parity-fla/installed
 	.venv-$*/bin/pip install --quiet -c constraints.txt -e ".[dev,$*]"
 	touch $@
 
+# the site of docs/, in build/site; a link that leads nowhere is an error. Needs neither torch nor `make install`
+docs: .venv-docs/installed
+	.venv-docs/bin/zensical build --clean --strict
+
+.venv-docs/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
+		| xargs .venv-docs/bin/pip install --quiet -c constraints.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-parity .venv-parity-fla dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-parity .venv-parity-fla .venv-docs dist build .cache .pytest_cache .mypy_cache .ruff_cache

@@ -312,16 +312,17 @@ def test_a_file_has_a_name_that_says_something() -> None:
         assert path.stem not in VAGUE and path.parent.name not in VAGUE, f"{path}: what is it about?"
 
 
-def test_the_readme_shows_the_tree_as_it_is() -> None:
-    table = re.findall(r"^\| (`.+?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    shown = {name.strip("/") for cell in table for name in re.findall(r"`([\w./-]+)`", cell)}
+def test_the_architecture_page_has_every_place_and_no_other() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    places = re.findall(r"^\| an? .+? \| (.+?) \|", page, re.MULTILINE)
+    shown = {name.strip("/") for cell in places for name in re.findall(r"`([\w./-]+)`", cell)}
     gone = [name for name in shown if not (ROOT / name).exists()]
-    assert not gone, f"README.md shows {gone}, which do not exist"
+    assert not gone, f"docs/architecture.md shows {gone}, which do not exist"
     tree = [*(ROOT / "cab").iterdir(), *(p for p in ROOT.iterdir() if p.is_dir() or p.suffix == ".py")]
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().split()} | {"cab", "cab/__init__.py"}
     names = {p.relative_to(ROOT).as_posix() for p in tree if p.name[0] not in "._" and p.suffix in ("", ".py")}
     missing = sorted(name for name in names if name not in shown and name not in ignored)
-    assert not missing, f"README.md's tree lacks {missing}"
+    assert not missing, f"docs/architecture.md lacks {missing}: say what goes there"
 
 
 def test_the_walk_sees_every_kind_of_import() -> None:
