@@ -7,14 +7,22 @@ from typing import Any
 from cab.contracts.case import STATUSES, Case
 
 SCHEMA = 1
-# results that stand: no other process is started for them
-FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")
-_TYPES = {
-    **{"case": dict, "metrics": dict, "environment": dict, "processes": list, "schema": int},
-    **dict.fromkeys(("case_id", "meter", "key", "environment_id", "run_id", "time"), str),
+FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")  # with one of these no other process is started
+# what every file of the store holds, as JSON has it
+_REQUIRED_TYPES: dict[str, type] = {
+    "schema": int,
+    "case": dict,
+    "case_id": str,
+    "meter": str,
+    "key": str,
+    "environment": dict,
+    "environment_id": str,
+    "run_id": str,
+    "time": str,
+    "metrics": dict,
+    "processes": list,
 }
-# of trainings alone: written where there is something to write
-_OF_TRAININGS = ("curve", "best_step", "stopped", "floors", "data_source", "data", "split")
+_TRAINING_FIELDS = ("curve", "best_step", "stopped", "floors", "data_source", "data", "split")
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class MetricResult:
     stop_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form in the file; without a value, what describes one is left out."""
+        """Return the result as it is written; the fields that describe a value only where there is one."""
         if self.status == "ok":
             return asdict(self)
         return {name: getattr(self, name) for name in ("unit", "higher_is_better", "status", "reason")}
@@ -42,10 +50,10 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """What one process returned: metric -> samples or a status; and how the machine was (clock, load, time)."""
+    """What one process returned, and the state of the machine at its end."""
 
-    metrics: Mapping[str, dict[str, Any]]
-    details: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, dict[str, Any]]  # metric -> {"samples": [numbers], ...}, or {"status": ..., "reason": ...}
+    details: Mapping[str, Any] = field(default_factory=dict)  # clock, load, time
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,14 @@ class Entry:
     task_version: int | None = None
     hosted: bool = True  # whether the host matters
     commit: str = ""
-    curve: tuple[dict[str, Any], ...] = ()  # validations of a training
+    # of trainings alone: the next seven
+    curve: tuple[dict[str, Any], ...] = ()  # validations, one a step
     best_step: int | None = None
-    stopped: str | None = None
-    floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    stopped: str | None = None  # why it stopped before its last step
+    floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name -> metric -> value, without a model
     data_source: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)  # name, comparable, counts and note of the data
-    split: str | None = None
+    split: str | None = None  # that was scored
     again: bool = False  # the next run measures anew
     memory_limit: int | None = None  # bytes
     asked: str | None = None  # when a run asked for it last, where that was after `time`
@@ -112,25 +121,26 @@ class Entry:
             "processes": [{"metrics": dict(p.metrics), "details": dict(p.details)} for p in self.processes],
         }
         if self.data_source is not None:  # a training
-            data |= {name: getattr(self, name) for name in _OF_TRAININGS}
+            data |= {name: getattr(self, name) for name in _TRAINING_FIELDS}
         data |= {"again": self.again, "memory_limit": self.memory_limit}
         return data if self.asked is None else data | {"asked": self.asked}
 
     @classmethod
     def from_json(cls, data: Any) -> "Entry":
         """Read an entry; `ValueError` where `data` is none."""
-        if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in _TYPES.items()):
-            raise ValueError("an entry has a case, metrics, processes, an environment and names for them")
+        if not isinstance(data, dict):
+            raise ValueError("not an entry: an object is needed")
+        for name, kind in _REQUIRED_TYPES.items():
+            if not isinstance(data.get(name), kind):
+                raise ValueError(f"not an entry: {name} is no {kind.__name__}")
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
-            metrics = {name: MetricResult(**metric) for name, metric in data["metrics"].items()}
-            processes = tuple(ProcessRecord(**process) for process in data["processes"])
-            case = Case.of(data["case"])
+            known["case"] = Case.of(data["case"])
+            known["metrics"] = {name: MetricResult(**metric) for name, metric in data["metrics"].items()}
+            known["processes"] = tuple(ProcessRecord(**process) for process in data["processes"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an entry: {error}") from error
-        if not all(metric.status in STATUSES for metric in metrics.values()):
-            raise ValueError("a metric has a status of no kind")
-        own = {name: data[name] for name in _NAMES if name in data}
-        return cls(**{**own, "case": case, "metrics": metrics, "processes": processes})
-
-
-_NAMES = tuple(f.name for f in fields(Entry))
+        for name, metric in known["metrics"].items():
+            if metric.status not in STATUSES:
+                raise ValueError(f"not an entry: {name} has the status {metric.status!r}")
+        return cls(**known)

@@ -1,23 +1,23 @@
 """What machines can do at most, as `cab doctor --peak` measured it: one file an environment, beside the results."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from cab import environment
 from cab.contracts.messages import PeakAnswer
 from cab.paths import write_whole
+from cab.store.store import now
 
 
 def keep(results: Path, identity: dict[str, Any], peaks: PeakAnswer) -> Path:
-    """Keep the rates of an environment, the one of its timing rows; returns the file."""
-    name = environment.environment_id(identity)
-    path = results / "peaks" / f"{name}.json"
+    """Keep the rates of the environment that timings are rows of; return the file."""
+    environment_id = environment.environment_id(identity)
+    path = results / "peaks" / f"{environment_id}.json"
     content = {
-        "environment_id": name,
+        "environment_id": environment_id,
         "environment": identity,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": now(),
         "matmul": dict(peaks.matmul),
         "copy": peaks.copy,
     }

@@ -1,8 +1,6 @@
-"""The store: one file a case and meter.
+"""The store: a folder with one file for each case and meter, the JSON of a `cab.store.entry.Entry`.
 
-A file is written whole, by rename. What it holds stands in `cab.store.entry`.
-
-Schema 1 (2026-11): first version.
+A file is written whole, by rename.
 """
 
 import json
@@ -41,7 +39,7 @@ class Store:
         return self.folder / "cases" / file[:2] / f"{file}.json"
 
     def checkpoint(self, file: str) -> Path:
-        """Return where a training keeps its state; the folder is its own, and goes when the training has ended."""
+        """Return where a training keeps its state, in a folder of its own, which goes when the training has ended."""
         return (self.folder / "checkpoints" / file / "training.safetensors").absolute()
 
     def read(self, file: str) -> Entry | None:
@@ -49,11 +47,11 @@ class Store:
         return self.load(self.path(file))
 
     def write(self, entry: Entry) -> None:
-        """Keep an entry, replacing an older one of the same question and key."""
+        """Keep an entry, replacing an older one of the same case and key. `ValueError` where JSON cannot hold it."""
         write_whole(self.path(entry.file), json.dumps(entry.to_json(), allow_nan=False))
 
     def entries(self) -> Iterator[tuple[Path, Entry]]:
-        """Return every entry that can be read."""
+        """Yield every entry that can be read, with its file."""
         for path in sorted((self.folder / "cases").glob("??/*.json")):
             if (entry := self.load(path)) is not None:
                 yield path, entry
@@ -78,10 +76,10 @@ class Store:
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
         except OSError:
-            aside = path  # a folder that cannot be written: reported all the same
+            aside = path  # in a folder that cannot be written it stays, and is listed all the same
         self.damaged.append(aside)
 
 
 def now() -> str:
-    """Return the time as rows state it."""
+    """Return the time as rows state it: UTC, in seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

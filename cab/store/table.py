@@ -1,6 +1,6 @@
-"""The tidy table of a store: one row a case and metric.
+"""The tidy table of a store: one row for each case and metric.
 
-`rows.parquet` is a cache of the store's files, deletable at any time.
+`rows.parquet` is a cache of the store's files, and may be deleted at any time.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,17 +18,67 @@ from cab.store.store import Store, now
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (
-    "schema case_id run_id time commit status reason mechanism params pattern grade task task_version data_source "
-    "protocol split level pass batch heads dim n m dtype device backend seed scale step settings metric unit "
-    "higher_is_better value ci_low ci_high count processes converged stop_reason environment_id"
-).split()
+_DTYPES = {
+    "schema": "int64",
+    "case_id": "string",
+    "run_id": "string",
+    "time": "string",
+    "commit": "string",
+    "status": "string",
+    "reason": "string",
+    "mechanism": "string",
+    "params": "string",
+    "pattern": "string",
+    "grade": "string",
+    "task": "string",
+    "task_version": "Int64",
+    "data_source": "string",
+    "protocol": "string",
+    "split": "string",
+    "level": "string",
+    "pass": "string",
+    "batch": "int64",
+    "heads": "int64",
+    "dim": "int64",
+    "n": "int64",
+    "m": "int64",
+    "dtype": "string",
+    "device": "string",
+    "backend": "string",
+    "seed": "int64",
+    "scale": "string",
+    "step": "Int64",
+    "settings": "string",
+    "metric": "string",
+    "unit": "string",
+    "higher_is_better": "boolean",
+    "value": "float64",
+    "ci_low": "float64",
+    "ci_high": "float64",
+    "count": "Int64",
+    "processes": "Int64",
+    "converged": "boolean",
+    "stop_reason": "string",
+    "environment_id": "string",
+}
+COLUMNS = list(_DTYPES)
 CASE_COLUMNS = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
-_EXTRA = ["file", "stamp", "meter", "hosted", "version", "asked"]
+# what the cache holds of a row beside its columns, to tell which file it is of and which rows are the newest
+_CACHE_DTYPES = {
+    **_DTYPES,
+    "file": "string",
+    "stamp": "int64",
+    "meter": "string",
+    "hosted": "bool",
+    "version": "int64",
+    "asked": "string",
+}
+# pandas' errors for a value of another type than its column's; for a text that is no Unicode, a ValueError
+_MISFITS = (TypeError, ValueError, OverflowError)
 
 
 def rows(entry: Entry) -> list[dict[str, Any]]:
-    """Return the tidy rows of an entry: one a metric, one a floor, and one a metric and step of a learning curve."""
+    """Return the tidy rows of an entry: of its metrics, its floors and the steps of its learning curve."""
     question = entry.case.question()
     common = {
         "schema": entry.schema,
@@ -47,18 +97,19 @@ def rows(entry: Entry) -> list[dict[str, Any]]:
         "step": None,
         **{name: question[name] for name in CASE_COLUMNS},
     }
-    tidy = [{**common, "metric": name, **_result(metric)} for name, metric in entry.metrics.items()]
+    tidy = [{**common, "metric": name, **_result_columns(metric)} for name, metric in entry.metrics.items()]
     # what needs no mechanism stands among them under its own name, with the grade "floor"
     for floor, values in entry.floors.items():
-        named = {**common, "mechanism": floor, "params": "{}", "grade": "floor", "backend": ""}
-        tidy += [{**named, **_value(entry, metric, value)} for metric, value in values.items()]
-    for point in entry.curve:
-        at_step = {**common, "step": point["step"], "split": "validation"}
-        tidy += [{**at_step, **_value(entry, metric, value)} for metric, value in point.get("validation", {}).items()]
+        of_floor = {**common, "mechanism": floor, "params": "{}", "grade": "floor", "backend": ""}
+        tidy += [{**of_floor, **_value_columns(entry, metric, value)} for metric, value in values.items()]
+    for validation in entry.curve:
+        at_step = {**common, "step": validation["step"], "split": "validation"}
+        values = validation.get("validation", {})
+        tidy += [{**at_step, **_value_columns(entry, metric, value)} for metric, value in values.items()]
     return tidy
 
 
-def _result(metric: MetricResult) -> dict[str, Any]:
+def _result_columns(metric: MetricResult) -> dict[str, Any]:
     """Return the columns that a metric's own result fills."""
     return {
         "status": metric.status,
@@ -75,15 +126,15 @@ def _result(metric: MetricResult) -> dict[str, Any]:
     }
 
 
-def _value(entry: Entry, metric: str, value: float) -> dict[str, Any]:
-    """Return the columns of a bare value of one of the entry's metrics."""
-    about = entry.metrics.get(metric)
+def _value_columns(entry: Entry, metric: str, value: float) -> dict[str, Any]:
+    """Return the columns that a value without an interval fills; its unit is that of the entry's metric."""
+    result = entry.metrics.get(metric)
     return {
         "metric": metric,
         "status": "ok",
         "reason": "",
-        "unit": about.unit if about else None,
-        "higher_is_better": about.higher_is_better if about else None,
+        "unit": result.unit if result else None,
+        "higher_is_better": result.higher_is_better if result else None,
         "value": value,
     }
 
@@ -95,12 +146,14 @@ def _data_source(entry: Entry) -> str:
 
 
 def table(store: Store, history: bool = False, files: Collection[str] | None = None) -> "pd.DataFrame":
-    """Return the tidy table of a store; without `history`, of each question only the newest answer an environment.
+    """Return the tidy table of a store.
 
-    Of a meter that has been measured by another method since, older numbers are history: the two are not compared.
-    With `files` (as of `Measurement.file`), these alone: what a plan asks for, even if something else was measured later.
+    Without `history` it holds, of each case and metric, only the newest answer of each environment. Where a meter has
+    changed its method, the numbers of the older method are history, because the two cannot be compared.
+    With `files` (as of `Measurement.file`) it holds these alone: what a plan asks for, even if something else was
+    measured later.
     """
-    everything = _everything(store)
+    everything = _all_rows(store)
     if files is not None:
         everything = everything[everything["file"].isin(list(files))]
     elif not history:
@@ -109,44 +162,53 @@ def table(store: Store, history: bool = False, files: Collection[str] | None = N
 
 
 def outdated(store: Store) -> dict[str, int]:
-    """Return of each meter how many cases it has answered by an older method alone, so that no table shows them."""
-    everything = _everything(store)
+    """Return meter -> how many cases it has measured by an older method alone: no table shows them."""
+    everything = _all_rows(store)
     newest = everything.groupby("meter")["version"].transform("max")
-    of_case = everything.groupby(["meter", "case_id"])["version"].transform("max")
-    counts = everything[of_case < newest].groupby("meter")["case_id"].nunique()
+    newest_of_case = everything.groupby(["meter", "case_id"])["version"].transform("max")
+    counts = everything[newest_of_case < newest].groupby("meter")["case_id"].nunique()
     return {str(meter): int(count) for meter, count in counts.items()}
 
 
-def _everything(store: Store) -> "pd.DataFrame":
-    """Return the rows of all files, with what they are told apart by; of files that did not change, the cached ones."""
+def _all_rows(store: Store) -> "pd.DataFrame":
+    """Return the rows of every file, with the columns of the cache; of unchanged files they come from the cache."""
     import pandas as pd
 
-    cached = _cached(store.folder)
+    cached = _read_cache(store.folder)
     paths = {path.stem: path for path in (store.folder / "cases").glob("??/*.json")}
     stamps = {file: path.stat().st_mtime_ns for file, path in paths.items() if path.is_file()}
     unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]
     fresh = cached.loc[unchanged] if unchanged else cached  # an empty list would select no column
-    known = set(fresh["file"])
-    new = []
-    for file in sorted(set(stamps) - known):
+    new_rows = []
+    for file in sorted(set(stamps) - set(fresh["file"])):
         entry = store.load(paths[file])
         if entry is not None:
-            extra = {"file": file, "stamp": stamps[file], "meter": entry.meter, "hosted": entry.hosted}
-            extra |= {"version": entry.version, "asked": entry.asked or entry.time}
             try:
-                new += [{**row, **extra} for row in rows(entry)]
+                new_rows += [{**row, **_cache_columns(entry, stamps[file])} for row in rows(entry)]
             except (AttributeError, KeyError, TypeError):  # a curve or a floor of another shape
                 store.set_aside(paths[file])
-    everything = _fitting(new, store, paths)
+    everything = _frame_of_sound(new_rows, store, paths)
     if len(fresh):
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
-    if new or len(fresh) != len(cached):
-        _keep(everything, store.folder)
+    if new_rows or len(fresh) != len(cached):
+        _write_cache(everything, store.folder)
     return everything
 
 
+def _cache_columns(entry: Entry, stamp: int) -> dict[str, Any]:
+    """Return what the cache holds of each row of an entry, whose file was last changed at `stamp`."""
+    return {
+        "file": entry.file,
+        "stamp": stamp,
+        "meter": entry.meter,
+        "hosted": entry.hosted,
+        "version": entry.version,
+        "asked": entry.asked or entry.time,
+    }
+
+
 def environments(store: Store) -> "pd.DataFrame":
-    """Return the environments of a store, one a line."""
+    """Return the environments of a store, one a row."""
     import pandas as pd
 
     by_id: dict[str, dict[str, Any]] = {}
@@ -156,11 +218,11 @@ def environments(store: Store) -> "pd.DataFrame":
 
 
 def make_current(store: Store, files: Collection[str]) -> None:
-    """Let what these files hold be what a table shows, where others have answered their questions since.
+    """Make these files the newest of their cases, by marking when they were asked for.
 
-    After an edit has been undone, what a run asks for was measured before the edit was.
+    After an edit has been undone, what a run asks for was measured before what the edit was measured with.
     """
-    everything = _everything(store)
+    everything = _all_rows(store)
     older = set(everything.loc[everything["file"].isin(list(files)), "file"]) - set(_newest(everything)["file"])
     for file in sorted(older):
         entry = store.read(file)
@@ -169,57 +231,47 @@ def make_current(store: Store, files: Collection[str]) -> None:
 
 
 def _newest(everything: "pd.DataFrame") -> "pd.DataFrame":
-    """Keep, of each case and meter, the file asked for last; where the host matters, of each environment."""
+    """Keep, of each case and meter, the file asked for last; where the host matters, one for each environment."""
     everything = everything[everything["version"] == everything.groupby("meter")["version"].transform("max")]
-    where = everything["environment_id"].where(everything["hosted"].astype(bool), "")
-    asked = everything["asked"] + " " + everything["stamp"].astype("string").str.zfill(20)  # two in one second
-    return everything[asked == asked.groupby([everything["case_id"], everything["meter"], where]).transform("max")]
+    host = everything["environment_id"].where(everything["hosted"].astype(bool), "")
+    # with the file's own time, for two that were asked for in one second
+    asked = everything["asked"] + " " + everything["stamp"].astype("string").str.zfill(20)
+    return everything[asked == asked.groupby([everything["case_id"], everything["meter"], host]).transform("max")]
 
 
-def _fitting(new: list[dict[str, Any]], store: Store, paths: dict[str, Path]) -> "pd.DataFrame":
-    """Make a table of rows; a file with a value of another type than its column's is damaged, and is set aside."""
-    import pandas as pd
-
-    def table_of(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
-        return _typed(pd.DataFrame(rows, columns=[*COLUMNS, *_EXTRA]))
-
+def _frame_of_sound(new_rows: list[dict[str, Any]], store: Store, paths: dict[str, Path]) -> "pd.DataFrame":
+    """Make a frame of rows; a file with a value of another type than its column's is damaged, and is set aside."""
     try:
-        return table_of(new)
-    except (TypeError, ValueError, OverflowError):  # a text that is no Unicode is a ValueError
-        fitting = []
-        for file, of_file in groupby(new, key=lambda row: row["file"]):
-            rows = list(of_file)
+        return _frame(new_rows)
+    except _MISFITS:
+        sound = []
+        for file, group in groupby(new_rows, key=lambda row: row["file"]):
+            rows_of_file = list(group)
             try:
-                table_of(rows)
-            except (TypeError, ValueError, OverflowError):
+                _frame(rows_of_file)
+            except _MISFITS:
                 store.set_aside(paths[file])
             else:
-                fitting += rows
-        return table_of(fitting)
+                sound += rows_of_file
+        return _frame(sound)
 
 
-def _typed(frame: "pd.DataFrame") -> "pd.DataFrame":
-    kinds = {
-        **dict.fromkeys(("value", "ci_low", "ci_high"), "float64"),
-        **dict.fromkeys(("step", "count", "processes", "task_version"), "Int64"),
-        **dict.fromkeys(("converged", "higher_is_better"), "boolean"),
-        **dict.fromkeys(("schema", "batch", "heads", "dim", "n", "m", "seed", "stamp", "version"), "int64"),
-        "hosted": "bool",
-    }
-    return frame.astype({name: kinds.get(name, "string") for name in frame.columns})
-
-
-def _cached(folder: Path) -> "pd.DataFrame":
+def _frame(new_rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
-    empty = _typed(pd.DataFrame([], columns=[*COLUMNS, *_EXTRA]))
+    return pd.DataFrame(new_rows, columns=list(_CACHE_DTYPES)).astype(_CACHE_DTYPES)
+
+
+def _read_cache(folder: Path) -> "pd.DataFrame":
+    import pandas as pd
+
     try:
         frame = pd.read_parquet(folder / "rows.parquet")
-        return _typed(frame) if list(frame.columns) == list(empty.columns) else empty
+        return frame.astype(_CACHE_DTYPES) if list(frame.columns) == list(_CACHE_DTYPES) else _frame([])
     except Exception:  # a cache: whatever is wrong with it, the files are read instead
-        return empty
+        return _frame([])
 
 
-def _keep(frame: "pd.DataFrame", folder: Path) -> None:
-    with suppress(OSError):  # a results folder of somebody else's, read only: the next report reads the files again
+def _write_cache(frame: "pd.DataFrame", folder: Path) -> None:
+    with suppress(OSError):  # in a results folder that is read only, the next report reads the files again
         write_whole(folder / "rows.parquet", frame.to_parquet())
