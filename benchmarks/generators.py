@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 SMALL, LARGE = 20_000, 2_000  # images
-ARRAYS = "from cab.data import listops; listops.generate(0, 0, 100_000, listops.Recipe())"
+ARRAYS = "from cab.data import listops; listops.generate(0, 0, 100_000)"
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""One file a task; the file's name is the task's."""
+"""The tasks: one file each, whose name is the task's."""

@@ -1,22 +1,23 @@
-"""A control for locality, in noncausal self attention: the answer stands `distance` tokens before the question.
+"""A control for locality, in noncausal self attention: the answer is `distance` tokens before the question.
 
     ids      4 1 7 C3 5 2 2 ... 6 1 ? 8        one cue among noise, and the question
     labels                          3
 
-No mechanism that sees a window only can pass: with L layers its reach is L windows to each side, and further away its
-accuracy is chance. `task.distance=4` asks the same of neighbours, which every window sees; the difference of the two is
-what windows cost. The cue's ids are its own, so pooling everything (`mean`) finds it: this shows reach, nothing else.
+A mechanism that attends to a window cannot solve it: with L layers it reaches L windows to each side, and beyond that
+its accuracy is chance. With `task.distance=4` the cue is within every window; the difference between the two is the
+cost of windows. No other token has the ids of cues, so pooling all tokens (`mean`) finds the cue. The task therefore
+measures reach, and nothing else.
 """
 
 import numpy as np
 
 from cab.backbones.labels import IGNORED
-from cab.data.draws import Draws, Whole
-from cab.suites.labelling import Labelling
+from cab.data.counter_rng import CounterRNG, Integers
+from cab.suites.token_labelling import TokenLabelling
 
 
-class DistantCue(Labelling):
-    """One of `cues` in each sequence, `distance` tokens before a question; the other tokens are of `noise` kinds."""
+class DistantCue(TokenLabelling):
+    """Each sequence has one of `cues` ids, and a question `distance` tokens after it, among tokens of `noise` ids."""
 
     slots = ("NS",)
     pattern = "NS"
@@ -49,13 +50,13 @@ class DistantCue(Labelling):
         self.distance, self.noise = distance, noise
         self.vocabulary, self.classes = 1 + noise + cues, cues
 
-    def drawn(self, draws: Draws) -> tuple[Whole, Whole]:
-        """Draw the noise, the cue and where it stands."""
-        ids = 1 + draws.below(self.noise, self.seq_len)
-        place = draws.below(self.seq_len - self.distance, 1)
-        cue = draws.below(self.classes, 1)
-        np.put_along_axis(ids, place, 1 + self.noise + cue, 1)
-        np.put_along_axis(ids, place + self.distance, 0, 1)
+    def generate(self, rng: CounterRNG) -> tuple[Integers, Integers]:
+        """Draw the noise, the cue and its position."""
+        ids = 1 + rng.integers(self.noise, self.seq_len)
+        position = rng.integers(self.seq_len - self.distance, 1)
+        cue = rng.integers(self.classes, 1)
+        np.put_along_axis(ids, position, 1 + self.noise + cue, 1)
+        np.put_along_axis(ids, position + self.distance, 0, 1)
         labels = np.full_like(ids, IGNORED)
-        np.put_along_axis(labels, place + self.distance, cue, 1)
+        np.put_along_axis(labels, position + self.distance, cue, 1)
         return ids, labels

@@ -1,11 +1,11 @@
 """LRA Image (Tay et al., arXiv 2011.04006, section 2.4): what is on a small grey image? Pixel by pixel.
 
-    x  61 60 62 ... 118     1,024 pixels of a 32 by 32 image row by row, 0 to 255, as symbols
+    x  61 60 62 ... 118     ids 0 to 255: the 1,024 pixels of a 32 by 32 image, row by row
     target 3                one of 10 classes
 
-CIFAR-10 as released, else Fashion-MNIST, which is something else and marked so. The last tenth of training is for
-validation. `protocol=lra` keeps two quirks of the released code: `zero-is-padding` (black pixels are hidden from
-attention) and `padding-is-pooled` (where pooling is mean or max).
+The data are CIFAR-10 as released. Without it they are Fashion-MNIST, which is another task and is marked so. The last
+tenth of training is for validation. `protocol=lra` has two quirks of the released code: `zero-is-padding` (black pixels
+are masked as if they were padding) and `padding-is-pooled` (where pooling is mean or max).
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 from cab import Missing, Source
 from cab.data import cifar10, fashion_mnist
 from cab.errors import unknown
-from cab.suites.floors import frequencies, histograms, majority, ridge
+from cab.suites.floors import histograms, majority_accuracy, ridge_accuracy, root_frequencies
 from cab.suites.pixels import PixelClassification
 
 COMMAND = "cab data get lra_image"
-FASHION = f"{COMMAND} --source fashion-mnist"
+FASHION_COMMAND = f"{COMMAND} --source fashion-mnist"
 SOURCES = ("cifar-10", "fashion-mnist")
 
 
@@ -45,28 +45,28 @@ class LraImage(PixelClassification):
     data = ("cifar-10-batches-bin", "fashion-mnist")
 
     def source(self, folder: Path) -> Source | Missing:
-        """Take CIFAR-10 in `folder`, else Fashion-MNIST there."""
+        """Use CIFAR-10 in `folder`; without it, Fashion-MNIST there."""
         tree = cifar10.find(folder, COMMAND)
         if tree is not None:
-            return self._keep(cifar10.read(tree, "train"), cifar10.read(tree, "test"), "CIFAR-10", True, str(tree))
+            return self._use(cifar10.read(tree, "train"), cifar10.read(tree, "test"), "CIFAR-10", True, str(tree))
         tree = folder / fashion_mnist.FOLDER
         if not tree.exists():
-            return Missing(f"{COMMAND} (CIFAR-10, 170 MB), or {FASHION} (Debian's package, 31 MB)")
+            return Missing(f"{COMMAND} (CIFAR-10, 170 MB), or {FASHION_COMMAND} (Debian's package, 31 MB)")
         note = f"another task than CIFAR-10, padded from 28 x 28 pixels; {tree}"
         train, test = fashion_mnist.read(tree, "train"), fashion_mnist.read(tree, "test")
-        return self._keep(train, test, "Fashion-MNIST", False, note)
+        return self._use(train, test, "Fashion-MNIST", False, note)
 
-    def _keep(self, train: Any, test: Any, name: str, comparable: bool, note: str) -> Source:
-        first = len(train[1]) * 9 // 10
+    def _use(self, train: Any, test: Any, name: str, comparable: bool, note: str) -> Source:
+        count = len(train[1]) * 9 // 10
         self.splits = {
-            "train": Images(*(part[:first] for part in train)),
-            "validation": Images(*(part[first:] for part in train)),
+            "train": Images(*(array[:count] for array in train)),
+            "validation": Images(*(array[count:] for array in train)),
             "test": Images(*test),
         }
         return Source(name, comparable, self.counts(), f"the last tenth of training is for validation; {note}")
 
     def fetch(self, folder: Path, *, source: str = "cifar-10") -> None:
-        """Bring CIFAR-10 (downloaded), or Fashion-MNIST (through apt)."""
+        """Bring CIFAR-10, from the internet, or Fashion-MNIST, through apt."""
         if source not in SOURCES:
             raise unknown("source", source, SOURCES)
         if source == "cifar-10":
@@ -75,11 +75,11 @@ class LraImage(PixelClassification):
             fashion_mnist.fetch(folder)
 
     def floors(self) -> dict[str, dict[str, float]]:
-        """Chance, test accuracy of the commonest class, and of ridge regression on how often each intensity occurs."""
+        """Return chance, and the accuracies of the majority class and of a ridge regression on pixel histograms."""
         train, test = self.split("train", 0), self.split("test", 0)
-        bags = [(frequencies(histograms(split.pixels)), np.asarray(split.labels)) for split in (train, test)]
+        features = [(root_frequencies(histograms(split.pixels)), np.asarray(split.labels)) for split in (train, test)]
         return {
             "chance": {"accuracy": 0.1},
-            "majority class": {"accuracy": majority(train.labels, test.labels)},
-            "pixel intensities": {"accuracy": ridge(*bags)},
+            "majority class": {"accuracy": majority_accuracy(train.labels, test.labels)},
+            "pixel intensities": {"accuracy": ridge_accuracy(*features)},
         }

@@ -1,10 +1,10 @@
 """Multi-query associative recall in causal self attention (Zoology, Arora et al., arXiv 2312.04927, section 4).
 
-    ids      a 7 c 9  .  .  c  .  a  .        pairs first, then each key once more; what is between is blank
-    labels                  9     7           the value that followed the key
+    ids      a 7 c 9  .  .  c  .  a  .        the pairs, then a query for each key among blanks
+    labels                  9     7           the value of the key
 
-The values are few in a large vocabulary: a model that only pools what it has seen names one of `pairs` (`mean`), one
-that sees nothing names any value (`none`).
+The vocabulary is large, and a sequence has few values. A model that pools all tokens (`mean`) guesses one of the
+sequence's values, and one without attention (`none`) guesses any value.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from cab import Batch
 from cab.backbones.decoder import Decoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.contracts.task import Attention
-from cab.data.mqar import sequences
-from cab.suites.recall import Recall
+from cab.data.mqar import generate
+from cab.suites.generated import GeneratedTask
 
 
-class MQAR(Recall):
+class MQAR(GeneratedTask):
     """`pairs` of keys and values, then a query for each, in `seq_len` tokens.
 
-    Training also has more pairs, doubled up to `doublings` times: more is asked of each sequence.
+    Training also has more pairs, doubled up to `doublings` times, so that a sequence has more labels to learn from.
     """
 
     slots = ("CS",)
-    tested = 0
+    evaluated = 0
     paper = "arXiv 2312.04927"
 
     def __init__(
@@ -56,10 +56,11 @@ class MQAR(Recall):
             raise ValueError(f"pairs={pairs}, seq_len={seq_len}: seq_len must be even and at least 4 tokens a pair")
         if doublings < 0 or 4 * (pairs << doublings) > seq_len:
             raise ValueError(f"doublings={doublings}: {pairs} pairs so often doubled need 4 of seq_len={seq_len} each")
-        self.pairs, self.levels = pairs, [pairs << i for i in range(doublings + 1)]
-        if vocabulary % 2 or vocabulary < 2 * self.levels[-1] + 2:
-            raise ValueError(f"vocabulary={vocabulary}: even, and at least {2 * self.levels[-1] + 2} for these pairs")
-        self.drawn: dict[str, Any] = {"vocabulary": vocabulary, "power": power, "noise": noise}
+        self.pairs, self.difficulties = pairs, [pairs << i for i in range(doublings + 1)]
+        least = 2 * self.difficulties[-1] + 2
+        if vocabulary % 2 or vocabulary < least:
+            raise ValueError(f"vocabulary={vocabulary}: even, and at least {least} for these pairs")
+        self.generator_settings: dict[str, Any] = {"vocabulary": vocabulary, "power": power, "noise": noise}
         self.counts = {"train": examples, "validation": 500, "test": 3000}
         self.sizes: dict[str, Any] = {
             "heads": heads,
@@ -73,30 +74,31 @@ class MQAR(Recall):
         }
 
     def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
-        """Draw the examples, all at once; none is padded."""
-        ids, queries = sequences(examples, self.seq_len, **self.drawn)
+        """Generate the examples; none is padded."""
+        ids, queries = generate(examples, self.seq_len, **self.generator_settings)
         return Batch(torch.from_numpy(ids), target=torch.from_numpy(queries))
 
     def model(self, attention: Attention) -> nn.Module:
-        """Build a decoder whose classes are the values, and their embeddings the classes'."""
-        vocabulary = self.drawn["vocabulary"]
+        """Build a decoder whose classes are the values, with the values' embeddings as the weights of its head."""
+        vocabulary = self.generator_settings["vocabulary"]
         return Decoder(attention, vocabulary // 2, True, vocabulary=vocabulary, max_len=self.seq_len, **self.sizes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy at the queries."""
-        return label_loss(*self._answers(model, batch))
+        """Return the mean cross-entropy of the queries."""
+        return label_loss(*self._logits_and_labels(model, batch))
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """How many of the queries are answered right."""
-        return {"accuracy": count_correct(*self._answers(model, batch))}
+        """Return accuracy, as the correct and all queries."""
+        return {"accuracy": count_correct(*self._logits_and_labels(model, batch))}
 
-    def _answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _logits_and_labels(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, queries, classes) and labels (batch, queries)."""
         assert batch.target is not None
-        places, values = batch.target.unbind(1)
-        labels = torch.where(values < 0, values, values - self.drawn["vocabulary"] // 2)
-        return model(batch.x, batch.x_mask, batch.inputs, places), labels
+        indices, values = batch.target.unbind(1)
+        labels = torch.where(values < 0, values, values - self.generator_settings["vocabulary"] // 2)
+        return model(batch.x, batch.x_mask, batch.inputs, indices), labels
 
     def floors(self) -> dict[str, dict[str, float]]:
-        """Any value of the vocabulary, and any value of the sequence."""
-        values = self.drawn["vocabulary"] // 2
+        """Return the accuracies of guessing any value of the vocabulary, and any value of the sequence."""
+        values = self.generator_settings["vocabulary"] // 2
         return {"chance": {"accuracy": 1 / values}, "a value of the sequence": {"accuracy": 1 / self.pairs}}

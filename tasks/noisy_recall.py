@@ -1,20 +1,20 @@
 """In-context recall with noise, in causal self attention (MAD, Poli et al., arXiv 2403.17844, section 3.1).
 
     ids      a 7 c 9 ! ! c 9 a 7 ! ! c 9        pairs that repeat, and pairs of noise between them
-    labels               9   7       9           the value, at a key that was seen before
+    labels               9   7       9           the value, at each key that occurred before
 
-Which value a key has is drawn anew for each sequence, and several keys may share one.
+The value of each key is drawn anew for each sequence, and several keys may have the same value.
 """
 
 import numpy as np
 
 from cab.backbones.labels import IGNORED
-from cab.data.draws import Draws, Whole
-from cab.suites.labelling import Labelling
+from cab.data.counter_rng import CounterRNG, Integers
+from cab.suites.token_labelling import TokenLabelling
 
 
-class NoisyRecall(Labelling):
-    """Pairs of `keys` and `values`, a share `noise` of which are replaced by tokens of `distractors` other kinds."""
+class NoisyRecall(TokenLabelling):
+    """Pairs of one of `keys` and one of `values`; a share `noise` of them is replaced by pairs of `distractors` ids."""
 
     paper = "arXiv 2403.17844"
 
@@ -50,19 +50,19 @@ class NoisyRecall(Labelling):
         self.keys, self.noise, self.distractors = keys, noise, distractors
         self.vocabulary, self.classes = keys + values + distractors, values
 
-    def drawn(self, draws: Draws) -> tuple[Whole, Whole]:
-        """Draw the book of a sequence, its pairs, and where noise stands."""
+    def generate(self, rng: CounterRNG) -> tuple[Integers, Integers]:
+        """Draw the value of each key, the keys of the pairs, and which pairs are noise."""
         pairs = self.seq_len // 2
-        book = draws.below(self.classes, self.keys)
-        keys = draws.below(self.keys, pairs)
-        values = np.take_along_axis(book, keys, 1)
-        noisy = draws.below(1 << 20, pairs) < self.noise * (1 << 20)
-        noise = self.keys + self.classes + draws.below(self.distractors, self.seq_len)
+        values_of_keys = rng.integers(self.classes, self.keys)
+        keys = rng.integers(self.keys, pairs)
+        values = np.take_along_axis(values_of_keys, keys, 1)
+        noisy = rng.integers(1 << 20, pairs) < self.noise * (1 << 20)
+        noise = self.keys + self.classes + rng.integers(self.distractors, self.seq_len)
         ids = np.stack([keys, self.keys + values], -1).reshape(noise.shape)
         ids = np.where(np.repeat(noisy, 2, 1), noise, ids)
-        # a pair that noise took was not seen
-        seen = np.arange(self.keys) == np.where(noisy, -1, keys)[:, :, None]
-        before = np.take_along_axis(seen.cumsum(1) - seen, keys[:, :, None], 2)[:, :, 0] > 0
+        # (examples, pairs, keys): a pair that noise has replaced shows no key
+        shown = np.arange(self.keys) == np.where(noisy, -1, keys)[:, :, None]
+        shown_before = np.take_along_axis(shown.cumsum(1) - shown, keys[:, :, None], 2)[:, :, 0] > 0
         labels = np.full_like(ids, IGNORED)
-        labels[:, ::2] = np.where(before & ~noisy, values, IGNORED)
+        labels[:, ::2] = np.where(shown_before & ~noisy, values, IGNORED)
         return ids, labels

@@ -1,19 +1,19 @@
 """State tracking in causal self attention: the sum of all digits so far, modulo `modulus` (2: parity).
 
     ids      1 0 1 1 0 1 0 1
-    labels           1 0 0 1        the second half of them; the first is too short to say much
+    labels           1 0 0 1        on the second half: sums of few digits are too easy
 
-Every digit changes every later answer, so there is no token to look up: attention alone with a fixed depth learns short
-sums only (Merrill and Sabharwal, arXiv 2207.00729), a recurrent state is enough.
+Every digit changes every later answer, so no token can be looked up. A transformer of fixed depth learns short sums
+only (Merrill and Sabharwal, arXiv 2207.00729), while a recurrent state is sufficient.
 """
 
 from cab.backbones.labels import IGNORED
-from cab.data.draws import Draws, Whole
-from cab.suites.labelling import Labelling
+from cab.data.counter_rng import CounterRNG, Integers
+from cab.suites.token_labelling import TokenLabelling
 
 
-class Parity(Labelling):
-    """Digits below `modulus`, and their running sums."""
+class Parity(TokenLabelling):
+    """Digits below `modulus`, labelled with their prefix sums modulo `modulus`."""
 
     paper = "arXiv 2207.00729"
 
@@ -40,9 +40,9 @@ class Parity(Labelling):
             raise ValueError(f"modulus={modulus}: at least 2")
         self.vocabulary = self.classes = modulus
 
-    def drawn(self, draws: Draws) -> tuple[Whole, Whole]:
-        """Draw the digits and add them up."""
-        ids = draws.below(self.classes, self.seq_len)
+    def generate(self, rng: CounterRNG) -> tuple[Integers, Integers]:
+        """Draw the digits and compute their prefix sums."""
+        ids = rng.integers(self.classes, self.seq_len)
         labels = ids.cumsum(1) % self.classes
         labels[:, : self.seq_len // 2] = IGNORED
         return ids, labels

@@ -1,20 +1,21 @@
 """Selective copying in causal self attention (MAD, Poli et al., arXiv 2403.17844; Gu and Dao, arXiv 2312.00752).
 
-    ids      .  7  .  .  2  7  .  .  ?  ?  ?        tokens among blanks, then as many requests
+    ids      .  7  .  .  2  7  .  .  ?  ?  ?        tokens among blanks, then a query for each
     labels                           7  2  7        the tokens, in their order
 
-Which token is the third depends on all that stand before it, and not on where it is: a fixed distance finds nothing.
+The number of a token depends on all tokens before it and not on its position: attention at a fixed distance cannot
+find it.
 """
 
 import numpy as np
 
 from cab.backbones.labels import IGNORED
-from cab.data.draws import Draws, Whole
-from cab.suites.labelling import Labelling
+from cab.data.counter_rng import CounterRNG, Integers
+from cab.suites.token_labelling import TokenLabelling
 
 
-class SelectiveCopy(Labelling):
-    """`copied` tokens of `symbols` kinds among blanks; the last `copied` of `seq_len` tokens ask for them in order."""
+class SelectiveCopy(TokenLabelling):
+    """`copied` tokens of `symbols` ids among blanks; the last `copied` of the `seq_len` tokens are the queries."""
 
     paper = "arXiv 2403.17844"
 
@@ -43,16 +44,16 @@ class SelectiveCopy(Labelling):
                 f"copied={copied}, symbols={symbols}: from 1 to half of seq_len={seq_len}, of at least 2 kinds"
             )
         self.copied = copied
-        self.vocabulary, self.classes = symbols + 2, symbols  # 0 blank, 1 request
+        self.vocabulary, self.classes = symbols + 2, symbols  # 0 is a blank, 1 a query
 
-    def drawn(self, draws: Draws) -> tuple[Whole, Whole]:
-        """Draw places and tokens."""
-        room = self.seq_len - self.copied
-        places = np.sort(draws.distinct(room, self.copied), 1)
-        tokens = draws.below(self.classes, self.copied)
+    def generate(self, rng: CounterRNG) -> tuple[Integers, Integers]:
+        """Draw the tokens and their positions."""
+        first_query = self.seq_len - self.copied
+        positions = np.sort(rng.distinct(first_query, self.copied), 1)
+        tokens = rng.integers(self.classes, self.copied)
         ids = np.zeros((len(tokens), self.seq_len), dtype=np.int64)
-        np.put_along_axis(ids, places, 2 + tokens, 1)
-        ids[:, room:] = 1
+        np.put_along_axis(ids, positions, 2 + tokens, 1)
+        ids[:, first_query:] = 1
         labels = np.full_like(ids, IGNORED)
-        labels[:, room:] = tokens
+        labels[:, first_query:] = tokens
         return ids, labels

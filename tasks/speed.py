@@ -1,13 +1,13 @@
 """Timing only: random q, k and v (level `attend`) or random tokens (level `layer`), in all four patterns.
 
-There is no data, no model and no training; `cab.draws` says how the tensors are drawn.
+There are no data, no model and no training. `cab.attention.random_inputs` draws the tensors.
 """
 
 from cab import Task
 
 
 class Speed(Task):
-    """Sizes, and nothing to learn."""
+    """The sizes of the tensors."""
 
     slots = ("NS", "CS", "NC", "CC")
     trains = False

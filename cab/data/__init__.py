@@ -1,1 +1,1 @@
-"""Where tasks get real data: downloads, readers of known layouts, and splits. Knows no task and no model."""
+"""The data of tasks: downloads, readers of published layouts, generators and splits. No task or model is imported."""

@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky, 2009) as released for C programs: six binary batches in `cifar-10-batches-bin`.
 
-Images come out grey, as Long Range Arena makes them. The release for Python is pickled, and what is pickled can run
-anything: it is not read.
+Images are converted to grey, as in Long Range Arena. The release for Python is pickled, and reading a pickle can run
+any code: it is refused.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cab.data.download import alone, download, placed, unfinished, unpack
+from cab.data.download import atomic_folder, download, folder_lock, interrupted_download, unpack
 from cab.errors import UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -25,33 +25,42 @@ PIXELS = 32 * 32
 
 
 def fetch(folder: Path, command: str) -> None:
-    """Bring the tree into `folder`: from an archive that lies there, else downloaded. `command` is what users type."""
-    with alone(folder):
+    """Bring the release into `folder`, from its archive there or from the internet.
+
+    `command` is what a user types to call this; messages name it.
+    """
+    with folder_lock(folder):
         if (folder / TREE).exists():
-            _complete(folder / TREE, command)
+            _check_complete(folder / TREE, command)
             return
-        file = folder / ARCHIVE
-        if file.is_file() and _hash(file) != HASH:
+        archive = folder / ARCHIVE
+        if archive.is_file() and _hash(archive) != HASH:
             raise UsageError(
-                f"{file} is truncated or damaged: its hash is {_hash(file)}, not {HASH}. "
+                f"{archive} is truncated or damaged: its hash is {_hash(archive)}, not {HASH}. "
                 f"Delete it, and run `{command}` to download it."
             )
-        file = download(URL + ARCHIVE, HASH, folder)
-        with placed(folder / TREE) as beside:
-            unpack(file, beside, lambda name: name.removeprefix(f"{TREE}/") if name.startswith(f"{TREE}/") else None)
-            _complete(beside, command)
+        archive = download(URL + ARCHIVE, HASH, folder)
+        with atomic_folder(folder / TREE) as temporary:
+            prefix = f"{TREE}/"
+            unpack(archive, temporary, lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
+            _check_complete(temporary, command)
 
 
 def find(folder: Path, command: str) -> Path | None:
-    """Return the tree in `folder`, or None; `UsageError` where batches are missing or a download was only begun."""
+    """Return the release's folder in `folder`, or None.
+
+    `UsageError` where batches are missing, a download is unfinished, or there is only the pickled release.
+    """
     if (folder / TREE).exists():
-        _complete(folder / TREE, command)
+        _check_complete(folder / TREE, command)
         return folder / TREE
-    left = unfinished(folder, ARCHIVE)
-    if left is None and (folder / ARCHIVE).exists():
-        left = f"{folder / ARCHIVE}, not yet unpacked"
-    if left:
-        raise UsageError(f"{folder} has {left}. Run `{command}` to finish, or delete the file to do without CIFAR-10.")
+    unfinished = interrupted_download(folder, ARCHIVE)
+    if unfinished is None and (folder / ARCHIVE).exists():
+        unfinished = f"{folder / ARCHIVE}, not yet unpacked"
+    if unfinished:
+        raise UsageError(
+            f"{folder} has {unfinished}. Run `{command}` to finish, or delete the file to do without CIFAR-10."
+        )
     if (folder / PICKLED).exists():
         raise UsageError(
             f"{folder / PICKLED} is CIFAR-10 as pickles, which can run anything and are not read. `{command}` brings "
@@ -60,32 +69,35 @@ def find(folder: Path, command: str) -> Path | None:
     return None
 
 
-def read(tree: Path, part: str) -> tuple[Array, Array]:
+def read(tree: Path, split: str) -> tuple[Array, Array]:
     """Read "train" or "test" in the order of the batches: grey pixels (images, 1024) and labels (images,)."""
-    images, labels = zip(*(_batch(tree / name) for name in BATCHES[part]), strict=True)
+    images, labels = zip(*(_read_batch(tree / name) for name in BATCHES[split]), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
 def grey(images: Array) -> Array:
-    """Turn (images, 3, pixels) into grey bytes as `tf.image.rgb_to_grayscale` does, but for its rounding of floats."""
+    """Convert RGB (images, 3, pixels) to grey (images, pixels), in integers.
+
+    The result is that of `tf.image.rgb_to_grayscale`, which differs by 1 where its floats round the other way.
+    """
     red, green, blue = images.astype(np.int64).transpose(1, 0, 2)
-    found: Array = (2989 * red + 5870 * green + 1140 * blue) * 511 // 5_100_000
-    return found.astype(np.uint8)
+    pixels: Array = (2989 * red + 5870 * green + 1140 * blue) * 511 // 5_100_000
+    return pixels.astype(np.uint8)
 
 
-def _batch(file: Path) -> tuple[Array, Array]:
-    """Read a batch: of each image one byte of label, then its red, green and blue pixels."""
-    raw = file.read_bytes()
-    if len(raw) != SIZE * (1 + 3 * PIXELS) or max(raw[:: 1 + 3 * PIXELS]) > 9:
+def _read_batch(file: Path) -> tuple[Array, Array]:
+    """Read a batch: each image is one byte of label, then its red, green and blue pixels."""
+    content = file.read_bytes()
+    if len(content) != SIZE * (1 + 3 * PIXELS) or max(content[:: 1 + 3 * PIXELS]) > 9:
         raise UsageError(
             f"{file} is not a batch of CIFAR-10: {SIZE:,} colour images of 32 x 32 and their labels. It is truncated "
             "or damaged: bring it again."
         )
-    table = np.frombuffer(raw, np.uint8).reshape(SIZE, 1 + 3 * PIXELS)
+    table = np.frombuffer(content, np.uint8).reshape(SIZE, 1 + 3 * PIXELS)
     return grey(table[:, 1:].reshape(SIZE, 3, PIXELS)), table[:, 0].astype(np.int64)
 
 
-def _complete(tree: Path, command: str) -> None:
+def _check_complete(tree: Path, command: str) -> None:
     missing = [name for names in BATCHES.values() for name in names if not (tree / name).is_file()]
     if missing:
         raise UsageError(f"{tree} lacks {', '.join(missing)}. Complete it, or move it away and run `{command}`.")

@@ -1,4 +1,4 @@
-"""Downloads that are resumed where they stopped, verified, and moved into place whole."""
+"""Downloads that resume after an interruption, are verified, and appear in their folder only when complete."""
 
 import fcntl
 import logging
@@ -12,25 +12,25 @@ from pathlib import Path
 
 from cab.errors import UsageError
 
-PART = ".part"  # what an unfinished download is called
-_CHUNK = 1 << 16  # what a broken connection costs at most
+PARTIAL = ".part"  # suffix of an unfinished download or folder
+_CHUNK = 1 << 16  # bytes that a broken connection loses at most
 
 
 def download(url: str, known_hash: str, folder: Path) -> Path:
-    """Return the verified file of that name in `folder`, downloading what is missing of it.
+    """Return the verified file of that URL in `folder`; download it, or the rest of it, if it is not there.
 
-    `known_hash` is "sha256:..." or "md5:...". A file whose hash differs is downloaded again. Call it `alone`.
+    `known_hash` is "sha256:..." or "md5:...". A file with another hash is downloaded again. Call it in `folder_lock`.
     """
-    import pooch  # costs 0.1 s, and most runs download nothing
+    import pooch  # takes 0.1 s to import, and most runs download nothing
     from requests.exceptions import RequestException
 
     name = url.rsplit("/", 1)[-1]
-    part = folder / (name + PART)
+    partial = folder / (name + PARTIAL)
     try:
         logger = pooch.get_logger()
         level, _ = logger.level, logger.setLevel(logging.ERROR)
         try:
-            pooch.retrieve(url, known_hash, fname=name, path=folder, downloader=_resumed(part))
+            pooch.retrieve(url, known_hash, fname=name, path=folder, downloader=_resuming_downloader(partial))
         finally:
             logger.setLevel(level)
     except RequestException as error:
@@ -39,24 +39,27 @@ def download(url: str, known_hash: str, folder: Path) -> Path:
             f"stopped, or put {name} into {folder} yourself: it is verified there."
         ) from None
     except ValueError as error:
-        # pooch has deleted its copy; ours would be resumed from, and never come right
-        part.unlink(missing_ok=True)
+        # pooch has deleted its copy of the wrong file; a partial file of it would never become the right one
+        partial.unlink(missing_ok=True)
         raise UsageError(f"{url} is not the expected file: {_first_line(error)}. Run the same command again.") from None
     except OSError as error:
         raise UsageError(f"{folder} cannot take the download of {name}: {_first_line(error)}") from None
     return folder / name
 
 
-def unfinished(folder: Path, name: str) -> str | None:
-    """Describe what an interrupted download of `name` left in `folder`, or None."""
-    part = folder / (name + PART)
-    size = part.stat().st_size if part.is_file() else 0
-    return f"{part} ({size:,} bytes of an interrupted download)" if size else None
+def interrupted_download(folder: Path, name: str) -> str | None:
+    """Describe what an interrupted download of `name` left in `folder`; None where it left nothing."""
+    partial = folder / (name + PARTIAL)
+    size = partial.stat().st_size if partial.is_file() else 0
+    return f"{partial} ({size:,} bytes of an interrupted download)" if size else None
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one download; another process that wants it waits. Freed by the kernel at death."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Make `folder`, and hold its lock, so that one process at a time downloads into it.
+
+    Another process waits for the lock. The kernel frees it when the process that holds it dies.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".cab-download.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -70,44 +73,44 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def placed(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target` to fill; it takes the name `target` at the end, or vanishes on failure."""
-    beside = target.with_name(f".{target.name}{PART}")
-    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
-    beside.mkdir(parents=True)
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which becomes `target` at the end, or is deleted if an exception is raised."""
+    temporary = target.with_name(f".{target.name}{PARTIAL}")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    temporary.mkdir(parents=True)
     try:
-        yield beside
-        beside.rename(target)
+        yield temporary
+        temporary.rename(target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def unpack(archive: Path, folder: Path, place: Callable[[str], str | None]) -> None:
-    """Unpack the files of a tar archive to where `place` puts their names (None: left out) in `folder`."""
+def unpack(archive: Path, folder: Path, new_name: Callable[[str], str | None]) -> None:
+    """Unpack a tar archive's files into `folder`, each under its `new_name`; those of name None are left out."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                if member.isfile() and (name := place(member.name)) is not None:
+                if member.isfile() and (name := new_name(member.name)) is not None:
                     tar.extract(member.replace(name=name), folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UsageError(f"{archive} cannot be unpacked into {folder.parent}: {_first_line(error)}") from None
 
 
-def _resumed(part: Path) -> Callable[..., None]:
-    """Return a pooch downloader that keeps what came in `part` and asks for the rest."""
+def _resuming_downloader(partial: Path) -> Callable[..., None]:
+    """Return a downloader for pooch that appends to the file `partial` and asks the server for the rest of it."""
 
     def fetch(url: str, output_file: str, pooch: object) -> None:
         import requests
 
-        have = part.stat().st_size if part.is_file() else 0
-        # the file as it lies there: what is unpacked on the way has another hash, and cannot be resumed
-        ask = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=ask, stream=True, timeout=30) as answer:
-            if answer.status_code != 416:  # 416: nothing is left to ask for
+        size = partial.stat().st_size if partial.is_file() else 0
+        # without compression on the way: the hash is that of the plain file, and a range is a range of it
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
+        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            if answer.status_code != 416:  # 416: the range is empty, so the file is complete
                 answer.raise_for_status()
-                with part.open("ab" if answer.status_code == 206 else "wb") as file:
+                with partial.open("ab" if answer.status_code == 206 else "wb") as file:
                     file.writelines(answer.iter_content(_CHUNK))
-        shutil.move(part, output_file)
+        shutil.move(partial, output_file)
 
     return fetch
 

@@ -1,6 +1,8 @@
-"""ListOps in integers, compiled: import it where examples are made, never at the top of a module (numba is slow).
+"""Compiled kernels of ListOps: generate, evaluate, format and parse expressions, in integers alone.
 
-An example depends on seed and index alone: its numbers are a SplitMix64 stream (Steele et al., OOPSLA 2014) of its own.
+Each example draws from a SplitMix64 stream (Steele et al., OOPSLA 2014) of its own, seeded by the seed and its index.
+Import this module inside the functions that use it: importing numba is slow. The generator is not shared with other
+modules, because numba's cache does not notice that a function of another file has changed.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -10,46 +12,53 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# tokens: 0 is padding, 1 to 10 are the digits, then the operators and the bracket that closes each of them
+# token ids: 0 is padding, 1 to 10 are the digits, 11 to 14 the operators, 15 the bracket that closes an operator
 DIGIT, MIN, MAX, MED, SM, END = 1, 11, 12, 13, 14, 15
+_TAB, _LF, _CR, _SPACE, _OPEN, _CLOSE, _ZERO, _NINE, _OPERATOR, _BRACKET = b"\t\n\r ()09[]"
+_LETTER_A, _LETTER_D, _LETTER_E, _LETTER_I, _LETTER_M, _LETTER_N, _LETTER_S, _LETTER_X = b"ADEIMNSX"
 _GOLDEN, _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mixed(state: Any) -> Any:
+def _mix(state: Any) -> Any:
+    """SplitMix64's output function."""
     z = (state ^ (state >> np.uint64(30))) * _A
     z = (z ^ (z >> np.uint64(27))) * _B
     return z ^ (z >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True)
-def fill(
+def generate(
     seed: int, first: int, shortest: int, longest: int, depth: int, arity: int, tokens: Any, ends: Any, values: Any
 ) -> None:
-    """Write examples first, first + 1, ... one behind the other into `tokens`, where each ends, and its value."""
-    open_arguments = np.empty(depth + 1, np.int64)
-    place = 0
+    """Generate the examples `first`, `first + 1`, ... of a seed, one for each element of `ends`.
+
+    Writes all their tokens into `tokens`, where each ends into `ends`, and its value into `values`. An expression whose
+    length is not between `shortest` and `longest` is drawn anew.
+    """
+    open_arguments = np.empty(depth + 1, np.int64)  # of the operator at each level: arguments still to be drawn
+    start = 0
     for i in range(len(ends)):
-        state = _mixed(_mixed(np.uint64(seed) + _GOLDEN) ^ (np.uint64(first + i) * _GOLDEN + _B))
+        state = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(first + i) * _GOLDEN + _B))
         while True:
             # `size` is the least length that the tree can still have: what is drawn, and one token for each argument
             # and bracket that must come. The root is an operator: a digit would be too short.
-            at, level = place, 0
+            end, level = start, 0
             size: Any = 1
             open_arguments[0] = 1
             while level >= 0:
                 if open_arguments[level] == 0:
                     level -= 1
                     if level >= 0:
-                        tokens[at] = END
-                        at += 1
+                        tokens[end] = END
+                        end += 1
                     continue
                 open_arguments[level] -= 1
                 state += _GOLDEN
-                z = _mixed(state)
+                z = _mix(state)
                 # an operator has probability 1/4, but none is deeper than depth - 1
                 if level == 0 or (z & np.uint64(3) == np.uint64(0) and level + 1 < depth):
-                    tokens[at] = MIN + np.int64((z >> np.uint64(2)) & np.uint64(3))
+                    tokens[end] = MIN + np.int64((z >> np.uint64(2)) & np.uint64(3))
                     count = 2 + np.int64(((z >> np.uint64(32)) * np.uint64(arity - 1)) >> np.uint64(32))
                     size += count + 1
                     if size >= longest:
@@ -57,69 +66,75 @@ def fill(
                     level += 1
                     open_arguments[level] = count
                 else:
-                    tokens[at] = DIGIT + np.int64(((z >> np.uint64(32)) * np.uint64(10)) >> np.uint64(32))
-                at += 1
+                    tokens[end] = DIGIT + np.int64(((z >> np.uint64(32)) * np.uint64(10)) >> np.uint64(32))
+                end += 1
             if level < 0 and size > shortest:
                 break
-        values[i] = value(tokens[place:at], depth)
-        place = at
-        ends[i] = at
+        values[i] = evaluate(tokens[start:end], depth)
+        start = end
+        ends[i] = end
 
 
 @njit(cache=True, nogil=True)
-def value(tokens: Any, depth: int) -> int:
-    """Compute an expression: the median of an even count is the mean of the middle two, rounded down; SM is mod 10."""
-    counts = np.zeros((depth + 1, 10), np.int64)  # how often each digit is among an open operator's arguments
+def evaluate(tokens: Any, depth: int) -> int:
+    """Return an expression's value. SM is the sum modulo 10.
+
+    The median of an even number of arguments is the mean of the middle two, rounded down.
+    """
+    counts = np.zeros((depth + 1, 10), np.int64)  # of each digit among the arguments of the operator at each level
     operators = np.zeros(depth + 1, np.int64)
-    level, found = 0, 0
+    level, value = 0, 0
     for token in tokens:
         if token < MIN:
-            found = token - DIGIT
+            value = token - DIGIT
         elif token < END:
             level += 1
             operators[level] = token
             counts[level] = 0
             continue
         else:
-            found = _applied(operators[level], counts[level])
+            value = _apply(operators[level], counts[level])
             level -= 1
-        counts[level, found] += 1
-    return found
+        counts[level, value] += 1
+    return value
 
 
 @njit(cache=True, nogil=True)
-def _applied(operator: int, counts: Any) -> int:
+def _apply(operator: int, counts: Any) -> int:
+    """Apply an operator to arguments of which `counts[digit]` are a digit."""
     if operator == SM:
         total = 0
         for digit in range(10):
             total += digit * counts[digit]
         return total % 10
     if operator == MIN or operator == MAX:
-        found = 0
+        extreme = 0
         for step in range(10):
             digit = 9 - step if operator == MIN else step
             if counts[digit]:
-                found = digit
-        return found
+                extreme = digit
+        return extreme
     number = counts.sum()
-    low = high = -1
-    seen = 0
+    low = high = -1  # the digits at the sorted positions (number - 1) // 2 and number // 2
+    cumulative = 0
     for digit in range(10):
-        seen += counts[digit]
-        if low < 0 and 2 * seen >= number:  # covers place (number - 1) // 2
+        cumulative += counts[digit]
+        if low < 0 and 2 * cumulative >= number:
             low = digit
-        if high < 0 and seen > number // 2:
+        if high < 0 and cumulative > number // 2:
             high = digit
     return (low + high) // 2
 
 
 @njit(cache=True, nogil=True)
-def spell(tokens: Any, ends: Any, values: Any, names: Any, name_ends: Any, out: Any) -> int:
-    """Write rows of the release's files into `out` and return their size: `( ( ( [MAX 4 ) 3 ) ] )`, tab, value.
+def format_rows(tokens: Any, ends: Any, values: Any, names: Any, name_ends: Any, out: Any) -> int:
+    """Write rows of the release's files into `out`, and return their size: `( ( ( [MAX 4 ) 3 ) ] )`, tab, value.
 
-    An operator is applied to its first argument, that to the second, and so on, and last to the bracket.
+    The parentheses are those of a binary tree: an operator is joined with its first argument, the result with the
+    second, and so on, and at last with the bracket. `names` are the bytes of all token names, `name_ends` where each
+    ends.
     """
-    arguments = np.empty(len(tokens), np.int64)  # of each operator, in the order of their appearance
+    arguments = np.empty(len(tokens), np.int64)  # of each operator, in the order of their appearance: how many
     stack = np.empty(64, np.int64)
     size = start = 0
     for row in range(len(ends)):
@@ -140,81 +155,81 @@ def spell(tokens: Any, ends: Any, values: Any, names: Any, name_ends: Any, out: 
             if MIN <= token < END:
                 number += 1
                 for _ in range(arguments[number] + 1):
-                    out[size] = 40
-                    out[size + 1] = 32
+                    out[size] = _OPEN
+                    out[size + 1] = _SPACE
                     size += 2
                 level += 1
             for k in range(name_ends[token - 1], name_ends[token]):
                 out[size] = names[k]
                 size += 1
-            out[size] = 32
+            out[size] = _SPACE
             size += 1
             if token == END:
-                out[size] = 41
-                out[size + 1] = 32
+                out[size] = _CLOSE
+                out[size + 1] = _SPACE
                 size += 2
                 level -= 1
             if level and not MIN <= token < END:
-                out[size] = 41
-                out[size + 1] = 32
+                out[size] = _CLOSE
+                out[size + 1] = _SPACE
                 size += 2
-        out[size - 1] = 9
-        out[size] = 48 + values[row]
-        out[size + 1] = 13
-        out[size + 2] = 10
+        out[size - 1] = _TAB
+        out[size] = _ZERO + values[row]
+        out[size + 1] = _CR
+        out[size + 2] = _LF
         size += 3
         start = ends[row]
     return size
 
 
 @njit(cache=True, nogil=True)
-def parse(text: Any, tokens: Any, ends: Any, values: Any) -> Any:
-    """Read rows as `spell` writes them, with or without parentheses and carriage returns.
+def parse_rows(text: Any, tokens: Any, ends: Any, values: Any) -> Any:
+    """Read rows as `format_rows` writes them, with or without parentheses and carriage returns.
 
-    Returns (rows, 0), or (rows before it, 1) where a row cannot be read.
+    Returns (rows, 0), or (rows before the first one that cannot be read, 1).
     """
-    row = at = level = place = 0
-    while place < len(text):
-        c = text[place]
-        if c == 32 or c == 40 or c == 41:
-            place += 1
-        elif 48 <= c < 58:
-            tokens[at] = DIGIT + c - 48
-            at += 1
-            place += 1
-        elif c == 93:
+    row = end = level = i = 0  # `end` of the tokens, and `i` in the text
+    while i < len(text):
+        c = text[i]
+        if c == _SPACE or c == _OPEN or c == _CLOSE:
+            i += 1
+        elif _ZERO <= c <= _NINE:
+            tokens[end] = DIGIT + c - _ZERO
+            end += 1
+            i += 1
+        elif c == _BRACKET:
             level -= 1
-            tokens[at] = END
-            at += 1
-            place += 1
-        elif c == 91 and place + 3 < len(text):
-            a, b, d = text[place + 1], text[place + 2], text[place + 3]
-            if a == 83 and b == 77:
+            tokens[end] = END
+            end += 1
+            i += 1
+        elif c == _OPERATOR and i + 3 < len(text):
+            a, b, d = text[i + 1], text[i + 2], text[i + 3]
+            if a == _LETTER_S and b == _LETTER_M:
                 token, width = SM, 3
-            elif a == 77 and b == 73 and d == 78:
+            elif a == _LETTER_M and b == _LETTER_I and d == _LETTER_N:
                 token, width = MIN, 4
-            elif a == 77 and b == 65 and d == 88:
+            elif a == _LETTER_M and b == _LETTER_A and d == _LETTER_X:
                 token, width = MAX, 4
-            elif a == 77 and b == 69 and d == 68:
+            elif a == _LETTER_M and b == _LETTER_E and d == _LETTER_D:
                 token, width = MED, 4
             else:
                 return row, 1
-            tokens[at] = token
+            tokens[end] = token
             level += 1
-            at += 1
-            place += width
-        elif c == 9 and level == 0 and place + 2 < len(text) and 48 <= text[place + 1] < 58:
-            values[row] = text[place + 1] - 48
-            place += 2
-            if text[place] == 13:
-                place += 1
-            if place >= len(text) or text[place] != 10 or at == (ends[row - 1] if row else 0):
+            end += 1
+            i += width
+        elif c == _TAB and level == 0 and i + 2 < len(text) and _ZERO <= text[i + 1] <= _NINE:
+            values[row] = text[i + 1] - _ZERO
+            i += 2
+            if text[i] == _CR:
+                i += 1
+            if i >= len(text) or text[i] != _LF or end == (ends[row - 1] if row else 0):
                 return row, 1
-            place += 1
-            ends[row] = at
+            i += 1
+            ends[row] = end
             row += 1
         else:
             return row, 1
         if level < 0:
             return row, 1
-    return row, 0 if at == (ends[row - 1] if row else 0) else 1
+    return row, 0 if end == (ends[row - 1] if row else 0) else 1

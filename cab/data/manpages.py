@@ -1,9 +1,12 @@
-"""Pairs of manual pages, out of Debian packages, in the layout of LRA's Retrieval: does one refer to the other?
+"""Pairs of manual pages from Debian packages, in the layout of LRA's Retrieval: does one page refer to the other?
 
-A page's text is its source without macros, without its names and without the section SEE ALSO, whose entries are the
-links. Pages whose names begin alike are in one split, and so are both pages of a pair: no text is seen in two. The
-negative pairs of a package combine the pages of its positive ones anew, so that a page occurs as often in one kind as
-in the other: who reads one text alone, or tells packages apart, is right by chance.
+A page's text is its source without macros, without its names and without the section SEE ALSO. The entries of that
+section are the links between pages.
+
+Pages whose names begin with the same letters are in one split, and a pair has both pages in its split: no text is in
+two splits. A split has as many unlinked pairs as linked ones, and they recombine the pages of the linked pairs of its
+package. A page therefore occurs about as often in both kinds, and neither one text alone nor the package tells which
+kind a pair is.
 """
 
 import gzip
@@ -14,125 +17,128 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cab.data import debian
-from cab.data.download import alone, placed
-from cab.data.splits import part
+from cab.data.download import atomic_folder, folder_lock
+from cab.data.splits import split_of
 
 FOLDER = "manpages"
 PACKAGES = ("manpages-dev", "libcurl4-doc", "libssl-doc", "libx11-doc")
 SHARES = {"validation": 0.15, "test": 0.3, "train": 0.55}
-ALIKE = 3  # letters by which names begin alike
-MARK = ".cab-made.json"  # stands beside files that we made
+PREFIX = 3  # letters of a name that decide its split
+MARKER = ".cab-made.json"  # is beside files that `fetch` made
 LONGEST = 10_000  # characters of a text, as LRA cuts them
-INSIDE = "usr/share/man/man"
+PACKAGE_FOLDER = "usr/share/man/man"
 
 Pair = tuple[str, str]
 
-_LEFT_OUT = ("", "NAME", "SEE ALSO", "COPYRIGHT", "COLOPHON")
+_SKIPPED_SECTIONS = ("", "NAME", "SEE ALSO", "COPYRIGHT", "COLOPHON")
 _LINK = re.compile(r"([A-Za-z_][\w.+:-]*)\s*\((\d)\w*\)")
 _ESCAPES = ((r"\-", "-"), (r"\(aq", "'"), (r"\(dq", '"'), (r"\e", "\\"), (r"\|", ""), (r"\&", ""), (r"\^", ""))
 _FONT = re.compile(r"\\f(\[\w*\]|\(..|.)|\\s[+-]?\d|\\\*?\(..|\\\*.|\\[nh]'[^']*'|\\[:/,c]")
-_SPACED = ("B", "I", "SM", "SB", "SS")  # macros that say their arguments
-_JOINED = ("BR", "RB", "BI", "IB", "RI", "IR")  # in alternating fonts, without spaces
+_SPACED_MACROS = ("B", "I", "SM", "SB", "SS")  # their arguments are text, with spaces between
+_JOINED_MACROS = ("BR", "RB", "BI", "IB", "RI", "IR")  # their arguments are text in alternating fonts, without spaces
 
 
 def fetch(folder: Path, names: dict[str, str]) -> None:
-    """Write the pairs into `folder`/manpages; `names` says which file each split has."""
+    """Write the pairs into `folder`/manpages; `names` has the file name of each split."""
     target = folder / FOLDER
-    with alone(folder):
+    with folder_lock(folder):
         if target.exists():
             return
-        with debian.packages(PACKAGES) as found, placed(target) as beside:
+        with debian.packages(PACKAGES) as packages, atomic_folder(target) as temporary:
             rows: dict[str, list[str]] = {split: [] for split in names}
             for package in PACKAGES:
-                pages, links = read(debian.files(found[package][1], INSIDE))
-                for split, lines in rows.items():
-                    lines += [_row(label, pair, pages) for label, pair in pairs(pages, links, split)]
+                pages, links = read_pages(debian.files(packages[package][1], PACKAGE_FOLDER))
+                for split, split_rows in rows.items():
+                    split_rows += [_tsv_row(label, pair, pages) for label, pair in make_pairs(pages, links, split)]
             for split, name in names.items():
                 text = "".join(sorted(rows[split], key=_hash))
-                (beside / name).write_text(text, encoding="utf-8", newline="\n")
-            versions = {name: version for name, (version, _) in sorted(found.items())}
-            (beside / MARK).write_text(json.dumps({"packages": versions}) + "\n", encoding="utf-8")
+                (temporary / name).write_text(text, encoding="utf-8", newline="\n")
+            versions = {name: version for name, (version, _) in sorted(packages.items())}
+            (temporary / MARKER).write_text(json.dumps({"packages": versions}) + "\n", encoding="utf-8")
 
 
-def pairs(pages: dict[str, str], links: set[Pair], split: str) -> list[tuple[int, Pair]]:
-    """Return a split's linked pairs, in random directions, each with a pair that is not linked."""
-    own = {page for page in pages if part(page[:ALIKE].lower().encode(), SHARES) == split}
+def make_pairs(pages: dict[str, str], links: set[Pair], split: str) -> list[tuple[int, Pair]]:
+    """Return a split's linked pairs (label 1), in random directions, each followed by an unlinked pair (label 0)."""
+    own = {page for page in pages if split_of(page[:PREFIX].lower().encode(), SHARES) == split}
     linked = sorted((pair for pair in links if own.issuperset(pair)), key=lambda pair: _hash(" ".join(pair)))
     linked = [pair if _hash("".join(pair)) < "8" else pair[::-1] for pair in linked]
-    left = [second for _, second in linked]
-    left = left[len(left) // 2 :] + left[: len(left) // 2]
-    found: list[tuple[int, Pair]] = []
-    used: set[Pair] = set()
+    partners = [second for _, second in linked]
+    partners = partners[len(partners) // 2 :] + partners[: len(partners) // 2]
+    labelled: list[tuple[int, Pair]] = []
+    unlinked: set[Pair] = set()
     for first, second in linked:
-        fitting = ((at, (min(first, other), max(first, other))) for at, other in enumerate(left) if other != first)
-        at, new = next(((at, new) for at, new in fitting if new not in links and new not in used), (0, None))
-        if new is not None:  # a page that all others refer to is in no pair
-            used.add(new)
-            found += [(1, (first, second)), (0, (first, left.pop(at)))]
-    return found
+        candidates = ((i, (min(first, page), max(first, page))) for i, page in enumerate(partners) if page != first)
+        free = ((i, pair) for i, pair in candidates if pair not in links and pair not in unlinked)
+        index, pair = next(free, (0, None))
+        if pair is not None:  # else `first` is linked with every page that is left, and makes no pair of either kind
+            unlinked.add(pair)
+            labelled += [(1, (first, second)), (0, (first, partners.pop(index)))]
+    return labelled
 
 
-def read(files: Iterable[tuple[str, bytes]]) -> tuple[dict[str, str], set[Pair]]:
-    """Return text by name of page, and the links between the pages."""
+def read_pages(files: Iterable[tuple[str, bytes]]) -> tuple[dict[str, str], set[Pair]]:
+    """Read the files of manual pages: name of the page -> text, and the links between pages, each sorted."""
     pages: dict[str, str] = {}
-    refers: dict[str, list[str]] = {}
-    called: dict[str, str] = {}  # another name -> the page
+    references: dict[str, list[str]] = {}
+    aliases: dict[str, str] = {}  # alias -> name of the page
     for file, content in files:
         stem, section = file.split("/")[-1].removesuffix(".gz").rsplit(".", 1)
         source = (gzip.decompress(content) if file.endswith(".gz") else content).decode(errors="replace")
         if source.startswith(".so "):
-            continue  # another name, which the page itself says too
-        key = f"{stem}({section[0]})"
-        pages[key], name, also = plain(source)
-        for other in name.split(" - ")[0].split(","):
-            called.setdefault(f"{other.strip()}({section[0]})", key)
-        refers[key] = [f"{other}({number})" for other, number in _LINK.findall(also)]
-    found = {
-        (key, other if other in pages else called.get(other, key)) for key, all_ in refers.items() for other in all_
+            continue  # an alias, which the page itself lists too
+        name = f"{stem}({section[0]})"
+        pages[name], name_section, see_also = plain(source)
+        for alias in name_section.split(" - ")[0].split(","):
+            aliases.setdefault(f"{alias.strip()}({section[0]})", name)
+        references[name] = [f"{other}({number})" for other, number in _LINK.findall(see_also)]
+    links = {
+        (name, other if other in pages else aliases.get(other, name))
+        for name, others in references.items()
+        for other in others
     }
-    return pages, {(min(pair), max(pair)) for pair in found if pair[0] != pair[1]}
+    return pages, {(min(link), max(link)) for link in links if link[0] != link[1]}
 
 
 def plain(source: str) -> tuple[str, str, str]:
     """Return a page's text, its section NAME and its section SEE ALSO, without roff."""
     sections: dict[str, list[str]] = {}
-    title, skipped_to = "", ""
+    title, skip_until = "", ""
     for line in source.splitlines():
-        if skipped_to:
-            skipped_to = "" if line.rstrip().endswith(skipped_to) else skipped_to
+        if skip_until:
+            skip_until = "" if line.rstrip().endswith(skip_until) else skip_until
         elif line.startswith((".de", ".ig")):
-            skipped_to = ".."
+            skip_until = ".."
         elif line.startswith(".TS"):
-            skipped_to = "."  # the end of a table's format
+            skip_until = "."  # the end of a table's format
         elif line.startswith(".SH"):
-            title = _clean(" ".join(_arguments(line)[1:]))
-        elif line[:1] not in ("'", ".") or line[1:3].strip() in (*_SPACED, *_JOINED, "IP"):
-            sections.setdefault(title, []).append(_said(line))
+            title = _without_escapes(" ".join(_arguments(line)[1:]))
+        elif line[:1] not in ("'", ".") or line[1:3].strip() in (*_SPACED_MACROS, *_JOINED_MACROS, "IP"):
+            sections.setdefault(title, []).append(_line_text(line))
     texts = {name: " ".join(" ".join(lines).split()) for name, lines in sections.items()}
-    body = " ".join(f"{name} {text}" for name, text in texts.items() if name not in _LEFT_OUT)
+    body = " ".join(f"{name} {text}" for name, text in texts.items() if name not in _SKIPPED_SECTIONS)
     return body[:LONGEST], texts.get("NAME", ""), texts.get("SEE ALSO", "")
 
 
-def _said(line: str) -> str:
+def _line_text(line: str) -> str:
     if not line.startswith("."):
-        return _clean(line)
+        return _without_escapes(line)
     macro, *words = _arguments(line)
     if macro == ".IP":
-        return _clean("".join(words[:1]))
-    return _clean(("" if macro[1:] in _JOINED else " ").join(words))
+        return _without_escapes("".join(words[:1]))
+    return _without_escapes(("" if macro[1:] in _JOINED_MACROS else " ").join(words))
 
 
 def _arguments(line: str) -> list[str]:
     return [quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', line)]
 
 
-def _clean(text: str) -> str:
-    for escape, said in _ESCAPES:
-        text = text.replace(escape, said)
+def _without_escapes(text: str) -> str:
+    for escape, character in _ESCAPES:
+        text = text.replace(escape, character)
     return _FONT.sub("", text)
 
 
-def _row(label: int, pair: Pair, pages: dict[str, str]) -> str:
+def _tsv_row(label: int, pair: Pair, pages: dict[str, str]) -> str:
     return "\t".join([f"{label}.0", *pair, *(pages[page] for page in pair)]) + "\n"
 
 

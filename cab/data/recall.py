@@ -1,74 +1,81 @@
-"""Associative recall: pairs of a key and a value, and what is asked about them, as numpy batches of token ids.
+"""Associative recall: pairs of a key and a value, and queries for the values, as numpy batches of token ids.
 
-The values of an example are all different, so the pooled source says nothing: who cannot find a key's own pair
-guesses one of P values (chance 1/P). Training has fewer pairs too, a ladder: 64 alone are not learnt.
+The values of an example are all different, so the mean over its pairs tells nothing: a model that does not look a key
+up guesses one of P values (chance 1 / P). Training has examples with fewer pairs too, because models do not learn from
+examples with 64 pairs alone.
 
-A token is two ids, whose embeddings are added up. 0 says nothing; then come keys, values or modes, and asks.
+A token has two ids, whose embeddings are summed. Id 0 is an empty field. The ids of keys follow, then those of values
+or modes, then those of queries.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cab.data.draws import Draws, Whole
+from cab.data.counter_rng import CounterRNG, Integers
 
-IGNORED = -100  # the label where nothing is asked: what torch's cross-entropy leaves out
-Example = tuple[int, int]  # its number, its pairs
+IGNORED = -100  # the label of a token without one: torch's cross-entropy ignores it
+Example = tuple[int, int]  # its number, and how many pairs it has
 
 
-def ladder(pairs: int, halvings: int) -> list[int]:
-    """Return `pairs` and its halves, the fewest first."""
+def halved_counts(pairs: int, halvings: int) -> list[int]:
+    """Return pairs / 2**halvings, ..., pairs / 2, pairs, rounded down."""
     if halvings < 0 or pairs >> halvings < 1:
         raise ValueError(f"halvings={halvings}: from 0, and few enough to leave one of {pairs} pairs")
     return [pairs >> i for i in range(halvings, -1, -1)]
 
 
-class Pairs:
-    """The pairs of a batch: keys and values below `most`, (batch, most), of which each row's first `counts` exist."""
+class KeyValuePairs:
+    """The pairs of a batch of examples.
+
+    `keys` and `values` are (batch, most), below `most`; an example has the first `counts` (batch,) of its row.
+    """
 
     def __init__(self, examples: Sequence[Example], most: int) -> None:
         self.most = most
-        self.draws = Draws([number for number, _ in examples])
+        self.rng = CounterRNG([number for number, _ in examples])
         self.counts = np.array([count for _, count in examples], dtype=np.int64)
-        self.keys, self.values = self.draws.distinct(most, most), self.draws.distinct(most, most)
+        self.keys, self.values = self.rng.distinct(most, most), self.rng.distinct(most, most)
 
     @property
-    def real(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-        """Which pairs exist: (batch, most)."""
+    def mask(self) -> NDArray[np.bool_]:
+        """The pairs that examples have: (batch, most)."""
         return np.arange(self.most) < self.counts[:, None]
 
-    def asked(self, count: int) -> Whole:
-        """Draw the pairs that `count` asks an example are about, each time any of those that exist."""
-        return self.draws.below(self.counts[:, None], count)
+    def draw_indices(self, count: int) -> Integers:
+        """Draw `count` indices of pairs that the example has, with replacement: (batch, count)."""
+        return self.rng.integers(self.counts[:, None], count)
 
-    def tokens(self) -> Whole:
-        """Return the pairs as tokens (batch, most, 2): ids 1 + key and 1 + most + value, 0 where none exists."""
+    def tokens(self) -> Integers:
+        """Return the pairs as tokens (batch, most, 2): ids 1 + key and 1 + most + value, or 0 for padding."""
         ids = np.stack([1 + self.keys, 1 + self.most + self.values], -1)
-        return np.where(self.real[:, :, None], ids, 0)
+        return np.where(self.mask[:, :, None], ids, 0)
 
 
-def with_modes(pairs: Pairs, n: int, neighbour: int) -> tuple[Whole, Whole]:
-    """Draw a target of n tokens: ids (batch, n, 2) of key and mode, and the values asked for (batch, n).
+def queries_with_modes(pairs: KeyValuePairs, n: int, neighbour: int) -> tuple[Integers, Integers]:
+    """Draw `n` queries for each example: ids (batch, n, 2) of key and mode, and the values they ask for (batch, n).
 
-    Mode 0 (id most + 1) asks for the value of the token's own key; mode 1 (id most + 2) for that of the key
-    `neighbour` places on: -1 is the previous token. A token without such a neighbour has mode 0.
+    Mode 0 (id most + 1) asks for the value of the query's own key. Mode 1 (id most + 2) asks for that of the key of
+    another query, `neighbour` positions on: -1 is the previous one. A query without such a neighbour has mode 0.
     """
-    own = pairs.asked(n)
-    modes = pairs.draws.below(2, n)
+    own = pairs.draw_indices(n)
+    modes = pairs.rng.integers(2, n)
     modes[:, 0 if neighbour < 0 else -1] = 0
-    other = np.roll(own, -neighbour, axis=1)
+    others = np.roll(own, -neighbour, axis=1)
     keys = np.take_along_axis(pairs.keys, own, 1)
-    labels = np.take_along_axis(pairs.values, np.where(modes == 1, other, own), 1)
+    labels = np.take_along_axis(pairs.values, np.where(modes == 1, others, own), 1)
     return np.stack([1 + keys, 1 + pairs.most + modes], -1), labels
 
 
-def asks_first(pairs: Pairs, asks: int) -> tuple[Whole, Whole]:
-    """Draw one sequence (batch, asks + most, 2), asks before pairs, and its labels, `IGNORED` at the pairs.
+def queries_then_pairs(pairs: KeyValuePairs, queries: int) -> tuple[Integers, Integers]:
+    """Draw one sequence for each example: its queries, then its pairs.
 
-    An ask has one id, 1 + 2 most + key: not the key's own.
+    Returns ids (batch, queries + most, 2) and labels (batch, queries + most), which are `IGNORED` at the pairs. The id
+    of a query is 1 + 2 most + key, which is not that of its key in a pair; its second field is empty.
     """
-    about = pairs.asked(asks)
-    keys, labels = np.take_along_axis(pairs.keys, about, 1), np.take_along_axis(pairs.values, about, 1)
-    questions = np.stack([1 + 2 * pairs.most + keys, np.zeros_like(keys)], -1)
-    nothing = np.full_like(pairs.keys, IGNORED)
-    return np.concatenate([questions, pairs.tokens()], 1), np.concatenate([labels, nothing], 1)
+    indices = pairs.draw_indices(queries)
+    keys, labels = np.take_along_axis(pairs.keys, indices, 1), np.take_along_axis(pairs.values, indices, 1)
+    query_tokens = np.stack([1 + 2 * pairs.most + keys, np.zeros_like(keys)], -1)
+    no_labels = np.full_like(pairs.keys, IGNORED)
+    return np.concatenate([query_tokens, pairs.tokens()], 1), np.concatenate([labels, no_labels], 1)

@@ -1,1 +1,1 @@
-"""What several tasks share: their model, loss, score and floors. A task's own file adds its data and says the rest."""
+"""Base classes of tasks: the model, loss, score and floors that several tasks share. A task's file adds its data."""

@@ -1,7 +1,7 @@
-"""Classifying sequences with an encoder: what the tasks of Long Range Arena have in common but for their data.
+"""Classification of sequences with an encoder: what the tasks of Long Range Arena share beside their data.
 
-`protocol=lra` keeps the released code's quirk `padding-is-pooled` where pooling is mean or max, and those that a task
-names. Everything else of the release is in `scale=paper`.
+`protocol=lra` has the quirk `padding-is-pooled` of the released code where pooling is mean or max, and the quirks that
+a task's own file names. Everything else of the release is in `scale=paper`.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from cab.contracts.pattern import Pattern
 from cab.contracts.task import Attention, Batch, Task
 from cab.errors import unknown
 
-MULTIPLE = 64  # trimmed batches have a multiple of this many tokens, so that few shapes occur
+LENGTH_MULTIPLE = 64  # the length of a trimmed batch is a multiple of it, so that few shapes occur
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Classification(Task):
-    """Examples are (content, label). A task fills `splits` in `source`, and says what ids a content has."""
+    """Examples are (content, label). A task sets `splits` in `source`, and gives the ids of a content in `ids`."""
 
     slots = ("NS",)
     metrics = {"accuracy": ("fraction", True)}
     paper = "arXiv 2011.04006"
     vocabulary: ClassVar[int]
     classes: ClassVar[int] = 2
-    tokens: ClassVar[int] = 0  # of every example, where all have as many
+    tokens: ClassVar[int] = 0  # of each example, if all have the same number; else 0
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Classification(Task):
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
         self.pooling, self.cls = pooling, pooling == "cls"
-        self.room = seq_len - self.cls  # for tokens beside the class token
-        if self.room < 1:
+        self.max_tokens = seq_len - self.cls  # of an example, beside the class token
+        if self.max_tokens < 1:
             raise ValueError(f"seq_len={seq_len}: with a class token at least 2 are needed")
-        if self.tokens not in (0, self.room):
+        if self.tokens not in (0, self.max_tokens):
             raise ValueError(
                 f"seq_len={seq_len}: with pooling={pooling} it is {self.tokens + self.cls}, and nothing else"
             )
@@ -76,62 +76,62 @@ class Classification(Task):
         self.splits: dict[str, Any] = {}
 
     def counts(self) -> dict[str, int]:
-        """Count the examples of each split."""
+        """Return the number of examples of each split."""
         return {name: len(self.splits[name]) for name in ("train", "validation", "test")}
 
     def split(self, name: str, seed: int) -> Any:
-        """Return a split of what `source` found; no split depends on the seed."""
+        """Return a split of the data that `source` found; it does not depend on the seed."""
         if name not in self.splits:
             raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
         return self.splits[name]
 
     def ids(self, content: Any) -> Array:
-        """Return the ids of an example's content, from 1 up where it may be padded."""
+        """Return the token ids of a content; where examples are padded, with 0, they are 1 or more."""
         return content  # type: ignore[no-any-return]
 
-    def padded(self, contents: Sequence[Any], trim: bool) -> Tensor:
-        """Put ids together, (batch, n), and pad them with 0."""
+    def pad(self, contents: Sequence[Any], trim: bool) -> Tensor:
+        """Return ids (batch, n) of contents, padded with 0; with `trim`, n is as small as `LENGTH_MULTIPLE` allows."""
         rows = [self.ids(content) for content in contents]
-        length = self.room
-        if trim and not (self.as_released and not self.cls):  # pooled padding counts, so there must be all of it
+        length = self.max_tokens
+        if trim and (self.cls or not self.as_released):  # where padding is pooled, all of it is needed
             longest = max(len(row) for row in rows) + self.cls
-            length = min(length, -(-longest // MULTIPLE) * MULTIPLE - self.cls)
+            length = min(length, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE - self.cls)
         x = np.zeros((len(rows), length), dtype=np.int64)
-        for place, row in zip(x, rows, strict=True):
-            place[: len(row)] = row
+        for padded, row in zip(x, rows, strict=True):
+            padded[: len(row)] = row
         return torch.from_numpy(x)
 
     def collate(self, examples: Sequence[Any], trim: bool = False) -> Batch:
-        """Pad with 0."""
-        x = self.padded([content for content, _ in examples], trim)
+        """Pad the examples with 0, and mask the padding."""
+        x = self.pad([content for content, _ in examples], trim)
         return Batch(x, x > 0, target=targets(examples))
 
     def encoder(self, attention: Attention) -> Encoder:
-        """Build the encoder."""
+        """Build the encoder of the task's sizes."""
         return Encoder(
             attention, Pattern.NS, vocabulary=self.vocabulary, max_len=self.seq_len, cls=self.cls, **self.sizes
         )
 
     def model(self, attention: Attention) -> nn.Module:
-        """Build the encoder and a head with one hidden layer as wide as the feed-forward ones."""
-        kind = PaddingPoolingClassifier if self.as_released else Classifier
-        return kind(self.encoder(attention), classes=self.classes, hidden=self.sizes["mlp"], pooling=self.pooling)
+        """Build the encoder and a head, whose hidden layer has the size of the feed-forward networks'."""
+        classifier = PaddingPoolingClassifier if self.as_released else Classifier
+        return classifier(self.encoder(attention), classes=self.classes, hidden=self.sizes["mlp"], pooling=self.pooling)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Let the model read a batch."""
+        """Return the model's logits (batch, classes)."""
         return model(batch.x, batch.x_mask, batch.inputs)  # type: ignore[no-any-return]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy."""
+        """Return the mean cross-entropy."""
         assert batch.target is not None
         return F.cross_entropy(self.logits(model, batch).float(), batch.target)
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """1 where the likeliest class is right."""
+        """Return accuracy: 1 for each example whose likeliest class is right, else 0."""
         assert batch.target is not None
         return {"accuracy": self.logits(model, batch).argmax(-1).eq(batch.target).float()}
 
 
 def targets(examples: Sequence[tuple[Any, int]]) -> Tensor:
-    """Return the examples' labels."""
+    """Return the labels (batch,) of examples (content, label)."""
     return torch.tensor([label for _, label in examples])

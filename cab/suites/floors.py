@@ -1,4 +1,4 @@
-"""Floors of classification: test accuracies of rules that need no model."""
+"""Floors of classification: test accuracies of simple baselines, which a model should exceed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,29 +8,32 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def majority(train: Array, test: Array) -> float:
-    """Name the label that is commonest in training."""
+def majority_accuracy(train: Array, test: Array) -> float:
+    """Return the test accuracy of the most frequent training label. Both arguments are labels (examples,)."""
     return float((test == np.bincount(train).argmax()).mean())
 
 
 def histograms(contents: Iterable[Any], size: int = 256) -> Array:
-    """Count how often each of `size` values occurs in each content: (contents, size)."""
+    """Count how often each integer below `size` occurs in each content: (contents, size)."""
     return np.stack([np.bincount(content, minlength=size) for content in contents])
 
 
-def frequencies(counts: Array) -> Array:
-    """Return square roots of relative frequencies, (contents, size)."""
-    found: Array = np.sqrt(counts / counts.sum(1, keepdims=True))
-    return found
+def root_frequencies(counts: Array) -> Array:
+    """Return the square roots of the relative frequencies of counts (contents, size), in the same shape."""
+    roots: Array = np.sqrt(counts / counts.sum(1, keepdims=True))
+    return roots
 
 
-def ridge(train: tuple[Array, Array], test: tuple[Array, Array], penalty: float = 1e-3) -> float:
-    """Fit standardised features to labels by ridge regression, one column a class; name the largest."""
-    (a, label_a), (b, label_b) = train, test
-    centre, spread = a.mean(0), a.std(0)
-    spread[spread == 0] = np.inf  # a feature that train cannot say anything about
-    a, b = (a - centre) / spread, (b - centre) / spread
-    wanted = np.eye(label_a.max() + 1)[label_a]
-    mean = wanted.mean(0)
-    weights = np.linalg.solve(a.T @ a + penalty * len(a) * np.eye(a.shape[1]), a.T @ (wanted - mean))
-    return float(((b @ weights + mean).argmax(1) == label_b).mean())
+def ridge_accuracy(train: tuple[Array, Array], test: tuple[Array, Array], penalty: float = 1e-3) -> float:
+    """Return the test accuracy of a ridge regression from standardised features to one-hot labels.
+
+    Both arguments are features (examples, size) and labels (examples,). The class with the largest output is predicted.
+    """
+    (x, labels), (test_x, test_labels) = train, test
+    mean, deviation = x.mean(0), x.std(0)
+    deviation[deviation == 0] = np.inf  # a feature that is constant in training becomes 0
+    x, test_x = (x - mean) / deviation, (test_x - mean) / deviation
+    one_hot = np.eye(labels.max() + 1)[labels]
+    intercept = one_hot.mean(0)
+    weights = np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ (one_hot - intercept))
+    return float(((test_x @ weights + intercept).argmax(1) == test_labels).mean())

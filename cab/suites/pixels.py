@@ -1,7 +1,7 @@
-"""Classifying grey images whose pixels are the tokens, row by row: x is 0 to 255, and nothing is padded.
+"""Classification of grey images whose pixels are the tokens, row by row: ids are 0 to 255, and nothing is padded.
 
-`protocol=lra` keeps two quirks of the released code: `zero-is-padding` (black pixels are hidden from attention) and
-`padding-is-pooled`.
+`protocol=lra` has two quirks of the released code: `zero-is-padding` (black pixels are masked as if they were padding)
+and `padding-is-pooled`.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from cab.suites.classification import Classification, targets
 
 
 class PixelClassification(Classification):
-    """Examples are (pixels, label)."""
+    """Examples are (pixels, label), with bytes (n,) as pixels."""
 
     vocabulary = 256
 
     def collate(self, examples: Sequence[Any], trim: bool = False) -> Batch:
-        """Stack; nothing is padded."""
+        """Stack the images."""
         x = torch.from_numpy(np.stack([pixels for pixels, _ in examples]).astype(np.int64))
         return Batch(x, x > 0 if self.as_released else None, target=targets(examples))

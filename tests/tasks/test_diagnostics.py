@@ -1,4 +1,4 @@
-"""Diagnostics of one ability each: answers are exact, chance is what it is called, and the YAML says what there is."""
+"""Diagnostics of one ability each: labels are exact, chance is as stated, and the YAML has every hyper-parameter."""
 
 import inspect
 from itertools import pairwise
@@ -24,20 +24,20 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def task(name: str, **changes: Any) -> Any:
+def build_task(name: str, **changes: Any) -> Any:
     return registry.load("task", name)(**{**SMALL[name], **changes})
 
 
-def batch(of: Any, count: int = 200) -> Any:
-    examples = of.split("test", 0)
-    return of.collate([examples[i] for i in range(count)])
+def batch(task: Any, count: int = 200) -> Any:
+    examples = task.split("test", 0)
+    return task.collate([examples[i] for i in range(count)])
 
 
-# Answers, worked out again from the tokens alone.
+# Labels, computed again from the tokens alone.
 
 
 def test_selective_copy_asks_for_the_tokens_in_their_order() -> None:
-    b = batch(task("selective_copy"))
+    b = batch(build_task("selective_copy"))
     for ids, labels in zip(b.x.tolist(), b.target.tolist(), strict=True):
         tokens = [i - 2 for i in ids[:18] if i]
         assert ids[18:] == [1] * 6 and len(tokens) == 6 and 1 not in ids[:18]
@@ -45,29 +45,29 @@ def test_selective_copy_asks_for_the_tokens_in_their_order() -> None:
 
 
 def test_noisy_recall_asks_at_every_key_that_was_seen() -> None:
-    b = batch(task("noisy_recall"))
+    b = batch(build_task("noisy_recall"))
     noisy = 0
     for ids, labels in zip(b.x.tolist(), b.target.tolist(), strict=True):
-        book: dict[int, int] = {}
+        value_of: dict[int, int] = {}
         for (key, value), (label, nothing) in zip(
             zip(ids[::2], ids[1::2], strict=True), zip(labels[::2], labels[1::2], strict=True), strict=True
         ):
             assert nothing == -100 and (key >= 10) == (value >= 10)
-            assert label == (-100 if key >= 10 else book.get(key, -100))
+            assert label == (-100 if key >= 10 else value_of.get(key, -100))
             noisy += key >= 10
             if key < 10:
-                assert book.setdefault(key, value - 4) == value - 4
+                assert value_of.setdefault(key, value - 4) == value - 4
     assert noisy / (200 * 20) == pytest.approx(0.3, abs=0.04)
 
 
 def test_parity_adds_up_all_digits_and_asks_in_the_second_half() -> None:
-    b = batch(task("parity"))
+    b = batch(build_task("parity"))
     for ids, labels in zip(b.x.tolist(), b.target.tolist(), strict=True):
         assert labels == [-100] * 10 + [sum(ids[: i + 1]) % 3 for i in range(10, 20)]
 
 
 def test_the_cue_stands_as_far_from_the_question_as_is_said() -> None:
-    b = batch(task("distant_cue"))
+    b = batch(build_task("distant_cue"))
     for ids, labels in zip(b.x.tolist(), b.target.tolist(), strict=True):
         (asked,) = [i for i, token in enumerate(ids) if token == 0]
         (cue,) = [i for i, token in enumerate(ids) if token >= 6]
@@ -75,57 +75,57 @@ def test_the_cue_stands_as_far_from_the_question_as_is_said() -> None:
 
 
 def test_windows_that_do_not_reach_the_cue_cannot_see_it() -> None:
-    of = task("distant_cue")
-    b = batch(of, 8)
+    task = build_task("distant_cue")
+    b = batch(task, 8)
     window = registry.load("mechanism", "local")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = of.model(LayerBuilder(window, {"window": 8}, "NS")).double().eval()
-    places = (b.x >= 6).int().argmax(1)
+        net = task.model(LayerBuilder(window, {"window": 8}, "NS")).double().eval()
+    positions = (b.x >= 6).int().argmax(1)
     other = b.x.clone()
-    other[range(8), places] = 6 + (b.x[range(8), places] - 5) % 4
+    other[range(8), positions] = 6 + (b.x[range(8), positions] - 5) % 4
     asked = b.target != -100
     with torch.no_grad():
         assert torch.equal(net(b.x)[asked], net(other)[asked])
-        near = of.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
+        near = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
         assert not torch.equal(near(b.x)[asked], near(other)[asked])
 
 
-# What holds for each.
+# Laws of every diagnostic.
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_floor_is_a_guess_among_classes_that_are_equally_common(name: str) -> None:
-    of = task(name)
-    labels = batch(of, 2000).target
-    counts = torch.bincount(labels[labels != -100], minlength=of.classes).double()
-    assert of.floors() == {"chance": {"accuracy": 1 / of.classes}}
-    assert len(counts) == of.classes and (counts / counts.sum() - 1 / of.classes).abs().max() < 0.03
+    task = build_task(name)
+    labels = batch(task, 2000).target
+    counts = torch.bincount(labels[labels != -100], minlength=task.classes).double()
+    assert task.floors() == {"chance": {"accuracy": 1 / task.classes}}
+    assert len(counts) == task.classes and (counts / counts.sum() - 1 / task.classes).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_an_example_is_its_number_alone_and_splits_share_none(name: str, tmp_path: Path) -> None:
-    of = task(name)
-    source = of.source(tmp_path)
+    task = build_task(name)
+    source = task.source(tmp_path)
     assert isinstance(source, Source) and not source.comparable
-    examples = of.split("train", 3)
-    together = of.collate([examples[i] for i in (5, 0, 9)])
-    alone = of.collate([examples[0]])
+    examples = task.split("train", 3)
+    together = task.collate([examples[i] for i in (5, 0, 9)])
+    alone = task.collate([examples[0]])
     assert torch.equal(together.x[1], alone.x[0]) and torch.equal(together.target[1], alone.target[0])
-    numbers = [{of.split(split, 3)[i][0] for i in range(512)} for split in ("train", "validation", "test")]
+    numbers = [{task.split(split, 3)[i][0] for i in range(512)} for split in ("train", "validation", "test")]
     assert all(not one & other for one, other in pairwise([*numbers, numbers[0]]))
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_parameter_learns_and_every_slot_is_under_test(name: str) -> None:
-    of = task(name)
+    task = build_task(name)
     attention = LayerBuilder(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
-    net = of.model(attention)
+    net = task.model(attention)
     assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]} and len(attention.built) == 2
-    b = batch(of)
-    of.loss(net, b).backward()
+    b = batch(task)
+    task.loss(net, b).backward()
     assert not [key for key, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum()]
-    right, asked = of.score(net, b)["accuracy"].unbind(1)
+    right, asked = task.score(net, b)["accuracy"].unbind(1)
     assert asked.tolist() == (b.target != -100).sum(1).tolist() and (right <= asked).all()
 
 
@@ -141,7 +141,7 @@ def test_every_parameter_learns_and_every_slot_is_under_test(name: str) -> None:
 )
 def test_hyper_parameters_that_fit_nothing_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        task(name, **changes)
+        build_task(name, **changes)
 
 
 @pytest.mark.parametrize("name", PATTERNS)

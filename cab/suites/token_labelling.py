@@ -1,4 +1,4 @@
-"""Sequences with labels at some of their tokens, drawn when they are asked for: diagnostics of one ability each."""
+"""Diagnostic tasks: generated sequences with labels at some of their tokens, each for one ability."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,16 +11,16 @@ from cab.backbones.encoder import Encoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.contracts.pattern import Pattern
 from cab.contracts.task import Attention, Batch
-from cab.data.draws import Draws, Whole
-from cab.suites.recall import Recall
+from cab.data.counter_rng import CounterRNG, Integers
+from cab.suites.generated import GeneratedTask
 
 
-class Labelling(Recall):
-    """A task sets `vocabulary` and `classes`, and draws ids and labels; its floor is a guess among the classes."""
+class TokenLabelling(GeneratedTask):
+    """A task sets `vocabulary` and `classes`, and generates ids and labels. All classes are equally common."""
 
     slots = ("CS",)
     pattern: ClassVar[str] = "CS"
-    levels = (0,)  # every example is as hard
+    difficulties = (0,)  # all examples are equally difficult
     vocabulary: int
     classes: int
 
@@ -50,31 +50,31 @@ class Labelling(Recall):
             "positions": positions,
         }
 
-    def drawn(self, draws: Draws) -> tuple[Whole, Whole]:
-        """Return ids (examples, n), below `vocabulary`, and labels (examples, n), `IGNORED` where nothing is asked."""
+    def generate(self, rng: CounterRNG) -> tuple[Integers, Integers]:
+        """Return ids (examples, n), below `vocabulary`, and labels (examples, n), `IGNORED` at tokens without one."""
         raise NotImplementedError
 
     def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
-        """Draw the examples, all at once; none is padded."""
-        ids, labels = self.drawn(Draws([number for number, _ in examples]))
+        """Generate the examples; none is padded."""
+        ids, labels = self.generate(CounterRNG([number for number, _ in examples]))
         return Batch(torch.from_numpy(ids), target=torch.from_numpy(labels))
 
     def model(self, attention: Attention) -> nn.Module:
-        """Build an encoder that answers at every token; with causal slots it is a decoder."""
+        """Build an encoder with logits at every token; with causal slots it is a decoder."""
         pattern = Pattern.of(self.pattern)
         encoder = Encoder(attention, pattern, vocabulary=self.vocabulary, max_len=self.seq_len, **self.sizes)
         return TokenClassifier(encoder, self.classes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy where something is asked."""
+        """Return the mean cross-entropy of the labelled tokens."""
         assert batch.target is not None
         return label_loss(model(batch.x, batch.x_mask, batch.inputs), batch.target)
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """How many of the labels are named."""
+        """Return accuracy, as the correct and all labelled tokens."""
         assert batch.target is not None
         return {"accuracy": count_correct(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
 
     def floors(self) -> dict[str, dict[str, float]]:
-        """Any of the classes, which are equally common."""
+        """Return chance: the classes are equally common."""
         return {"chance": {"accuracy": 1 / self.classes}}
