@@ -84,7 +84,7 @@ def print_report(rows: "DataFrame", environments: "DataFrame", console: "Console
 
 
 def _notes(boards: Sequence[Board], rows: "DataFrame", environments: "DataFrame") -> Iterator[str]:
-    yield "± the half-width of the 95 % interval, the larger one where it is asymmetric"
+    yield "± the longer arm of the 95 % interval"
     for note in notes.legend(boards):
         yield f"{note}; the page says why" if note.startswith(notes.MARKS["not converged"]) else note
     if any(published_for(board) for board in boards):

@@ -31,7 +31,7 @@ class DisplayUnit:
         return "" if low is None or high is None else f"[{self.text(low)}, {self.text(high)}]"
 
     def half_width(self, value: float, low: float | None, high: float | None) -> str:
-        """Write the larger half-width of an interval, or nothing where there is none.
+        """Write the longer arm of an interval, or nothing where there is none.
 
         It has the decimals of the value. Where these would show a zero, it has one significant digit.
         """
