@@ -25,16 +25,22 @@ def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot,
     """
     keywords = dict(params)
     if cls.patterns == "inner":
-        needed = [name for name in INNERS if name in signature(cls.__init__).parameters]
-        for name in needed or ["inner"]:
+        needed = inner_names(cls)
+        for name in needed:
             if not isinstance(keywords.get(name), Mapping) or "name" not in keywords[name]:
                 raise UsageError(f"{cls.__name__} wraps another mechanism: give it as mechanism@mechanism.{name}=NAME")
             inner = dict(keywords[name])
             keywords[name] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
-        slot = keywords[needed[0] if needed else "inner"].slot
+        slot = keywords[needed[0]].slot
     else:
         slot = fitting_slot(cls, slot)
     return cls(slot, **keywords).use(backend)
+
+
+def inner_names(cls: type[Mechanism]) -> list[str]:
+    """Return which mechanisms a wrapper needs: `inner`, and `second` where its constructor gives it no default."""
+    second = signature(cls.__init__).parameters.get("second")
+    return ["inner"] if second is None or second.default is not second.empty else list(INNERS)
 
 
 def fitting_slot(cls: type[Mechanism], slot: Slot) -> Slot:

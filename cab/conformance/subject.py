@@ -77,7 +77,8 @@ class Subject:
     def layouts(self) -> tuple[Layout, ...]:
         """The numbers of axes of queries and keys that the mechanism takes; of a wrapper, what all inside take."""
         taken = [layouts(cls.rasters, cls.source_rasters, self.pattern) for cls in self.plain_classes]
-        return tuple(layout for layout in taken[0] if all(layout in others for others in taken)) or ((1, 1),)
+        first = taken[0] if taken else ()
+        return tuple(layout for layout in first if all(layout in others for others in taken)) or ((1, 1),)
 
     @cached_property
     def plain_classes(self) -> list[type[Mechanism]]:

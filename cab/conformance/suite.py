@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import signature
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from cab.attention.build import INNERS
+from cab.attention.build import inner_names
 from cab.conformance import card
 from cab.conformance.causality import run_steps
 from cab.conformance.exemptions import Exemptions
@@ -227,7 +226,7 @@ def _param_sets(cls: type[Mechanism], params: Any) -> list[tuple[dict[str, Any],
         return limited
     around = []
     for entry, only in limited:
-        missing = [name for name in INNERS if name in signature(cls.__init__).parameters and name not in entry]
+        missing = [name for name in inner_names(cls) if name not in entry]
         panel = zip(PANEL, SECOND, strict=True) if missing else [(PANEL[0], SECOND[0])]
         for first, second in panel:
             names = {"inner": first, "second": second}

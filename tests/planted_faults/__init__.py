@@ -47,3 +47,15 @@ def masked_mean(t, mask):
         return t.mean(2, keepdim=True)
     real = mask[:, None, :, None].to(t.dtype)
     return (t * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp(min=1)
+
+
+class OnRasters(Twin):
+    """Softmax attention that takes images and volumes too."""
+
+    patterns = {"NS": "native", "NC": "native"}
+    rasters = (1, 2, 3)
+
+
+class CausalOnRasters(Twin):
+    patterns = {"CS": "native"}
+    rasters = (1, 2)

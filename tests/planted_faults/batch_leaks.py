@@ -3,7 +3,8 @@
 from planted_faults import Twin as Softmax
 
 BREAKS = "batch"
-ALSO = {"batch_training", "padding"}  # padding compares a sample in a batch with one alone
+# padding and definition compare a sample in a batch with one alone
+ALSO = {"definition", "lengths", "defaults", "bf16", "batch_training", "padding"}
 
 
 class Twin(Softmax):

@@ -3,7 +3,7 @@
 from planted_faults import Twin as Softmax
 
 BREAKS = "definition"
-ALSO = {"lengths", "defaults", "raster", "bf16"}
+ALSO = {"lengths", "defaults", "bf16"}
 
 
 class Twin(Softmax):

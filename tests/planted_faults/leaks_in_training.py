@@ -6,7 +6,7 @@ from planted_faults import Twin as Softmax
 from planted_faults import masked_mean
 
 BREAKS = "training"
-ALSO = set()
+ALSO = {"modes"}
 
 
 class Twin(Softmax):

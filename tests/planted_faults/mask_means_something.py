@@ -4,7 +4,7 @@ from planted_faults import Twin as Softmax
 from planted_faults import masked_mean
 
 BREAKS = "mask"
-ALSO = set()
+ALSO = {"definition"}
 
 
 class Twin(Softmax):

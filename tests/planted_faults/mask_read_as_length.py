@@ -2,9 +2,9 @@
 
 import torch
 
-from planted_faults import NoncausalSelf as Twin
+from planted_faults import OnRasters as Twin
 
-BREAKS = "raster"
+BREAKS = "holes"
 ALSO = set()
 
 

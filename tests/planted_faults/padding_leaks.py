@@ -3,7 +3,7 @@
 from planted_faults import Twin
 
 BREAKS = "padding"
-ALSO = {"hidden", "raster"}
+ALSO = {"hidden", "padding_training", "definition"}
 
 
 class Faulty(Twin):
