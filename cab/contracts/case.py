@@ -71,7 +71,7 @@ class Case:
     def contradiction(self) -> str | None:
         """Say which of the case's values exclude each other, whatever the mechanism and the task; or None."""
         if self.level == "model":
-            for key in ("kv_heads", "value_dim", "padding"):
+            for key in ("kv_heads", "value_dim", "padding", "raster", "source_raster"):
                 if key in self.settings:
                     value = self.settings[key]
                     return f"{key}={value} is of the levels attend and layer: a task's model and data have their own"
@@ -84,6 +84,8 @@ class Case:
             return f"training.pretrain={pretrain} is of {PRETRAINED_PATTERN[pretrain]}, not {self.pattern}"
         if self.pass_ == "decode" and self.level != "attend":
             return f"pass=decode is of the level attend, not {self.level}"
+        if self.pass_ == "decode" and {"raster", "source_raster"} & set(self.settings):
+            return "pass=decode on a raster: the tokens to come have no place on it"
         if self.pass_ == "decode" and not Pattern.of(self.pattern).causal:
             return f"pass=decode needs a causal pattern, not {self.pattern}"
         return None

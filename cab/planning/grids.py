@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cab.errors import UsageError, unknown
-from cab.planning.overrides import INNER_MECHANISM, Axes, node, options, parse
+from cab.planning.overrides import INNER_KEYS, Axes, node, options, parse
 from cab.planning.plugin_config import configured
 
 
@@ -77,7 +77,7 @@ def _block_of_unnamed(blocks: list[Axes]) -> int:
 
 def _is_for_another_block(key: str, here: list[str], elsewhere: list[str]) -> bool:
     """Whether a key is a hyper-parameter of mechanisms, or of what wrappers are put around, that are not `here`."""
-    if key == INNER_MECHANISM or key.startswith("mechanism.inner."):
+    if key in INNER_KEYS.values() or key.startswith(tuple(f"mechanism.{role}." for role in INNER_KEYS)):
         return bool(elsewhere) and not any(configured("mechanism", name).wraps for name in here)
     scope = _scope(key, "mechanism")
     return scope is not None and scope in _scopes(elsewhere) - _scopes(here)

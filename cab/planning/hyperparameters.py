@@ -2,7 +2,7 @@
 
 `mechanism.window=8` must exist in every chosen mechanism; `mechanism.local.window=8` is of `local` alone.
 `mechanism@mechanism.inner=agent` chooses what a wrapper is put around, and `mechanism.inner.agents=8` is a
-hyper-parameter of that.
+hyper-parameter of that; a wrapper of two has a `second` too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,9 @@ from math import isfinite
 from typing import Any
 
 from cab.errors import UsageError, unknown
-from cab.planning.overrides import INNER_MECHANISM, Axes
+from cab.planning.overrides import INNER_KEYS, Axes
 from cab.planning.plugin_config import PluginConfig, configured
 from cab.plugins.registry import is_file
-
-_INNER = "mechanism.inner"
 
 
 def hyperparameter_axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], block: Axes) -> Axes:
@@ -30,34 +28,39 @@ def hyperparameter_axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], bl
     return _axes(plugin, chosen, keys, prefix=group, chooser=group)
 
 
-def inner_mechanisms(wrapper: PluginConfig, block: Axes) -> list[PluginConfig]:
+def inner_mechanisms(wrapper: PluginConfig, role: str, block: Axes) -> list[PluginConfig]:
     """Return what a wrapper is put around: each chosen mechanism with each choice of its hyper-parameters.
+
+    `role` is `inner` or `second`.
 
     Without a choice it is the mechanism of the wrapper's YAML, if there is one, and `UsageError` if there is none.
     """
-    default: dict[str, Any] = wrapper.inner or {}
-    names = block.get(INNER_MECHANISM, [default["name"]] if default else [])
+    default: dict[str, Any] = wrapper.inners.get(role, {})
+    names = block.get(INNER_KEYS[role], [default["name"]] if default else [])
     if not names:
-        raise UsageError(f"{wrapper.option} wraps another mechanism: give it as {INNER_MECHANISM}=NAME")
+        raise UsageError(f"{wrapper.option} wraps another mechanism: give it as {INNER_KEYS[role]}=NAME")
     chosen = [configured("mechanism", name) for name in dict.fromkeys(map(str, names))]
     if default:
         own = {name: value for name, value in default.items() if name != "name"}
         chosen = [
             replace(each, params={**each.params, **own}) if each.option == default["name"] else each for each in chosen
         ]
-    keys = {key: values for key, values in block.items() if _is_of_inner(key)}
+    prefix = f"mechanism.{role}"
+    keys = {key: values for key, values in block.items() if key.startswith(f"{prefix}.")}
     return [
         replace(each, params={**each.params, **values})
         for each in chosen
-        for values in combinations(_axes(each, chosen, keys, prefix=_INNER, chooser=INNER_MECHANISM))
+        for values in combinations(_axes(each, chosen, keys, prefix=prefix, chooser=INNER_KEYS[role]))
     ]
 
 
 def check_inner_keys(mechanisms: Sequence[PluginConfig], block: Axes) -> None:
-    """Raise `UsageError` for a key of an inner mechanism where none of the mechanisms is a wrapper."""
-    keys = [key for key in block if key == INNER_MECHANISM or _is_of_inner(key)]
-    if keys and not any(each.wraps for each in mechanisms):
-        raise UsageError(f"'{keys[0]}': none of the chosen mechanisms wraps another")
+    """Raise `UsageError` for a key of an inner mechanism where none of the mechanisms has a place for it."""
+    for role, chooser in INNER_KEYS.items():
+        keys = [key for key in block if key == chooser or key.startswith(f"mechanism.{role}.")]
+        if keys and not any(role in each.inner_names for each in mechanisms):
+            what = "wraps another" if role == "inner" else "wraps two others"
+            raise UsageError(f"'{keys[0]}': none of the chosen mechanisms {what}")
 
 
 def combinations(axes: Axes) -> Iterator[dict[str, Any]]:
@@ -67,7 +70,7 @@ def combinations(axes: Axes) -> Iterator[dict[str, Any]]:
 
 
 def _is_of_inner(key: str) -> bool:
-    return key.startswith(f"{_INNER}.")
+    return key.startswith(tuple(f"mechanism.{role}." for role in INNER_KEYS))
 
 
 def _axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], keys: Axes, prefix: str, chooser: str) -> Axes:

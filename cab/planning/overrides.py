@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
 Axes = dict[str, list[Any]]  # key -> its values, in the order given
-INNER_MECHANISM = "mechanism@mechanism.inner"  # the key that chooses what a wrapper is put around
-_GROUP_OF_KEY = {"mechanism": "mechanism", "task": "task", "grid": "grid", INNER_MECHANISM: "mechanism"}
+# what a wrapper is put around -> the key that chooses it
+INNER_KEYS = {"inner": "mechanism@mechanism.inner", "second": "mechanism@mechanism.second"}
+_GROUP_OF_KEY = {"mechanism": "mechanism", "task": "task", "grid": "grid"}
+_GROUP_OF_KEY |= dict.fromkeys(INNER_KEYS.values(), "mechanism")
 
 
 def parse(overrides: list[str]) -> Axes:
@@ -41,7 +43,7 @@ def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any
     except HydraException as error:
         raise UsageError(f"cannot read '{text}': {str(error).splitlines()[0]}") from error
     key = override.get_key_element().lstrip("+~")
-    if text.startswith(("+", "~")) or (override.package is not None and key != INNER_MECHANISM):
+    if text.startswith(("+", "~")) or (override.package is not None and key not in INNER_KEYS.values()):
         raise UsageError(f"'{text}': every key of cab exists already; write key=value without +, ~ or @")
     value: Any = override.value()
     if isinstance(value, Glob):

@@ -17,7 +17,8 @@ from cab.errors import UsageError
 from cab.paths import PACKAGE
 from cab.planning.measurement import Measurement
 from cab.planning.points import GridPoint, points
-from cab.planning.refusals import check_backends, refusal
+from cab.planning.rasters import raster_settings
+from cab.planning.refusals import check_backends, grade_of, refusal
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
 
@@ -76,7 +77,9 @@ def case_of(point: GridPoint) -> Case:
     """Return the case that a point asks for; in self patterns there is no source, and m is n."""
     root = point.root
     cross = Pattern.of(root["pattern"]).cross
+    n, m = root["seq_len"], (root["source_len"] or root["seq_len"]) if cross else root["seq_len"]
     settings = {key: root[key] for key, default in _TIMING_DEFAULTS.items() if root[key] != default}
+    settings |= raster_settings(root, n, m, cross)
     if point.task.facts["trains"] and root["pass"] == "train":
         settings["training"] = {
             key: value
@@ -90,8 +93,8 @@ def case_of(point: GridPoint) -> Case:
         pattern=root["pattern"],
         task=point.task.name,
         task_params=point.task_params,
-        n=root["seq_len"],
-        m=(root["source_len"] or root["seq_len"]) if cross else root["seq_len"],
+        n=n,
+        m=m,
         batch=root["batch"],
         heads=root["heads"],
         dim=root["dim"],
@@ -114,11 +117,10 @@ def _measurements(
 ) -> list[Measurement]:
     """Return one measurement a meter that has a metric for the case."""
     root, measurements = point.root, []
-    inner_path = [point.inner.path] if point.inner else []
-    files = (point.mechanism.path, *inner_path, point.task.path, *_layer_files(case))
+    inner_paths = [card.path for card in point.inners]
+    files = (point.mechanism.path, *inner_paths, point.task.path, *_layer_files(case))
     source = source_fingerprint(*files)
     data = data_fingerprint(tuple(point.task.facts["data"])) if case.level == "model" else ""
-    grades = (point.inner or point.mechanism).facts["patterns"]
     refused = refusal(point, case)
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
@@ -144,7 +146,7 @@ def _measurements(
                 processes=meter.processes,
                 pinned=meter.pinned_allocator,
                 hosted=meter.environment,
-                grade=grades.get(case.pattern, "") if isinstance(grades, dict) else "",
+                grade=grade_of(point, case.pattern),
                 task_version=point.task.facts["version"],
                 timeout=root["timeout"],
                 memory_limit=memory_bytes(root["memory_limit"]),

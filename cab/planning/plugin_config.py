@@ -6,6 +6,7 @@ from typing import Any
 
 from cab.errors import UsageError, unknown
 from cab.planning import overrides
+from cab.planning.overrides import INNER_KEYS
 from cab.planning.schema import SCALES
 from cab.plugins import registry
 from cab.plugins.cards import REQUIRED, Card
@@ -18,7 +19,7 @@ class PluginConfig:
     option: str  # what the user chose: a plug-in, a YAML file of conf/, or a file of the user's own
     card: Card
     params: dict[str, Any]  # every hyper-parameter
-    inner: dict[str, Any] | None = None  # of a wrapper: the mechanism that its YAML puts it around, and its params
+    inners: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a wrapper: what its YAML puts it around
     case: dict[str, Any] = field(default_factory=dict)  # of a task: root keys
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a task: what each scale changes
 
@@ -26,6 +27,11 @@ class PluginConfig:
     def wraps(self) -> bool:
         """Whether it is put around another mechanism."""
         return bool(self.card.facts.get("patterns") == "inner")
+
+    @property
+    def inner_names(self) -> list[str]:
+        """Return which mechanisms it is put around: none, `inner`, or `inner` and `second`."""
+        return [name for name in INNER_KEYS if name in self.card.takes] if self.wraps else []
 
     @property
     def scopes(self) -> set[str]:
@@ -44,11 +50,14 @@ def configured(group: str, option: str) -> PluginConfig:
         from_yaml = deepcopy(overrides.node(group, option))
         card = registry.card(group, str(from_yaml.pop("name", option)))
     if group == "task":
-        case, scales, inner = from_yaml.pop("case", None) or {}, from_yaml.pop("scales", None) or {}, None
+        case, scales = from_yaml.pop("case", None) or {}, from_yaml.pop("scales", None) or {}
     else:
-        case, scales, inner = {}, {}, from_yaml.pop("inner", None) if card.facts["patterns"] == "inner" else None
-    if inner is not None and (not isinstance(inner, dict) or "name" not in inner):
-        raise UsageError(f"conf/{group}/{option}.yaml: inner={inner!r}: give a name, as in inner: {{name: agent}}")
+        case, scales = {}, {}
+    wraps = group == "mechanism" and card.facts["patterns"] == "inner"
+    inners = {name: from_yaml.pop(name) for name in INNER_KEYS if wraps and from_yaml.get(name) is not None}
+    for name, inner in inners.items():
+        if not isinstance(inner, dict) or "name" not in inner:
+            raise UsageError(f"conf/{group}/{option}.yaml: {name}={inner!r}: write {name}: {{name: agent}}")
     unexpected = set(from_yaml) - set(card.params)
     if unexpected:
         raise UsageError(f"conf/{group}/{option}.yaml sets '{min(unexpected)}', which {card.class_name} does not take")
@@ -56,7 +65,7 @@ def configured(group: str, option: str) -> PluginConfig:
     missing = [name for name, value in params.items() if value == REQUIRED]
     if missing:
         raise UsageError(f"{group} '{option}' gives no value for '{missing[0]}': add a default")
-    return PluginConfig(option, card, params, inner, case, scales)
+    return PluginConfig(option, card, params, inners, case, scales)
 
 
 def chosen_plugins(group: str, block: overrides.Axes) -> list[PluginConfig]:

@@ -10,7 +10,7 @@ from typing import Any
 from cab.errors import UsageError, unknown
 from cab.planning.grids import blocks_of
 from cab.planning.hyperparameters import check_inner_keys, combinations, hyperparameter_axes, inner_mechanisms
-from cab.planning.overrides import INNER_MECHANISM, Axes, options, parse, root
+from cab.planning.overrides import INNER_KEYS, Axes, options, parse, root
 from cab.planning.plugin_config import PluginConfig, at_scale, chosen_plugins
 from cab.planning.schema import check_root
 from cab.plugins.cards import Card
@@ -25,7 +25,7 @@ class GridPoint:
     params: dict[str, Any]  # the mechanism's hyper-parameters, all of them
     task: Card
     task_params: dict[str, Any]
-    inner: Card | None = None  # what a wrapper is put around
+    inners: tuple[Card, ...] = ()  # what a wrapper is put around
 
 
 def points(overrides: list[str]) -> list[GridPoint]:
@@ -55,24 +55,24 @@ def _expand(block: Axes) -> list[GridPoint]:
             settings = _task_variants(task, tasks, scale, block)
             for mechanism in mechanisms:
                 expanded += [
-                    GridPoint(root_keys, mechanism.card, params, task.card, task_params, inner)
-                    for (root_keys, task_params), (params, inner) in product(settings, variants[mechanism.option])
+                    GridPoint(root_keys, mechanism.card, params, task.card, task_params, inners)
+                    for (root_keys, task_params), (params, inners) in product(settings, variants[mechanism.option])
                 ]
     return expanded
 
 
 def _mechanism_variants(
     mechanism: PluginConfig, chosen: list[PluginConfig], block: Axes
-) -> list[tuple[dict[str, Any], Card | None]]:
-    """Return each choice of a mechanism's hyper-parameters, with the card of what it is put around, if anything."""
+) -> list[tuple[dict[str, Any], tuple[Card, ...]]]:
+    """Return each choice of a mechanism's hyper-parameters, with the cards of what it is put around."""
     own = [{**mechanism.params, **values} for values in combinations(hyperparameter_axes(mechanism, chosen, block))]
-    if not mechanism.wraps:
-        return [(params, None) for params in own]
-    return [
-        ({**params, "inner": {"name": inner.card.name, **inner.params}}, inner.card)
-        for params in own
-        for inner in inner_mechanisms(mechanism, block)
-    ]
+    names = mechanism.inner_names
+    choices = list(product(*(inner_mechanisms(mechanism, name, block) for name in names)))
+    variants = []
+    for params, inners in product(own, choices):
+        wrapped = {name: {"name": each.card.name, **each.params} for name, each in zip(names, inners, strict=True)}
+        variants.append(({**params, **wrapped}, tuple(each.card for each in inners)))
+    return variants
 
 
 def _task_variants(
@@ -95,7 +95,7 @@ def _check_key(key: str) -> None:
     """Raise `UsageError` for a key that is no root key, no key of the recipe and no hyper-parameter."""
     root_keys = [name for name in root() if name != "training"]
     training_keys = [f"training.{name}" for name in root()["training"]]
-    if key in root_keys or key in training_keys or key == INNER_MECHANISM:
+    if key in root_keys or key in training_keys or key in INNER_KEYS.values():
         return
     group, _, name = key.partition(".")
     if name and group == "training":

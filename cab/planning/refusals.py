@@ -1,20 +1,32 @@
 """Which mechanism, task and case do not go together, as far as their cards can say."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import Any
 
 from cab.contracts.case import Case
+from cab.contracts.pattern import Pattern
+from cab.contracts.rasters import describe, layout_of, layouts
+from cab.contracts.reads import resolve_inputs
 from cab.errors import unknown
+from cab.planning.overrides import INNER_KEYS
 from cab.planning.points import GridPoint
 from cab.plugins.cards import Card
 
 
 def refusal(point: GridPoint, case: Case) -> str | None:
-    """Say why the case of a point is `unsupported`, or None."""
-    reason = _reason(point.mechanism, point.task, case)
-    # a wrapper can do what its inner mechanism can; the backends are the wrapper's own
-    if reason is None and point.inner:
-        reason = _reason(point.inner, point.task, replace(case, backend="eager"))
-    return reason
+    """Say why the case of a point is `unsupported`, or None. A wrapper can do what all that is inside can."""
+    plain = point.inners or (point.mechanism,)
+    for card in plain:
+        reason = _of_pattern(card, case) or _of_heads(card, case) or _of_rasters(card, point.task, case)
+        if reason:
+            return reason
+    return (
+        _of_backends(point, case)
+        or _of_task(point.task, case)
+        or case.contradiction()
+        or _of_streaming(plain, case)
+        or _of_inputs(point, case)
+    )
 
 
 def check_backends(points: list[GridPoint]) -> None:
@@ -22,34 +34,58 @@ def check_backends(points: list[GridPoint]) -> None:
 
     Where some have it, it is a refusal of the others.
     """
-    backends = {backend for point in points for backend in point.mechanism.backends}
+    backends = {backend for point in points for backend in backends_of(point)}
     for point in points:
         if point.root["backend"] not in backends:
             raise unknown("backend", str(point.root["backend"]), backends)
 
 
-def _reason(mechanism: Card, task: Card, case: Case) -> str | None:
-    return (
-        _of_mechanism(mechanism, case)
-        or _of_task(task, case)
-        or case.contradiction()
-        or _of_streaming(mechanism, case)
-        or _of_inputs(mechanism, task)
-    )
+def backends_of(point: GridPoint) -> list[str]:
+    """Return the backends of a mechanism; of a wrapper, those of all that is inside."""
+    first, *others = [card.backends for card in point.inners or (point.mechanism,)]
+    return [backend for backend in first if all(backend in each for each in others)]
 
 
-def _of_mechanism(mechanism: Card, case: Case) -> str | None:
-    facts, name = mechanism.facts, mechanism.name
-    if isinstance(facts["patterns"], dict) and case.pattern not in facts["patterns"]:
-        why = facts["refuses"].get(case.pattern)
-        supported = ", ".join(facts["patterns"]) or "none"
-        return f"{name} does not support {case.pattern}" + (f": {why}" if why else f" (supports {supported})")
-    if case.backend not in mechanism.backends:
-        return f"{name} has no backend {case.backend} (it has {', '.join(mechanism.backends)})"
-    kv_heads = case.settings.get("kv_heads")
-    if kv_heads not in (None, case.heads) and not facts["grouped"]:
-        return f"{name} does not group queries (kv_heads={kv_heads}, heads={case.heads})"
+def grade_of(point: GridPoint, pattern: str) -> str:
+    """Return the grade that the card gives in a pattern; of a wrapper, the weakest of what is inside."""
+    order = ("", "native", "extension", "leaky")
+    patterns = [card.facts["patterns"] for card in point.inners or (point.mechanism,)]
+    return max((each.get(pattern, "") for each in patterns if isinstance(each, dict)), key=order.index, default="")
+
+
+def _of_pattern(mechanism: Card, case: Case) -> str | None:
+    patterns = mechanism.facts["patterns"]
+    if isinstance(patterns, dict) and case.pattern not in patterns:
+        why, supported = mechanism.facts["refuses"].get(case.pattern), ", ".join(patterns) or "none"
+        return f"{mechanism.name} does not support {case.pattern}" + (f": {why}" if why else f" (supports {supported})")
     return None
+
+
+def _of_heads(mechanism: Card, case: Case) -> str | None:
+    kv_heads = case.settings.get("kv_heads")
+    if kv_heads not in (None, case.heads) and not mechanism.facts["grouped"]:
+        return f"{mechanism.name} does not group queries (kv_heads={kv_heads}, heads={case.heads})"
+    return None
+
+
+def _of_rasters(mechanism: Card, task: Card, case: Case) -> str | None:
+    """Refuse a layout that the mechanism does not take; what takes sequences alone gets a raster as a sequence."""
+    if case.level == "model":  # the task's model says where its slots have rasters
+        return None
+    facts = mechanism.facts
+    accepted = layouts(facts["rasters"], facts["source_rasters"], Pattern.of(case.pattern))
+    raster = case.settings.get("raster")
+    layout = layout_of(raster, case.settings.get("source_raster") if Pattern.of(case.pattern).cross else raster)
+    if layout in accepted or (1, 1) in accepted:
+        return None
+    return f"{mechanism.name} takes {describe(accepted)}, not {describe([layout])}: raster=square, say"
+
+
+def _of_backends(point: GridPoint, case: Case) -> str | None:
+    backends = backends_of(point)
+    if case.backend in backends:
+        return None
+    return f"{point.mechanism.name} has no backend {case.backend} (it has {', '.join(backends)})"
 
 
 def _of_task(task: Card, case: Case) -> str | None:
@@ -60,15 +96,23 @@ def _of_task(task: Card, case: Case) -> str | None:
     return None
 
 
-def _of_streaming(mechanism: Card, case: Case) -> str | None:
-    if case.pass_ == "decode" and "step" not in mechanism.methods:
-        return f"{mechanism.name} does not stream"
+def _of_streaming(mechanisms: tuple[Card, ...], case: Case) -> str | None:
+    if case.pass_ == "decode":
+        for card in mechanisms:
+            if "step" not in card.methods:
+                return f"{card.name} does not stream"
     return None
 
 
-def _of_inputs(mechanism: Card, task: Card) -> str | None:
-    offered = ("x", "y", *task.facts["inputs"])  # the layer offers the tokens itself
-    missing = [name for name in mechanism.facts["inputs"] if name not in offered]
-    if missing and task.facts["trains"]:
-        return f"{mechanism.name} needs the input '{missing[0]}', which {task.name} does not offer"
+def _of_inputs(point: GridPoint, case: Case) -> str | None:
+    if not point.task.facts["trains"]:  # random tensors are drawn for whatever is read
+        return None
+    offered = ("x", "y", *point.task.facts["inputs"])  # the layer offers the tokens itself
+    inners = [case.params[role] for role in INNER_KEYS if isinstance(case.params.get(role), Mapping)]
+    cards: list[tuple[Card, Mapping[str, Any]]] = [(point.mechanism, case.params)]
+    cards += [(card, params) for card, params in zip(point.inners, inners, strict=True)]
+    for card, params in cards:
+        for name in resolve_inputs(card.facts["inputs"], params, Pattern.of(case.pattern)):
+            if name not in offered:
+                return f"{card.name} needs the input '{name}', which {point.task.name} does not offer"
     return None

@@ -8,6 +8,7 @@ from cab.contracts.pattern import Pattern
 from cab.contracts.recipe import Recipe
 from cab.contracts.values import check_choice, check_number, check_whole
 from cab.errors import UsageError, unknown
+from cab.planning.rasters import check_raster
 from cab.plugins.registry import names
 
 ENGINES = ("local",)  # cab.runner.engines has one function for each
@@ -56,6 +57,8 @@ def check_root(root: dict[str, Any]) -> None:
         check_choice(key, root[key], accepted)
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", str(root["device"])):
         raise unknown("device", str(root["device"]), ["cpu", "cuda", "cuda:0", "mps"])
+    for key in ("raster", "source_raster"):
+        check_raster(key, root[key])
     check_number("padding", root["padding"], least=0, below=1)
     check_number("timeout", root["timeout"], above=0)
     memory_bytes(root["memory_limit"])

@@ -19,7 +19,8 @@ from cab.paths import PACKAGE, cache, write_whole
 
 CONTRACTS = {"mechanism": "Mechanism", "task": "Task", "meter": "Meter"}  # kind -> the class that plug-ins derive from
 # arguments of a constructor that are no hyper-parameters: the harness passes them
-HARNESS_ARGUMENTS = {"mechanism": ("inner",), "task": ("seq_len", "source_len", "heads", "dim"), "meter": ()}
+HARNESS_ARGUMENTS = {"mechanism": ("inner", "second"), "task": ("seq_len", "source_len", "heads", "dim"), "meter": ()}
+_WRAPPER = PACKAGE / "contracts" / "wrapper.py"  # a class that derives from it is a mechanism too
 REQUIRED = "<required>"  # the default of a hyper-parameter that has none
 
 
@@ -111,6 +112,8 @@ def keep() -> None:
 def _shared_source(kind: str) -> bytes:
     """Return what every card of a kind is read through: the contract, this module, and of tasks the suites."""
     contract = (PACKAGE / "contracts" / f"{kind}.py").read_bytes() + Path(__file__).read_bytes()
+    if kind == "mechanism":
+        contract += _WRAPPER.read_bytes()
     return contract + b"".join(_suite_sources().values() if kind == "task" else ())
 
 
@@ -120,7 +123,7 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{kind} '{name}': {path} is not valid Python: {error}") from error
     own_classes = _classes(tree)
-    classes = _suite_classes(tree) | own_classes
+    classes = _suite_classes(tree) | (_wrapper_classes() if kind == "mechanism" else {}) | own_classes
     class_name = _class_of_plugin(kind, name, path, class_name, own_classes, classes)
     bases, _ = _with_bases(class_name, classes)
     facts, methods = dict(_contract_facts(kind)), set()
@@ -181,6 +184,11 @@ def _suite_classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
             suite = ast.parse(source)
             classes |= _suite_classes(suite) | _classes(suite)
     return classes
+
+
+@lru_cache
+def _wrapper_classes() -> dict[str, ast.ClassDef]:
+    return _classes(ast.parse(_WRAPPER.read_bytes()))
 
 
 @lru_cache
@@ -263,7 +271,8 @@ def _constructor(init: ast.FunctionDef | None, kind: str, name: str) -> tuple[di
         takes.append(arg.arg)
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
         if arg.arg in HARNESS_ARGUMENTS[kind]:
-            takes.append(arg.arg)
+            # a wrapper of one has the default None for its `second`
+            takes += [] if isinstance(default, ast.Constant) and default.value is None else [arg.arg]
             continue
         try:
             params[arg.arg] = REQUIRED if default is None else ast.literal_eval(default)

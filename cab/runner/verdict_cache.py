@@ -1,4 +1,4 @@
-"""Kept verdicts of the laws: asked once per source, hyper-parameters, pattern, backend, dtype and device."""
+"""Kept verdicts of the laws: one for each source, hyper-parameters, pattern, backend, dtype and device."""
 
 import json
 from dataclasses import asdict
@@ -12,30 +12,31 @@ from cab.plugins import fingerprint, registry
 
 
 def key(case: Case) -> str:
-    """Name the verdict that a case needs."""
-    names = [case.mechanism, *([case.params["inner"]["name"]] if "inner" in case.params else [])]
+    """Name the verdict that a case needs: by the plug-ins' source, the laws' own, and all that the laws depend on."""
+    inners = [case.params[name]["name"] for name in ("inner", "second") if isinstance(case.params.get(name), dict)]
+    names = [case.mechanism, *inners]
     sources = [registry.card("mechanism", name).path for name in names]
     laws = sorted((PACKAGE / "conformance").glob("*.py"))
     question = [fingerprint.of(*sources, *laws), case.mechanism, case.params, case.pattern, case.backend]
     return digest([*question, case.dtype, case.device, installed("torch")])
 
 
-def kept(name: str) -> LawsAnswer | None:
+def load(key: str) -> LawsAnswer | None:
     """Return a kept verdict, or None where there is none that can be read."""
     try:
-        verdict = LawsAnswer(**json.loads(_path(name).read_bytes()))
+        verdict = LawsAnswer(**json.loads(_path(key).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
     return verdict if isinstance(verdict.failures, list) else None
 
 
-def keep(name: str, verdict: LawsAnswer) -> None:
+def keep(key: str, verdict: LawsAnswer) -> None:
     """Keep a verdict in the user's cache; a cache that cannot be written costs time only."""
     try:
-        write_whole(_path(name), json.dumps(asdict(verdict)))
+        write_whole(_path(key), json.dumps(asdict(verdict)))
     except OSError:
         pass
 
 
-def _path(name: str) -> Path:
-    return cache() / "verdicts" / f"{name}.json"
+def _path(key: str) -> Path:
+    return cache() / "verdicts" / f"{key}.json"

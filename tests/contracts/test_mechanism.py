@@ -46,6 +46,7 @@ class Echo(Mechanism):
     """Records what `attend` sees."""
 
     patterns = {"NS": "native", "NC": "native"}
+    rasters = (1, 2)
     inputs = {"y": ("keys", "real", "width"), "segment": ("queries", "index", 3)}
 
     def attend(

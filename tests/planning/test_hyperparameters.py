@@ -45,7 +45,7 @@ def test_a_wrapper_is_put_around_each_chosen_mechanism_with_hyper_parameters_of_
     assert [point.params["inner"]["name"] for point in expanded] == ["agent", "local", "local"]
     assert [point.params["inner"].get("window") for point in expanded] == [None, 8, 16]
     assert {point.params["times"] for point in expanded} == {3.0}
-    assert [point.inner.name for point in expanded if point.inner] == ["agent", "local", "local"]
+    assert [card.name for point in expanded for card in point.inners] == ["agent", "local", "local"]
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_a_wrappers_yaml_names_what_it_is_put_around_and_its_hyperparameters(
     chosen = points([*asked, "mechanism@mechanism.inner=local,agent"])
     assert [point.params["inner"].get("agents") for point in chosen] == [None, 7]
     add_option("mechanism", "doubled", {"name": "doubled", "inner": "agent"})
-    with pytest.raises(UsageError, match="conf/mechanism/doubled.yaml: inner='agent': give a name"):
+    with pytest.raises(UsageError, match="conf/mechanism/doubled.yaml: inner='agent': write inner:"):
         points(asked)
