@@ -2,7 +2,7 @@
 
 The conventions are those of `Mechanism.flops`: 2 per multiply-add of a product or convolution, 5 N log2 N per FFT of N
 points, nothing for elementwise operations. The counter of torch 2.13 has no formula for SDPA's kernel on the CPU, for
-FFTs, and for matrix-vector and dot products.
+FFTs, for matrix-vector and dot products, and for triangular systems.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,6 +46,7 @@ def _formulas() -> dict[Any, Any]:
         aten.addmv: _addmv,
         aten.dot: _dot,
         aten.vdot: _dot,
+        aten.linalg_solve_triangular: _solve_triangular,
     }
 
 
@@ -89,3 +90,7 @@ def _addmv(bias: Shape, matrix: Shape, vector: Shape, *args: Any, out_shape: Any
 
 def _dot(a: Shape, b: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * prod(a)
+
+
+def _solve_triangular(matrix: Shape, right: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return int(prod(out_shape) * (matrix[-1] - 1))  # row i takes a product of i rows; the division is elementwise

@@ -17,6 +17,10 @@ def test_the_counter_counts_what_is_known(device: str) -> None:
     assert count_flops(lambda: x @ x) == 2 * 5
     assert count_flops(lambda: torch.addmv(a[0, :, 0], a[0], x)) == 2 * 4 * 5
     assert count_flops(lambda: (a.softmax(-1) + a).cumsum(-1)) == 0
+    # row i of 4 costs 2 i a column, on the left and on the right
+    square = torch.randn(3, 4, 4, device=device)
+    assert count_flops(lambda: torch.linalg.solve_triangular(square, a, upper=False)) == 2 * 3 * (1 + 2 + 3) * 5
+    assert count_flops(lambda: torch.linalg.solve_triangular(square, a.mT, upper=True, left=False)) == 180
     signal = torch.randn(7, 64, device=device)
     assert count_flops(lambda: torch.fft.rfft(signal)) == 7 * 5 * 64 * 6
     assert count_flops(lambda: torch.fft.irfft(torch.fft.rfft(signal), n=64)) == 2 * 7 * 5 * 64 * 6
