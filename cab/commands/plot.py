@@ -4,7 +4,7 @@ from base64 import b64encode
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -49,7 +49,10 @@ def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
         name = _file_name(case, names)
         names.add(name)
         png = BytesIO()
-        picture(attention_map, caption(case, attention_map)).save(png, format="PNG")
+        sheet = picture(attention_map, caption(case, attention_map))
+        if raster := key_raster(case):
+            sheet = beside(sheet, one_query(attention_map, raster, *centre(case)))
+        sheet.save(png, format="PNG")
         try:
             write_whole(folder / f"{name}.png", png.getvalue())
             write_whole(folder / f"{name}.html", html_page(case, attention_map, png.getvalue()))
@@ -81,17 +84,73 @@ def picture(attention_map: AttentionMap, lines: list[str]) -> "Image":
 
     White is a pair that is not seen. The darker, the larger the weight within its row; red is a weight below zero.
     """
-    import numpy as np
-    from PIL import Image, ImageDraw
-
     weights = attention_map.weights.numpy()  # (heads, n, m)
-    heads, n, m = weights.shape
-    pixels_per_token = max(1, PANEL_SIDE // max(n, m))
+    return _sheet(_coloured(weights), lines)
+
+
+def key_raster(case: Case) -> tuple[int, ...] | None:
+    """Return the raster of the keys; None where they are a sequence."""
+    raster = case.settings.get("source_raster" if Pattern.of(case.pattern).cross else "raster")
+    return tuple(raster) if raster else None
+
+
+def centre(case: Case) -> tuple[int, str]:
+    """Return the index of the query in the middle of its raster, or of its sequence, and its place in words."""
+    raster = case.settings.get("raster") or [case.n]
+    place = [side // 2 for side in raster]
+    index = 0
+    for side, position in zip(raster, place, strict=True):
+        index = index * side + position
+    return index, f"query {index}" if len(raster) == 1 else f"query at {', '.join(map(str, place))}"
+
+
+def one_query(attention_map: AttentionMap, raster: tuple[int, ...], query: int, place: str) -> "Image":
+    """Return what one query reads, laid out on the raster of the keys; of three axes the planes lie side by side."""
+    import numpy as np
+
+    row = attention_map.weights[:, query].numpy()
+    planes = row.reshape(len(row), -1, *raster[-2:])  # (heads, planes, h, w)
+    depth = np.abs(row).max(-1)[:, None, None, None]
+    colours = _colours(planes, depth)
+    gap = np.full((*colours.shape[:3], 1, 3), 255, dtype=np.uint8)
+    strip = np.concatenate([piece for i in range(planes.shape[1]) for piece in (colours[:, i], gap[:, i])][:-1], 2)
+    return _sheet(strip, [place, f"over {' x '.join(map(str, raster))} keys"])
+
+
+def beside(left: "Image", right: "Image") -> "Image":
+    """Return two pictures side by side."""
+    from PIL import Image
+
+    both = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), WHITE)
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both
+
+
+def _coloured(weights: Any) -> Any:
+    """Return colours (heads, n, m, 3) of weights (heads, n, m), the depth relative to the largest of each row."""
+    import numpy as np
+
+    return _colours(weights, np.abs(weights).max(-1, keepdims=True))
+
+
+def _colours(weights: Any, largest: Any) -> Any:
+    import numpy as np
+
     # the square root makes small weights visible
-    depth = np.sqrt(np.abs(weights) / np.maximum(np.abs(weights).max(-1, keepdims=True), 1e-300))[..., None]
+    depth = np.sqrt(np.abs(weights) / np.maximum(largest, 1e-300))[..., None]
     dark = np.where(weights[..., None] < 0, np.array(DARK_RED), np.array(DARK_BLUE))
     colours = np.where(weights[..., None] == 0, np.array(WHITE), np.array(PALE_BLUE) * (1 - depth) + dark * depth)
-    pixels = colours.round().astype(np.uint8).repeat(pixels_per_token, 1).repeat(pixels_per_token, 2)
+    return colours.round().astype(np.uint8)
+
+
+def _sheet(colours: Any, lines: list[str]) -> "Image":
+    """Return the panels of the heads side by side, below some lines of text."""
+    from PIL import Image, ImageDraw
+
+    heads, n, m = colours.shape[:3]
+    pixels_per_token = max(1, PANEL_SIDE // max(n, m))
+    pixels = colours.repeat(pixels_per_token, 1).repeat(pixels_per_token, 2)
     panel_height, panel_width = n * pixels_per_token + 2, m * pixels_per_token + 2  # with a frame
     top = GAP + LINE_HEIGHT * len(lines) + GAP // 2
     width = max(GAP + heads * (panel_width + GAP), GAP + CHARACTER_WIDTH * max(map(len, lines)))

@@ -1,4 +1,4 @@
-"""How long a plan would take and what would not fit: a child's forecasts at the pace of past rows."""
+"""How long a plan would take and what would not fit: a child's forecasts at the pace of past rows.
 
 Imports no torch.
 """

@@ -1,0 +1,43 @@
+"""`cab plot mask` on a raster: one query's map lies beside the sheet, on the raster of the keys."""
+
+import torch
+
+from cab.attention.attention_map import AttentionMap
+from cab.commands.plot import DARK_BLUE, WHITE, centre, key_raster, one_query
+from cab.planning.plan import plan
+
+
+def case(*overrides: str):
+    return plan(["mechanism=softmax", "task=speed", "meters=[flops]", *overrides]).cases[0]
+
+
+def test_the_raster_of_the_keys_is_the_sources_in_cross_patterns() -> None:
+    assert key_raster(case("seq_len=64")) is None
+    assert key_raster(case("seq_len=64", "raster=square")) == (8, 8)
+    assert key_raster(case("seq_len=64", "pattern=NC", "source_len=16", "raster=square")) == (4, 4)
+    assert key_raster(case("seq_len=64", "pattern=NC", "source_raster=[2,32]")) == (2, 32)
+
+
+def test_the_query_in_the_middle_is_named_by_its_place() -> None:
+    assert centre(case("seq_len=64", "raster=square")) == (36, "query at 4, 4")
+    assert centre(case("seq_len=64", "raster=cube")) == (42, "query at 2, 2, 2")
+    assert centre(case("seq_len=64", "pattern=NC", "source_raster=square")) == (32, "query 32")
+
+
+def test_a_key_is_drawn_at_its_place() -> None:
+    weights = torch.zeros(1, 6, 6)
+    weights[0, 2, 4] = 1.0  # row 1, column 1 of 2 x 3
+    sheet = one_query(AttentionMap(weights, True), (2, 3), 2, "query 2")
+    dark = [(x, y) for x in range(sheet.width) for y in range(sheet.height) if sheet.getpixel((x, y)) == DARK_BLUE]
+    xs, ys = sorted({x for x, _ in dark}), sorted({y for _, y in dark})
+    side = len(xs)
+    assert len(dark) == side * side and len(ys) == side
+    left, top = xs[0] - side, ys[0] - side  # of the raster
+    assert sheet.getpixel((left, top)) == WHITE and sheet.getpixel((left + 2 * side, top)) == WHITE
+
+
+def test_the_planes_of_a_volume_lie_side_by_side() -> None:
+    weights = torch.ones(1, 8, 8)
+    wide = one_query(AttentionMap(weights, True), (2, 2, 2), 0, "query 0")
+    square = one_query(AttentionMap(weights[:, :4, :4], True), (2, 2), 0, "query 0")
+    assert wide.width / wide.height > square.width / square.height
