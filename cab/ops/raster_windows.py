@@ -1,0 +1,79 @@
+"""Windows on rasters: boxes of neighbouring tokens that attend to each other, in place or shifted."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RasterWindows:
+    """A raster cut into equal boxes (windows), which begin `shift` places after its first one on each axis.
+
+    What stands before the first window is moved to the end (a cyclic shift, Swin Transformer, arXiv 2103.14030, section
+    3.2): on each axis there are as many windows as without a shift. So the last window holds tokens from both ends of
+    the raster, which are no neighbours: only those with equal `regions` belong together. The last windows are filled up
+    to their size. A sequence is a raster with one axis.
+    """
+
+    raster: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The sides, filled up to whole windows."""
+        return tuple(-(-side // size) * size for side, size in zip(self.raster, self.window, strict=True))
+
+    @property
+    def count(self) -> int:
+        """The number of windows."""
+        return prod(self.padded) // prod(self.window)
+
+    def times(self, factors: tuple[int, ...]) -> "RasterWindows":
+        """Return as many windows of a raster that has, on each axis, so many places for each place of this one."""
+        scaled = (
+            tuple(size * factor for size, factor in zip(sizes, factors, strict=True))
+            for sizes in (self.raster, self.window, self.shift)
+        )
+        return RasterWindows(*scaled)
+
+    def cut(self, t: Tensor) -> Tensor:
+        """Cut t (batch, heads, n, size) into windows (batch, heads, windows, tokens, size).
+
+        Zeros fill up the windows, and a missing tail of the raster.
+        """
+        axes, (batch, heads, n, size) = len(self.raster), t.shape
+        t = torch.cat([t, t.new_zeros(batch, heads, prod(self.raster) - n, size)], 2)
+        t = torch.unflatten(t, 2, self.raster)
+        for axis, (side, padded) in enumerate(zip(self.raster, self.padded, strict=True), 2):
+            if padded > side:  # `F.pad` of a mask does not compile (torch 2.13)
+                t = torch.cat([t, t.new_zeros(*t.shape[:axis], padded - side, *t.shape[axis + 1 :])], axis)
+        if any(self.shift):
+            t = t.roll([-shift for shift in self.shift], list(range(2, 2 + axes)))
+        for axis, window in enumerate(self.window):
+            t = torch.unflatten(t, 2 + 2 * axis, (-1, window))
+        outer, inner = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+        return t.permute(0, 1, *outer, *inner, -1).reshape(batch, heads, self.count, -1, size)
+
+    def join(self, t: Tensor) -> Tensor:
+        """Invert `cut`: t (batch, heads, windows, tokens, size) gives (batch, heads, n, size)."""
+        axes, (batch, heads, _, _, size) = len(self.raster), t.shape
+        counts = [padded // window for padded, window in zip(self.padded, self.window, strict=True)]
+        t = t.reshape(batch, heads, *counts, *self.window, size)
+        pairs = [2 + axis + side * axes for axis in range(axes) for side in range(2)]
+        t = t.permute(0, 1, *pairs, -1).reshape(batch, heads, *self.padded, size)
+        if any(self.shift):
+            t = t.roll(self.shift, list(range(2, 2 + axes)))
+        for axis, side in enumerate(self.raster, 2):
+            t = t.narrow(axis, 0, side)
+        return t.flatten(2, 1 + axes)
+
+    def regions(self, device: torch.device) -> Tensor:
+        """Return a number for each token (windows, tokens): in a window, only equal ones are neighbours."""
+        region = torch.zeros(self.raster, dtype=torch.long, device=device)
+        for axis, (side, shift) in enumerate(zip(self.raster, self.shift, strict=True)):
+            moved = torch.arange(side, device=device) < shift
+            region = 2 * region + moved.view(-1, *[1] * (len(self.raster) - 1 - axis))
+        return self.cut(region.view(1, 1, -1, 1))[0, 0, :, :, 0]

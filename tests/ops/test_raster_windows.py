@@ -1,0 +1,58 @@
+"""Windows on rasters, in place and shifted."""
+
+from itertools import product
+from math import prod
+
+import pytest
+import torch
+
+from cab.ops.raster_windows import RasterWindows
+
+CASES = [
+    RasterWindows((7,), (3,), (0,)),
+    RasterWindows((6, 8), (3, 4), (0, 0)),
+    RasterWindows((7,), (3,), (1,)),
+    RasterWindows((6, 7), (3, 2), (1, 1)),
+    RasterWindows((4, 4), (4, 4), (2, 2)),
+    RasterWindows((2, 4, 5), (2, 3, 2), (0, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("windows", CASES, ids=str)
+def test_joining_inverts_cutting(windows: RasterWindows) -> None:
+    t = torch.randn(2, 3, prod(windows.raster), 5)
+    blocks = windows.cut(t)
+    assert blocks.shape == (2, 3, windows.count, prod(windows.window), 5)
+    assert torch.equal(windows.join(blocks), t)
+
+
+@pytest.mark.parametrize("windows", CASES, ids=str)
+def test_tokens_of_one_window_and_region_lie_in_one_box_of_the_shifted_grid(windows: RasterWindows) -> None:
+    def box(place: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = zip(place, windows.shift, windows.window, strict=True)
+        return tuple((p - shift) // size for p, shift, size in sizes)
+
+    boxes = [box(place) for place in product(*map(range, windows.raster))]
+    number = torch.arange(1.0, 1 + len(boxes)).view(1, 1, -1, 1)  # 0 is what fills a window up
+    tokens, regions = windows.cut(number)[0, 0, :, :, 0].long() - 1, windows.regions(number.device)
+    together = set()
+    for window, region in zip(tokens.tolist(), regions.tolist(), strict=True):
+        together |= {
+            (i, j)
+            for (i, in_i), (j, in_j) in product(zip(window, region, strict=True), repeat=2)
+            if min(i, j) >= 0 and in_i == in_j
+        }
+    pairs = product(range(len(boxes)), repeat=2)
+    assert together == {(i, j) for i, j in pairs if boxes[i] == boxes[j]}
+
+
+def test_a_missing_tail_is_filled_with_zeros() -> None:
+    windows, t = RasterWindows((7,), (3,), (1,)), torch.randn(2, 3, 4, 5)
+    whole = torch.cat([t, torch.zeros(2, 3, 3, 5)], 2)
+    assert torch.equal(windows.cut(t), windows.cut(whole))
+
+
+def test_windows_of_a_finer_raster_are_as_many() -> None:
+    windows = RasterWindows((6, 7), (3, 2), (1, 1))
+    assert windows.times((2, 3)) == RasterWindows((12, 21), (6, 6), (2, 3))
+    assert windows.times((2, 3)).count == windows.count
