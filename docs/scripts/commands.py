@@ -1,11 +1,13 @@
 """Make docs/commands.md: run every command in an empty folder, and write down what it prints.
 
-    python docs/scripts/commands.py
+    python docs/scripts/commands.py            # one to two minutes
+    python docs/scripts/commands.py --quick    # seconds: only what needs no torch, as after a new plug-in
 
 `tests/docs/test_commands.py` runs the commands again and compares all but numbers and paths.
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -70,13 +72,13 @@ PARTS: dict[str, list[Shown]] = {
             torch=True,
         ),
         Shown(
-            "cab run mechanism=mean,none task=parity 'meters=[quality]' training.steps=20 training.evaluate=20 "
+            "cab run mechanism=softmax,none task=parity 'meters=[quality]' training.steps=20 training.evaluate=20 "
             "training.validate=64 training.test=200",
             "A training, cut short here; read every score against the floors:",
             torch=True,
         ),
         Shown(
-            "cab run mechanism=softmax,nystrom task=speed pattern=CS seq_len=64 'meters=[flops]'",
+            "cab run mechanism=softmax,nystrom task=speed pattern=CS seq_len=64 threads=1 'meters=[flops]'",
             "A pattern that a mechanism refuses is a row, too:",
             torch=True,
         ),
@@ -99,7 +101,7 @@ PARTS: dict[str, list[Shown]] = {
         Shown("cab show grid=diagnostics"),
     ],
     "cab check": [
-        Shown("cab check mean", torch=True),
+        Shown("cab check none", torch=True),
         Shown(
             "cab check ./off_by_one.py:OffByOne",
             f'A file of yours, whose mask is off by one:\n\n```python title="off_by_one.py"\n{MISTAKE}```\n\n'
@@ -165,10 +167,18 @@ def page(printed: dict[str, str]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def parse(text: str) -> dict[str, str]:
+    """Return command -> what a page says that it prints."""
+    found = re.findall(r"^```console\n\$ (.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return {command: answer.rstrip("\n") for command, answer in found}
+
+
 def main() -> None:
-    """Run the commands and write the page."""
+    """Run the commands and write the page; with --quick keep what is on it of those that take longer."""
+    quick = sys.argv[1:] == ["--quick"]
+    kept = parse(PAGE.read_text()) if quick else {}
     with tempfile.TemporaryDirectory() as folder:
-        PAGE.write_text(page(run_all(Path(folder).resolve())))
+        PAGE.write_text(page(kept | run_all(Path(folder).resolve(), torch=not quick)))
 
 
 if __name__ == "__main__":
