@@ -49,7 +49,7 @@ class RecallNS(GeneratedTask):
     ) -> None:
         super().__init__(seq_len=seq_len, source_len=source_len)
         if not 1 <= pairs < seq_len:
-            raise ValueError(f"pairs={pairs}: from 1, and fewer than seq_len={seq_len}, whose other tokens ask")
+            raise ValueError(f"pairs={pairs}: from 1, and fewer than seq_len={seq_len}, whose other tokens are queries")
         self.pairs, self.queries = pairs, seq_len - pairs
         self.difficulties = halved_counts(pairs, halvings)
         self.counts = {"train": examples, "validation": 512, "test": 2000}

@@ -71,5 +71,5 @@ def _index(file: Path) -> tuple[Any, Any, Any]:
             labels.append(_LABELS[columns[0]])
             row_start += len(row)
     if not labels:
-        raise UsageError(f"{file} is empty. Bring it again.")
+        raise UsageError(f"{file} is empty. Replace it.")
     return np.array(starts), np.array(sizes), np.array(labels)

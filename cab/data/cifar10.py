@@ -91,7 +91,7 @@ def _read_batch(file: Path) -> tuple[Array, Array]:
     if len(content) != SIZE * (1 + 3 * PIXELS) or max(content[:: 1 + 3 * PIXELS]) > 9:
         raise UsageError(
             f"{file} is not a batch of CIFAR-10: {SIZE:,} colour images of 32 x 32 and their labels. It is truncated "
-            "or damaged: bring it again."
+            "or damaged: replace it."
         )
     table = np.frombuffer(content, np.uint8).reshape(SIZE, 1 + 3 * PIXELS)
     return grey(table[:, 1:].reshape(SIZE, 3, PIXELS)), table[:, 0].astype(np.int64)

@@ -17,7 +17,9 @@ def packages(names: Sequence[str]) -> Iterator[dict[str, tuple[str, Path]]]:
     """Download packages into a temporary folder: name -> (version, file), valid within the context."""
     apt = shutil.which("apt-get")
     if apt is None or shutil.which("dpkg-deb") is None:
-        raise UsageError(f"the packages {', '.join(names)} are Debian's: apt-get and dpkg-deb are needed, and not here")
+        raise UsageError(
+            f"the packages {', '.join(names)} are Debian's: apt-get and dpkg-deb are needed, and are not installed"
+        )
     with TemporaryDirectory(prefix="cab-") as folder:
         process = subprocess.run([apt, "download", *names], cwd=folder, capture_output=True, text=True)
         downloaded = {}
@@ -26,10 +28,10 @@ def packages(names: Sequence[str]) -> Iterator[dict[str, tuple[str, Path]]]:
             downloaded[name] = (version.replace("%3a", ":"), file)  # apt escapes the colon in a file's name
         missing = [name for name in names if name not in downloaded]
         if missing or process.returncode:
-            errors = [line for line in process.stderr.splitlines() if line.startswith("E:")] or ["it said nothing"]
+            errors = [line for line in process.stderr.splitlines() if line.startswith("E:")] or ["it printed no error"]
             raise UsageError(
-                f"apt-get download {' '.join(names)} failed ({errors[0]}). `apt-get update`, as root, brings apt's "
-                "list of packages up to date."
+                f"apt-get download {' '.join(names)} failed ({errors[0]}). Run `apt-get update` as root: "
+                "it updates apt's list of packages."
             )
         yield downloaded
 

@@ -75,8 +75,10 @@ def tree_counts(tree: Path, command: str) -> dict[str, int]:
     class_counts = {folder: len(_review_names(tree / folder)) for folder in FOLDERS}
     empty = [folder for folder, count in class_counts.items() if not count]
     downloaded = (tree / MARKER).is_file()
-    bring, complete = f"Run `{command}` to bring it again.", f"Complete it, or move it away and run `{command}`."
-    repair = bring if downloaded else complete
+    if downloaded:
+        repair = f"Run `{command}` to download it again."
+    else:
+        repair = f"Complete it, or move it away and run `{command}`."
     if empty:
         raise UsageError(f"{tree} has no reviews in {', '.join(empty)} (files named *.txt). {repair}")
     counts = {split: class_counts[f"{split}/neg"] + class_counts[f"{split}/pos"] for split in ("train", "test")}

@@ -136,7 +136,7 @@ def read(file: Path) -> Examples:
     if damaged or not rows:
         raise UsageError(
             f"{file} cannot be read after {rows:,} rows: line {rows + 2} is not an expression, a tab, its value and "
-            "the end of a line. The file is truncated or damaged: bring it again."
+            "the end of a line. The file is truncated or damaged: replace it."
         )
     return Examples(tokens[: ends[rows - 1]].copy(), ends[:rows].copy(), values[:rows].copy())
 

@@ -121,7 +121,7 @@ def read_image(file: Path, size: int) -> Array:
             pixels = np.asarray(picture)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         fault = "is empty" if file.is_file() and not file.stat().st_size else f"cannot be read ({error})"
-        raise UsageError(f"{file} {fault}. Bring it again, or take its line out of the metadata.") from None
+        raise UsageError(f"{file} {fault}. Replace it, or take its line out of the metadata.") from None
     if pixels.shape != (size, size) or pixels.dtype != np.uint8:
         raise UsageError(f"{file} is {pixels.shape} of {pixels.dtype}; {size} x {size} grey bytes are needed")
     return pixels
@@ -162,6 +162,6 @@ def _read_batch(file: Path) -> list[Row]:
     except (ValueError, IndexError, EOFError):
         raise UsageError(
             f"{file} is not a batch's metadata: one line an image, `imgs/0 sample_0.png 0 LABEL ...`, LABEL 0 or 1. "
-            "The file is truncated or damaged: bring it again."
+            "The file is truncated or damaged: replace it."
         ) from None
     return rows

@@ -29,35 +29,36 @@ def halved_counts(pairs: int, halvings: int) -> list[int]:
 class KeyValuePairs:
     """The pairs of a batch of examples.
 
-    `keys` and `values` are (batch, most), below `most`; an example has the first `counts` (batch,) of its row.
+    `keys` and `values` are (batch, max_pairs) and below `max_pairs`. Of its row, an example has the first `counts`
+    (batch,).
     """
 
-    def __init__(self, examples: Sequence[Example], most: int) -> None:
-        self.most = most
+    def __init__(self, examples: Sequence[Example], max_pairs: int) -> None:
+        self.max_pairs = max_pairs
         self.rng = CounterRNG([number for number, _ in examples])
         self.counts = np.array([count for _, count in examples], dtype=np.int64)
-        self.keys, self.values = self.rng.distinct(most, most), self.rng.distinct(most, most)
+        self.keys, self.values = self.rng.distinct(max_pairs, max_pairs), self.rng.distinct(max_pairs, max_pairs)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The pairs that examples have: (batch, most)."""
-        return np.arange(self.most) < self.counts[:, None]
+        """The pairs that examples have: (batch, max_pairs)."""
+        return np.arange(self.max_pairs) < self.counts[:, None]
 
     def draw_indices(self, count: int) -> Integers:
         """Draw `count` indices of pairs that the example has, with replacement: (batch, count)."""
         return self.rng.integers(self.counts[:, None], count)
 
     def tokens(self) -> Integers:
-        """Return the pairs as tokens (batch, most, 2): ids 1 + key and 1 + most + value, or 0 for padding."""
-        ids = np.stack([1 + self.keys, 1 + self.most + self.values], -1)
+        """Return the pairs as tokens (batch, max_pairs, 2): ids 1 + key and 1 + max_pairs + value, or 0 for padding."""
+        ids = np.stack([1 + self.keys, 1 + self.max_pairs + self.values], -1)
         return np.where(self.mask[:, :, None], ids, 0)
 
 
 def queries_with_modes(pairs: KeyValuePairs, n: int, neighbour: int) -> tuple[Integers, Integers]:
     """Draw `n` queries for each example: ids (batch, n, 2) of key and mode, and the values they ask for (batch, n).
 
-    Mode 0 (id most + 1) asks for the value of the query's own key. Mode 1 (id most + 2) asks for that of the key of
-    another query, `neighbour` positions on: -1 is the previous one. A query without such a neighbour has mode 0.
+    Mode 0 (id max_pairs + 1) asks for the value of the query's own key. Mode 1 (id max_pairs + 2) asks for that of the
+    key of another query, `neighbour` positions on: -1 is the previous one. A query without a neighbour has mode 0.
     """
     own = pairs.draw_indices(n)
     modes = pairs.rng.integers(2, n)
@@ -65,17 +66,18 @@ def queries_with_modes(pairs: KeyValuePairs, n: int, neighbour: int) -> tuple[In
     others = np.roll(own, -neighbour, axis=1)
     keys = np.take_along_axis(pairs.keys, own, 1)
     labels = np.take_along_axis(pairs.values, np.where(modes == 1, others, own), 1)
-    return np.stack([1 + keys, 1 + pairs.most + modes], -1), labels
+    return np.stack([1 + keys, 1 + pairs.max_pairs + modes], -1), labels
 
 
 def queries_then_pairs(pairs: KeyValuePairs, queries: int) -> tuple[Integers, Integers]:
     """Draw one sequence for each example: its queries, then its pairs.
 
-    Returns ids (batch, queries + most, 2) and labels (batch, queries + most), which are `IGNORED` at the pairs. The id
-    of a query is 1 + 2 most + key, which is not that of its key in a pair; its second field is empty.
+    Returns ids (batch, queries + max_pairs, 2) and labels (batch, queries + max_pairs), which are `IGNORED` at the
+    pairs. The id of a query is 1 + 2 max_pairs + key, which is not that of its key in a pair. Its second field is
+    empty.
     """
     indices = pairs.draw_indices(queries)
     keys, labels = np.take_along_axis(pairs.keys, indices, 1), np.take_along_axis(pairs.values, indices, 1)
-    query_tokens = np.stack([1 + 2 * pairs.most + keys, np.zeros_like(keys)], -1)
+    query_tokens = np.stack([1 + 2 * pairs.max_pairs + keys, np.zeros_like(keys)], -1)
     no_labels = np.full_like(pairs.keys, IGNORED)
     return np.concatenate([query_tokens, pairs.tokens()], 1), np.concatenate([labels, no_labels], 1)

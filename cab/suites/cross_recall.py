@@ -44,7 +44,7 @@ class CrossRecall(GeneratedTask):
     ) -> None:
         super().__init__(seq_len=seq_len, source_len=source_len)
         if seq_len < 2:
-            raise ValueError(f"seq_len={seq_len}: at least 2 are needed, since one asks about the other")
+            raise ValueError(f"seq_len={seq_len}: at least 2 queries are needed, since one asks for the key of another")
         self.difficulties = halved_counts(self.source_len, halvings)
         self.counts = {"train": examples, "validation": 512, "test": 2000}
         self.layers, self.encoder_layers = layers, encoder_layers

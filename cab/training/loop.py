@@ -72,9 +72,10 @@ def train(
     loss is infinite or NaN.
     """
     recipe = Recipe.of(settings)
-    if recipe.devices != devices.size or batch < devices.size:
-        asked = f"training.devices={recipe.devices} and batch={batch}"
-        raise UsageError(f"{asked}, in {devices.size} processes: each needs one, and an example of each batch")
+    if recipe.devices != devices.size:
+        raise UsageError(f"training.devices={recipe.devices}: launch as many processes, not {devices.size}")
+    if batch < devices.size:
+        raise UsageError(f"batch={batch}: training.devices={devices.size} needs an example for each process")
     source = task.source(folder)
     if isinstance(source, Missing):
         raise UsageError(f"{type(task).__name__} has no data in {folder}; run: {source.run}")

@@ -66,7 +66,7 @@ def test_our_download_must_be_complete_and_is_repaired(official: Any, tmp_path: 
     imdb.fetch(tmp_path, COMMAND)
     lost = tmp_path / "aclImdb" / "test" / "pos" / "1_7.txt"
     lost.unlink()
-    with pytest.raises(UsageError, match=f"has 4 and 3. Run `{COMMAND}` to bring it again"):
+    with pytest.raises(UsageError, match=f"has 4 and 3. Run `{COMMAND}` to download it again"):
         imdb.tree_counts(tmp_path / "aclImdb", COMMAND)
     imdb.fetch(tmp_path, COMMAND)
     assert lost.is_file()

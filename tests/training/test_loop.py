@@ -181,6 +181,11 @@ def test_missing_data_are_told_with_the_command_that_brings_them() -> None:
         train_model(task, new_model(task))
 
 
+def test_a_number_of_processes_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UsageError, match="training.devices=2: launch as many processes, not 1"):
+        train_model(First(), new_model(First()), {**RECIPE, "devices": 2})
+
+
 # The best weights.
 
 
