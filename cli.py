@@ -175,18 +175,21 @@ def show(
 @app.command()
 @_with_exit_codes
 def check(
-    names: Annotated[list[str] | None, typer.Argument(metavar="MECHANISM...")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="MECHANISM... [pattern=CS law=padding backend=sdpa]")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every mechanism.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Leave compilation out, half of the time.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the laws that hold, too.")] = False,
 ) -> None:
-    """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken."""
-    from cab.commands.check import check_and_print
-    from cab.plugins import registry
+    """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken.
+
+    pattern=CS,CC, law=padding,hidden and backend=sdpa narrow what is checked. Patterns are checked side by side.
+    """
+    from cab.commands.check import check_and_print, requested
     from cab.terminal.printing import console
 
-    if every == bool(names):
-        raise UsageError("which mechanism? Give names, or --all. Accepted: " + ", ".join(registry.names("mechanism")))
-    raise typer.Exit(check_and_print(registry.names("mechanism") if every else names or [], console(), verbose))
+    raise typer.Exit(check_and_print(requested(names or [], every, fast), console(), verbose))
 
 
 @plot_app.command("mask")

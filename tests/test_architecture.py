@@ -45,10 +45,10 @@ MAY_IMPORT = {
     "attention": "plugins contracts errors",  # a mechanism put into place
     "instruments": "intervals errors",
     "meters": "attention instruments contracts intervals errors",
-    "conformance": "attention instruments plugins contracts errors",
+    "conformance": "attention instruments plugins contracts paths errors",
     "training": "backbones contracts paths errors",
     "worker": "conformance training attention instruments plugins environment contracts paths errors",
-    "commands": "worker conformance attention planning plugins contracts paths errors",
+    "commands": "worker conformance attention planning plugins environment contracts paths errors",
     # above all
     "api": "terminal runner store plugins contracts errors",
     "cli": "terminal runner report analysis store plugins api cab errors",

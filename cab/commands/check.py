@@ -1,47 +1,169 @@
-"""`cab check`: the laws of conformance on one or more mechanisms, printed. Imports torch."""
+"""`cab check`: the laws of conformance on one or more mechanisms, on all cores, printed. Imports torch.
 
+Each pattern of each mechanism is checked in a process of its own, so that a crash costs that one alone.
+"""
+
+import multiprocessing
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from cab import environment
+from cab.contracts.pattern import Pattern
+from cab.errors import UsageError, unknown
 from cab.plugins import registry
 
+if TYPE_CHECKING:
+    from cab.conformance import Verdict
 
-def check_and_print(names: list[str], out: Console, verbose: bool) -> int:
+KEYS = ("pattern", "law", "backend")
+FAST_LEAVES_OUT = ("compile",)  # half of a check's time
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check: names or files of mechanisms, and which laws, patterns and backend."""
+
+    names: list[str]
+    patterns: tuple[str, ...] = ()  # empty: all
+    laws: tuple[str, ...] = ()  # empty: all that are not long
+    backend: str | None = None
+    fast: bool = False
+
+
+def requested(arguments: list[str], every: bool, fast: bool) -> Request:
+    """Read names and KEY=VALUE of the command line; `UsageError` says what is accepted."""
+    keys = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = [argument for argument in arguments if "=" not in argument]
+    for key in keys:
+        if key not in KEYS:
+            raise unknown("key of cab check", key, KEYS)
+    if every == bool(names):
+        accepted = ", ".join(registry.names("mechanism"))
+        raise UsageError(f"which mechanism? Give names, or --all. Accepted: {accepted}")
+    patterns, laws = (tuple(filter(None, keys.get(key, "").split(","))) for key in ("pattern", "law"))
+    names = registry.names("mechanism") if every else names
+    return Request(names, patterns, laws, keys.get("backend"), fast)
+
+
+def check_and_print(request: Request, out: Console, verbose: bool = False) -> int:
     """Check each mechanism and print the laws that it breaks; `verbose` prints all. Return the exit code."""
-    broken = [name for name in names if not _check_one(name, out, verbose)]
-    return 1 if broken else 0
-
-
-def _check_one(name: str, out: Console, verbose: bool) -> bool:
-    """Return whether a mechanism obeys every law."""
     import torch
 
-    from cab.conformance import check
+    from cab.conformance import check_card, select_laws, unneeded_exemptions
 
-    torch.set_num_threads(1)
-    mechanism_class, start = registry.load("mechanism", name), time.monotonic()
+    torch.set_num_threads(1)  # before any tensor operation, so that processes can be forked
+    laws = select_laws(request.laws or None, long=False)
+    if request.fast:
+        laws = [law for law in laws if law not in FAST_LEAVES_OUT]
+    classes = {name: registry.load("mechanism", name) for name in request.names}
+    patterns = [Pattern.of(pattern) for pattern in request.patterns] or list(Pattern)
+    start, broken = time.monotonic(), False
+    for name, results in _by_mechanism(classes, patterns, laws, request.backend):
+        verdicts = [] if request.laws else [check_card(classes[name])]
+        crashes = [result for result in results if isinstance(result, str)]
+        for result in results:
+            verdicts += [] if isinstance(result, str) else result
+        if not request.patterns and not crashes:
+            verdicts += unneeded_exemptions(classes[name], verdicts, laws)
+        broken |= not _print(name, classes[name], verdicts, crashes, out, verbose, time.monotonic() - start)
+    return int(broken)
+
+
+def _by_mechanism(
+    classes: dict[str, Any], patterns: list[Pattern], laws: list[str], backend: str | None
+) -> Iterator[tuple[str, "list[list[Verdict] | str]"]]:
+    """Yield each mechanism with the verdicts of each pattern, or why a pattern has none, in the order of the names."""
+    context = multiprocessing.get_context("fork")
+    waiting = [(name, pattern) for name in classes for pattern in patterns]
+    running: dict[Connection, tuple[Any, str, Pattern]] = {}
+    finished: dict[str, list[Any]] = {name: [] for name in classes}
+    names = list(classes)
+    while names:
+        while waiting and len(running) < environment.usable_cores():
+            name, pattern = waiting.pop(0)
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_check, args=(theirs, classes[name], pattern, laws, backend), daemon=True)
+            process.start()
+            theirs.close()
+            running[ours] = process, name, pattern
+        for connection in wait(list(running)):
+            assert isinstance(connection, Connection)
+            process, name, pattern = running.pop(connection)
+            finished[name].append(_received(connection, process, pattern))
+        while names and len(finished[names[0]]) == len(patterns):
+            yield names[0], finished[names.pop(0)]
+
+
+def _check(connection: Connection, cls: Any, pattern: Pattern, laws: list[str], backend: str | None) -> None:
+    from cab.conformance import check
+    from cab.errors import Unsupported
+
     try:
-        verdicts = check(mechanism_class)
-    except Exception as error:  # the plug-in's own, outside of every law; the next mechanism is checked all the same
-        message = escape(f"{type(error).__name__}: {error}")
-        out.print(f"{escape(name)}: [red]broken[/], no law could be checked: {message}", highlight=False)
-        return False
+        connection.send(check(cls, patterns=[pattern], laws=laws, backend=backend))
+    except Unsupported as reason:
+        connection.send(f"{pattern.value}: {reason}")
+    except BaseException as error:  # the plug-in's own, outside of every law
+        connection.send(f"{pattern.value}: no law could be checked: {type(error).__name__}: {error}")
+
+
+def _received(connection: Connection, process: Any, pattern: Pattern) -> Any:
+    try:
+        return connection.recv()
+    except EOFError:
+        process.join()
+        return f"{pattern.value}: the process ended with code {process.exitcode}"
+    finally:
+        connection.close()
+        process.join()
+
+
+def _print(
+    name: str, cls: Any, verdicts: "list[Verdict]", crashes: list[str], out: Console, verbose: bool, seconds: float
+) -> bool:
+    """Print what came of one mechanism, `seconds` after the start; return whether it obeys every law."""
     failures = [verdict for verdict in verdicts if verdict.status == "fail"]
-    result = "[red]broken[/]" if failures else "[green]lawful[/]"
+    lawful = not failures and not crashes
+    result = "[green]lawful[/]" if lawful else "[red]broken[/]"
     counts = f"{len(verdicts)} verdicts, {len(failures)} failures"
-    out.print(f"{escape(name)}: {result}, {counts}, {time.monotonic() - start:.1f} s", highlight=False)
-    if not mechanism_class.defines("reference"):
+    out.print(f"{escape(name)}: {result}, {counts}, {seconds:.1f} s", highlight=False)
+    for crash in crashes:
+        out.print(f"  {escape(crash)}", highlight=False, soft_wrap=True)
+    if not cls.defines("reference"):
         out.print("  no reference: its output was not compared with a definition", highlight=False)
-    if not mechanism_class.defines("flops"):
+    if not cls.defines("flops"):
         out.print("  no flops: FLOPs are counted, and not compared with a closed form", highlight=False)
     exemptions = {verdict.law: verdict.reason for verdict in verdicts if verdict.status == "exempt"}
     for law, reason in exemptions.items():
         out.print(f"  exempt from {escape(law)}: {escape(reason)}", highlight=False)
+    causes: dict[str, list[Verdict]] = {}
     for verdict in verdicts if verbose else failures:
-        params = " ".join(f"{key}={value}" for key, value in verdict.params.items())
-        setting = escape(" ".join(filter(None, (verdict.pattern, params))))
-        line = f"  {verdict.status} {escape(verdict.law)} ({setting}) {escape(verdict.reason)}"
-        out.print(line, highlight=False, soft_wrap=True)
-    return not failures
+        if verdict.traceback:
+            causes.setdefault(_place(verdict.traceback), []).append(verdict)
+        else:
+            _print_verdict(verdict, out)
+    for of_cause in causes.values():
+        _print_verdict(of_cause[0], out)
+        for line in of_cause[0].traceback.splitlines():
+            out.print(f"    {escape(line)}", highlight=False, soft_wrap=True)
+        if len(of_cause) > 1:
+            out.print(f"    the same in {len(of_cause) - 1} others", highlight=False)
+    return lawful
+
+
+def _place(traceback: str) -> str:
+    """Return the frames of a traceback and the kind of its error: the numbers in its message vary with the call."""
+    *frames, error = traceback.splitlines()
+    return "\n".join([*frames, error.partition(":")[0]])
+
+
+def _print_verdict(verdict: "Verdict", out: Console) -> None:
+    params = " ".join(f"{key}={value}" for key, value in verdict.params.items())
+    setting = escape(", ".join(filter(None, (verdict.pattern, params, verdict.setting))))
+    line = f"  {verdict.status} {escape(verdict.law)} ({setting}) {escape(verdict.reason)}"
+    out.print(line, highlight=False, soft_wrap=True)

@@ -8,6 +8,27 @@ hyper-parameters of one case with `reference`. Laws run on one thread. Unless a 
 
 from cab.conformance.laws import EXEMPTIBLE, LAWS, Law
 from cab.conformance.subject import LawBroken, Subject
-from cab.conformance.suite import Verdict, check, check_params, parametrize
+from cab.conformance.suite import (
+    Verdict,
+    check,
+    check_card,
+    check_params,
+    parametrize,
+    select_laws,
+    unneeded_exemptions,
+)
 
-__all__ = ["EXEMPTIBLE", "LAWS", "Law", "LawBroken", "Subject", "Verdict", "check", "check_params", "parametrize"]
+__all__ = [
+    "EXEMPTIBLE",
+    "LAWS",
+    "Law",
+    "LawBroken",
+    "Subject",
+    "Verdict",
+    "check",
+    "check_card",
+    "check_params",
+    "parametrize",
+    "select_laws",
+    "unneeded_exemptions",
+]

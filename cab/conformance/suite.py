@@ -1,10 +1,12 @@
 """Run the laws: all of them on one class, as pytest cases, or one case's own hyper-parameters."""
 
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +23,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported, unknown
+from cab.paths import PACKAGE
 from cab.plugins import registry
 
 # what a wrapper is checked around: exact, gated, decayed, and one that cannot stream
@@ -41,7 +44,7 @@ class Verdict:
     seconds: float = 0.0
     setting: str = ""
     used: frozenset[str] = frozenset()  # keys of the exemptions that it needed
-    error: BaseException | None = None  # what the mechanism raised
+    traceback: str = ""  # of what the mechanism raised: its own frames
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,26 @@ def check(
     `UsageError` for an unknown law or pattern.
     """
     requested = None if patterns is None else [Pattern.of(pattern) for pattern in patterns]
-    law_names = _select(laws, long or backend == "compile")
-    verdicts = [_verdict(Subject(cls, Pattern.NS), "card", partial(card.card, cls))] if laws is None else []
+    law_names = select_laws(laws, long or backend == "compile")
+    verdicts = [check_card(cls)] if laws is None else []
     for pattern in requested or Pattern:
         for run in _runs(cls, pattern, params, backend, law_names, device, requested is not None):
             verdicts.append(_judge(run))
     if requested is None and params is None:
-        used = frozenset().union(*(verdict.used for verdict in verdicts))
-        for key in Exemptions(cls.exempt).unneeded(used, law_names):
-            verdicts.append(Verdict("exemption", "", {}, "fail", f"{key} is exempt, and nothing needs it"))
+        verdicts += unneeded_exemptions(cls, verdicts, law_names)
     return verdicts
+
+
+def check_card(cls: type[Mechanism]) -> Verdict:
+    """Run the law of the card, which has no pattern."""
+    return _verdict(Subject(cls, Pattern.NS), "card", partial(card.card, cls))
+
+
+def unneeded_exemptions(cls: type[Mechanism], verdicts: Iterable[Verdict], law_names: Iterable[str]) -> list[Verdict]:
+    """Return a failure for each exemption that none of the verdicts, of all patterns and `checks`, needed."""
+    used = frozenset().union(*(verdict.used for verdict in verdicts))
+    keys = Exemptions(cls.exempt).unneeded(used, law_names)
+    return [Verdict("exemption", "", {}, "fail", f"{key} is exempt, and nothing needs it") for key in keys]
 
 
 def parametrize(classes: type[Mechanism] | Iterable[type[Mechanism]], laws: Iterable[str] | None = None) -> Any:
@@ -103,7 +116,7 @@ def parametrize(classes: type[Mechanism] | Iterable[type[Mechanism]], laws: Iter
     """
     import pytest
 
-    law_names = _select(laws, False)
+    law_names = select_laws(laws, False)
     cases = []
     for cls in [classes] if isinstance(classes, type) else classes:
         if laws is None:
@@ -241,7 +254,7 @@ def _small(name: str) -> dict[str, Any]:
     return {"name": name, **entry}
 
 
-def _select(laws: Iterable[str] | None, long: bool) -> list[str]:
+def select_laws(laws: Iterable[str] | None, long: bool) -> list[str]:
     """Return the names of the laws to run, in the order of `LAWS`."""
     if laws is None:
         return [name for name, law in LAWS.items() if long or not law.long]
@@ -279,8 +292,21 @@ def _verdict(subject: Subject, law: str, run: Callable[[], None]) -> Verdict:
         verdict = subject.exemptions.excuse(passed, broken)
     except Exception as error:  # a mechanism that crashes under a law has broken it
         verdict = subject.exemptions.excuse(passed, LawBroken(f"{type(error).__name__}: {error}"))
-        verdict = replace(verdict, error=error)
+        verdict = replace(verdict, traceback=_own_frames(error))
     return replace(verdict, seconds=perf_counter() - start)
+
+
+def _own_frames(error: BaseException) -> str:
+    """Return the frames of a traceback that are the mechanism's, from the outermost in, and the error."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_harness(frame.filename)]
+    lines = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+    return "\n".join([*lines, f"{type(error).__name__}: {error}"])
+
+
+def _is_harness(file: str) -> bool:
+    path = Path(file)
+    in_harness = any(path.is_relative_to(PACKAGE / name) for name in ("conformance", "contracts", "attention"))
+    return in_harness or "site-packages" in path.parts or file.startswith("<")
 
 
 def _assert(runs: list[Run]) -> None:

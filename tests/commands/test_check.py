@@ -1,0 +1,64 @@
+"""`cab check`: patterns side by side, one traceback a cause, and a crash that costs its own pattern alone."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cab.commands.check import check_and_print, requested
+from cab.errors import UsageError
+
+FILE = """
+import os
+
+from cab import Mechanism
+
+
+class Mine(Mechanism):
+    patterns = {"NS": "native", "CS": "native"}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        if self.slot.pattern.causal:
+            os._exit(3)
+        return self.inner(v)
+
+    def inner(self, v):
+        return v.matmul(v)
+"""
+
+
+def printed(*arguments: str, verbose: bool = False) -> tuple[int, str]:
+    out = StringIO()
+    code = check_and_print(requested(list(arguments), False, True), Console(file=out, width=200), verbose)
+    return code, out.getvalue()
+
+
+def test_a_crash_costs_its_own_pattern_and_an_exception_is_printed_once(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(FILE)
+    code, text = printed("./mine.py:Mine")
+    assert code == 1 and "CS: the process ended with code 3" in text
+    assert text.count("mine.py:14 in attend: return self.inner(v)") == 1
+    assert text.count("mine.py:17 in inner: return v.matmul(v)") == 1 and "the same in " in text
+
+
+def test_patterns_and_laws_are_narrowed() -> None:
+    code, text = printed("softmax", "pattern=CS", "law=suffix,truncation", verbose=True)
+    lines = [line.split()[:2] for line in text.splitlines()[1:]]
+    assert code == 0 and {law for _, law in lines} == {"suffix", "truncation"}
+    assert "(CS" in text and "(NS" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which mechanism"),
+        (["softmax", "patern=CS"], "did you mean 'pattern'"),
+        (["softmax", "law=pading"], "did you mean 'padding'"),
+        (["softmax", "pattern=XX"], "unknown pattern 'XX'"),
+        (["sofmax"], "did you mean 'softmax'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        printed(*arguments)
