@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "commands": "worker conformance attention planning plugins environment contracts paths errors",
     # above all
     "api": "terminal runner store plugins contracts errors",
-    "cli": "terminal runner report analysis store plugins api cab errors",
+    "cli": "terminal runner report analysis store api cab errors",
     "cab": "api contracts errors public_names",  # cab/__init__.py: public names, fetched when first used
 }
 # package -> packages that its functions alone may import

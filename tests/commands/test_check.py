@@ -38,8 +38,8 @@ def test_a_crash_costs_its_own_pattern_and_an_exception_is_printed_once(elsewher
     (elsewhere / "mine.py").write_text(FILE)
     code, text = printed("./mine.py:Mine")
     assert code == 1 and "CS: the process ended with code 3" in text
-    assert text.count("mine.py:14 in attend: return self.inner(v)") == 1
-    assert text.count("mine.py:17 in inner: return v.matmul(v)") == 1 and "the same in " in text
+    assert text.count("mine.py:13 in attend: return self.inner(v)") == 1
+    assert text.count("mine.py:16 in inner: return v.matmul(v)") == 1 and "the same in " in text
 
 
 def test_patterns_and_laws_are_narrowed() -> None:
