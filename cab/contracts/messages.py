@@ -7,11 +7,17 @@ the child is gone. The child leaves its answer in a file: the answer of its kind
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 from cab.contracts.case import Case
 
-_CLASS = "__dataclass__"  # the key that names the class of an encoded dataclass
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job, or one meter in it, has no answer."""
+
+    status: str  # of cab.contracts.case.STATUSES, or "usage"
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,9 @@ class PreflightJob:
 
 @dataclass(frozen=True)
 class PreflightAnswer:
-    """The cases that are refused: case id -> reason."""
+    """Everything imports; some cases may be refused."""
 
-    refused: Mapping[str, str]
+    refused: Mapping[str, str]  # case id -> reason
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,11 @@ class LawsJob:
 
 @dataclass(frozen=True)
 class LawsAnswer:
-    """The laws that are broken, as "law: reason"; those exempted, law -> reason; how many were asked."""
+    """What became of the laws."""
 
-    failures: Sequence[str]
-    exempt: Mapping[str, str]
-    count: int
+    failures: Sequence[str]  # "law: reason" of each that is broken
+    exempt: Mapping[str, str]  # law -> reason of each that is exempted
+    count: int  # of the laws that were run
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,16 @@ class MeasureJob:
 
 @dataclass(frozen=True)
 class Samples:
-    """What one meter measured: metric -> {"samples": [numbers], and how they came about}."""
+    """What one meter measured."""
 
-    metrics: Mapping[str, dict[str, Any]]
+    metrics: Mapping[str, dict[str, Any]]  # metric -> {"samples": [numbers], and how they came about}
 
 
 @dataclass(frozen=True)
 class MeasureAnswer:
-    """Meter -> its samples, or why it has none."""
+    """What the meters measured."""
 
-    meters: "Mapping[str, Samples | Failure]"
+    meters: Mapping[str, Samples | Failure]  # meter -> its samples, or why it has none
     compared: bool  # whether the case has been compared with its reference by now
     seconds: float
 
@@ -105,9 +111,9 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class TrainAnswer:
-    """The scores of a finished training, one an example, and what led to them."""
+    """The scores of a finished training, and what led to them."""
 
-    metrics: Mapping[str, dict[str, Any]]  # metric -> {"samples": values}
+    metrics: Mapping[str, dict[str, Any]]  # metric -> {"samples": one value an example}
     curve: Sequence[dict[str, Any]]  # validations, one a step
     best_step: int
     stopped: str  # why it stopped before its last step; "" where it did not
@@ -127,19 +133,19 @@ class ForecastJob:
 
 @dataclass(frozen=True)
 class CaseForecast:
-    """FLOPs and peak bytes of one pass; where they cannot be counted, the reason."""
+    """What one pass of a case would take."""
 
     flops: float | None = None
-    bytes: float | None = None
-    reason: str = ""
+    bytes: float | None = None  # peak
+    reason: str = ""  # why they cannot be counted
 
 
 @dataclass(frozen=True)
 class ForecastAnswer:
-    """Case id -> forecast, and the best FLOP/s of a product of matrices on this machine."""
+    """What each case would take."""
 
-    cases: Mapping[str, CaseForecast]
-    rate: float
+    cases: Mapping[str, CaseForecast]  # by case id
+    rate: float  # the best FLOP/s of a product of matrices on this machine
 
 
 @dataclass(frozen=True)
@@ -152,18 +158,10 @@ class PeakJob:
 
 @dataclass(frozen=True)
 class PeakAnswer:
-    """Dtype -> the best FLOP/s of a product of matrices; the best bytes a second, read and written, of a copy."""
+    """What a device can do at most."""
 
-    matmul: Mapping[str, float]
-    copy: float
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a job, or one meter in it, has no answer: a status of `cab.contracts.case.STATUSES`, or "usage"."""
-
-    status: str
-    reason: str
+    matmul: Mapping[str, float]  # dtype -> FLOP/s of a product of matrices
+    copy: float  # bytes a second of a copy, read and written
 
 
 Job = PreflightJob | LawsJob | MeasureJob | CompareJob | TrainJob | ForecastJob | PeakJob
@@ -177,9 +175,9 @@ class Request:
     job: Job
     deadline: float  # seconds
     memory: int | None  # bytes beyond what the forked process has at its start; None: no limit
-    answer: str
-    output: str  # what it prints
-    progress: str  # one line, replaced as the job goes on
+    answer: str  # the file for its answer
+    output: str  # the file for what it prints
+    progress: str  # the file for one line, replaced as the job goes on
     folder: str  # its working folder
 
 
@@ -192,50 +190,53 @@ class Ready:
 class ChildExit:
     """How a child ended."""
 
-    why: str  # ended, deadline, cancelled
-    exit: int | None
-    signal: int | None
+    why: str  # ended (by itself), deadline
+    exit: int | None  # its code, where it exited
+    signal: int | None  # its number, where a signal killed it
     peak: int  # bytes of its largest resident set
     seconds: float
 
 
-_CLASSES = {
+_CLASSES: dict[str, type[Any]] = {
     cls.__name__: cls
-    for cls in (
-        *(Case, Request, Ready, ChildExit, Failure, Samples, CaseForecast),
-        *(PreflightJob, LawsJob, MeasureJob, CompareJob, TrainJob, ForecastJob, PeakJob),
-        *(PreflightAnswer, LawsAnswer, MeasureAnswer, CompareAnswer, TrainAnswer, ForecastAnswer, PeakAnswer),
-    )
+    for cls in (Case, Failure, Samples, CaseForecast, Request, Ready, ChildExit, *get_args(Job), *get_args(Answer))
 }
+_CLASS = "__dataclass__"  # the key that names the class of an encoded message
+_ITEMS = "__items__"  # its value for a dictionary that JSON alone cannot hold, or that has the key `_CLASS` itself
 
 
 def encode(message: Any) -> str:
     """Write a message as one line of JSON; `TypeError` or `ValueError` where JSON cannot hold a value of it."""
-    return json.dumps(_plain(message), allow_nan=False)
+    return json.dumps(_to_json(message), allow_nan=False)
 
 
 def decode(text: str | bytes) -> Any:
-    """Read a message that `encode` wrote; `ValueError` where it is none."""
-    return _message(json.loads(text))
+    """Read a message that `encode` wrote; `ValueError` where it is none. Tuples come back as lists."""
+    return _from_json(json.loads(text))
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {_CLASS: type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+        name = type(value).__name__
+        if _CLASSES.get(name) is not type(value):
+            raise TypeError(f"{name} is no message")
+        return {_CLASS: name, **{field.name: _to_json(getattr(value, field.name)) for field in fields(value)}}
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        if _CLASS in value or not all(isinstance(key, str) for key in value):
+            return {_CLASS: _ITEMS, "items": [[key, _to_json(item)] for key, item in value.items()]}
+        return {key: _to_json(item) for key, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _message(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
     if isinstance(value, list):
-        return [_message(item) for item in value]
+        return [_from_json(item) for item in value]
     if not isinstance(value, dict):
         return value
-    items = {key: _message(item) for key, item in value.items() if key != _CLASS}
+    items = {key: _from_json(item) for key, item in value.items() if key != _CLASS}
     if _CLASS not in value:
         return items
     try:
-        return _CLASSES[value[_CLASS]](**items)
-    except (KeyError, TypeError) as error:
+        return dict(items["items"]) if value[_CLASS] == _ITEMS else _CLASSES[value[_CLASS]](**items)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a message of this version: {value[_CLASS]}: {error}") from error
