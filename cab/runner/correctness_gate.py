@@ -1,4 +1,4 @@
-"""What may be measured: a source that is still what was planned, and whose laws hold."""
+"""What may be measured: a source that is still what was planned, and a mechanism whose laws hold."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,34 +22,39 @@ def has_changed(measurement: Measurement) -> bool:
 
 
 class Laws:
-    """The laws of a run's cases, each asked once; `ask` runs them in a child."""
+    """The laws of a run's cases. Each verdict is asked for once: of the cache, and else of a child."""
 
-    def __init__(self, ask: Callable[[Measurement], Outcome]) -> None:
-        self._ask = ask
-        self._verdicts: dict[str, Outcome | None] = {}  # by the verdict's key: None where the laws hold
+    def __init__(self, run: Callable[[Measurement], Outcome]) -> None:
+        """Take what runs the laws in a child: its outcome has a `LawsAnswer`."""
+        self._run = run
+        self._objections: dict[str, Outcome | None] = {}  # by the verdict's key; None where the laws hold
 
-    def against(self, measurement: Measurement) -> Outcome | None:
+    def objection(self, measurement: Measurement) -> Outcome | None:
         """Return why nothing of this measurement's case may be measured, or None where the laws hold."""
-        name = verdict_cache.key(measurement.case)
-        if name not in self._verdicts:
-            verdict = verdict_cache.kept(name)
-            if verdict is None:
-                outcome = CHANGED if has_changed(measurement) else self._ask(measurement)
-                # a child may have imported what was there before: the verdict would be kept for what is there now
-                if outcome is CHANGED or has_changed(measurement):
-                    return CHANGED
-                if outcome.status != "ok":  # not tried again for every measurement
-                    status = "error" if outcome.status == "usage" else outcome.status
-                    reason = f"the laws could not be run: {outcome.reason}"
-                    self._verdicts[name] = Outcome(status, reason, output=outcome.output)
-                    return self._verdicts[name]
-                verdict = outcome.answer
-                verdict_cache.keep(name, verdict)
-            self._verdicts[name] = _wrong(verdict.failures, measurement.case.mechanism)
-        return self._verdicts[name]
+        key = verdict_cache.key(measurement.case)
+        if key in self._objections:
+            return self._objections[key]
+        verdict = verdict_cache.load(key)
+        if verdict is None:
+            outcome = CHANGED if has_changed(measurement) else self._run(measurement)
+            # the verdict would be kept for what lies there now, and the child may have imported what was there before
+            if outcome is CHANGED or has_changed(measurement):
+                return CHANGED
+            if outcome.status != "ok":
+                self._objections[key] = _not_run(outcome)
+                return self._objections[key]
+            verdict = outcome.answer
+            verdict_cache.keep(key, verdict)
+        self._objections[key] = _broken(verdict.failures, measurement.case.mechanism)
+        return self._objections[key]
 
 
-def _wrong(failures: Sequence[str], mechanism: str) -> Outcome | None:
+def _not_run(outcome: Outcome) -> Outcome:
+    status = "error" if outcome.status == "usage" else outcome.status
+    return Outcome(status, f"the laws could not be run: {outcome.reason}", output=outcome.output)
+
+
+def _broken(failures: Sequence[str], mechanism: str) -> Outcome | None:
     if not failures:
         return None
     more = f" (and {len(failures) - 1} more: cab check {mechanism})" if len(failures) > 1 else ""

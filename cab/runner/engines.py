@@ -1,4 +1,4 @@
-"""Engines: each gets a plan's measurements and runs a supervisor where the device is. `local` is this machine."""
+"""Engines: each takes a plan's measurements and runs a supervisor where the device is. `local` is this machine."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,5 +23,5 @@ def local(measurements: Sequence[Measurement], store: Store, options: Options, l
             supervisor.carry_out(pending)
 
 
-ENGINES: dict[str, Engine] = {"local": local}  # the values of the key `engine`
-assert tuple(ENGINES) == schema.ENGINES  # which planning knows without importing the engines
+ENGINES: dict[str, Engine] = {"local": local}  # by the value of the key `engine`
+assert tuple(ENGINES) == schema.ENGINES  # planning has the names alone, so as not to import the engines

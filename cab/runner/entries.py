@@ -1,4 +1,4 @@
-"""An entry of the store as it grows: one process's outcome after another, reduced to values."""
+"""How an entry of the store grows: by one process's outcome after another, and the values reduced from all of them."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _READING_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def new_entry(measurement: Measurement, run_id: str, commit: str) -> Entry:
-    """Begin an entry."""
+    """Return an entry of a measurement that no process has run for yet."""
     return Entry(
         schema=SCHEMA,
         case=measurement.case,
@@ -67,12 +67,15 @@ def worst_status(entry: Entry) -> tuple[str, str]:
 
 
 def with_outcome(entry: Entry, measurement: Measurement, outcome: Outcome, details: Mapping[str, Any]) -> Entry:
-    """Return the entry with one more process's outcome in it, and every value made anew of the samples."""
+    """Return the entry with one more process's outcome, and its values reduced from the samples of all.
+
+    `details` say how the machine was. Raises whatever a meter's or a training's answer of another shape leads to.
+    """
     entry = replace(entry, time=now(), again=outcome.again, memory_limit=measurement.memory_limit)
     if outcome.status == "ok":
         answer: Samples | TrainAnswer = outcome.answer
-        kept = {name: answer.metrics[name] for name in measurement.metrics if name in answer.metrics}
-        entry = replace(entry, processes=(*entry.processes, ProcessRecord(kept, dict(details))))
+        asked = {name: answer.metrics[name] for name in measurement.metrics if name in answer.metrics}
+        entry = replace(entry, processes=(*entry.processes, ProcessRecord(asked, dict(details))))
         if isinstance(answer, TrainAnswer):
             entry = _with_training(entry, answer)
     results = {
@@ -139,7 +142,7 @@ def _result(
 
 
 def _wrong_field(reading: Reading) -> tuple[str, str] | None:
-    """Return the first field of a reading that is of another type or not finite, and what it is."""
+    """Return the first field of a reading that is of another type or not finite, and its value as text."""
     for field, types in _READING_TYPES.items():
         value = getattr(reading, field)
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):

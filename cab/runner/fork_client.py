@@ -20,7 +20,7 @@ TICK = 0.2  # seconds between two calls of `waiting`
 
 
 class ServerDied(Exception):
-    """The fork server ended by itself; holds the end of what it printed."""
+    """The fork server ended by itself; the message is the end of what it printed."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,13 @@ class ForkClient:
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), str(PACKAGE.parent)) if p)
         self._log = open(self._folder / "server.log", "wb")
-        own = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "99"}
-        own["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # a GPU's number is the one that nvidia-smi gives it
-        own["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # an import may ask whether there is a GPU: not by starting CUDA
+        variables = {
+            "PYTHONPATH": path,
+            "OPENBLAS_NUM_THREADS": "1",  # a server with more than one thread cannot fork
+            "KINETO_LOG_LEVEL": "99",  # the profiler says nothing
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # a GPU's number is the one that nvidia-smi gives it
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # an import that asks for GPUs does not start CUDA
+        }
         # -P: a file of the user's working folder must not stand in for a module of the same name
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cab.worker.fork_server", str(theirs.fileno())],
@@ -68,7 +72,7 @@ class ForkClient:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, **own},
+            env={**os.environ, **variables},
             start_new_session=True,
         )
         theirs.close()
@@ -82,7 +86,10 @@ class ForkClient:
         memory: int | None,
         waiting: Callable[[str], None] = lambda progress: None,
     ) -> Ending:
-        """Run a job in a child of its own; `waiting` is called with its latest progress while it runs."""
+        """Run a job in a child of its own, within `deadline` seconds and `memory` bytes (None: no limit).
+
+        `waiting` is called with the job's latest progress while it runs. `ServerDied` where the server did not survive.
+        """
         self.start()
         self._jobs += 1
         folder = self._folder / str(self._jobs)
@@ -93,8 +100,8 @@ class ForkClient:
                 self._receive(lambda: None)
                 self._ready = True
             self._send(Request(job, deadline, memory, answer, output, progress, folder=os.getcwd()))
-            child_exit: ChildExit = self._receive(lambda: waiting(_text(progress)))
-            return Ending(_answer(answer), child_exit, _text(output))
+            child_exit: ChildExit = self._receive(lambda: waiting(_read(progress)))
+            return Ending(_answer(answer), child_exit, _read(output))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -139,10 +146,11 @@ class ForkClient:
 
     def _died(self, cause: BaseException | None) -> NoReturn:
         self._stop()
-        raise ServerDied(_text(str(self._folder / "server.log"))[-2000:]) from cause
+        raise ServerDied(_read(str(self._folder / "server.log"))[-2000:]) from cause
 
 
-def _text(path: str) -> str:
+def _read(path: str) -> str:
+    """Return a file's text, or "" where there is none yet."""
     try:
         return Path(path).read_text(errors="replace")
     except OSError:
@@ -150,6 +158,7 @@ def _text(path: str) -> str:
 
 
 def _answer(path: str) -> Any:
+    """Return the message in a file, or None where there is none."""
     try:
         return decode(Path(path).read_bytes())
     except (OSError, ValueError):

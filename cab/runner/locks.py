@@ -13,18 +13,22 @@ from cab.paths import runtime
 
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
-    """Claim a piece of work; gives False where another run has it. The file goes when the claim ends."""
+    """Claim a piece of work by its lock file; yields False where another run has claimed it.
+
+    The file goes when the claim ends.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _claimed(path)
+    descriptor = _lock(path)
     try:
         yield descriptor is not None
     finally:
         if descriptor is not None:
-            path.unlink(missing_ok=True)  # while it is held: nobody can hold the same file any more
+            path.unlink(missing_ok=True)  # while it is locked: who opens the name now gets another file
             os.close(descriptor)
 
 
-def _claimed(path: Path) -> int | None:
+def _lock(path: Path) -> int | None:
+    """Return a descriptor that locks the file, or None where another process has it locked."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -37,19 +41,22 @@ def _claimed(path: Path) -> int | None:
                 return descriptor
         except FileNotFoundError:
             pass
-        os.close(descriptor)  # locked a file that its last holder has just removed
+        os.close(descriptor)  # of a file that its last holder has just removed
 
 
 @contextmanager
 def device(name: str, exclusive: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a device of this host: alone for timing, with others for training. Waits for it."""
+    """Hold a device of this host: alone (`exclusive`) for timing, with others for training.
+
+    Where it is not free, calls `waiting` and tries again until it is.
+    """
     name = f"cuda{environment.physical(name)}" if name.startswith("cuda") else name
     descriptor = os.open(runtime() / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    lock = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         while True:
             try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 waiting()

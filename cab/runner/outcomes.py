@@ -6,7 +6,7 @@ from typing import Any
 from cab.contracts.messages import Failure
 from cab.runner.fork_client import Ending, describe
 
-NEAR = 0.8  # a child that was killed with this share of its memory used ran out of it
+NEAR_LIMIT = 0.8  # share of its memory limit: a child that was killed beyond it ran out of memory
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Outcome:
     again: bool = False  # not a result that stands: the next run measures anew
 
     def __post_init__(self) -> None:
-        """Make the reason a text that can be printed and kept: of an undecodable file name, say."""
+        """Make the reason a text that can be printed and kept, whatever bytes a file name in it has."""
         object.__setattr__(self, "reason", self.reason.encode(errors="replace").decode())
 
     @classmethod
@@ -39,7 +39,7 @@ def outcome_of(ending: Ending, deadline: float, limit: int) -> Outcome:
     if ending.exit.why == "deadline":
         return Outcome("timeout", f"took more than {deadline:g} s", output=ending.output, died=True)
     death = describe(ending.exit)
-    if ending.exit.signal is not None and ending.exit.peak > NEAR * limit:
+    if ending.exit.signal is not None and ending.exit.peak > NEAR_LIMIT * limit:
         reason = f"{death} at {ending.exit.peak / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"
         return Outcome("oom", reason, output=ending.output, died=True)
     return Outcome("error", death, output=ending.output, died=True)

@@ -1,4 +1,4 @@
-"""A run: plan, measure what is missing, and say how it ended. What `cab run` and `cab.run` share."""
+"""A run: plan, measure what is missing, and say how it ended. `cab run` and `cab.run` share this."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,11 +31,11 @@ class Run:
 
     def statuses(self) -> dict[str, str]:
         """Return case id -> the worst status of its metrics."""
-        of_case: dict[str, set[str]] = {}
+        by_case: dict[str, set[str]] = {}
         for measurement in self.plan.measurements:
             entry = self.store.read(measurement.file)
-            of_case.setdefault(measurement.case.id, set()).update(entry.statuses if entry else {"error"})
-        return {case: worst(statuses) for case, statuses in of_case.items()}
+            by_case.setdefault(measurement.case.id, set()).update(entry.statuses if entry else {"error"})
+        return {case_id: worst(statuses) for case_id, statuses in by_case.items()}
 
     @property
     def exit_code(self) -> int:
@@ -55,7 +55,10 @@ def execute(
     force: bool = False,
     retry: Iterable[str] = (),
 ) -> Run:
-    """Run what is missing or stale. `UsageError` before anything is paid; afterwards every case is a row."""
+    """Run what the store does not hold; with `force` everything, with `retry` what ended with one of these statuses.
+
+    `UsageError` is raised before anything is measured; afterwards every case is a row.
+    """
     planned = plan(overrides, data)
     statuses = frozenset(retry)
     for status in statuses:
@@ -75,14 +78,17 @@ class Preview:
 
     plan: Plan
     done: int  # measurements that the store holds already
-    refused: int
+    refused: int  # measurements that are `unsupported`
     estimates: list[Estimate] = field(default_factory=list)
 
 
 def preview(
     overrides: Sequence[str], results: Path = Path("results"), data: Path = Path("data"), estimates: bool = False
 ) -> Preview:
-    """Plan without running; reads the store if there is one, and writes nothing. With `estimates`, of costs too."""
+    """Plan without running; reads the store if there is one, and writes nothing.
+
+    With `estimates` a child counts what the cases would take.
+    """
     planned = plan(overrides, data)
     store, measurements = Store(results), planned.measurements
     refused = sum(each.refusal is not None for each in measurements)

@@ -1,8 +1,8 @@
-"""The supervisor: runs a plan's measurements through the fork server and keeps what comes back.
+"""The supervisor: runs a plan's measurements through the fork server and stores what comes back.
 
-It never raises for a case. A case is correct before it is measured: the laws run first, once, in a child of their own.
-Then each meter's processes are spread over the block in rounds, so that a drift of the machine hits all alike. Each
-child's samples are stored as they come, so a kill costs one child.
+It never raises for a case. The laws of a case run before it is measured, once, in a child of their own. The processes
+of each meter are then spread over a block of measurements in rounds, so that a drift of the machine hits all alike.
+Samples are stored after every child, so a kill costs one child.
 """
 
 import shutil
@@ -30,19 +30,19 @@ from cab.runner.outcomes import Outcome, outcome_of
 from cab.store.entry import Entry
 from cab.store.store import Store
 
-BLOCK = 100  # measurements: the rounds of one timing are spread over about ten minutes
+BLOCK = 100  # measurements: the rounds of one timing are then spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0
 LAWS_SECONDS = 600.0  # at least: a short `timeout` is meant for the cases
-SERVER_DEATHS = 3  # a case that takes the server with it so often is an error
+SERVER_DEATHS = 3  # a case under which the server dies so often is an error
 
 
 @dataclass(frozen=True)
 class Options:
     """How a run is carried out; nothing here changes what is asked."""
 
-    data: Path
-    force: bool = False
-    retry: frozenset[str] = frozenset()
+    data: Path  # the folder of the tasks' data
+    force: bool = False  # measure anew what the store holds
+    retry: frozenset[str] = frozenset()  # statuses that are measured anew
 
 
 class Supervisor:
@@ -51,18 +51,18 @@ class Supervisor:
     def __init__(self, store: Store, client: ForkClient, options: Options, listener: Listener) -> None:
         self.store, self.client, self.options, self.listener = store, client, options, listener
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        self._renewed: set[str] = set()  # files that this run has started anew
-        self._laws = Laws(self._ask_laws)
-        self._refused: dict[str, str] = {}  # case id -> reason, as the preflight found
-        self._compared: set[str] = set()  # cases that a child of this run has compared with their reference
-        # the lengths (n, m) that ran out of memory, by everything else that was asked
-        self._too_long: dict[str, set[tuple[int, int]]] = {}
+        self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
+        self._laws = Laws(self._run_laws)
+        self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
+        self._compared: set[str] = set()  # ids of cases that a child of this run has compared with their reference
+        # lengths (n, m) that ran out of memory, by the hash of everything else that was asked
+        self._oom_lengths: dict[str, set[tuple[int, int]]] = {}
 
     def pending(self, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Return the measurements that the store does not hold yet, or that are asked for again."""
         pending = []
         for measurement in measurements:
-            entry = self._kept(measurement)
+            entry = self._entry(measurement)
             if entry is None or not is_finished(entry, measurement):
                 pending.append(measurement)
             elif worst_status(entry)[0] == "oom":
@@ -70,9 +70,9 @@ class Supervisor:
         return pending
 
     def preflight(self, measurements: Sequence[Measurement], whole: bool = True) -> None:
-        """Construct everything once, before anything is paid; `UsageError` says what is wrong.
+        """Import and construct everything once, before anything is measured; `UsageError` says what is wrong.
 
-        That nothing of the measurements can be done is wrong where they are the `whole` plan.
+        It is also raised where every case is refused and the measurements are the `whole` plan.
         """
         cases = list({each.case.id: each.case for each in measurements if not each.refusal}.values())
         if not cases:
@@ -103,61 +103,62 @@ class Supervisor:
         """Give each group one more process, up to `turn` + 1; return the groups that another run has claimed."""
         claimed_elsewhere = []
         for group in groups:
-            with locks.claim(self.store.folder / "locks" / f"{group[0].file}.lock") as mine:
-                if not mine:
+            with locks.claim(self.store.folder / "locks" / f"{group[0].file}.lock") as claimed:
+                if not claimed:
                     claimed_elsewhere += group
                     continue
                 for _ in range(turn + 1):  # usually one; more where an earlier round found it claimed
-                    missing = [each for each in group if not is_finished(self._kept(each), each, turn + 1)]
+                    missing = [each for each in group if not is_finished(self._entry(each), each, turn + 1)]
                     if not missing:
                         break
                     self._run_child(missing)
         return claimed_elsewhere
 
     def _run_child(self, measurements: list[Measurement]) -> None:
-        """Run one child for measurements of one case, and keep what it returns."""
+        """Run one child for measurements of one case, and store what it returns."""
         outcomes = self._outcomes(measurements)
         if len(measurements) > 1 and any(outcomes[each.meter].died for each in measurements):
-            for each in measurements:  # one of these meters took the others with it: each by itself
+            for each in measurements:  # one of these meters took the others with it: now each has a child of its own
                 self._run_child([each])
             return
         if has_changed(measurements[0]):
             outcomes = {each.meter: CHANGED for each in measurements}
         details = {**environment.details(), "time": time.time()}
         for each in measurements:
-            self._keep(each, outcomes[each.meter], details)
+            self._record(each, outcomes[each.meter], details)
 
-    def _keep(self, measurement: Measurement, outcome: Outcome, details: dict[str, Any]) -> None:
+    def _record(self, measurement: Measurement, outcome: Outcome, details: dict[str, Any]) -> None:
         """Write an outcome into the store and tell the listener."""
-        entry = self._kept(measurement) or new_entry(measurement, self.run_id, environment.commit())
+        entry = self._entry(measurement) or new_entry(measurement, self.run_id, environment.commit())
         self._renewed.add(measurement.file)
-        where_output = self._keep_output(measurement, outcome)
+        log = self._write_log(measurement, outcome)
         try:
-            self.store.write(updated := with_outcome(entry, measurement, outcome, details))
-        except Exception as error:  # a meter's `reduce` or `search` gave what cannot be kept
+            updated = with_outcome(entry, measurement, outcome, details)
+            self.store.write(updated)
+        except Exception as error:  # a meter's `reduce` or `search` gave what the store cannot hold
             outcome = Outcome("error", f"{type(error).__name__}: {error}")
-            self.store.write(updated := with_outcome(entry, measurement, outcome, details))
+            updated = with_outcome(entry, measurement, outcome, details)
+            self.store.write(updated)
         if measurement.trains and outcome.status == "ok":
             for note in outcome.answer.notes:
                 self.listener.note(f"{measurement.case.title}: {note}")
             shutil.rmtree(self.store.checkpoint(measurement.file).parent, ignore_errors=True)
         if outcome.status == "oom":
             self._remember_oom(measurement)
-        # a failure ends the measurement: none of its other processes will run
+        # after a failure none of the measurement's other processes will run
         self.listener.step(1 if outcome.status == "ok" else measurement.processes - len(updated.processes))
         if is_finished(updated, measurement):
             status, reason = worst_status(updated)
-            self.listener.done(measurement, status, reason + where_output)
+            self.listener.done(measurement, status, f"{reason} (its output: {log})" if log else reason)
 
     def _outcomes(self, measurements: list[Measurement]) -> dict[str, Outcome]:
         """Return meter -> what became of it, for measurements of one case that one child makes."""
         first = measurements[0]
-        refused = self._refused.get(first.case.id)
-        if first.refusal or refused:
-            return {each.meter: Outcome(*(each.refusal or ("unsupported", refused or ""))) for each in measurements}
-        stop = self._out_of_memory_before(first) or self._laws.against(first)
-        if stop:
-            return {each.meter: stop for each in measurements}
+        if first.refusal:  # of all, or of none: they are grouped so
+            return {each.meter: Outcome(*each.refusal) for each in measurements if each.refusal}
+        objection = self._objection(first)
+        if objection:
+            return {each.meter: objection for each in measurements}
         title = f"{first.case.title}: {', '.join(each.meter for each in measurements)}"
         self.listener.doing(title)
         timed = first.hosted and not first.trains
@@ -174,13 +175,16 @@ class Supervisor:
             self._compared.add(first.case.id)
         return {meter: Outcome.of(answer) for meter, answer in outcome.answer.meters.items()}
 
-    def _out_of_memory_before(self, measurement: Measurement) -> Outcome | None:
-        """Skip what is longer than a length that ran out of memory: near its limit a machine is not to be trusted."""
+    def _objection(self, measurement: Measurement) -> Outcome | None:
+        """Return why a case is not measured: the preflight, a shorter case that ran out of memory, or a law."""
         case = measurement.case
-        for n, m in sorted(self._too_long.get(_all_but_lengths(measurement), ())):
+        if case.id in self._refused:
+            return Outcome("unsupported", self._refused[case.id])
+        for n, m in sorted(self._oom_lengths.get(_all_but_lengths(measurement), ())):
+            # longer ones are not even tried: a machine near its memory limit is not to be trusted
             if case.n >= n and case.m >= m and (case.n, case.m) != (n, m):
                 return Outcome("skipped", f"oom at n={n}" if n == m else f"oom at n={n} m={m}")
-        return None
+        return self._laws.objection(measurement)
 
     def _measure_job(self, measurement: Measurement, meters: list[str]) -> MeasureJob:
         case = measurement.case
@@ -191,46 +195,43 @@ class Supervisor:
             meters=meters,
             pinned=measurement.pinned,
             compared=case.id in self._compared,
-            device_memory=measurement.memory_limit if _on_gpu(case) else None,
+            device_memory=_device_memory(measurement),
         )
 
     def _measure(self, measurement: Measurement, job: MeasureJob, title: str) -> Outcome:
-        """Run a measuring child; under a memory limit, after another one that compares the case with its reference.
+        """Run a measuring child.
 
-        The reference's memory is not the mechanism's. What is only counted on meta tensors is not compared: a million
-        tokens cost it no memory.
+        Under a memory limit another child compares the case with its reference first: the reference's memory is not the
+        mechanism's. What is only counted on meta tensors is not compared: there a million tokens cost no memory.
         """
         if measurement.memory_limit is not None and measurement.hosted and not job.compared:
             comparison = self._run(CompareJob(job.case, job.data, job.threads), measurement.timeout, None)
             if comparison.status != "ok":
                 return comparison
             job = replace(job, compared=True)
-        # a GPU's limit is the device memory's, not the process's
-        limit = None if _on_gpu(job.case) else measurement.memory_limit
-        return self._run(job, measurement.timeout, limit, title)
+        return self._run(job, measurement.timeout, _process_memory(measurement), title)
 
     def _train(self, measurement: Measurement, title: str) -> Outcome:
-        """Run a training child, which goes on from what a child before it, or a run, has come to."""
+        """Run a training child. It resumes from the checkpoint of an earlier child, of this run or another."""
         case, checkpoint = measurement.case, self.store.checkpoint(measurement.file)
         if self.options.force and measurement.file not in self._renewed:
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
-        limit = measurement.memory_limit
         job = TrainJob(
             case,
             data=str(self.options.data),
             threads=_threads(case),
             checkpoint=str(checkpoint),
-            device_memory=limit if _on_gpu(case) else None,
+            device_memory=_device_memory(measurement),
         )
-        outcome = self._run(job, measurement.timeout, None if _on_gpu(case) else limit, title)
+        outcome = self._run(job, measurement.timeout, _process_memory(measurement), title)
         return outcome if outcome.status == "ok" else _retryable(outcome, checkpoint.exists())
 
     def _search(self, measurement: Measurement, job: MeasureJob, title: str) -> Outcome:
-        """Let a meter probe the cases of its choosing, each in a child of its own."""
+        """Let a meter probe cases of its choosing, each in a child of its own."""
 
         def probe(case: Case, pinned: bool) -> tuple[str, str, Any]:
-            asked = replace(job, case=case, pinned=pinned, compared=False)
-            outcome = self._measure(measurement, asked, f"{title}: n={case.n}")
+            probe_job = replace(job, case=case, pinned=pinned, compared=False)
+            outcome = self._measure(measurement, probe_job, f"{title}: n={case.n}")
             if outcome.status == "ok":
                 outcome = Outcome.of(outcome.answer.meters[measurement.meter])
             return outcome.status, outcome.reason, outcome.answer.metrics if outcome.status == "ok" else {}
@@ -244,9 +245,9 @@ class Supervisor:
 
     def _remember_oom(self, measurement: Measurement) -> None:
         lengths = (measurement.case.n, measurement.case.m)
-        self._too_long.setdefault(_all_but_lengths(measurement), set()).add(lengths)
+        self._oom_lengths.setdefault(_all_but_lengths(measurement), set()).add(lengths)
 
-    def _ask_laws(self, measurement: Measurement) -> Outcome:
+    def _run_laws(self, measurement: Measurement) -> Outcome:
         case = measurement.case
         self.listener.doing(f"{case.mechanism} {case.pattern}: laws")
         job = LawsJob(case.mechanism, case.pattern, case.params, case.backend, case.device)
@@ -254,7 +255,10 @@ class Supervisor:
             return self._run(job, max(measurement.timeout, LAWS_SECONDS), None)
 
     def _run(self, job: Job, deadline: float, memory: int | None, title: str = "") -> Outcome:
-        """Run a job in a child within `deadline` seconds and `memory` bytes; whatever becomes of it is an outcome."""
+        """Run a job in a child within `deadline` seconds and `memory` bytes (None: nine tenths of what is free).
+
+        Progress is shown beside `title`. Whatever becomes of the child is an outcome.
+        """
         limit = memory if memory is not None else int(0.9 * environment.available_memory())
 
         def waiting(progress: str) -> None:
@@ -270,38 +274,44 @@ class Supervisor:
                 self.listener.note(f"the fork server died and is started again ({why})")
         return Outcome("error", f"the fork server died {SERVER_DEATHS} times under this case", output=printed)
 
-    def _kept(self, measurement: Measurement) -> Entry | None:
-        """Return what the store holds of a measurement, unless it is asked for anew."""
+    def _entry(self, measurement: Measurement) -> Entry | None:
+        """Return what the store holds of a measurement, or None where it is to be measured anew."""
         entry = self.store.read(measurement.file)
         if entry is None or measurement.file in self._renewed:
             return entry
         if self.options.force or entry.again or entry.statuses & self.options.retry:
             return None
-        # what ran out of memory, and what was skipped for it, under a limit that has been raised since
+        # under a limit that has been raised, what ran out of memory is tried again, and what was skipped for it
         limit = measurement.memory_limit
         raised = entry.memory_limit is not None and (limit is None or limit > entry.memory_limit)
         return None if raised and entry.statuses & {"oom", "skipped"} else entry
 
-    def _keep_output(self, measurement: Measurement, outcome: Outcome) -> str:
-        """Keep what a failed child printed; return where, for the message."""
+    def _write_log(self, measurement: Measurement, outcome: Outcome) -> Path | None:
+        """Write what a failed child printed into a file; return the file, or None where it printed nothing."""
         if not outcome.output.strip() or outcome.status not in ("error", "oom", "timeout", "wrong"):
-            return ""
+            return None
         path = self.store.folder / "logs" / f"{measurement.file}.log"
         path.parent.mkdir(exist_ok=True)
         path.write_text(outcome.output[-200_000:], errors="replace")
-        return f" (its output: {path})"
+        return path
 
 
 def _threads(case: Case) -> int:
     return case.settings.get("threads") or environment.usable_cores()
 
 
-def _on_gpu(case: Case) -> bool:
-    return case.device.startswith("cuda")
+def _device_memory(measurement: Measurement) -> int | None:
+    """Return the memory limit of a case on a GPU, where it is the device's."""
+    return measurement.memory_limit if measurement.case.device.startswith("cuda") else None
+
+
+def _process_memory(measurement: Measurement) -> int | None:
+    """Return the memory limit of a case on the CPU, where it is the process's."""
+    return None if measurement.case.device.startswith("cuda") else measurement.memory_limit
 
 
 def _retryable(outcome: Outcome, checkpoint: bool = False) -> Outcome:
-    """Say in a failure's reason what `--retry` would do."""
+    """Say in a failure's reason what `--retry` would do; `checkpoint` says whether a training left one."""
     if outcome.status not in ("timeout", "oom") and not checkpoint:
         return outcome
     retry = "goes on from its last checkpoint" if checkpoint else "asks again"
@@ -309,12 +319,13 @@ def _retryable(outcome: Outcome, checkpoint: bool = False) -> Outcome:
 
 
 def _all_but_lengths(measurement: Measurement) -> str:
+    """Hash everything that a measurement asks but the lengths of its case."""
     question = {**measurement.case.question(), "n": None, "m": None}
     return digest([question, measurement.meter, measurement.memory_limit])
 
 
 def _by_child(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Group measurements that one child makes: those of a case whose result does not depend on the host."""
+    """Group measurements that one child makes: those of a case whose results do not depend on the host."""
     groups: dict[Any, list[Measurement]] = {}
     for each in measurements:
         alone = each.hosted or each.trains or each.searches or each.processes > 1

@@ -136,3 +136,13 @@ def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.
         assert registry.card("mechanism", "softmax").class_name == "Softmax"
     finally:
         cards._card_cache.cache_clear()
+
+
+@pytest.mark.parametrize(("text", "message"), [("x = 1\n", "must hold one class"), ("def (", "not valid Python")])
+def test_a_file_without_the_class_is_named(elsewhere: Path, text: str, message: str) -> None:
+    (elsewhere / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        registry.card("mechanism", "./mine.py")
+    (elsewhere / "mine.py").write_text("from cab import Mechanism\nclass Mine(Mechanism):\n    pass\n")
+    with pytest.raises(UsageError, match="unknown class in .*; did you mean 'Mine'"):
+        registry.card("mechanism", "./mine.py:Mime")

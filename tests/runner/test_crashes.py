@@ -93,7 +93,8 @@ def _start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 def _table(folder: Path) -> pd.DataFrame:
-    rows = cab.load(folder / "results").drop(columns=["time", "run_id"])
+    """Return the rows without what two undisturbed runs differ in, as `commit` where somebody commits meanwhile."""
+    rows = cab.load(folder / "results").drop(columns=["time", "run_id", "commit"])
     rows.loc[rows["metric"] == "latency", TIMES] = pd.NA
     rows.loc[rows["metric"] == "peak_resident", TIMES] = pd.NA
     return rows.sort_values(["case_id", "metric"]).reset_index(drop=True)

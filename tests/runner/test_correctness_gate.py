@@ -1,0 +1,60 @@
+"""The laws are asked once, and a verdict is kept only for the source that it is of."""
+
+from pathlib import Path
+
+import pytest
+
+from cab.contracts.messages import LawsAnswer
+from cab.planning.measurement import Measurement
+from cab.planning.plan import plan
+from cab.runner import verdict_cache
+from cab.runner.correctness_gate import CHANGED, Laws
+from cab.runner.outcomes import Outcome
+from tests.runner.example_runs import ATTEND, FAST, users_file
+
+HOLD = Outcome("ok", answer=LawsAnswer([], {}, 1))
+
+
+def test_no_verdict_is_kept_for_a_source_that_changed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(verdict_cache, "keep", lambda key, verdict: kept.append(key))
+    name = users_file(elsewhere, f"{ATTEND}    return v\n")
+    (measurement,) = plan([*FAST, f"mechanism={name}", "seq_len=16", "meters=[parameters]"]).measurements
+
+    def edited_meanwhile(measurement: Measurement) -> Outcome:
+        users_file(elsewhere, f"{ATTEND}    return v.flip(2)\n")
+        return HOLD
+
+    assert Laws(edited_meanwhile).objection(measurement) is CHANGED
+    # edited before: a child may have imported it earlier
+    assert Laws(lambda measurement: HOLD).objection(measurement) is CHANGED
+    assert kept == []
+    users_file(elsewhere, f"{ATTEND}    return v\n")
+    assert Laws(lambda measurement: HOLD).objection(measurement) is None and len(kept) == 1
+
+
+def test_laws_that_cannot_be_run_are_not_run_for_every_measurement(elsewhere: Path) -> None:
+    runs: list[Measurement] = []
+
+    def endless(measurement: Measurement) -> Outcome:
+        runs.append(measurement)
+        return Outcome("timeout", "took more than 600 s")
+
+    name = users_file(elsewhere, f"{ATTEND}    return v\n")
+    measurements = plan([*FAST, f"mechanism={name}", "seq_len=16,32", "meters=[flops,parameters]"]).measurements
+    laws = Laws(endless)
+    objections = [laws.objection(measurement) for measurement in measurements]
+    assert {objection.status for objection in objections if objection} == {"timeout"} and None not in objections
+    assert len(measurements) == 4 and len(runs) == 1
+
+
+def test_a_broken_law_is_kept_and_named_with_how_many_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(tmp_path))
+    (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).measurements
+    broken = Outcome("ok", answer=LawsAnswer(["heads: they mix", "batch: it leaks"], {}, 30))
+    for laws in (Laws(lambda measurement: broken), Laws(lambda measurement: HOLD)):  # the second finds it in the cache
+        objection = laws.objection(measurement)
+        assert objection is not None and objection.status == "wrong"
+        assert objection.reason == "law heads: they mix (and 1 more: cab check none)"

@@ -1,0 +1,62 @@
+"""What `cab.run` and `cab run` share: rows of what was asked, previews, and messages before anything is paid."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cab
+from cab.errors import UsageError
+from cab.plugins import registry
+from cab.runner.fork_client import ForkClient
+from cab.runner.run import execute, preview
+from cab.terminal.progress import Silent
+from tests.runner.example_runs import FAST, carry_out
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(elsewhere: Path) -> None:
+    (elsewhere / "results").write_text("a file")
+    with pytest.raises(UsageError, match="results folder .* cannot be written"):
+        execute([*FAST, "mechanism=none"], Silent())
+
+
+def test_cases_that_are_refused_alone_are_rows_where_others_are_done_already(elsewhere: Path) -> None:
+    asked = [*FAST, "mechanism=linformer", "mechanism.rank=32", "meters=[parameters]"]
+    cab.run([*asked, "seq_len=64"], results="results", progress=False)
+    rows = cab.run([*asked, "seq_len=64,16"], results="results", progress=False)
+    assert dict(zip(rows["n"], rows.status, strict=True)) == {64: "ok", 16: "unsupported"}
+
+
+def test_a_preview_measures_nothing_and_counts_what_is_done(server: ForkClient, lawful: None, elsewhere: Path) -> None:
+    overrides = [*FAST, "mechanism=softmax,none", "seq_len=16", "meters=[flops]"]
+    assert (preview(overrides).done, len(preview(overrides).plan.cases)) == (0, 2)
+    assert not (elsewhere / "results").exists()
+    carry_out(server, ["mechanism=none", "seq_len=16", "meters=[flops]"], elsewhere)
+    assert preview(overrides, elsewhere / "results").done == 1
+
+
+def test_the_library_gives_tables_and_modules(elsewhere: Path) -> None:
+    for _ in range(2):  # a second call finds no function shadowed by a submodule
+        rows = cab.run([*FAST, "mechanism=none", "seq_len=16", "meters=[flops]"], progress=False)
+        assert set(rows["metric"]) == set(registry.card("meter", "flops").facts["metrics"])
+        assert set(rows.status) == {"ok"}
+        assert len(cab.load()) == len(rows)
+        softmax = cab.mechanism("softmax", pattern="CS", heads=4, dim=8, max_len=64)
+        assert type(softmax).__name__ == "Softmax"
+    with pytest.raises(UsageError, match="did you mean 'softmax'"):
+        cab.mechanism("sofmax", pattern="CS", heads=4, dim=8, max_len=64)
+    with pytest.raises(UsageError, match="unknown hyper-parameter"):
+        cab.mechanism("linear", pattern="CS", heads=4, dim=8, max_len=64, chunks=3)
+    with pytest.raises(UsageError, match="there are no results in"):
+        cab.load("nowhere")
+
+
+def test_cab_run_needs_no_main_guard(elsewhere: Path) -> None:
+    overrides = [*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]
+    script = f"import cab\nrows = cab.run({overrides}, progress=False)\nprint('ran', len(rows))\n"
+    (elsewhere / "script.py").write_text(script)
+    # a module of the user's working folder that has the name of one of ours must not stand in for it
+    (elsewhere / "mechanisms.py").write_text("raise SystemExit('a foreign file was imported')\n")
+    script_run = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=elsewhere)
+    assert script_run.stdout == "ran 2\n", script_run.stderr
