@@ -1,8 +1,8 @@
-"""What a case would take, before it is paid: counted on meta tensors in a child. Imports torch.
+"""What a case would take, counted on meta tensors before anything runs. Imports torch.
 
-Operations come from the counter, peak memory from a dispatch mode that follows every storage on meta tensors. The
-mode misses kernels' workspaces (a quarter of SDPA's backward), and on meta tensors SDPA is written out: a forecast,
-never a result.
+Operations come from the FLOP counter, peak memory from a dispatch mode that follows every storage. The mode misses the
+workspaces of kernels (a quarter of SDPA's backward), and on meta tensors SDPA is decomposed: this is a forecast, never
+a result.
 """
 
 import weakref
@@ -19,12 +19,12 @@ from cab.worker.peak_throughput import matmul_rate
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the bytes of the storages that live, and their peak."""
+    """Counts the bytes of all live storages (`held`), and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.held = self.peak = 0
-        self._known: set[int] = set()
+        self._live: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -35,22 +35,22 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._known:
+        if key in self._live:
             return
         size = storage.nbytes()
-        self._known.add(key)
+        self._live.add(key)
         self.held += size
         self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._gone, key, size)
+        weakref.finalize(storage, self._free, key, size)
 
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
+    def _free(self, key: int, size: int) -> None:
+        self._live.discard(key)
         self.held -= size
 
 
 def forecast(case: Case, build: Callable[[Case], Any]) -> CaseForecast:
     """Return the FLOPs of one pass and its peak bytes; `build` returns a case's workload."""
-    # the counter sees products alone: a step counts as its gradients do
+    # the counter sees products alone, and an optimiser step has none beside those of the gradients
     pass_ = "forward_backward" if case.pass_ == "train" else case.pass_
     on_meta = build(case).twin(pass_=pass_, device="meta", backend="eager")
     flops = count_flops(on_meta.run)

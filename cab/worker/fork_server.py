@@ -1,7 +1,7 @@
-"""The fork server: it has torch loaded and forks one child a job, so that a case's death is only its own.
+"""The fork server: it has torch loaded and forks one child for each job, so that a case's death is only its own.
 
 It executes no tensor operation (one parallel operation before a fork hangs every child), never touches a GPU, and
-asserts before each fork that it has one thread. It is the subreaper of its children and ends when its socket closes.
+checks before each fork that it has one thread. It is the subreaper of its children and ends when its socket closes.
 Started as `python -m cab.worker.fork_server FD`; `cab.runner.fork_client` is the other end.
 """
 
@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from cab.contracts.messages import ChildExit, Ready, Request, decode, encode
 
@@ -24,10 +25,10 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def main(connection: socket.socket) -> None:
-    """Serve jobs, one line of JSON each, until the socket closes."""
+    """Serve requests, one line of JSON each, until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command, which then closes the socket
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    # what a child would otherwise import: a first optimiser step alone costs 0.7 s of imports
+    # each child would import these anew: a first optimiser step alone costs 0.7 s of imports
     import torch._dynamo
     import torch.profiler
     import torch.utils.flop_counter  # noqa: F401
@@ -36,7 +37,7 @@ def main(connection: socket.socket) -> None:
 
     _warm_up()
     gc.collect()
-    gc.freeze()  # the child's collector then leaves the shared pages alone
+    gc.freeze()  # the collector of a child then does not write to the shared pages
     collapse()
     _send(Ready(), connection)
     lines = connection.makefile("rb")
@@ -75,13 +76,14 @@ def _warm_up() -> None:
 
 
 def _serve(request: Request, connection: socket.socket) -> ChildExit:
+    """Fork a child for the request's job, and return how it ended. Exits where the socket closes meanwhile."""
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise RuntimeError(f"the fork server has {threads} threads: a child could hang")
     start, server = time.monotonic(), os.getpid()
     child = os.fork()
     if child == 0:
-        _become(request, connection, server)
+        _run_child(request, connection, server)
     why = _wait(child, connection, start + request.deadline)
     if why != "ended":
         os.kill(child, signal.SIGKILL)
@@ -99,25 +101,25 @@ def _serve(request: Request, connection: socket.socket) -> ChildExit:
 
 
 def _wait(child: int, connection: socket.socket, deadline: float) -> str:
-    """Return `ended`, `deadline`, `cancelled` or, where nobody listens any more, `closed`."""
+    """Wait for a child; return `ended`, `deadline` or, where the other end of the socket is gone, `closed`."""
     ended = os.pidfd_open(child)
     try:
         poll = select.poll()
         poll.register(ended, select.POLLIN)
-        poll.register(connection, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0:
-            ready = {fd for fd, _ in poll.poll(min(left, 60.0) * 1000)}
+        poll.register(connection, select.POLLRDHUP)
+        while (remaining := deadline - time.monotonic()) > 0:
+            ready = {descriptor for descriptor, _ in poll.poll(min(remaining, 60.0) * 1000)}
             if ended in ready:
                 return "ended"
             if connection.fileno() in ready:
-                return "cancelled" if connection.recv(1, socket.MSG_PEEK) and connection.recv(64) else "closed"
+                return "closed"
         return "deadline"
     finally:
         os.close(ended)
 
 
 def _kill_descendants() -> None:
-    """Kill what a case started: orphans, escaped to other sessions or not, come to the subreaper."""
+    """Kill the processes that a case started: as orphans they are the subreaper's children, whatever their session."""
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -135,27 +137,27 @@ def _kill_descendants() -> None:
 
 def _parent(pid: str) -> int:
     try:
-        # the command's name may hold spaces and parentheses: what follows the last one is safe
+        # the command's name may hold spaces and parentheses; the fields after the last parenthesis do not
         return int(Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError):
         return 0
 
 
-def _become(request: Request, connection: socket.socket, server: int) -> None:
-    """Turn the forked process into the job's child. Does not return."""
+def _run_child(request: Request, connection: socket.socket, server: int) -> NoReturn:
+    """Do the request's job in the forked process, and exit."""
     code = 1
     try:
         connection.close()
         os.setsid()
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != server:  # it died before the line above
+        if os.getppid() != server:  # the server died before the line above, which then does nothing
             os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         output = os.open(request.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for stream in (1, 2):
             os.dup2(output, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(request.folder)  # a mechanism may be a file named from there
+        os.chdir(request.folder)  # a mechanism may be a file whose path begins there
         if request.memory is not None:
             limit = _data_bytes() + request.memory
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -172,7 +174,7 @@ def _become(request: Request, connection: socket.socket, server: int) -> None:
 
 
 def _data_bytes() -> int:
-    """Return what counts towards RLIMIT_DATA now, so that the limit is relative to it."""
+    """Return the bytes that count towards RLIMIT_DATA now: limits are relative to them."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024

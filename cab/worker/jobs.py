@@ -1,7 +1,7 @@
-"""What a forked child does: construct, check the laws, train, or measure. It returns samples; it writes no results.
+"""What a forked child does: a function for each kind of job of `cab.contracts.messages`.
 
-Each kind of job of `cab.contracts.messages` has one function here. Nothing but the answer's file, the progress file and
-a training's checkpoint is written.
+It returns an answer and writes no results: nothing but the answer's file, the progress file and a training's
+checkpoint.
 """
 
 import time
@@ -47,7 +47,7 @@ def serve(request: Request) -> None:
     """Do the request's job and write its answer."""
     import torch
 
-    # float32 is float32: in products PyTorch leaves it so, in a GPU's convolutions it would round to 10 bits
+    # by default PyTorch rounds float32 to 10 bits in a GPU's convolutions, though not in products
     torch.backends.cudnn.allow_tf32 = False
     try:
         text = _encoded(_do(request.job, Path(request.progress)))
@@ -75,7 +75,7 @@ def _do(job: Job, progress: Path) -> Answer:
 
 
 def _encoded(answer: Any) -> str:
-    """Write an answer as JSON; what a plug-in returns may hold arrays or NaN, which no file of ours holds."""
+    """Write an answer as JSON; `TypeError` or `ValueError` where a plug-in returned arrays or NaN."""
     try:
         return encode(answer)
     except (TypeError, ValueError) as error:
@@ -96,7 +96,7 @@ def failure(error: BaseException) -> Failure:
 
 
 def laws(job: LawsJob) -> LawsAnswer:
-    """Run every law on the mechanism in one pattern, and its own hyper-parameters against `reference`."""
+    """Run every law on the mechanism in one pattern, and the case's hyper-parameters against `reference`."""
     import torch
 
     from cab.conformance import check, check_params
@@ -114,7 +114,7 @@ def laws(job: LawsJob) -> LawsAnswer:
 
 
 def measure(job: MeasureJob) -> MeasureAnswer:
-    """Let each of the job's meters measure one case; a meter that fails costs its own metrics only."""
+    """Let each of the job's meters measure one case; a meter that fails costs its own metrics alone."""
     if job.pinned:
         from cab.instruments.allocator import pin
 
@@ -126,12 +126,12 @@ def measure(job: MeasureJob) -> MeasureAnswer:
     _use_device(job.case.device, job.device_memory)
     start = time.monotonic()
     meters = {name: registry.load("meter", name)() for name in job.meters}
-    workload = _workload(job.case, Path(job.data))
+    workload = load_workload(job.case, Path(job.data))
     answers: dict[str, Samples | Failure] = {}
     compared = job.compared
     for name, meter in meters.items():
         try:
-            if meter.environment:  # what is counted on meta tensors needs no real inputs
+            if meter.environment:  # what is counted on meta tensors runs nothing that could be wrong
                 workload.check(compared)
                 compared = True
             answers[name] = _samples(meter.measure(workload, job.case))
@@ -141,17 +141,17 @@ def measure(job: MeasureJob) -> MeasureAnswer:
 
 
 def compare(job: CompareJob) -> CompareAnswer:
-    """Compare a case's mechanism with its reference, which may take more memory than the case is given."""
+    """Compare a case's mechanism with its reference, which may take more memory than the case may."""
     import torch
 
     torch.set_num_threads(job.threads)
     _use_device(job.case.device)
-    _workload(job.case, Path(job.data)).compare()
+    load_workload(job.case, Path(job.data)).compare()
     return CompareAnswer()
 
 
 def _samples(returned: Any) -> Samples:
-    """Check what a meter returned, before it is written with the other meters' answers."""
+    """Check what a meter returned, before it is written into one file with the other meters' answers."""
     if not isinstance(returned, dict) or not all(isinstance(metric, dict) for metric in returned.values()):
         raise TypeError(f"measure returned {type(returned).__name__}: a dictionary for each metric is needed")
     samples = Samples(returned)
@@ -160,9 +160,9 @@ def _samples(returned: Any) -> Samples:
 
 
 def _use_device(device: str, limit: int | None = None) -> None:
-    """Make a GPU the current one, and hold PyTorch's allocator there to `limit` bytes.
+    """Make a GPU the current one, and hold PyTorch's allocator there to `limit` bytes. A CPU needs nothing.
 
-    The process itself has a limit of its own. Events, graphs and kernels of others use the current device alone.
+    Events, graphs and the kernels of other packages use the current device alone.
     """
     import torch
 
@@ -171,11 +171,12 @@ def _use_device(device: str, limit: int | None = None) -> None:
     index = environment.index(device)
     torch.cuda.set_device(index)
     if limit is not None:
-        whole = torch.cuda.get_device_properties(index).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), index)
+        total = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), index)
 
 
-def _workload(case: Case, data: Path) -> Any:
+def load_workload(case: Case, data: Path) -> Any:
+    """Import a case's plug-ins and return its workload; `data` is the folder of the tasks' data."""
     from cab.worker.workload import build
 
     return build(
@@ -188,11 +189,11 @@ def _workload(case: Case, data: Path) -> Any:
 
 
 def again(question: dict[str, Any], folder: str) -> Callable[[], Any]:
-    """Set a case up anew, in a process of another tool's, and return its pass."""
+    """Return the pass of a case, set up anew in a process that another tool has started."""
     import torch
 
     torch.set_num_threads(1)
-    run: Callable[[], Any] = _workload(Case.of(question), Path(folder)).run
+    run: Callable[[], Any] = load_workload(Case.of(question), Path(folder)).run
     return run
 
 
@@ -200,30 +201,28 @@ def forecast(job: ForecastJob) -> ForecastAnswer:
     """Count what each case would take, on meta tensors."""
     from cab.worker.cost_forecast import forecasts
 
-    return forecasts(job.cases, job.threads, partial(_workload, data=Path(job.data)))
+    return forecasts(job.cases, job.threads, partial(load_workload, data=Path(job.data)))
 
 
 def peak(job: PeakJob) -> PeakAnswer:
-    """Measure what the device can do at most, with the allocator of a timing child."""
-    import torch
-
+    """Measure what the device can do at most, with the allocator pinned as for a timing."""
     from cab.instruments.allocator import pin
     from cab.worker.peak_throughput import peaks
 
     pin()
-    check_device(job.device, torch)
+    check_device(job.device)
     _use_device(job.device)
     return peaks(job.device, job.threads)
 
 
 def train(job: TrainJob, progress: Path) -> TrainAnswer:
-    """Train the case's model and return its test scores, one an example, with the learning curve."""
+    """Train the case's model, and return its test scores and its learning curve."""
     from cab.instruments.allocator import pin
     from cab.training import launch
 
-    pin()  # where it cannot be, every large tensor comes from fresh pages: the same numbers in twice the time
-    count = job.case.settings["training"].get("devices", 1)
-    return launch(count, job.case.device, lambda devices: _train(job, progress, devices))
+    pin()  # unpinned, every large tensor comes from fresh pages: the same numbers in twice the time
+    processes = job.case.settings["training"].get("devices", 1)
+    return launch(processes, job.case.device, lambda devices: _train(job, progress, devices))
 
 
 def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
@@ -234,15 +233,15 @@ def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
 
     case = job.case
     torch.set_num_threads(max(1, job.threads // devices.size))
-    one_of_many = devices.size > 1 and case.device == "cuda"
-    _use_device(f"cuda:{devices.rank}" if one_of_many else case.device, job.device_memory)
+    several_gpus = devices.size > 1 and case.device == "cuda"
+    _use_device(f"cuda:{devices.rank}" if several_gpus else case.device, job.device_memory)
     task = build_task(case)
     source = data_of(task, case.task, Path(job.data))
     layers = LayerBuilder(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
         model = task.model(layers)
-    done = fit(
+    result = fit(
         task,
         model,
         Path(job.data),
@@ -255,18 +254,18 @@ def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
         devices=devices,
     )
     return TrainAnswer(
-        metrics={name: {"samples": values} for name, values in done.scores.items()},
-        curve=done.curve,
-        best_step=done.best_step,
-        stopped=done.stopped,
-        notes=done.notes,
+        metrics={name: {"samples": values} for name, values in result.scores.items()},
+        curve=result.curve,
+        best_step=result.best_step,
+        stopped=result.stopped,
+        notes=result.notes,
         floors=task.floors() if devices.rank == 0 else {},
         source={"name": source.name, "comparable": source.comparable, "counts": source.counts, "note": source.note},
     )
 
 
 class Progress:
-    """Writes the latest line of progress into a file, a few times a second at most."""
+    """Writes the latest line of progress into a file, at most every `TICK` seconds."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._last = path, 0.0

@@ -1,7 +1,7 @@
-"""The three levels: what there is to run of a case, on which inputs.
+"""The three levels: what is run of a case, and on which inputs.
 
-`attend` is the mechanism's own computation on completed arguments, contiguous and random; `layer` adds the
-projections, on random tokens; `model` is the loss of the task's model on a batch of its training split.
+`attend` is the mechanism's own computation on random, contiguous arguments; `layer` adds the projections, on random
+tokens; `model` is the loss of the task's model on a batch of its training split.
 """
 
 from collections.abc import Callable
@@ -36,14 +36,14 @@ class Plugins:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """A task, and one batch of its training split, in the pieces that an optimiser step takes it in."""
+    """A task, and one batch of its training split, in the pieces that an optimiser step accumulates over."""
 
     task: Task
     pieces: list[Batch]
 
 
 def _no_forward() -> Tensor:
-    raise RuntimeError("what is decoded has no forward pass")
+    raise RuntimeError("a decoding has no forward pass")
 
 
 @dataclass
@@ -54,21 +54,21 @@ class Computation:
     module: nn.Module  # the mechanism, its layer or the task's model
     forward: Callable[[], Tensor] = _no_forward  # the output, or the loss
     shape: tuple[int, ...] | None = None  # of the output; None for a loss
-    leaves: list[Tensor] = field(default_factory=list)  # what a backward pass gives gradients, beside parameters
-    arguments: dict[str, Tensor] = field(default_factory=dict)  # of decoding: of the tokens read and to come
-    batch: TrainingBatch | None = None
-    pieces: list[Batch] = field(default_factory=list)  # the batch's, on the device
+    leaves: list[Tensor] = field(default_factory=list)  # inputs that a backward pass gives gradients
+    arguments: dict[str, Tensor] = field(default_factory=dict)  # of a decoding: of the prefix and the tokens to come
+    batch: TrainingBatch | None = None  # of the level model
+    pieces: list[Batch] = field(default_factory=list)  # those of the batch, on the device
 
 
 def attend(case: Case, plugins: Plugins, random: RandomInputs) -> Computation:
-    """Set up the mechanism alone; for decoding, with tokens to come."""
+    """Set up the mechanism alone; for decoding, with the arguments of tokens to come."""
     decodes = case.pass_ == "decode"
     slot = slot_of(case, DECODED_TOKENS if decodes else 0)
     mechanism = build_mechanism(plugins.mechanism, case.params, slot, case.backend).to(random.device, random.dtype)
     tensors = random.arguments(mechanism, case.batch, slot.max_len, slot.keys)
     if decodes:
         mask = "query_mask" if slot.pattern.cross else "key_mask"
-        if mask in tensors:  # what is decoded is real, whatever came before
+        if mask in tensors:  # the decoded tokens are real, whatever the prefix holds
             tensors[mask][:, case.n :] = True
         return Computation(mechanism, mechanism, arguments=tensors)
     completed = reference_check.complete(mechanism, tensors)
@@ -105,7 +105,7 @@ def layer(case: Case, plugins: Plugins, random: RandomInputs) -> Computation:
 
 
 def model(case: Case, plugins: Plugins, random: RandomInputs, batch: TrainingBatch | None = None) -> Computation:
-    """Set up the task's model and a batch, which is read from the data unless it is given."""
+    """Set up the task's model and a batch: this one, or one that is read from the data."""
     if not plugins.task.trains:
         raise Unsupported(f"{case.task} has no model: its levels are attend and layer")
     batch = batch or _training_batch(case, plugins)

@@ -1,4 +1,4 @@
-"""The passes: what one run of a case computes. Each is set up once, checked on its real inputs, and run many times."""
+"""The passes: what one run of a case computes. Each is set up once, checked on its inputs, and run many times."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._functorch import config as functorch
 
 from cab.attention.streaming import TokenDecoder
+from cab.contracts.case import Case
 from cab.contracts.recipe import Recipe
 from cab.errors import Unsupported
 from cab.training import optimiser, step
@@ -16,18 +17,18 @@ from cab.worker.reference_check import check_finite, check_output
 
 
 class Pass:
-    """One run of a case. Who times it waits for the device."""
+    """One run of a case. It does not wait for the device."""
 
-    calls = 1  # what one run counts as: of decoding, tokens
-    state: Any = None  # of decoding: what the mechanism keeps of the tokens that it has read
+    calls = 1  # how many calls one run counts as; of a decoding, its tokens
+    state: Any = None  # of a decoding: what the mechanism keeps of the prefix
     runs_in_check = True  # whether `check` makes a whole run
 
     def run(self) -> Any:
-        """Compute once; returns the results."""
+        """Compute once, and return the results."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise `Wrong` unless the results on the real inputs are finite and have their shape."""
+        """Raise `Wrong` unless the results are finite and have their shape."""
         raise NotImplementedError
 
 
@@ -44,7 +45,7 @@ class Forward(Pass):
 
 
 class Decode(Pass):
-    """The next tokens, one by one, after n that have been read."""
+    """The next tokens, one by one, after a prefix of n."""
 
     def __init__(self, computation: Computation, n: int) -> None:
         computation.module.eval().requires_grad_(False)
@@ -120,7 +121,7 @@ class TrainingStep(Pass):
         self.optimiser = optimiser(computation.module, self.recipe)
 
     def run(self) -> Tensor:
-        """Take a step; returns the loss before it."""
+        """Take a step, and return the loss before it."""
         return step(self.task, self.computation.module, self.optimiser, self.computation.pieces, self.recipe)
 
     def check(self) -> None:
@@ -129,7 +130,7 @@ class TrainingStep(Pass):
             check_finite([self.computation.forward()], "the output")
 
 
-def build_pass(computation: Computation, case: Any, weighting: Callable[[], Tensor | None]) -> Pass:
+def build_pass(computation: Computation, case: Case, weighting: Callable[[], Tensor | None]) -> Pass:
     """Set up the pass that a case asks for; `weighting` draws the weights of the output's entries."""
     if case.pass_ == "decode":
         return Decode(computation, case.n)

@@ -1,4 +1,4 @@
-"""What this machine can do at most: products of matrices for each dtype, and copying. Imports torch."""
+"""What a device can do at most: products of matrices for each dtype, and copying. Imports torch."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import torch
 from cab.contracts.messages import PeakAnswer
 
 SIZES = (512, 1024, 2048, 4096, 8192)
-COPIED = 256 << 20  # bytes of one buffer, beyond any cache but the largest servers'
+COPIED = 256 << 20  # bytes of the copied buffer: more than any cache holds but the largest servers'
 SECONDS = 1.0  # for each size
-SLOW = 1.0  # seconds of one product: larger ones are not tried
+SLOW = 1.0  # seconds of one product; products that would take longer are not tried
 
 
 def peaks(device: str, threads: int, dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> PeakAnswer:

@@ -1,4 +1,4 @@
-"""Before anything is paid: import every plug-in, construct every mechanism and task, and say what is wrong."""
+"""Before anything is measured: import every plug-in, construct every mechanism and task, and say what is wrong."""
 
 import dataclasses
 import json
@@ -12,22 +12,22 @@ from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 from cab.worker.task_setup import build_task, data_of
 
-LONG = 65536  # tokens
+LONG = 65536  # tokens of a slot that hyper-parameters which are valid anywhere should fit
 
 
 def preflight(job: PreflightJob) -> PreflightAnswer:
-    """Import every plug-in and construct every mechanism and task; say which cases are refused, and why.
+    """Import every plug-in and construct every mechanism and task; return which cases are refused, and why.
 
-    What is wrong in every slot (`ValueError`, an import that fails, data that is missing) is a usage error.
+    `UsageError` for what is wrong in every slot: a hyper-parameter, an import that fails, a missing device or data.
     """
     import torch
 
     from cab.attention.build import build_mechanism, slot_of
 
     refused: dict[str, str] = {}
-    reasons: dict[str, str | None] = {}  # by what is built: None where it could be
+    reasons: dict[str, str | None] = {}  # by what is constructed: None where it could be
     for case in job.cases:
-        check_device(case.device, torch)
+        check_device(case.device)
         cls, slot = registry.load("mechanism", case.mechanism), slot_of(case)
         key = repr((case.mechanism, case.params, slot, case.backend))
         if key not in reasons:
@@ -41,7 +41,7 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
                 if not _fits_a_longer_slot(cls, case, slot):
                     raise UsageError(f"mechanism '{case.mechanism}': {error}") from error
                 reasons[key] = str(error)
-            except Exception as error:  # too large for this machine, or a fault at one length: the case's own row
+            except Exception as error:  # too large for this machine, or a fault at one length: its own row will say so
                 traceback.print_exception(error)
         reason = reasons[key]
         if reason is not None:
@@ -55,24 +55,25 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
 
 
 def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:
-    """Whether the hyper-parameters are valid somewhere: more landmarks than this slot has tokens, say."""
+    """Whether the hyper-parameters are valid in a longer slot, as more landmarks than this one has tokens."""
     import torch
 
     from cab.attention.build import build_mechanism
 
     if slot.raster is not None:
         return False
-    source = LONG if slot.pattern.cross else None
     try:
         with torch.device("meta"):
-            build_mechanism(cls, case.params, dataclasses.replace(slot, max_len=LONG, source_len=source or LONG))
+            build_mechanism(cls, case.params, dataclasses.replace(slot, max_len=LONG, source_len=LONG))
     except Exception:
         return False
     return True
 
 
-def check_device(device: str, torch: Any) -> None:
+def check_device(device: str) -> None:
     """Raise `UsageError` where this machine has no such device."""
+    import torch
+
     available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     available += ["mps"] if torch.backends.mps.is_available() else []
     if device not in available and not (device == "cuda" and "cuda:0" in available):

@@ -1,4 +1,4 @@
-"""A case's task: constructed, with its data at hand. Torch is imported by the task alone."""
+"""A case's task and its data. Imports no torch itself; the task may."""
 
 from inspect import signature
 from pathlib import Path
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 def build_task(case: Case, cls: Any = None) -> Any:
     """Construct the case's task, of class `cls` or of the plug-in that the case names.
 
-    `UsageError` where a hyper-parameter is valid nowhere.
+    `UsageError` where its constructor refuses a size or a hyper-parameter.
     """
     cls = cls or registry.load("task", case.task)
     sizes = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim}
-    takes = signature(cls).parameters
+    accepted = signature(cls).parameters
     try:
-        return cls(**{name: size for name, size in sizes.items() if name in takes}, **case.task_params)
+        return cls(**{name: size for name, size in sizes.items() if name in accepted}, **case.task_params)
     except (ValueError, TypeError) as error:
         raise UsageError(f"task '{case.task}': {error}") from error
 
 
 def data_of(task: Any, name: str, folder: Path) -> "Source":
-    """Return the data that the task would use now; `UsageError` says how to get them where there are none."""
+    """Return the data that the task uses now; where they are missing, `UsageError` says how to get them."""
     from cab.contracts.task import Missing
 
     source: Source | Missing = task.source(folder)

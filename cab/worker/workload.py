@@ -23,7 +23,7 @@ _NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "ca
 
 
 class Workload:
-    """A case, ready to run. It is set up when it is first needed, so before a meter starts its clock."""
+    """A case, ready to run. It is set up when `check` or `run` is first used, before a meter starts its clock."""
 
     def __init__(self, case: Case, plugins: Plugins, batch: TrainingBatch | None = None) -> None:
         contradiction = case.contradiction()
@@ -32,7 +32,7 @@ class Workload:
         self.case, self.plugins = case, plugins
         self.device = _device(case.device)
         self.dtype: torch.dtype = getattr(torch, case.dtype)
-        self.has_run = False  # a whole pass; of a training step the check computes the forward part alone
+        self.has_run = False  # a whole pass: the check of a training step computes the forward part alone
         self._batch = batch
         self._inputs = RandomInputs(case.seed, self.dtype, self.device, case.settings.get("padding", 0.0))
 
@@ -48,23 +48,23 @@ class Workload:
 
     @property
     def run(self) -> Callable[[], Any]:
-        """One pass: a function that returns its results. Who times it waits for the device."""
+        """One pass: a function that returns its results, and does not wait for the device."""
         return self._pass.run
 
     @property
     def calls(self) -> int:
-        """What one run counts as: of decoding, tokens."""
+        """How many calls one run counts as; of a decoding, its tokens."""
         return self._pass.calls
 
     @property
     def state(self) -> Any:
-        """What a mechanism keeps of the tokens that it has read; None where nothing is decoded."""
+        """What a mechanism keeps of the prefix of a decoding; None in other passes."""
         return self._pass.state
 
     def check(self, compared: bool = False) -> None:
-        """Raise `Wrong` unless the mechanism equals its reference, and the results on the real inputs are finite.
+        """Raise `Wrong` unless the mechanism equals its reference, and the results of its pass are finite.
 
-        `compared` says that another process has made the comparison, on the same weights and inputs.
+        `compared`: another process has made the comparison with the reference, on the same weights and inputs.
         """
         self.has_run = self._pass.runs_in_check
         if not compared:
@@ -73,9 +73,10 @@ class Workload:
             self._pass.check()
 
     def compare(self) -> None:
-        """Raise `Wrong` unless the mechanism computes what its reference defines, and no row sees a later token.
+        """Raise `Wrong` unless the mechanism computes what its reference defines, and no causal row sees a later token.
 
-        With the reference at 301 tokens at most, in the case's own dtype; what is causal also at the case's length.
+        It is compared with the reference in the case's own dtype at 301 tokens at most; causality is checked at the
+        case's whole length.
         """
         case, mode = self.case, self.module.training
         with self._setting_up():
@@ -85,11 +86,11 @@ class Workload:
             if not decodes and self.mechanism.slot.max_len > reference_check.TOKENS:
                 reference_check.check_causality(self.mechanism, self._inputs)
             self.module.train(mode)
-        if case.backend != "eager":  # code may be compiled: another length was seen, and the next would be for any
+        if case.backend != "eager":  # compiled for another length, the next code would be for lengths of any size
             torch.compiler.reset()
 
     def twin(self, **changes: Any) -> "Workload":
-        """Return the same case, on the same batch, with some fields changed: device, backend, pass."""
+        """Return a workload of the same case on the same batch, with some fields of the case changed, as its device."""
         batch = self._computation.batch if self.case.level == "model" else None
         return Workload(replace(self.case, **changes), self.plugins, batch)
 
