@@ -108,13 +108,13 @@ def test_there_are_more_buckets_to_hash_into_the_longer_the_slot(name: str) -> N
 @pytest.mark.parametrize("split", [1, 3, 4, 11])
 def test_a_step_of_bigbird_chooses_for_the_blocks_at_hand_alone(monkeypatch: pytest.MonkeyPatch, split: int) -> None:
     mechanism: Any = build("bigbird", "CS", block=4, random=3)
-    chosen, rows = mechanism._chosen, list[int]()
+    chosen, rows = mechanism._seen_blocks, list[int]()
 
     def noted(t: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         rows.append(t.shape[1])
         return chosen(t, *rest)
 
-    monkeypatch.setattr(mechanism, "_chosen", noted)
+    monkeypatch.setattr(mechanism, "_seen_blocks", noted)
     out, whole, _ = streamed(mechanism, 50, split=split)
     torch.testing.assert_close(out, whole)
     assert set(rows[:-1]) == {2}  # and all for `attend`
