@@ -1,10 +1,13 @@
 """cosFormer (Qin et al., arXiv 2202.08791): ReLU features, reweighted by the distance of query and key.
 
 The weight of key j for query i is relu(q_i) . relu(k_j) cos(pi (i - j) / 2M), which splits into features (equation
-10), normalised over the keys. The authors' code takes M = max(n, m); here M is fixed, the longest the slot can hold
-unless given, because a causal row must not depend on n. A smaller M than that would make weights negative.
+10). The weights of a query are divided by their sum. The authors' code clamps that sum at 1e-6; here it has no epsilon,
+and a query whose weights are all zero gives zeros.
 
-A row uses its own query and place alone, so causal cross equals noncausal cross. On a raster a missing place counts.
+The authors' code takes M = max(n, m). Here M is the hyper-parameter `length`, or the longest length of the slot,
+because a causal row must not depend on n. A smaller M would make weights negative.
+
+A row uses its own query and position alone, so that causal cross equals noncausal cross.
 """
 
 from math import pi
@@ -29,7 +32,7 @@ from cab.ops.prefix import (
 
 
 class Cosformer(Mechanism):
-    """Linear attention whose weights fall with distance, as a cosine."""
+    """Linear attention whose weights fall with distance by a cosine."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "extension"}
     paper = "arXiv 2202.08791"
@@ -59,41 +62,36 @@ class Cosformer(Mechanism):
     ) -> Tensor:
         """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
         if self.slot.pattern is Pattern.CS:
-            q, k = self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
+            q, k = self._features(q, _positions(q)), self._key_features(k, _positions(k), key_mask)
             return causal_average(q, k, v, self.chunk)
-        dtype, q, k = v.dtype, self._features(q, self._places(q)), self._keys(k, self._places(k), key_mask)
+        dtype, q, k = v.dtype, self._features(q, _positions(q)), self._key_features(k, _positions(k), key_mask)
         q, k, v = summation_operands(q, k, F.pad(v, (0, 1), value=1.0))
         with full_precision(v.device.type):
             return normalise(q @ outer_sum(k, v)).to(dtype)
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Write every weight, with the cosine of its distance, and normalise the rows."""
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute every weight, with the cosine of its distance, and divide by the sum of the row."""
         i, j = (torch.arange(t.shape[2], device=q.device, dtype=torch.float64) for t in (q, k))
-        near = torch.cos(pi * (i[:, None] - j[None, :]) / (2 * self.length)).to(q.dtype)
         q, k = (x.clamp(min=0) if self.features == "relu" else torch.where(x > 0, x + 1, x.exp()) for x in (q, k))
-        weights = torch.einsum("bhid,bhjd->bhij", q, k) * near
+        weights = q @ k.mT * torch.cos(pi * (i[:, None] - j) / (2 * self.length)).to(q.dtype)
         if self.slot.pattern is Pattern.CS:
             weights = weights.tril()
-        if key_mask is not None:
-            weights = weights * key_mask[:, None, None, :]
         total = weights.sum(-1, keepdim=True)
-        return (weights / total.where(total > 0, 1.0)) @ v
+        return weights @ v / total.where(total > 0, 1.0)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """State and reading of two features a channel; in CS the products inside the chunks too."""
+        """Count the state and its reading, with two features a channel; in CS the products inside chunks too."""
         if self.slot.pattern is Pattern.CS:
             return self.slot.heads * causal_average_flops(n, 2 * self.slot.dim, self.slot.values, self.chunk)
         return self.flops_needed(n, m)
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Each key enters the state once and each query reads it once."""
+        """Count one addition of each key to the state, and one read of each query."""
         return 2.0 * self.slot.heads * (n + m) * 2 * self.slot.dim * (self.slot.values + 1)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source or nothing, in float32 at least (it must not stall); how many queries came: (batch,)."""
-        k, v = self._summands(k, v, self._places(k), key_mask)
+        """Sum over the source (CC) or over no token (CS), in float32 at least; count the queries so far, (batch,)."""
+        k, v = self._summands(k, v, _positions(k), key_mask)
         with full_precision(v.device.type):
             sums = outer_sum(k, v)
         return sums, torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
@@ -101,35 +99,36 @@ class Cosformer(Mechanism):
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Read the sum from the next places, and among the new tokens (CS) those up to each one."""
+        """Read the state from the next positions, and in CS the new tokens up to each one."""
         sums, count = state
         new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
-        places = (count.unsqueeze(1) + new.cumsum(1) - 1)[:, None, :, None]
-        dtype, q = q.dtype, self._features(q, places).to(sums.dtype)
+        positions = (count.unsqueeze(1) + new.cumsum(1) - 1)[:, None, :, None]
+        dtype, q = q.dtype, self._features(q, positions).to(sums.dtype)
         with full_precision(q.device.type):
             out = q @ sums
             if k is not None and v is not None:
-                k, v = self._summands(k, v, places, key_mask)
+                k, v = self._summands(k, v, positions, key_mask)
                 out = out + causal_linear(q, k, v, self.chunk)
                 sums = updated_state(sums, k, v)
             return normalise(out).to(dtype), (sums, count + new.sum(1))
 
-    def _places(self, t: Tensor) -> Tensor:
-        return torch.arange(t.shape[2], device=t.device).unsqueeze(1)
-
-    def _features(self, x: Tensor, places: Tensor) -> Tensor:
-        """Return the features times cosine, and times sine, of the place."""
+    def _features(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Return the features times the cosine, and times the sine, of the position's angle."""
         x = x.relu() if self.features == "relu" else elu_plus_one(x)
-        # angles in float32 at least: in 16 bits neighbouring places would be one
-        angle = places * torch.ones((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        # angles in float32 at least: in 16 bits neighbouring positions would be equal
+        angle = positions * torch.ones((), dtype=at_least_float32(x), device=x.device)
         angle = angle * (pi / (2 * self.length))
         return torch.cat([x * angle.cos().to(x.dtype), x * angle.sin().to(x.dtype)], -1)
 
-    def _summands(self, k: Tensor, v: Tensor, places: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _summands(self, k: Tensor, v: Tensor, positions: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return phi(k), zero where masked, and v with a column of ones for the normaliser, in float32 at least."""
-        k = self._keys(k, places, key_mask)
+        k = self._key_features(k, positions, key_mask)
         return k.to(at_least_float32(k)), F.pad(v.to(at_least_float32(v)), (0, 1), value=1.0)
 
-    def _keys(self, k: Tensor, places: Tensor, key_mask: Tensor | None) -> Tensor:
-        k = self._features(k, places)
+    def _key_features(self, k: Tensor, positions: Tensor, key_mask: Tensor | None) -> Tensor:
+        k = self._features(k, positions)
         return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
+
+
+def _positions(t: Tensor) -> Tensor:
+    return torch.arange(t.shape[2], device=t.device).unsqueeze(1)
