@@ -47,7 +47,7 @@ def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any
         raise UsageError(f"'{text}': every key of cab exists already; write key=value without +, ~ or @")
     value: Any = override.value()
     if isinstance(value, Glob):
-        values: list[Any] = value.filter(options(_GROUP_OF_KEY[key])) if key in _GROUP_OF_KEY else []
+        values: list[Any] = value.filter(_standing_alone(_GROUP_OF_KEY[key])) if key in _GROUP_OF_KEY else []
     elif override.is_sweep_override():
         try:
             values = list(override.sweep_iterator(Transformer.identity))
@@ -64,6 +64,15 @@ def options(group: str) -> list[str]:
     """Return the options of a group (`mechanism`, `task`, `grid`): plug-ins and the YAML files of conf/."""
     files = {path.stem for folder in folders() for path in (folder / group).glob("*.yaml")}
     return sorted(files | set(registry.names(group) if group in registry.KINDS else ()))
+
+
+def _standing_alone(group: str) -> list[str]:
+    """Return what a glob chooses from: the options of a group but wrappers, which would need an inner mechanism."""
+    names = options(group)
+    if group != "mechanism":
+        return names
+    cards = {name: registry.card(group, str(node(group, name).get("name", name))) for name in names}
+    return [name for name, card in cards.items() if card.facts["patterns"] != "inner"]
 
 
 @lru_cache

@@ -7,7 +7,7 @@ import pytest
 from cab.errors import UsageError
 from cab.paths import beside
 from cab.planning import overrides
-from cab.planning.overrides import node, parse
+from cab.planning.overrides import node, options, parse
 from cab.planning.points import points
 from cab.plugins import registry
 
@@ -37,6 +37,14 @@ def test_glob_expands_names_and_an_empty_sweep_is_an_error() -> None:
     assert parse(["mechanism@mechanism.inner=glob(so*)"]) == {"mechanism@mechanism.inner": ["softmax"]}
     with pytest.raises(UsageError, match="empty sweep"):
         parse(["seq_len=glob(*)"])
+
+
+def test_a_glob_of_mechanisms_leaves_out_wrappers() -> None:
+    wrappers = [
+        name for name in registry.names("mechanism") if registry.card("mechanism", name).facts["patterns"] == "inner"
+    ]
+    names = parse(["mechanism=glob(*)"])["mechanism"]
+    assert wrappers and not set(wrappers) & set(names) and len(wrappers) + len(names) == len(options("mechanism"))
 
 
 def test_a_later_override_of_a_key_replaces_the_earlier() -> None:
