@@ -51,7 +51,8 @@ class Encoder(nn.Module):
     """Turns token ids (batch, n) into one vector a token, (batch, n, width).
 
     With `cls` a learned class token is put first: there are n + 1 vectors, and `max_len` counts it. `width` is
-    heads * dim by default. `embedding_std` is the standard deviation of the initial token embeddings.
+    heads * dim by default. `embedding_std` is the standard deviation of the initial token embeddings. `raster` is the
+    layout of the tokens, whose product is `max_len`; it has no place for a class token.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class Encoder(nn.Module):
         positions: str = "learned",
         cls: bool = False,
         embedding_std: float = 1.0,
+        raster: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        if raster is not None and cls:
+            raise ValueError(f"raster={raster}: a raster has no place for a class token; pool by mean or max")
         self.width = heads * dim if width is None else width
         self.tokens = nn.Embedding(vocabulary, self.width)
         nn.init.normal_(self.tokens.weight, std=embedding_std)
@@ -81,7 +85,17 @@ class Encoder(nn.Module):
         rotary = ROTARY_BASE if positions == "rotary" else None
         self.blocks = nn.ModuleList()
         for layer in range(layers):
-            slot = Slot(pattern, heads, dim, max_len, width=self.width, layer=layer, layers=layers, rotary=rotary)
+            slot = Slot(
+                pattern,
+                heads,
+                dim,
+                max_len,
+                width=self.width,
+                raster=raster,
+                layer=layer,
+                layers=layers,
+                rotary=rotary,
+            )
             self.blocks.append(EncoderBlock(attention(slot), self.width, mlp, dropout=dropout, norm=norm))
         self.norm = nn.LayerNorm(self.width) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)

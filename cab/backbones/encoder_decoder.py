@@ -5,6 +5,7 @@ a decoder that is not causal.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ class EncoderDecoder(nn.Module):
     """Turns ids of a target (batch, n) and of a source (batch, m) into logits for each target token.
 
     The encoder is built by the caller, has the decoder's width and may have no layers. `pattern` is that of the
-    decoder's cross attention: with CC its self attention is causal (CS), with NC noncausal (NS).
+    decoder's cross attention: with CC its self attention is causal (CS), with NC noncausal (NS). `raster` and
+    `source_raster` are the layouts of the target's and of the source's tokens.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class EncoderDecoder(nn.Module):
         norm: str = "pre",
         positions: str = "learned",
         embedding_std: float = 1.0,
+        raster: tuple[int, ...] | None = None,
+        source_raster: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         width = heads * dim if width is None else width
@@ -86,8 +90,24 @@ class EncoderDecoder(nn.Module):
         self_pattern = Pattern.CS if pattern.causal else Pattern.NS
         self.blocks = nn.ModuleList()
         for layer in range(layers):
-            self_slot = Slot(self_pattern, heads, dim, max_len, width=width, layer=layer, layers=layers, rotary=rotary)
-            cross_slot = Slot(pattern, heads, dim, max_len, source_len, width=width, layer=layer, layers=layers)
+            self_slot = Slot(
+                self_pattern,
+                heads,
+                dim,
+                max_len,
+                width=width,
+                raster=raster,
+                layer=layer,
+                layers=layers,
+                rotary=rotary,
+            )
+            cross_slot = replace(
+                self_slot,
+                pattern=pattern,
+                source_len=source_len,
+                source_raster=source_raster,
+                rotary=None,
+            )
             block = DecoderBlock(attention(self_slot), attention(cross_slot), width, mlp, dropout=dropout, norm=norm)
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()

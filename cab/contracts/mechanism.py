@@ -28,6 +28,12 @@ class _Resolving(type):
         instance.resolve(cls._hyperparameters(*args, **kwargs))
         return instance
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, which `inspect` would not see behind `__call__`."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
     def _hyperparameters(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
         bound.apply_defaults()

@@ -39,13 +39,10 @@ def resolve_reads(declared: Any, params: Mapping[str, Any]) -> str:
     """Return which of q, k and v are read with these hyper-parameters; `ValueError` where no entry fits them."""
     if isinstance(declared, str):
         return declared
-    for entry in declared:
-        if isinstance(entry, str):
-            return entry
-        reads, condition = entry
-        if holds(condition, params):
-            return str(reads)
-    raise ValueError(f"reads: no entry of {declared!r} fits the hyper-parameters")
+    reads = first_that_holds(declared, params)
+    if reads is None:
+        raise ValueError(f"reads: no entry of {declared!r} fits the hyper-parameters")
+    return str(reads)
 
 
 def resolve_inputs(declared: Mapping[str, Any], params: Mapping[str, Any], pattern: Pattern) -> dict[str, Input]:
@@ -69,6 +66,17 @@ def resolve_inputs(declared: Mapping[str, Any], params: Mapping[str, Any], patte
         if pattern.cross:
             resolved[TWIN + name] = Input("keys", *rest)
     return resolved
+
+
+def first_that_holds(declared: Any, params: Mapping[str, Any]) -> Any:
+    """Return the value of the first entry, a value or (value, condition), whose condition holds; None for none."""
+    for entry in declared:
+        if not isinstance(entry, tuple | list):
+            return entry
+        value, condition = entry
+        if holds(condition, params):
+            return value
+    return None
 
 
 def holds(condition: Mapping[str, Any], params: Mapping[str, Any]) -> bool:

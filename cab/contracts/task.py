@@ -79,6 +79,12 @@ class Task:
     trains: ClassVar[bool] = True
     metrics: ClassVar[dict[str, tuple[str, bool]]] = {}  # name -> (unit, higher is better); the first is the headline
     inputs: ClassVar[tuple[str, ...]] = ()  # what its batches offer mechanisms beside x and y
+    # the number of axes of its slots' rasters, 1 for sequences; where it depends on hyper-parameters, the first entry
+    # that holds: ((2, {"raster": True}), 1)
+    rasters: ClassVar[Any] = (1,)
+    holes: ClassVar[Any] = (
+        False  # whether any token of a raster may be masked: True, or hyper-parameters that make it so
+    )
     data: ClassVar[tuple[str, ...]] = ()  # names in the data folder that `source` looks for: other data, other numbers
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""

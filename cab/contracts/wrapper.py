@@ -145,13 +145,14 @@ class Wrapper(Mechanism):
     ) -> Tensor:
         def attend_of(each: Mechanism) -> Attend:
             def attend(q: Tensor | None, k: Tensor | None, v: Tensor | None) -> Tensor:
-                tensors = [t if name in each.reads else None for name, t in zip("qkv", (q, k, v), strict=True)]
-                rows = query_mask
-                if rows is None and "q" not in each.reads and q is not None:
-                    rows = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-                keys = key_mask if self.slot.pattern.cross or key_mask is not None else rows
                 own = {name: inputs[name] for name in each.inputs}
-                out: Tensor = getattr(each, method)(*tensors, keys, rows, **own)
+                masks = {"key_mask": key_mask, "query_mask": query_mask}
+                if query_mask is None and q is not None and _needs_query_mask(each, method):
+                    masks["query_mask"] = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+                    if not self.slot.pattern.cross:
+                        masks["key_mask"] = masks["query_mask"]
+                masks = {name: mask for name, mask in masks.items() if mask is not None}  # a reference may take none
+                out: Tensor = getattr(each, method)(*_read(each, q, k, v), **masks, **own)
                 return out
 
             return attend
@@ -173,9 +174,8 @@ class Wrapper(Mechanism):
         states = []
         for each in self.inners:
             own = {name: t for name, t in inputs.items() if name in each.inputs}
-            states.append(
-                each.init_state(k if "k" in each.reads else None, v if "v" in each.reads else None, key_mask, **own)
-            )
+            _, own_k, own_v = _read(each, None, k, v)
+            states.append(each.init_state(own_k, own_v, key_mask, **own))
         return states
 
     def step(
@@ -192,14 +192,34 @@ class Wrapper(Mechanism):
 
         def attend_of(index: int, each: Mechanism) -> Attend:
             def attend(q: Tensor | None, k: Tensor | None, v: Tensor | None) -> Tensor:
-                q, k, v = (t if name in each.reads else None for name, t in zip("qkv", (q, k, v), strict=True))
                 own = {name: inputs[name] for name in each.inputs if name in inputs}
-                out, states[index] = each.step(states[index], q, k, v, key_mask, **own)
+                new = key_mask
+                if new is None and q is not None and "q" not in each.reads:
+                    new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+                own_q, own_k, own_v = _read(each, q, k, v)
+                out, states[index] = each.step(states[index], own_q, own_k, own_v, new, **own)
                 return out
 
             return attend
 
         own = {name: inputs[name] for name in self.own_inputs if name in inputs}
         attends = [attend_of(index, each) for index, each in enumerate(self.inners)]
-        out = self.around(*attends, q=q, k=k, v=v, key_mask=None, query_mask=key_mask, **own)
+        new_keys = None if self.slot.pattern.cross else key_mask
+        out = self.around(*attends, q=q, k=k, v=v, key_mask=new_keys, query_mask=key_mask, **own)
         return out, states
+
+
+def _read(each: Mechanism, *tensors: Tensor | None) -> list[Tensor | None]:
+    """Keep of q, k and v what a mechanism reads."""
+    return [t if name in each.reads else None for name, t in zip("qkv", tensors, strict=True)]
+
+
+def _needs_query_mask(each: Mechanism, method: str) -> bool:
+    """Whether a mechanism is told the number of queries by a mask alone.
+
+    `attend` gets one wherever it does not read q, a reference only where none of its other arguments tells the number.
+    """
+    if method != "reference" or "q" in each.reads:
+        return "q" not in each.reads
+    axes = {axis for axis, *_ in each.inputs.values()}
+    return not (axes & {"queries"} or not each.slot.pattern.cross and (each.reads or axes))

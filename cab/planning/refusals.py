@@ -5,8 +5,8 @@ from typing import Any
 
 from cab.contracts.case import Case
 from cab.contracts.pattern import Pattern
-from cab.contracts.rasters import describe, layout_of, layouts
-from cab.contracts.reads import resolve_inputs
+from cab.contracts.rasters import Layout, describe, layout_of, layouts
+from cab.contracts.reads import first_that_holds, holds, resolve_inputs
 from cab.errors import unknown
 from cab.planning.overrides import INNER_KEYS
 from cab.planning.points import GridPoint
@@ -70,15 +70,28 @@ def _of_heads(mechanism: Card, case: Case) -> str | None:
 
 def _of_rasters(mechanism: Card, task: Card, case: Case) -> str | None:
     """Refuse a layout that the mechanism does not take; what takes sequences alone gets a raster as a sequence."""
-    if case.level == "model":  # the task's model says where its slots have rasters
-        return None
     facts = mechanism.facts
     accepted = layouts(facts["rasters"], facts["source_rasters"], Pattern.of(case.pattern))
+    if case.level == "model":
+        return _of_task_rasters(mechanism, accepted, task, case)
     raster = case.settings.get("raster")
     layout = layout_of(raster, case.settings.get("source_raster") if Pattern.of(case.pattern).cross else raster)
     if layout in accepted or (1, 1) in accepted:
         return None
     return f"{mechanism.name} takes {describe(accepted)}, not {describe([layout])}: raster=square, say"
+
+
+def _of_task_rasters(mechanism: Card, accepted: tuple[Layout, ...], task: Card, case: Case) -> str | None:
+    """Refuse a task whose slots have no layout that the mechanism takes."""
+    axes = first_that_holds(task.facts["rasters"], case.task_params)
+    if (axes, axes) in accepted:
+        return None
+    if (1, 1) not in accepted:
+        return f"{mechanism.name} takes {describe(accepted)}, and {task.name} gives {describe([(axes, axes)])}"
+    declared = task.facts["holes"]
+    if axes > 1 and (declared is True or (isinstance(declared, Mapping) and holds(declared, case.task_params))):
+        return f"{mechanism.name} takes {describe(accepted)}: in {task.name} any token of the raster may be masked"
+    return None
 
 
 def _of_backends(point: GridPoint, case: Case) -> str | None:

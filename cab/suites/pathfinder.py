@@ -30,6 +30,7 @@ class Pathfinder(PixelClassification):
         heads: int = 2,
         dim: int = 32,
         protocol: str = "clean",
+        raster: bool = False,
         difficulty: str = "hard",
         images: int = 200_000,
         data_seed: int = 0,
@@ -43,8 +44,9 @@ class Pathfinder(PixelClassification):
         embedding_std: float = 1.0,
     ) -> None:
         super().__init__(
-            seq_len=seq_len, source_len=source_len, heads=heads, dim=dim, protocol=protocol, layers=layers, width=width,
-            mlp=mlp, dropout=dropout, norm=norm, positions=positions, pooling=pooling, embedding_std=embedding_std,
+            seq_len=seq_len, source_len=source_len, heads=heads, dim=dim, protocol=protocol, raster=raster,
+            layers=layers, width=width, mlp=mlp, dropout=dropout, norm=norm, positions=positions, pooling=pooling,
+            embedding_std=embedding_std,
         )  # fmt: skip
         if difficulty not in DIFFICULTIES:
             raise unknown("difficulty", difficulty, DIFFICULTIES)
