@@ -12,7 +12,7 @@ from cab.mechanisms.softmax import Softmax
 from cab.tasks.speed import Speed
 from torch import Tensor, nn
 
-from cab import Batch, Mechanism, Pattern, Slot, Source, Task, Unsupported
+from cab import Batch, Mechanism, Pattern, Slot, Source, Task, Unsupported, Wrapper
 from cab.attention.build import LayerBuilder, build_mechanism
 from cab.attention.random_inputs import RandomInputs
 from cab.attention.streaming import TokenDecoder
@@ -409,12 +409,10 @@ def test_a_training_step_has_the_precision_of_its_recipe() -> None:
 
 
 def test_a_wrapper_gets_its_inner_mechanism_built() -> None:
-    class Wraps(Mechanism):
-        patterns = "inner"
-
+    class Wraps(Wrapper):
         def __init__(self, slot: Slot, *, inner: Mechanism, scale: float = 1.0) -> None:
-            super().__init__(slot)
-            self.inner, self.scale = inner, scale
+            super().__init__(slot, inner=inner)
+            self.scale = scale
 
     slot = Slot(Pattern.CS, heads=2, dim=8, max_len=40)
     made = build_mechanism(Wraps, {"inner": {"name": "linear", "chunk": 8}, "scale": 2.0}, slot)
