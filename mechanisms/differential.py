@@ -1,0 +1,125 @@
+"""Differential attention (Ye et al., arXiv 2410.05258): the difference of two softmax maps, which cancels their noise.
+
+Each head's q and k are cut into halves, [q1; q2] and [k1; k2], of dim / 2 channels (equations 1 to 3):
+
+    o = (1 - lambda_init) RMSNorm((softmax(q1 k1^T / sqrt(dim / 2)) - lambda softmax(q2 k2^T / sqrt(dim / 2))) v)
+    lambda = exp(l_q1 . l_k1) - exp(l_q2 . l_k2) + lambda_init, lambda_init = 0.8 - 0.6 exp(-0.3 layer)
+
+where layers count from 0. The four vectors l are shared by the heads, and so is the scale of the norm, which runs over
+a head's values. Rotary positions turn each half by itself. A head here is the paper's: half as many of them, with twice
+the channels, have the size of a layer of softmax attention. A row uses its own query and the keys that it may see, so
+all four patterns are the paper's.
+"""
+
+from math import exp
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cab import Mechanism, Pattern
+from cab.ops.cache import empty_cache, extend_cache, next_positions, visible_in_cache
+from cab.ops.norms import rms_norm
+from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.rotary import rotate
+from cab.ops.softmax import masked_softmax, repeat_heads, visible
+
+EPS = 1e-5  # of the norm
+Mask = Tensor | None
+
+
+class Differential(Mechanism):
+    """Every query weighs every key twice, and reads with the difference of the weights."""
+
+    patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
+    paper = "arXiv 2410.05258"
+    cost = "O(n m d)"
+    grouped = True
+    rotates = True
+
+    def __init__(self, slot: Any) -> None:
+        super().__init__(slot)
+        if slot.dim % 2:
+            raise ValueError(f"dim={slot.dim}: heads are cut into halves, so their size is even")
+        self.initial, self.base = 0.8 - 0.6 * exp(-0.3 * slot.layer), None if slot.pattern.cross else slot.rotary
+        self.vectors = nn.Parameter(0.1 * torch.randn(4, slot.dim // 2))  # l_q1, l_k1, l_q2, l_k2
+        self.scale = nn.Parameter(torch.ones(slot.values))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
+        """Write both (queries, keys) matrices of weights, and read once with their difference."""
+        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
+        return self._read(self._halves(q), self._halves(k), v, seen)
+
+    def attend_sdpa(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
+        """Read with each map by PyTorch's fused kernels, and take the difference of the results."""
+        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
+        q, k = self._halves(q), self._halves(k)
+        grouped = k.shape[1] != q.shape[1]
+        out = F.scaled_dot_product_attention(q, k, torch.cat([v, v], 1), attn_mask=seen, enable_gqa=grouped)
+        first, second = out.chunk(2, 1)
+        return self._normed(first - self._weight(first) * second)
+
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Equations 1 to 3, head by head, each exponential written out."""
+        half, rows = self.slot.dim // 2, []
+        l_q1, l_k1, l_q2, l_k2 = self.vectors
+        initial = 0.8 - 0.6 * exp(-0.3 * self.slot.layer)
+        weight = (l_q1 @ l_k1).exp() - (l_q2 @ l_k2).exp() + initial
+        for head in range(self.slot.heads):
+            key_head, maps = head * k.shape[1] // self.slot.heads, []
+            for part in (slice(half), slice(half, None)):
+                one_q = rotate(q[:, [head], :, part], torch.arange(q.shape[2]), self.base)[:, 0]
+                one_k = rotate(k[:, [key_head], :, part], torch.arange(k.shape[2]), self.base)[:, 0]
+                scores = (one_q @ one_k.mT / half**0.5).exp()
+                scores = scores.tril() if self.slot.pattern is Pattern.CS else scores
+                maps.append(scores / scores.sum(-1, keepdim=True))
+            out = (maps[0] - weight * maps[1]) @ v[:, key_head]
+            out = out / ((out**2).mean(-1, keepdim=True) + EPS) ** 0.5 * self.scale
+            rows.append((1 - initial) * out)
+        return torch.stack(rows, 1)
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Count two maps of half the channels, and one reading of the values; two with fused kernels."""
+        reads = 2 if backend == "sdpa" else 1
+        return 2.0 * self.slot.heads * n * m * (self.slot.dim + reads * self.slot.values)
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """In causal self attention, count the pairs on and below the diagonal alone."""
+        pairs = n * (n + 1) // 2 if self.slot.pattern is Pattern.CS else n * m
+        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
+        """Cache the source (CC), or nothing yet (CS)."""
+        k = self._halves(k)
+        return extend_cache(empty_cache(k[:, :, :0], v[:, :, :0]), (k, v), key_mask)[0]
+
+    def step(
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Mask = None
+    ) -> tuple[Tensor, Any]:
+        """Cache the new tokens (CS), and let each read what is cached up to it."""
+        position = next_positions(state, q.shape[2], key_mask)
+        if k is not None and v is not None:
+            state, position = extend_cache(state, (self._halves(k, position), v), key_mask)
+        seen = visible_in_cache(state, None if self.slot.pattern.cross else position)
+        return self._read(self._halves(q, position), *state[0], seen), state
+
+    def _halves(self, t: Tensor, position: Tensor | None = None) -> Tensor:
+        """Return both halves as heads of their own, first those of map 1: (batch, 2 heads, length, dim / 2)."""
+        position = torch.arange(t.shape[2], device=t.device) if position is None else position
+        return rotate(torch.cat(t.chunk(2, -1), 1), position, self.base)
+
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        scores = (q * q.shape[-1] ** -0.5) @ repeat_heads(k, q.shape[1]).transpose(-1, -2)
+        first, second = masked_softmax(scores, seen).chunk(2, 1)
+        return self._normed((first - self._weight(first) * second) @ repeat_heads(v, self.slot.heads))
+
+    def _weight(self, like: Tensor) -> Tensor:
+        """Return lambda; it is a difference of exponentials, hence computed in float32."""
+        with full_precision(like.device.type):
+            l_q, l_k = self.vectors.to(at_least_float32(self.vectors)).unflatten(0, (2, 2)).unbind(1)
+            first, second = (l_q * l_k).sum(-1).exp()
+            return (first - second + self.initial).to(like.dtype)
+
+    def _normed(self, out: Tensor) -> Tensor:
+        return (1 - self.initial) * rms_norm(out, self.scale, EPS)
