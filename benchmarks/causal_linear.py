@@ -1,4 +1,4 @@
-"""Causal `linear` against causal `softmax` through SDPA: time forward and backward, and how peak memory grows in n.
+"""Causal `linear` against causal `softmax` through SDPA: time of forward with backward, and growth of peak memory in n.
 
     python benchmarks/causal_linear.py
 
@@ -20,37 +20,37 @@ HEADS, DIM, ROUNDS = 4, 64, 7
 
 
 def draw(n: int) -> list[torch.Tensor]:
-    """Return q, k and v, (1, heads, n, dim)."""
+    """Return q, k and v, each (1, heads, n, dim)."""
     return [torch.randn(1, HEADS, n, DIM, requires_grad=True) for _ in range(3)]
 
 
 def forward_backward(mechanism: Mechanism, qkv: list[torch.Tensor]) -> None:
-    """Run one training pass."""
+    """Run forward and backward once."""
     torch.autograd.grad(mechanism(*qkv).sum(), qkv)
 
 
 def seconds(mechanism: Mechanism, qkv: list[torch.Tensor]) -> float:
-    """Time one pass."""
+    """Return the seconds of one forward with backward."""
     start = time.perf_counter()
     forward_backward(mechanism, qkv)
     return time.perf_counter() - start
 
 
 def peak_bytes(mechanism: Mechanism, n: int) -> int:
-    """Return the most bytes held at once during a pass, beside its inputs."""
+    """Return the peak of the bytes allocated during a forward with backward, beside its inputs."""
     qkv = draw(n)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         forward_backward(mechanism, qkv)
-    held = peak = 0
+    allocated = peak = 0
     events = record.profiler.kineto_results.events()
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
     return peak
 
 
 def main() -> None:
-    """Print the ratio of the medians at n = 8,192, and the exponent of peak memory fitted from 1,024 to 16,384."""
+    """Print the ratio of the medians at n = 8,192, and the exponent of peak memory from n = 1,024 to 16,384."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     slot = Slot(Pattern.CS, heads=HEADS, dim=DIM, max_len=16384)

@@ -3,7 +3,7 @@
     python benchmarks/demo_accuracy.py [mechanism,...] [override ...]
 
 Claims: within 5 minutes on two CPU cores, and a 95 % interval above 0.58 on at least 2,000 held-out reviews. CPU
-seconds are those of every process started, so they say what the work costs on a machine that does other work too.
+seconds are summed over every process, so that they say what the work costs on a machine that does other work too.
 """
 
 import resource
@@ -17,7 +17,7 @@ import cab
 
 
 def main(mechanisms: str = "agent", *overrides: str) -> None:
-    """Run the demo in an empty folder and print what it gives."""
+    """Run the demo in an empty folder, and print its time and its accuracy."""
     cab_command = Path(sys.executable).with_name("cab")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

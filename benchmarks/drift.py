@@ -1,11 +1,12 @@
-"""Does this machine keep its speed? A product that fits into the cache, over and over, beside attention.
+"""Does this machine keep its speed? A product that fits into the cache is timed again and again, beside attention.
 
     python benchmarks/drift.py [--seconds 30]
 
-One process, one thread, the allocator pinned: both calls in turn, each window of 0.1 s reduced to its medians. Printed:
-how far the windows' medians spread, how alike the two move, and after how long a window no longer tells the next one.
-Where a product that reads no memory spreads by more than some 4 %, five processes of a tenth of a second cannot give a
-latency to within 5 %, whatever is timed and however: the machine gives a different speed to each.
+One process with one thread and the allocator pinned runs both calls in turn. Each window of 0.1 s is reduced to the
+median of each call. Printed are the spread of these medians, the correlation of the two calls, and the
+autocorrelation of each. Where a product that reads no memory spreads by more than some 4 %, five processes of a tenth
+of a second cannot give a latency to within 5 %, whatever is timed and however: the machine gives each process another
+speed.
 """
 
 import argparse
@@ -28,19 +29,19 @@ WINDOW = 0.1  # seconds, about as long as a process of the latency meter samples
 
 def windows(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, np.ndarray]:
     """Return the logarithm of each call's median time in each window."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    medians: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        taken: dict[str, list[float]] = {name: [] for name in calls}
-        until = time.perf_counter() + WINDOW
-        while time.perf_counter() < until:
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        end_of_window = time.perf_counter() + WINDOW
+        while time.perf_counter() < end_of_window:
             for name, call in calls.items():
                 start = time.perf_counter()
                 call()
-                taken[name].append(time.perf_counter() - start)
-        for name, times in taken.items():
-            found[name].append(median(times))
-    return {name: np.log(values) for name, values in found.items()}
+                times[name].append(time.perf_counter() - start)
+        for name, of_call in times.items():
+            medians[name].append(median(of_call))
+    return {name: np.log(values) for name, values in medians.items()}
 
 
 def main() -> None:
@@ -60,8 +61,8 @@ def main() -> None:
     for name, values in logs.items():
         low, high = np.exp(np.quantile(values, (0.05, 0.95)) - np.median(values)) - 1
         print(f"{name}: deviation {values.std(ddof=1):.1%}, {low:+.0%} to {high:+.0%} in nine of ten windows")
-        lags = {lag * WINDOW: np.corrcoef(values[:-lag], values[lag:])[0, 1] for lag in (1, 5, 20)}
-        print("  correlation with itself: " + ", ".join(f"{found:.2f} after {lag:g} s" for lag, found in lags.items()))
+        by_lag = {lag * WINDOW: np.corrcoef(values[:-lag], values[lag:])[0, 1] for lag in (1, 5, 20)}
+        print("  autocorrelation: " + ", ".join(f"{value:.2f} after {lag:g} s" for lag, value in by_lag.items()))
     one, other = logs.values()
     print(f"correlation of the two: {np.corrcoef(one, other)[0, 1]:.2f}")
 

@@ -2,9 +2,9 @@
 
     python benchmarks/grid160.py [--quick]
 
-Five mechanisms x four patterns x four lengths (256 to 2,048) x two passes, each with latency, memory and FLOPs, through
-`cab run` into an empty store; the laws have been checked before. It must end within 6 minutes, with an interval of at
-most +-5 % on at least 80 % of the latency rows. `--quick`: two of each and one pass, and no verdict.
+Five mechanisms x four patterns x four lengths (256 to 2,048) x two passes, each with latency, memory and FLOPs, are
+measured by `cab run` into an empty store, after the laws have been checked. It must end within 6 minutes, with an
+interval of at most +-5 % on at least 80 % of the latency rows. `--quick`: two of each and one pass, and no verdict.
 """
 
 import sys
@@ -17,7 +17,7 @@ MECHANISMS = ("softmax", "linear", "abc", "performer", "local")
 
 
 def overrides(quick: bool) -> list[str]:
-    """Return the grid's keys."""
+    """Return the grid as overrides."""
     mechanisms, patterns = (MECHANISMS[:2], "NS,CS") if quick else (MECHANISMS, "NS,CS,NC,CC")
     lengths, passes = ("256,512", "forward") if quick else ("256,512,1024,2048", "forward,forward_backward")
     return [f"mechanism={','.join(mechanisms)}", "task=speed", f"pattern={patterns}", f"seq_len={lengths}",
@@ -26,12 +26,12 @@ def overrides(quick: bool) -> list[str]:
 
 def main(quick: bool) -> int:
     """Check the laws, run, and print minutes and the share of narrow intervals; return 1 where an aim is missed."""
-    asked = overrides(quick)
+    grid = overrides(quick)
     with tempfile.TemporaryDirectory() as folder:
-        cab.run([*asked, "meters=[parameters]"], results=f"{folder}/laws", progress=False)
+        cab.run([*grid, "meters=[parameters]"], results=f"{folder}/laws", progress=False)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        rows = cab.run([*asked, "meters=[latency,memory,flops]"], results=folder, progress=False)
+        rows = cab.run([*grid, "meters=[latency,memory,flops]"], results=folder, progress=False)
         minutes = (time.perf_counter() - start) / 60
     latency = rows[rows["metric"] == "latency"]
     timed = latency[latency["status"] == "ok"]

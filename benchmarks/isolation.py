@@ -2,7 +2,7 @@
 
     python benchmarks/isolation.py
 
-Prints the median of the paired differences. The laws' verdict is kept, and is outside this figure.
+Prints the median of the paired differences. The laws are not part of this figure.
 """
 
 import statistics
@@ -27,23 +27,23 @@ def main() -> None:
         ["mechanism=none", "task=speed", f"seq_len={lengths}", "meters=[flops]", "threads=1"]
     ).measurements
     torch.set_num_threads(1)
-    apart, together = [], []
+    in_children, in_process = [], []  # seconds of each case
     with tempfile.TemporaryDirectory() as data, ForkClient() as client:
-        asked = [MeasureJob(each.case, data, threads=1, meters=["flops"]) for each in measurements]
-        client.run(asked[0], 60, None)  # the server starts: once a run
-        jobs.measure(asked[0])
-        for job in asked:
+        measure_jobs = [MeasureJob(each.case, data, threads=1, meters=["flops"]) for each in measurements]
+        client.run(measure_jobs[0], 60, None)  # the server starts, once a run
+        jobs.measure(measure_jobs[0])
+        for job in measure_jobs:
             start = time.perf_counter()
             ending = client.run(job, 60, 2**33)
-            apart.append(time.perf_counter() - start)
+            in_children.append(time.perf_counter() - start)
             assert isinstance(ending.answer, MeasureAnswer), ending.answer
             start = time.perf_counter()
             jobs.measure(job)
-            together.append(time.perf_counter() - start)
-    cost = statistics.median(a - b for a, b in zip(apart, together, strict=True))
-    print(f"{Path(__file__).name}: {len(asked)} cases, median {1e3 * statistics.median(apart):.1f} ms in a child, ")
+            in_process.append(time.perf_counter() - start)
+    cost = statistics.median(a - b for a, b in zip(in_children, in_process, strict=True))
+    print(f"{Path(__file__).name}: {CASES} cases, median {1e3 * statistics.median(in_children):.1f} ms in a child, ")
     print(
-        f"{1e3 * statistics.median(together):.1f} ms in one process; isolation costs {1e3 * cost:.1f} ms (at most 40)"
+        f"{1e3 * statistics.median(in_process):.1f} ms in one process; isolation costs {1e3 * cost:.1f} ms (at most 40)"
     )
 
 

@@ -3,11 +3,10 @@
     .venv-parity/bin/python benchmarks/mechanisms.py [NAME ...] [--lengths 1024 4096] [--patterns NS CS] [--seconds 6]
     .venv-parity-fla/bin/python benchmarks/mechanisms.py
 
-Batch 2, 4 heads of 64; ours by `backend=sdpa` where a mechanism has it, else eager. Times are medians of runs of the
-two in turn, in one process with the allocator pinned, and a ratio is the median over neighbouring runs, which a drift
-of the machine meets alike; memory is the most bytes held at once, by the profiler's events, in a pass of its own. A
-ratio above 1 is in our favour. On a machine that others use, `--clock cpu --threads 1` counts
-the processor's time in place of the wall's.
+Batch 2, 4 heads of 64; ours by `backend=sdpa` where a mechanism has it, else eager. The two run in turn, in one process
+with the allocator pinned. Times are medians; a ratio is the median over neighbouring runs, which a drift of the machine
+meets alike, and above 1 it is in our favour. Memory is the peak of the profiler's memory events, in a pass of its own.
+On a machine that others use, `--clock cpu --threads 1` counts the processor's time in place of the wall's.
 """
 
 import argparse
@@ -33,8 +32,8 @@ from torch import Tensor  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402
 
 LEAST, MOST = 3, 30  # runs of each
-# bytes; the profiler of a loop over tokens would take all
-ROOM = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+# bytes; the profiler of a loop over tokens would take all of the machine's
+MEMORY_LIMIT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PASSES = ("forward", "forward_backward")
 
@@ -57,7 +56,7 @@ def passes(call: Callable[[], Tensor], leaves: list[Tensor]) -> dict[str, Callab
 def alternated(
     one: Callable[[], object], other: Callable[[], object], budget: float, clock: Callable[[], float]
 ) -> tuple[float, float, float]:
-    """Return the median times of two calls that run in turn, and the median of theirs over ours."""
+    """Return the median seconds of two calls that run in turn, and the median of the second's over the first's."""
 
     def seconds(call: Callable[[], object]) -> float:
         start = clock()
@@ -65,13 +64,12 @@ def alternated(
         return clock() - start
 
     one(), other()
-    ours: list[float] = []
-    theirs: list[float] = []
+    times: list[tuple[float, float]] = []
     end = time.perf_counter() + budget
-    while len(ours) < LEAST or (time.perf_counter() < end and len(ours) < MOST):
-        ours.append(seconds(one))
-        theirs.append(seconds(other))
-    return median(ours), median(theirs), median(b / a for a, b in zip(ours, theirs, strict=True))
+    while len(times) < LEAST or (time.perf_counter() < end and len(times) < MOST):
+        times.append((seconds(one), seconds(other)))
+    ours, theirs = zip(*times, strict=True)
+    return median(ours), median(theirs), median(b / a for a, b in times)
 
 
 def _peak(call: Callable[[], object]) -> float:
@@ -103,7 +101,8 @@ def compare(contest: Contest, n: int, budget: float, clock: Callable[[], float])
             f"{ratio:7.2f}  {peaks[0] / 2**20:8.1f} {peaks[1] / 2**20:8.1f}  {contest.peer} {' and '.join(misses)}",
             flush=True,
         )
-        ratios += [ratio] * contest.same_function
+        if contest.same_function:
+            ratios.append(ratio)
     return ratios
 
 
@@ -116,16 +115,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="for the runs of one pass; at least three of each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     warnings.simplefilter("ignore")
-    print(f"{asked.threads} threads, allocator {'pinned' if PINNED else 'not pinned'}, torch {torch.__version__}")
+    print(f"{options.threads} threads, allocator {'pinned' if PINNED else 'not pinned'}, torch {torch.__version__}")
     print("mechanism        pattern  n pass                 ours ms theirs ms   ratio  ours MiB   theirs  peer")
     ratios: list[float] = []
-    for contest in contests(asked.mechanisms, asked.patterns):
-        for n in asked.lengths:
-            ratios += compare(contest, n, asked.seconds, CLOCKS[asked.clock])
+    for contest in contests(options.mechanisms, options.patterns):
+        for n in options.lengths:
+            ratios += compare(contest, n, options.seconds, CLOCKS[options.clock])
     if ratios:
         print(f"{len(ratios)} ratios, geometric mean {prod(ratios) ** (1 / len(ratios)):.2f}, least {min(ratios):.2f}")
 

@@ -1,4 +1,4 @@
-"""What a number costs: seconds per fresh process for each meter, on cases of less and of more than a millisecond.
+"""What a number costs: seconds of a fresh process for each meter, on cases of less and of more than a millisecond.
 
     python benchmarks/meter_cost.py
 
@@ -48,7 +48,7 @@ BASE = Case(
 
 
 def seconds(case: Case, meter_name: str) -> float:
-    """Return what one process takes, from fork to its end."""
+    """Return the seconds of one process, from its fork to its end."""
     meter = registry.load("meter", meter_name)()
     classes = [registry.load("task", case.task), *(registry.load("mechanism", m) for m in (case.mechanism, "softmax"))]
     start = time.perf_counter()

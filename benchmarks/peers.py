@@ -1,9 +1,9 @@
 """Independent implementations beside ours: the same mechanism, sizes and weights where the two can share them.
 
 Each contest gives two functions of the same tensors. A peer that projects tokens itself gets tokens, and ours then gets
-its projections of them, so that both do the same work, and `tests/parity` shows that results are equal. `routing` and
-`reformer` choose keys by another rule than the packages, which compute `routing_leaky` and `reformer_leaky`: those are
-the contests, and what the strict forms cost beside the same packages is shown and not counted.
+its projections of them, so that both do the same work; `tests/against_others` shows that their results are equal.
+`routing` and `reformer` choose keys by another rule than the packages, which compute `routing_leaky` and
+`reformer_leaky`: these are counted. The cost of the strict forms beside the same packages is shown and not counted.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from cab.plugins import registry
 
 BATCH, HEADS, DIM = 2, 4, 64
 WIDTH = HEADS * DIM
-Sides = tuple[Callable[[], Tensor], Callable[[], Tensor], list[Tensor]]  # ours, theirs, what gradients are taken of
+Sides = tuple[Callable[[], Tensor], Callable[[], Tensor], list[Tensor]]  # ours, theirs, leaves
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,29 @@ def ours(name: str, pattern: str, n: int, **params: Any) -> Mechanism:
     return built.eval().use("sdpa" if "sdpa" in built.backends() else "eager")
 
 
-def drawn(n: int, *, tokens: bool = False) -> list[Tensor]:
-    """Return q, k and v, or the layer's tokens."""
-    if tokens:
-        return [torch.randn(BATCH, n, WIDTH, requires_grad=True)]
+def random_qkv(n: int) -> list[Tensor]:
+    """Return random q, k and v, each (batch, heads, n, dim)."""
     return [torch.randn(BATCH, HEADS, n, DIM, requires_grad=True) for _ in range(3)]
 
 
-def apart(t: Tensor) -> Tensor:
-    """(batch, n, width) to (batch, heads, n, dim)."""
+def random_tokens(n: int) -> Tensor:
+    """Return random tokens, (batch, n, width)."""
+    return torch.randn(BATCH, n, WIDTH, requires_grad=True)
+
+
+def split_heads(t: Tensor) -> Tensor:
+    """Reshape (batch, n, width) to (batch, heads, n, dim)."""
     return t.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
 
-def turned(t: Tensor) -> Tensor:
-    """Heads before tokens, or tokens before heads."""
+def swap(t: Tensor) -> Tensor:
+    """Swap the axes of heads and tokens."""
     return t.transpose(1, 2)
 
 
-def projected(mine: Mechanism, layers: list[nn.Module], tokens: Tensor, **inputs: Tensor) -> Any:
-    """Return ours on the peer's own projections of tokens."""
-    return lambda: mine(*(apart(layer(tokens)) for layer in layers), **inputs)
+def on_projections(mine: Mechanism, layers: list[nn.Module], tokens: Tensor, **inputs: Tensor) -> Any:
+    """Return a function that computes ours on the peer's own projections of tokens."""
+    return lambda: mine(*(split_heads(layer(tokens)) for layer in layers), **inputs)
 
 
 # softmax and windows
@@ -99,7 +102,7 @@ def projected(mine: Mechanism, layers: list[nn.Module], tokens: Tensor, **inputs
 
 @contest("softmax", "NS CS", "torch SDPA", "torch", same_kernel=True)
 def _softmax(pattern: str, n: int) -> Sides:
-    mine, (q, k, v) = ours("softmax", pattern, n), drawn(n)
+    mine, (q, k, v) = ours("softmax", pattern, n), random_qkv(n)
     theirs = partial(F.scaled_dot_product_attention, is_causal=pattern == "CS")
     return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
 
@@ -116,7 +119,7 @@ def _local(pattern: str, n: int) -> Sides:
         autopad=True,
         use_rotary_pos_emb=False,
     )
-    mine, (q, k, v) = ours("local", pattern, n, window=128), drawn(n)
+    mine, (q, k, v) = ours("local", pattern, n, window=128), random_qkv(n)
     return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
 
 
@@ -130,7 +133,7 @@ def _longformer(pattern: str, n: int) -> Sides:
         attention_probs_dropout_prob=0.0,
         num_hidden_layers=1,
     )
-    theirs, (x,) = peer.LongformerSelfAttention(config, 0).eval(), drawn(n, tokens=True)
+    theirs, x = peer.LongformerSelfAttention(config, 0).eval(), random_tokens(n)
     mine = ours("longformer", pattern, n)
     for own, other in ((mine.to_q, "query"), (mine.to_k, "key"), (mine.to_v, "value")):
         own.load_state_dict(getattr(theirs, f"{other}_global").state_dict())
@@ -142,7 +145,7 @@ def _longformer(pattern: str, n: int) -> Sides:
         "is_global_attn": True,
     }
     layers = [theirs.query, theirs.key, theirs.value]
-    return projected(mine, layers, x, x=x, y=x), lambda: apart(theirs(x, **options)[0]), [x]
+    return on_projections(mine, layers, x, x=x, y=x), lambda: split_heads(theirs(x, **options)[0]), [x]
 
 
 @contest("bigbird", "NS", "transformers", "transformers")
@@ -156,14 +159,14 @@ def _bigbird(pattern: str, n: int) -> Sides:
         max_position_embeddings=n,
         attention_probs_dropout_prob=0.0,
     )
-    theirs, (x,) = peer.BigBirdBlockSparseAttention(config).train(), drawn(n, tokens=True)
+    theirs, x = peer.BigBirdBlockSparseAttention(config).train(), random_tokens(n)
     mine = ours("bigbird", pattern, n)
     blocked, band, from_mask, to_mask = peer.BigBirdModel.create_masks_for_block_sparse_attn(torch.ones(BATCH, n), 64)
 
     def other() -> Tensor:
-        return apart(theirs(x, band, from_mask, to_mask, blocked, blocked)[0])
+        return split_heads(theirs(x, band, from_mask, to_mask, blocked, blocked)[0])
 
-    return projected(mine, [theirs.query, theirs.key, theirs.value], x), other, [x]
+    return on_projections(mine, [theirs.query, theirs.key, theirs.value], x), other, [x]
 
 
 # landmarks and projections
@@ -175,8 +178,12 @@ def _nystrom(pattern: str, n: int) -> Sides:
         dim=WIDTH, dim_head=DIM, heads=HEADS, num_landmarks=64, residual_conv_kernel=65
     )
     theirs.eval().to_out = nn.Identity()
-    mine, (x,) = ours("nystrom", pattern, n), drawn(n, tokens=True)
-    return lambda: mine(*(apart(t) for t in theirs.to_qkv(x).chunk(3, dim=-1))), lambda: apart(theirs(x)), [x]
+    mine, x = ours("nystrom", pattern, n), random_tokens(n)
+    return (
+        lambda: mine(*(split_heads(t) for t in theirs.to_qkv(x).chunk(3, dim=-1))),
+        lambda: split_heads(theirs(x)),
+        [x],
+    )
 
 
 @contest("nystrom", "NS", "transformers", "transformers")
@@ -190,22 +197,22 @@ def _nystromformer(pattern: str, n: int) -> Sides:
         conv_kernel_size=65,
         attention_probs_dropout_prob=0.0,
     )
-    theirs, (x,) = peer.NystromformerSelfAttention(config).eval(), drawn(n, tokens=True)
+    theirs, x = peer.NystromformerSelfAttention(config).eval(), random_tokens(n)
     layers = [theirs.query, theirs.key, theirs.value]
-    return projected(ours("nystrom", pattern, n), layers, x), lambda: apart(theirs(x)[0]), [x]
+    return on_projections(ours("nystrom", pattern, n), layers, x), lambda: split_heads(theirs(x)[0]), [x]
 
 
 @contest("linformer", "NS NC CC", "linformer", "linformer")
 def _linformer(pattern: str, n: int) -> Sides:
     theirs: Any = importlib.import_module("linformer").LinformerSelfAttention(dim=WIDTH, seq_len=n, k=256, heads=HEADS)
     theirs.eval().to_out = nn.Identity()
-    mine, x, y = ours("linformer", pattern, n), *(drawn(n, tokens=True)[0] for _ in "xy")
+    mine, x, y = ours("linformer", pattern, n), random_tokens(n), random_tokens(n)
     y = x if pattern == "NS" else y
 
     def own() -> Tensor:
-        return mine(apart(theirs.to_q(x)), apart(theirs.to_k(y)), apart(theirs.to_v(y)))
+        return mine(split_heads(theirs.to_q(x)), split_heads(theirs.to_k(y)), split_heads(theirs.to_v(y)))
 
-    return own, lambda: apart(theirs(x, None if pattern == "NS" else y)), [x]
+    return own, lambda: split_heads(theirs(x, None if pattern == "NS" else y)), [x]
 
 
 @contest("probsparse", "NS", "transformers", "transformers")
@@ -215,10 +222,10 @@ def _probsparse(pattern: str, n: int) -> Sides:
     theirs = peer.InformerProbSparseAttention(WIDTH, HEADS, is_decoder=causal, sampling_factor=5).eval()
     theirs.out_proj = nn.Identity()
     mine = ours("probsparse_leaky" if causal else "probsparse", pattern, n)
-    (x,) = drawn(n, tokens=True)
+    x = random_tokens(n)
     mask = torch.full((n, n), -1e9).triu(1).expand(BATCH, 1, n, n) if causal else None
     layers = [theirs.q_proj, theirs.k_proj, theirs.v_proj]
-    return projected(mine, layers, x), lambda: apart(theirs(x, attention_mask=mask)[0]), [x]
+    return on_projections(mine, layers, x), lambda: split_heads(theirs(x, attention_mask=mask)[0]), [x]
 
 
 contest("probsparse_leaky", "CS", "transformers", "transformers")(_probsparse)
@@ -231,7 +238,7 @@ contest("probsparse_leaky", "CS", "transformers", "transformers")(_probsparse)
 def _reformer(pattern: str, n: int, name: str = "reformer") -> Sides:
     peer = importlib.import_module("reformer_pytorch.reformer_pytorch")
     theirs = peer.LSHAttention(bucket_size=64, n_hashes=4, causal=pattern == "CS", attend_across_buckets=True)
-    mine, (q, _, v) = ours(name, pattern, n), drawn(n)
+    mine, (q, _, v) = ours(name, pattern, n), random_qkv(n)
 
     def other() -> Tensor:
         return theirs(q.flatten(0, 1), v.flatten(0, 1))[0].unflatten(0, (BATCH, HEADS))
@@ -250,7 +257,7 @@ def _routing(pattern: str, n: int, name: str = "routing") -> Sides:
     ).eval()
     theirs.kmeans.means.copy_(F.normalize(torch.randn_like(theirs.kmeans.means), dim=-1))
     theirs.kmeans.initted.fill_(True)
-    mine, (q, k, v) = ours(name, pattern, n), drawn(n)
+    mine, (q, k, v) = ours(name, pattern, n), random_qkv(n)
     return lambda: mine(q, k, v), lambda: theirs(q, k, v)[0], [q, k, v]
 
 
@@ -270,7 +277,7 @@ def _sinkhorn(pattern: str, n: int) -> Sides:
             64, WIDTH, DIM, HEADS, n, temperature=0.75, sinkhorn_iter=7, non_permutative=False
         )
     theirs.eval()
-    mine, (q, k, v) = ours("sinkhorn", pattern, n), drawn(n)
+    mine, (q, k, v) = ours("sinkhorn", pattern, n), random_qkv(n)
     return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
 
 
@@ -283,7 +290,7 @@ def _performer_peer() -> Any:
 
 @contest("performer", "NS CS NC CC", "performer-pytorch", "performer_pytorch")
 def _performer(pattern: str, n: int) -> Sides:
-    peer, mine, (q, k, v) = _performer_peer(), ours("performer", pattern, n), drawn(n)
+    peer, mine, (q, k, v) = _performer_peer(), ours("performer", pattern, n), random_qkv(n)
     theirs = peer.FastAttention(DIM, 256)
     theirs.projection_matrix.copy_(mine.directions)
     if pattern == "CS":  # without its CUDA kernels
@@ -294,13 +301,13 @@ def _performer(pattern: str, n: int) -> Sides:
 @contest("efficient", "NS NC CC", "performer-pytorch", "performer_pytorch")
 def _efficient(pattern: str, n: int) -> Sides:
     theirs = _performer_peer().FastAttention(DIM, no_projection=True)
-    mine, (q, k, v) = ours("efficient", pattern, n), drawn(n)
+    mine, (q, k, v) = ours("efficient", pattern, n), random_qkv(n)
     return lambda: mine(q, k, v), lambda: theirs(q, k, v), [q, k, v]
 
 
 @contest("linear", "NS NC CC CS", "performer-pytorch", "performer_pytorch")
 def _linear(pattern: str, n: int) -> Sides:
-    peer, mine, (q, k, v) = _performer_peer(), ours("linear", pattern, n), drawn(n)
+    peer, mine, (q, k, v) = _performer_peer(), ours("linear", pattern, n), random_qkv(n)
     theirs = peer.causal_linear_attention_noncuda if pattern == "CS" else peer.linear_attention
     return lambda: mine(q, k, v), lambda: theirs(F.elu(q) + 1, F.elu(k) + 1, v), [q, k, v]
 
@@ -318,16 +325,16 @@ def _lightning(pattern: str, n: int) -> Sides:
         hidden_act="silu",
         layer_types=["linear_attention"] * 3,
     )
-    theirs, (x,) = peer.MiniMaxLightningAttention(config, 0).eval(), drawn(n, tokens=True)
+    theirs, x = peer.MiniMaxLightningAttention(config, 0).eval(), random_tokens(n)
     slot = Slot(Pattern.CS, heads=HEADS, dim=DIM, max_len=n, width=WIDTH, layer=0, layers=3)
     mine: Any = registry.load("mechanism", "lightning")(slot).eval()
     mine.gate[0].weight, mine.scale = theirs.output_gate.weight, theirs.norm.weight
 
     def own() -> Tensor:
         q, k, v = theirs.qkv_proj(x).unflatten(-1, (HEADS, 3 * DIM)).transpose(1, 2).split(DIM, -1)
-        return apart(theirs.out_proj(mine(q, k, v, x=x).transpose(1, 2).flatten(2)))
+        return split_heads(theirs.out_proj(mine(q, k, v, x=x).transpose(1, 2).flatten(2)))
 
-    return own, lambda: apart(theirs(x, None, None)[0]), [x]
+    return own, lambda: split_heads(theirs(x, None, None)[0]), [x]
 
 
 # the plain functions of flash-linear-attention
@@ -340,7 +347,7 @@ def fla(of: str, mechanism: str, **params: Any) -> Any:
     def register(call: Callable[..., Tensor]) -> Any:
         def sides(pattern: str, n: int) -> Sides:
             function = getattr(importlib.import_module(module), name)
-            mine, (q, k, v), (y,) = ours(mechanism, pattern, n, **params), drawn(n), drawn(n, tokens=True)
+            mine, (q, k, v), y = ours(mechanism, pattern, n, **params), random_qkv(n), random_tokens(n)
             inputs = {name: y for name in mine.inputs}
             return lambda: mine(q, k, v, **inputs), lambda: call(function, mine, q, k, v, y), [q, k, v]
 
@@ -351,12 +358,12 @@ def fla(of: str, mechanism: str, **params: Any) -> Any:
 
 @fla("fla.ops.linear_attn.naive.naive_recurrent_linear_attn", "linear")
 def _recurrent(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-    return turned(function(turned(F.elu(q) + 1), turned(F.elu(k) + 1), turned(v), normalize=True)[0])
+    return swap(function(swap(F.elu(q) + 1), swap(F.elu(k) + 1), swap(v), normalize=True)[0])
 
 
 @fla("fla.ops.linear_attn.naive.naive_chunk_linear_attn", "linear")
 def _chunk(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-    return turned(function(turned(F.elu(q) + 1), turned(F.elu(k) + 1), turned(v), normalize=True))
+    return swap(function(swap(F.elu(q) + 1), swap(F.elu(k) + 1), swap(v), normalize=True))
 
 
 @fla("fla.ops.based.naive.naive_parallel_based", "linear", features="taylor")
@@ -373,24 +380,24 @@ def _retention(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Ten
 def _simple(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
     rate = torch.tensor([2.0 ** (-8 * (head + 1) / HEADS) for head in range(HEADS)])
     gate = -rate.expand(BATCH, q.shape[2], HEADS)
-    return turned(function(*(turned(F.silu(t)) for t in (q, k, v)), gate, scale=1.0)[0])
+    return swap(function(*(swap(F.silu(t)) for t in (q, k, v)), gate, scale=1.0)[0])
 
 
 @fla("fla.ops.gla.naive.naive_recurrent_gla", "gla")
 def _gla(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-    out = turned(function(*(turned(t) for t in (q, k, v, mine._gates(y, None)[0])))[0])
-    return F.rms_norm(out, (DIM,), mine.scale, 1e-5) * apart(F.silu(mine.gate(y)))
+    out = swap(function(*(swap(t) for t in (q, k, v, mine._gates(y, None)[0])))[0])
+    return F.rms_norm(out, (DIM,), mine.scale, 1e-5) * split_heads(F.silu(mine.gate(y)))
 
 
 @fla("fla.ops.abc.naive.naive_cumsum_abc", "abc")
 def _abc(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-    return function(q, k, v, apart(mine.control(y)))[0]
+    return function(q, k, v, split_heads(mine.control(y)))[0]
 
 
 @fla("fla.ops.gsa.naive.naive_recurrent_gsa", "abc", gated=True)
 def _gsa(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-    gate = turned(F.logsigmoid(apart(mine.control(y))) / 8)
-    return turned(function(turned(q), turned(k), turned(v), 1 - gate.exp(), gate)[0])
+    gate = swap(F.logsigmoid(split_heads(mine.control(y))) / 8)
+    return swap(function(swap(q), swap(k), swap(v), 1 - gate.exp(), gate)[0])
 
 
 def contests(mechanisms: list[str], patterns: list[str]) -> Iterator[Contest]:

@@ -1,4 +1,4 @@
-"""Processes of the latency meter, as a run makes them, for `coverage.py` and `aa.py`. Not a benchmark itself."""
+"""Timing processes as a run makes them, for `coverage.py` and `aa.py`. Not a benchmark itself."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +20,8 @@ LATENCY = registry.load("meter", "latency")()
 def cases(count: int) -> list[Case]:
     """Return up to 20 cases: two mechanisms and two backends, patterns, passes and lengths, one thread."""
     common = ["task=speed", "threads=1", "batch=1", "meters=[latency]"]
-    found = [
-        item.case
+    grid = [
+        measurement.case
         for how, n, pass_ in product(
             (
                 "mechanism=softmax pattern=NS,CS",
@@ -31,20 +31,20 @@ def cases(count: int) -> list[Case]:
             (128, 512),
             ("forward", "forward_backward"),
         )
-        for item in plan([*how.split(), f"seq_len={n}", f"pass={pass_}", *common]).measurements
+        for measurement in plan([*how.split(), f"seq_len={n}", f"pass={pass_}", *common]).measurements
     ]
-    return found[:count]
+    return grid[:count]
 
 
 @contextmanager
 def measuring() -> Iterator[ForkClient]:
-    """Hold the device alone, with a fork server."""
+    """Lock the CPU for timing, and give a client of a fork server."""
     with ForkClient() as client, locks.device("cpu", True):
         yield client
 
 
 def process(client: ForkClient, case: Case) -> dict[str, Any]:
-    """Time a case in one fresh process."""
+    """Time a case in one fresh process, and return the samples."""
     job = MeasureJob(case, str(Path("data").absolute()), threads=1, meters=["latency"], pinned=True)
     ending = client.run(job, 600.0, None)
     samples = ending.answer.meters["latency"] if isinstance(ending.answer, MeasureAnswer) else ending.answer
@@ -53,10 +53,10 @@ def process(client: ForkClient, case: Case) -> dict[str, Any]:
     return samples.metrics["latency"]
 
 
-def run(client: ForkClient, of: Sequence[Case]) -> list[Reading]:
-    """Time every case as `cab run` does: its processes in rounds over all cases."""
-    taken: list[list[dict[str, Any]]] = [[] for _ in of]
+def run(client: ForkClient, chosen: Sequence[Case]) -> list[Reading]:
+    """Time every case as `cab run` does: each round runs one process of every case."""
+    samples: list[list[dict[str, Any]]] = [[] for _ in chosen]
     for _ in range(LATENCY.processes):
-        for case, processes in zip(of, taken, strict=True):
+        for case, processes in zip(chosen, samples, strict=True):
             processes.append(process(client, case))
-    return [LATENCY.reduce("latency", processes) for processes in taken]
+    return [LATENCY.reduce("latency", processes) for processes in samples]

@@ -22,8 +22,8 @@ METRICS = {"latency": "seconds", "flops": "FLOP", "peak_allocated": "bytes", "pa
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """A made-up store's tidy table."""
-    found = []
+    """Return the tidy table of a made-up store."""
+    table = []
     for mechanism in range(90):
         for pattern in ("NS", "CS", "NC", "CC"):
             for n in LENGTHS:
@@ -32,13 +32,13 @@ def rows() -> pd.DataFrame:
                     case |= {"params": "{}", "settings": "{}", "task": "speed", "level": "attend", "scale": "quick"}
                     case |= {"batch": 2, "heads": 4, "dim": 64, "dtype": "float32", "device": "cpu", "seed": 0}
                     case |= {"backend": "eager", "case_id": digest(case), "environment_id": "e", "status": "ok"}
-                    found += [_row(case, metric, n * (mechanism + 1.0)) for metric in METRICS]
-    return pd.DataFrame(found, columns=COLUMNS)
+                    table += [_row(case, metric, n * (mechanism + 1.0)) for metric in METRICS]
+    return pd.DataFrame(table, columns=COLUMNS)
 
 
 def _row(case: dict[str, Any], metric: str, value: float) -> dict[str, Any]:
-    about = {"metric": metric, "unit": METRICS[metric], "higher_is_better": False, "value": value, "time": "1"}
-    return {**case, **about, "ci_low": value * 0.99, "ci_high": value * 1.01, "processes": 5}
+    result = {"metric": metric, "unit": METRICS[metric], "higher_is_better": False, "value": value, "time": "1"}
+    return {**case, **result, "ci_low": value * 0.99, "ci_high": value * 1.01, "processes": 5}
 
 
 def test_leaderboards(benchmark: Any, rows: pd.DataFrame) -> None:

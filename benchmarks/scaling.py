@@ -1,11 +1,11 @@
-"""How time and peak memory of the linear-cost mechanisms grow in n, and what causal forms cost beside noncausal ones.
+"""How time and peak memory of mechanisms of linear cost grow in n, and what causal forms cost beside noncausal ones.
 
     python benchmarks/scaling.py [NAME ...] [--patterns NS CS] [--lengths 1024 2048 4096 8192 16384] [--clock cpu]
 
-One process with the allocator pinned, 4 heads of 64, the defaults, forward with backward. Exponents are
-`cab.analysis.growth`'s fits, of the least time of several rounds over all lengths and of peak memory. The aims: at
-most 1.15 in time and 1.1 in memory; causal at most twice noncausal, by the median over runs of the two in turn, which
-is printed for each length.
+One process with the allocator pinned, 4 heads of 64, default hyper-parameters, forward with backward. Exponents are
+fitted by `cab.analysis.growth` to peak memory and to the least time of several rounds over all lengths. They may be at
+most 1.15 for time and 1.1 for memory. The causal form may take at most twice the time of the noncausal one: for each
+length the median ratio of runs of the two in turn is printed.
 """
 
 import argparse
@@ -33,27 +33,27 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def declared(name: str, pattern: str) -> float | None:
-    """Return the exponent on a mechanism's card; one with a cost of its own in a pattern is `O(...), CS O(...)`."""
+    """Return the exponent that a card declares for a pattern, as in `O(n d^2), CS O(n log n)`, or None."""
     cost, *others = registry.card("mechanism", name).facts["cost"].split(", ")
     causal = Pattern.of(pattern).causal
     for other in others:
-        which, _, own = other.partition(" ")
-        if which == pattern or (which == "causal" and causal):
-            cost = own
+        where, _, cost_there = other.partition(" ")
+        if where == pattern or (where == "causal" and causal):
+            cost = cost_there
     return declared_exponent(cost)
 
 
 def one_pass(name: str, pattern: str, n: int, batch: int) -> Callable[[], object]:
-    """Return a forward with its backward."""
+    """Return a function that runs forward and backward once."""
     slot = Slot(Pattern.of(pattern), heads=4, dim=64, max_len=n)
     torch.manual_seed(0)
     mechanism: Mechanism = registry.load("mechanism", name)(slot).eval()
-    given = RandomInputs(0, torch.float32, torch.device("cpu")).arguments(mechanism, batch, n, n)
-    leaves = [t.requires_grad_() for t in given.values() if t.is_floating_point()]
-    leaves += [p for p in mechanism.parameters()]
+    arguments = RandomInputs(0, torch.float32, torch.device("cpu")).arguments(mechanism, batch, n, n)
+    leaves = [t.requires_grad_() for t in arguments.values() if t.is_floating_point()]
+    leaves += mechanism.parameters()
 
     def call() -> object:
-        out = mechanism(**given)
+        out = mechanism(**arguments)
         return torch.autograd.grad(out.sum(), leaves, allow_unused=True) if out.requires_grad else out
 
     return call
@@ -71,43 +71,45 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=11, help="runs of a causal and a noncausal form in turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    clock = CLOCKS[asked.clock]
-    print(f"{asked.threads} threads, {asked.clock} clock, allocator {'pinned' if PINNED else 'not pinned'}")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    clock = CLOCKS[options.clock]
+    print(f"{options.threads} threads, {options.clock} clock, allocator {'pinned' if PINNED else 'not pinned'}")
     print("mechanism        pattern  time  memory   ms and MiB at each length")
-    for name in asked.mechanisms or names:
-        patterns = [p for p in asked.patterns if p in registry.card("mechanism", name).facts["patterns"]]
+    for name in options.mechanisms or names:
+        patterns = [p for p in options.patterns if p in registry.card("mechanism", name).facts["patterns"]]
         passes: dict[str, dict[int, Callable[[], object]]] = {}
         for pattern in patterns:
-            if not asked.mechanisms and declared(name, pattern) != 1.0:
+            if not options.mechanisms and declared(name, pattern) != 1.0:
                 continue
-            calls = {n: one_pass(name, pattern, n, asked.batch) for n in asked.lengths}
+            calls = {n: one_pass(name, pattern, n, options.batch) for n in options.lengths}
             times = dict.fromkeys(calls, float("inf"))
-            for turn in range(asked.rounds + 1):
+            for turn in range(options.rounds + 1):
                 for n, call in calls.items():
                     start = clock()
                     call()
                     times[n] = min(times[n], clock() - start) if turn else times[n]  # the first is a warm-up
             peaks = {n: peak_allocated(call) for n, call in calls.items()}
             passes[pattern] = calls
-            fits = [fitted(name, values) for values in (times, peaks)]
-            misses = [what for what, fit, aim in zip(("time", "memory"), fits, (1.15, 1.1), strict=True) if fit > aim]
+            exponents = [fitted(name, values) for values in (times, peaks)]
+            aims = zip(("time", "memory"), exponents, (1.15, 1.1), strict=True)
+            misses = [what for what, exponent, aim in aims if exponent > aim]
             cells = ", ".join(f"{times[n] * 1e3:.0f} {peaks[n] / 2**20:.0f}" for n in calls)
             missed = f"  above the aim: {', '.join(misses)}" if misses else ""
-            print(f"{name:16} {pattern}      {fits[0]:5.2f}   {fits[1]:5.2f}   {cells}{missed}", flush=True)
+            print(f"{name:16} {pattern}      {exponents[0]:5.2f}   {exponents[1]:5.2f}   {cells}{missed}", flush=True)
         for causal, plain in (("CS", "NS"), ("CC", "NC")):
             if causal in passes and plain in passes:
                 pairs = zip(passes[causal].values(), passes[plain].values(), strict=True)
-                ratios = [median(paired(one, other, asked.pairs, clock)) for one, other in pairs]
+                ratios = [median(ratios_of(one, other, options.pairs, clock)) for one, other in pairs]
                 cells = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-                print(f"{name:16} {causal}/{plain}  {cells}{'  above twice' * any(r > 2 for r in ratios)}", flush=True)
+                missed = "  above twice" if max(ratios) > 2 else ""
+                print(f"{name:16} {causal}/{plain}  {cells}{missed}", flush=True)
 
 
-def paired(
+def ratios_of(
     one: Callable[[], object], other: Callable[[], object], pairs: int, clock: Callable[[], float]
 ) -> list[float]:
-    """Return what the first takes of the second's time, run by run in turn: a drift meets both alike."""
+    """Return the first call's time over the second's, of runs in turn: a drift of the machine meets both alike."""
     ratios = []
     for _ in range(pairs):
         start = clock()
@@ -119,11 +121,11 @@ def paired(
 
 
 def fitted(name: str, values: dict[int, float]) -> float:
-    """Return the exponent."""
+    """Return the exponent of a mechanism's cost, from its values by length."""
     costs = tuple(CostAtLength(n, value, value, value) for n, value in values.items())
-    found = growth(Curve(name, "{}", "eager", {}, costs))
-    assert found is not None
-    return found.exponent
+    fit = growth(Curve(name, "{}", "eager", {}, costs))
+    assert fit is not None
+    return fit.exponent
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How long a user waits: `cab --help`, `cab list`, TAB, and the plan of 10,000 cases, with few and with 90 mechanisms.
+"""How long a user waits: `cab --help`, `cab list`, TAB, and the plan of 10,000 cases, with ours and with 90 mechanisms.
 
     python benchmarks/startup.py
 
-Prints the median wall time of whole processes. The copy with 90 mechanisms is made in a temporary folder.
+Prints the median wall time of whole processes, which run on copies of the checkout in a temporary folder.
 """
 
 import os
@@ -24,8 +24,8 @@ def copy_with_mechanisms(folder: Path, count: int) -> Path:
     for name in ("cab", "mechanisms", "tasks", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "cli.py", folder)
-    there = {path.stem for path in (folder / "mechanisms").glob("[!_]*.py")}
-    for number in range(count - len(there)):
+    own = len(list((folder / "mechanisms").glob("[!_]*.py")))
+    for number in range(count - own):
         shutil.copy(ROOT / "mechanisms" / "linear.py", folder / "mechanisms" / f"copy{number}.py")
         (folder / "conf" / "mechanism" / f"copy{number}.yaml").write_text(f"name: copy{number}\nchunk: 64\n")
     return folder
@@ -38,14 +38,14 @@ def seconds(checkout: Path, arguments: list[str], **environment: str) -> float:
     times = []
     for _ in range(RUNS + 1):
         start = time.perf_counter()
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=checkout)
+        process = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=checkout)
         times.append(time.perf_counter() - start)
-        assert done.returncode == 0 and done.stdout, done.stderr
+        assert process.returncode == 0 and process.stdout, process.stderr
     return statistics.median(times[1:])
 
 
 def main() -> None:
-    """Print every figure beside what it must stay under."""
+    """Print every figure with its limit."""
     few = ["mechanism=softmax,linear,local,agent", "seed=range(0,2500)"]
     tab = {"_CAB_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "cab run mechanism="}
     with tempfile.TemporaryDirectory() as temporary:

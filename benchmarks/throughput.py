@@ -2,11 +2,11 @@
 
     .venv-parity/bin/python benchmarks/throughput.py
 
-Each contest makes whole optimiser steps (AdamW) on the same real batches with the same recipe, interleaved round by
-round in alternating order; it prints real tokens a second and the ratio of ours to theirs, with half the width of its
-95 % interval. The peers have our sizes, dropout, head and pooling; BERT runs SDPA without dropout on the weights, and
-so does our softmax (backend=sdpa). They must be at least 0.95. Bucketed batches are those that training sees; padded
-ones are 4,096 tokens long. They must be at least twice as fast. One thread, 8 examples a batch.
+Each contest makes whole optimiser steps (AdamW) on the same real batches with the same recipe, in rounds of alternating
+order. It prints real tokens a second and the ratio of ours to theirs, with half the width of its 95 % interval. The
+ratio must be at least 0.95. The peers have our sizes, dropout, head and pooling; BERT runs SDPA without dropout on the
+weights, and so does our softmax (backend=sdpa). Bucketed batches are those of a training, padded ones are 4,096 tokens
+long; bucketed ones must be at least twice as fast. One thread, 8 examples a batch.
 """
 
 import sys
@@ -32,7 +32,7 @@ from cab.planning.plan import plan  # noqa: E402
 from cab.plugins import registry  # noqa: E402
 from cab.training import optimiser, step  # noqa: E402
 from cab.training.batch_sampler import BatchSampler  # noqa: E402
-from cab.worker.jobs import build_task  # noqa: E402
+from cab.worker.task_setup import build_task  # noqa: E402
 
 ROUNDS, BATCH = 11, 8
 VOCABULARY, CLASSES = 257, 2
@@ -95,17 +95,17 @@ def stepper(task: Any, model: nn.Module, recipe: Recipe) -> Callable[[Batch], fl
 
 
 def contest(ours: Callable[[Batch], float], theirs: Callable[[Batch], float], batch: Batch) -> str:
-    """Race two models over one batch."""
+    """Train two models on one batch in turn, and say how many tokens a second each takes."""
     assert batch.x_mask is not None
     tokens = int(batch.x_mask.sum())
     rounds: list[tuple[float, float]] = []
     for turn in range(-2, ROUNDS):
         sides = [ours, theirs] if turn % 2 else [theirs, ours]
-        found = {id(side): side(batch) for side in sides}
-        if turn >= 0:
-            rounds.append((found[id(ours)], found[id(theirs)]))
+        seconds = {side: side(batch) for side in sides}
+        if turn >= 0:  # the first two are a warm-up
+            rounds.append((seconds[ours], seconds[theirs]))
     ratios = [b / a for a, b in rounds]
-    pace = [tokens / median(seconds) for seconds in zip(*rounds, strict=True)]
+    pace = [tokens / median(times) for times in zip(*rounds, strict=True)]
     half = half_width_of_median(ratios)
     return f"ours {pace[0]:9,.0f}  theirs {pace[1]:9,.0f} tokens/s  ratio {median(ratios):.3f} ± {half:.3f}"
 

@@ -2,10 +2,10 @@
 
     python benchmarks/timers.py [--device cuda] [--rounds 25]
 
-On the CPU against `torch.utils.benchmark`, on ten cases; on a GPU, on six, against those of Triton and NVBench, whose
-second-level cache is cold as ours is, and beside PyTorch's, whose cache is warm. Printed: the ratio per case, the
-median over rounds with half the width of its 95 % interval. A round goes through all cases and times each with every
-timer, within a moment of each other, in alternating order. They must agree within 5 %. One thread.
+On the CPU it is held against `torch.utils.benchmark`, on ten cases. On a GPU it is held, on six cases, against the
+timers of Triton and NVBench, whose second-level cache is cold as ours is; PyTorch's, whose cache is warm, is shown
+beside them. A round times every case with every timer, one right after the other, in alternating order. Printed is the
+median ratio over the rounds, with half the width of its 95 % interval. The timers must agree within 5 %. One thread.
 """
 
 import argparse
@@ -60,7 +60,7 @@ CASES = [
 ]
 
 
-# on a GPU, calls of some length: what a launch takes, each timer encloses in a way of its own
+# on a GPU, long calls: the timers differ in what they count of a launch
 ON_CUDA = [
     replace(BASE, n=4096, m=4096, batch=4),
     replace(BASE, n=4096, m=4096, batch=4, backend="sdpa", dtype="bfloat16"),
@@ -75,21 +75,21 @@ COLD, WARM = ("triton", "nvbench"), ("torch",)  # PyTorch's timer leaves the cac
 def workload(case: Case) -> Workload:
     """Set up a case, checked."""
     mechanism, softmax = (registry.load("mechanism", name) for name in (case.mechanism, "softmax"))
-    made = build(case, registry.load("task", case.task), mechanism, softmax, Path())
-    made.check()
-    return made
+    checked = build(case, registry.load("task", case.task), mechanism, softmax, Path())
+    checked.check()
+    return checked
 
 
-def ratios(made: Workload, names: list[str]) -> dict[str, tuple[float, float]]:
-    """Return each timer's median seconds, and what ours are of them, timed in the order of `names`."""
-    found = {name: median(TIMERS[name](made.run, made.device).samples) for name in names}
-    return {name: (seconds, found["own"] / seconds) for name, seconds in found.items()}
+def ratios(timed: Workload, names: list[str]) -> dict[str, tuple[float, float]]:
+    """Return each timer's median seconds, and ours over them, timed in the order of `names`."""
+    medians = {name: median(TIMERS[name](timed.run, timed.device).samples) for name in names}
+    return {name: (seconds, medians["own"] / seconds) for name, seconds in medians.items()}
 
 
-def runs_here(name: str, made: Workload) -> bool:
-    """Whether a timer is installed; says why where it is not."""
+def runs_here(name: str, timed: Workload) -> bool:
+    """Whether a timer is installed; prints why where it is not."""
     try:
-        TIMERS[name](made.run, made.device)
+        TIMERS[name](timed.run, timed.device)
     except Unsupported as reason:
         print(reason)
         return False
@@ -101,30 +101,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=25)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    on_gpu = given.device != "cpu"
-    print(f"torch {torch.__version__}, {given.device}, one thread, allocator {'pinned' if PINNED else 'NOT pinned'}")
-    cases = [replace(case, device=given.device) for case in (ON_CUDA if on_gpu else CASES)]
+    on_gpu = options.device != "cpu"
+    print(f"torch {torch.__version__}, {options.device}, one thread, allocator {'pinned' if PINNED else 'NOT pinned'}")
+    cases = [replace(case, device=options.device) for case in (ON_CUDA if on_gpu else CASES)]
     workloads = [workload(case) for case in cases]
     others = [name for name in (*COLD, *WARM) if runs_here(name, workloads[0])] if on_gpu else list(WARM)
-    found: list[list[dict[str, tuple[float, float]]]] = [[] for _ in cases]
-    for turn in range(given.rounds):
-        for made, rounds in zip(workloads, found, strict=True):
-            rounds.append(ratios(made, ["own", *others][:: 1 if turn % 2 else -1]))
-    print(f"{given.rounds} rounds\n{'case':78} {'own':>12} {'other':>12} {'ratio':>7}")
-    held = within = 0
-    for case, rounds in zip(cases, found, strict=True):
+    results: list[list[dict[str, tuple[float, float]]]] = [[] for _ in cases]  # of each case, one a round
+    for turn in range(options.rounds):
+        for timed, rounds in zip(workloads, results, strict=True):
+            rounds.append(ratios(timed, ["own", *others][:: 1 if turn % 2 else -1]))
+    print(f"{options.rounds} rounds\n{'case':78} {'own':>12} {'other':>12} {'ratio':>7}")
+    counted = within = 0
+    for case, rounds in zip(cases, results, strict=True):
         ours = median(each["own"][0] for each in rounds)
         for name in others:
             theirs, ratio = (median(each[name][i] for each in rounds) for i in (0, 1))
             half = half_width_of_median([each[name][1] for each in rounds])
             counts = not on_gpu or name in COLD
-            held, within = held + counts, within + (counts and abs(ratio - 1) <= 0.05)
+            counted += counts
+            within += counts and abs(ratio - 1) <= 0.05
             what = f"{case.title} {case.dtype}: {name}{'' if counts else ' (warm cache: not counted)'}"
             print(f"{what:78} {ours * 1e6:9.1f} us {theirs * 1e6:9.1f} us {ratio:7.3f} ±{half:.3f}")
-    print(f"{within} of {held} within 5 %")
-    return int(within < held)
+    print(f"{within} of {counted} within 5 %")
+    return int(within < counted)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A mechanism that is lawful at the laws' lengths and comes to grief at 512 tokens, in the way that `how` says."""
+"""A mechanism that obeys the laws at their lengths and fails from 512 tokens on, in the way that `how` says."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from cab import Mechanism
 
 
 class Deadly(Mechanism):
-    """Every query reads the mean of the visible values, unless it dies."""
+    """Every query reads the mean of the visible values, unless the call fails."""
 
     patterns = {"NS": "native"}
     reads = "v"
@@ -23,7 +23,7 @@ class Deadly(Mechanism):
 
     def attend(self, q, k, v, key_mask=None, query_mask=None):
         if v.shape[2] >= 512:
-            self.die(v)
+            self.fail(v)
         weight = torch.ones_like(v[:, 0, :, 0]) if key_mask is None else key_mask.to(v.dtype)
         mean = torch.einsum("bm,bhmd->bhd", weight, v) / weight.sum(-1).clamp(min=1)[:, None, None]
         return mean[:, :, None].expand(-1, -1, v.shape[2], -1).contiguous()
@@ -33,7 +33,8 @@ class Deadly(Mechanism):
     def flops(self, n, m, backend="eager"):
         return 2.0 * self.slot.heads * m * self.slot.values
 
-    def die(self, v):
+    def fail(self, v):
+        """Raise, exit, be killed, loop, run out of memory, write NaN, or leave a grandchild behind."""
         if v.device.type == "meta":
             return
         if self.how == "raise":
@@ -51,7 +52,7 @@ class Deadly(Mechanism):
             torch.ones(1 << 40)
         if self.how == "poison":
             v.fill_(float("nan"))
-        if self.how == "escape":  # a grandchild in a session of its own that outlives the case
+        if self.how == "escape":  # a grandchild in a session of its own, which outlives the child
             marker = "cab-escaped-grandchild"
             subprocess.Popen(
                 [sys.executable, "-c", f"import time; {marker!r}; time.sleep(600)"], start_new_session=True
