@@ -2,7 +2,17 @@
 
 import torch
 
-from cab.conformance.subject import CUTS, WAYS, LawBroken, Subject, as_leaves, fixed_seed, repeat_sample, weighted_sum
+from cab.conformance.subject import (
+    CUTS,
+    WAYS,
+    Call,
+    LawBroken,
+    Subject,
+    as_leaves,
+    fixed_seed,
+    repeat_sample,
+    weighted_sum,
+)
 from cab.contracts.mechanism import collect_auxiliary_losses
 from cab.contracts.pattern import Pattern
 
@@ -22,6 +32,8 @@ def use(subject: Subject) -> None:
         perturbed_out = subject.mechanism(**subject.perturb(call, everywhere, "keys", content))
         if not (perturbed_out - out).abs().max() > ROUNDING:
             raise LawBroken("the source does not reach the target")
+        if subject.pattern is Pattern.CC:
+            _require_later_source(subject, call, content)
     else:
         copies = repeat_sample(call, len(CUTS))  # one for each cut
         before = torch.arange(n, device=subject.device) < torch.tensor(CUTS, device=subject.device)[:, None]
@@ -42,6 +54,21 @@ def use(subject: Subject) -> None:
             unused[name] = f"{name} is declared, and changes nothing"
     if unused:
         raise LawBroken(names=unused)
+
+
+def _require_later_source(subject: Subject, call: Call, content: str) -> None:
+    """Raise `LawBroken` unless some row i depends on a source token after i: CC is not "key <= query"."""
+    m = subject.lengths[0][1]
+    cuts = [cut for cut in CUTS if cut < m]
+    copies = repeat_sample(call, len(cuts))  # one for each cut
+    later = torch.arange(m, device=subject.device) >= torch.tensor(cuts, device=subject.device)[:, None]
+    perturbed_out = subject.mechanism(**subject.perturb(copies, later, "keys", content))
+    difference = (perturbed_out - subject.mechanism(**copies)).abs().amax((1, 3))  # (cuts, n)
+    rows_before = (
+        torch.arange(difference.shape[1], device=subject.device) < torch.tensor(cuts, device=subject.device)[:, None]
+    )
+    if not (difference * rows_before).max() > ROUNDING:
+        raise LawBroken("no row i depends on a source token after i: in CC every query sees the whole source")
 
 
 def learning(subject: Subject) -> None:
