@@ -171,7 +171,7 @@ def parse(words: list[str]) -> None:
         if any(word.startswith(("mechanism=", "grid=")) for word in given):
             plan([*usual, *given])
     elif names[0] == "check":
-        for name in names[1:]:
+        for name in set(names[1:]) - set(given):  # pattern=CS and law=padding narrow it
             registry.card("mechanism", name)
     elif names[0] == "list":
         assert set(names[1:]) <= {"mechanisms", "tasks", "meters", "grids"}
