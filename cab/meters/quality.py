@@ -17,7 +17,7 @@ class Quality(Meter):
     version = 1
 
     def measure(self, training: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Return the scores of a `cab.training.Training`."""
+        """Return the scores of a `cab.training.TrainingResult`."""
         return {metric: {"samples": scores} for metric, scores in training.scores.items()}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cab.attention.build import build_mechanism
-from cab.attention.random_inputs import RandomInputs
+from cab.attention.random_inputs import RandomInputs, other_ids
 from cab.attention.reference import by_reference
 from cab.attention.streaming import stream
 from cab.contracts.arguments import Arguments
@@ -70,21 +70,76 @@ def check_causality(mechanism: Mechanism, random: RandomInputs) -> None:
         return
     tensors, half = random.arguments(mechanism, 1, slot.max_len, slot.keys), slot.max_len // 2
     of_source = ("k", "v", "key_mask", *(name for name, (axis, *_) in mechanism.inputs.items() if axis == "keys"))
-    changed = dict(tensors)
-    for name, t in tensors.items():
-        if t.is_floating_point() and not (slot.pattern.cross and name in of_source):
-            axis = 2 if name in ("q", "k", "v") else 1
-            first, second = t.narrow(axis, 0, half), t.narrow(axis, half, t.shape[axis] - half)
-            changed[name] = torch.cat([first, 10 - second.flip(axis)], axis)
     with torch.no_grad():
-        rows, others = (compute(mechanism, each)[:, :, :half].double() for each in (tensors, changed))
-    check_finite([rows, others], "the output")
-    error, limit = (rows - others).abs().max().item(), torch.finfo(random.dtype).eps ** 0.5 * rows.abs().max().item()
-    if not error <= limit:
-        raise Wrong(
-            f"{type(mechanism).__name__}, backend {mechanism.backend}, is not causal at {slot.max_len} tokens: a row "
-            f"before {half} changes by {error:.3g} with the tokens after it; at most {limit:.3g} is rounding"
-        )
+        rows = compute(mechanism, tensors)[:, :, :half].double()
+        for way in (0, 1):  # in which ids are changed; numbers are changed alike in both
+            changed = dict(tensors)
+            for name, t in tensors.items():
+                if not name.endswith("_mask") and not (slot.pattern.cross and name in of_source):
+                    changed[name] = _with_other_end(mechanism, name, t, half, way)
+            others = compute(mechanism, changed)[:, :, :half].double()
+            check_finite([rows, others], "the output")
+            error = (rows - others).abs().max().item()
+            limit = torch.finfo(random.dtype).eps ** 0.5 * rows.abs().max().item()
+            if not error <= limit:
+                raise Wrong(
+                    f"{type(mechanism).__name__}, backend {mechanism.backend}, is not causal at {slot.max_len} tokens: "
+                    f"a row before {half} changes by {error:.3g} with the tokens after it; at most {limit:.3g} is "
+                    "rounding"
+                )
+            if all(t.is_floating_point() for name, t in tensors.items() if not name.endswith("_mask")):
+                return
+
+
+def _with_other_end(mechanism: Mechanism, name: str, t: Tensor, half: int, way: int) -> Tensor:
+    """Return an argument whose tokens from `half` on hold something else."""
+    if not t.is_floating_point():
+        _, kind, size = mechanism.inputs[name]
+        width: int = size if isinstance(size, int) else getattr(mechanism.slot, size)
+        where = (torch.arange(t.shape[1], device=t.device) >= half).expand(t.shape)
+        return other_ids(kind, width, t, where, way)
+    axis = 2 if name in ("q", "k", "v") else 1
+    first, second = t.narrow(axis, 0, half), t.narrow(axis, half, t.shape[axis] - half)
+    return torch.cat([first, 10 - second.flip(axis)], axis)
+
+
+def check_padding(mechanism: Mechanism, random: RandomInputs, batch: int) -> None:
+    """Raise `Wrong` where a padded sample is not what its real tokens give alone.
+
+    At the slot's whole length: a leak may begin beyond what the laws see. The reference, whose loops take minutes
+    there, is not asked.
+    """
+    slot = mechanism.slot
+    tensors = random.arguments(mechanism, min(EXAMPLES, batch), slot.max_len, slot.keys)
+    with torch.no_grad():
+        output = compute(mechanism, tensors)
+        for i in range(output.shape[0]):
+            alone, queries = _real_tokens(mechanism, tensors, i)
+            expected = compute(mechanism, alone).double()
+            error = (output[i : i + 1, :, :queries].double() - expected).abs().max().item()
+            limit = torch.finfo(random.dtype).eps ** 0.5 * max(expected.abs().max().item(), 1.0)
+            if not error <= limit:
+                raise Wrong(
+                    f"{type(mechanism).__name__}, backend {mechanism.backend}: at {slot.max_len} tokens a padded "
+                    f"sample is off by {error:.3g} from its {queries} real tokens alone; at most {limit:.3g} is "
+                    "rounding"
+                )
+
+
+def _real_tokens(mechanism: Mechanism, tensors: Mapping[str, Tensor], i: int) -> tuple[dict[str, Tensor], int]:
+    """Return the arguments of sample i without its padding, which stands at the end, and the number of its queries."""
+    real = {name: int(tensors[f"{name}_mask"][i].sum()) for name in ("query", "key") if f"{name}_mask" in tensors}
+    keys = real["key"]
+    queries = real.get("query", keys)
+    alone = {}
+    for name, t in tensors.items():
+        if name in mechanism.inputs:
+            on_keys = mechanism.inputs[name].axis == "keys"
+        else:
+            on_keys = name in ("k", "v", "key_mask")
+        axis = 2 if name in ("q", "k", "v") else 1
+        alone[name] = t[i : i + 1].narrow(axis, 0, keys if on_keys else queries)
+    return alone, queries
 
 
 def check_output(output: Tensor, shape: tuple[int, ...] | None) -> None:

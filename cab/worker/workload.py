@@ -19,6 +19,7 @@ from cab.worker import levels, reference_check
 from cab.worker.levels import Computation, Plugins, TrainingBatch
 from cab.worker.passes import Pass, build_pass
 
+PADDING = 0.25  # share of the tokens, where a task's mechanism is checked on padded samples
 _NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -85,6 +86,9 @@ class Workload:
             reference_check.compare(self.mechanism, case.params, self._inputs, case.batch, streaming=decodes)
             if not decodes and self.mechanism.slot.max_len > reference_check.TOKENS:
                 reference_check.check_causality(self.mechanism, self._inputs)
+                if self._inputs.padding or case.level == "model":  # a task's batches are padded
+                    padded = replace(self._inputs, padding=self._inputs.padding or PADDING)
+                    reference_check.check_padding(self.mechanism, padded, case.batch)
             self.module.train(mode)
         if case.backend != "eager":  # compiled for another length, the next code would be for lengths of any size
             torch.compiler.reset()

@@ -453,3 +453,41 @@ def test_a_decoder_reads_what_came_before_in_pieces(monkeypatch: pytest.MonkeyPa
         last = TokenDecoder(mechanism, given, 700).run()
     assert sizes == [256, 256, 188, 1, 1]
     torch.testing.assert_close(last, mechanism(**given)[:, :, -1:])
+
+
+class PaddingLeaksLate(Twin):
+    """Reads masked keys, from 600 tokens on."""
+
+    patterns = {"NS": "native", "NC": "native"}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return super().attend(q, k, v, key_mask if k.shape[2] <= 600 else None, query_mask)
+
+
+class LooksAtLaterIds(Twin):
+    """From 400 tokens on, the last token's group decides about every row."""
+
+    patterns = {"CS": "native"}
+    inputs = {"group": ("queries", "id")}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None, *, group):
+        out = super().attend(q, k, v, key_mask, query_mask)
+        same = (group[:, :1] == group[:, -1:]).to(out.dtype)
+        return out if q.shape[2] <= 400 else out * (1 + same[:, None, :, None])
+
+    def reference(self, q, k, v, group):
+        return super().attend(q, k, v)
+
+
+@pytest.mark.parametrize("pattern", ["NS", "NC"])
+def test_padding_that_leaks_at_the_cases_own_length_alone_is_found(pattern: str) -> None:
+    with pytest.raises(Wrong, match=r"at 700 tokens a padded sample is off by .* from its \d+ real tokens alone"):
+        workload(PaddingLeaksLate, pattern=pattern, n=700, m=700, settings={"padding": 0.25}).check()
+    workload(PaddingLeaksLate, pattern=pattern, n=500, m=500, settings={"padding": 0.25}).check()
+    workload(PaddingLeaksLate, pattern=pattern, n=700, m=700).check()  # nothing is masked
+
+
+def test_later_ids_that_decide_at_the_cases_own_length_alone_are_found() -> None:
+    with pytest.raises(Wrong, match="is not causal at 700 tokens"):
+        workload(LooksAtLaterIds, pattern="CS", n=700).check()
+    workload(LooksAtLaterIds, pattern="CS", n=350).check()
