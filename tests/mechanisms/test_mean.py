@@ -1,4 +1,4 @@
-"""The control: softmax attention without scores."""
+"""The baseline `mean`: softmax attention without scores."""
 
 import pytest
 import torch
