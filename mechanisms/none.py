@@ -1,6 +1,6 @@
-"""No attention: zeros in every pattern, so that residual and feed-forward remain.
+"""No attention: the output is zero in every pattern, so that only residual and feed-forward layers remain.
 
-The floor that every accuracy is read against.
+It is the baseline of every accuracy.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from cab import Mechanism
 
 
 class Nothing(Mechanism):
-    """Reads nothing and says nothing."""
+    """Every query reads zeros."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     cost = "O(1)"
@@ -24,7 +24,7 @@ class Nothing(Mechanism):
 
     def __init__(self, slot: Any) -> None:
         super().__init__(slot)
-        # gives the output the module's device and dtype, since no tensor arrives that could
+        # holds the device and the dtype of the output, since no tensor is read
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def attend(
@@ -40,8 +40,10 @@ class Nothing(Mechanism):
         batch, n = query_mask.shape
         return self.zero.expand(batch, self.slot.heads, n, self.slot.values)
 
-    reference = attend
+    def reference(self, q: None, k: None, v: None, query_mask: Tensor) -> Tensor:
+        """Return a zero for each query, head and channel."""
+        return self.zero.new_zeros(1, self.slot.heads, query_mask.shape[1], self.slot.values)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Nothing is multiplied."""
+        """Return 0: nothing is multiplied."""
         return 0.0
