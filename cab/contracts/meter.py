@@ -31,6 +31,7 @@ class Meter:
     processes: ClassVar[int] = 1  # how many fresh processes one value takes
     pinned_allocator: ClassVar[bool] = False  # whether the child pins glibc's allocator first
     searches: ClassVar[bool] = False  # whether it chooses the cases that are measured, by `search`
+    needs_method: ClassVar[dict[str, str]] = {}  # metrics that are there where the mechanism defines a method
     asks: ClassVar[dict[str, Any]] = {}  # root keys that are part of this meter's question -> their usual values
 
     def unavailable(self, device: str) -> str | None:

@@ -1,12 +1,46 @@
 """Bytes that a call reads and writes, counted operation by operation; on meta tensors too. Imports torch."""
 
 import weakref
-from collections.abc import Callable, Iterator
-from math import prod
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from math import gcd, prod
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The bytes of a storage that a tensor has: runs of `run` bytes, repeated along axes of (size, stride in bytes)."""
+
+    offset: int
+    run: int
+    axes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "_Part":
+        item = tensor.element_size()
+        strides = zip(tensor.stride(), tensor.shape, strict=True)
+        run, axes = item, list[tuple[int, int]]()
+        for stride, size in sorted((stride * item, size) for stride, size in strides if stride and size > 1):
+            if not axes and stride <= run:  # the next axis goes on where the run ends, or overlaps with it
+                run = stride * (size - 1) + run
+            else:
+                axes.append((size, stride))
+        return cls(int(tensor.storage_offset()) * item, run, tuple(axes))
+
+
+def _union(parts: Collection[_Part]) -> int:
+    """Return how many bytes the parts of one storage have together."""
+    unit = gcd(*(length for part in parts for length in (part.offset, part.run, *(stride for _, stride in part.axes))))
+    end = max(part.offset + part.run + sum((size - 1) * stride for size, stride in part.axes) for part in parts)
+    read = torch.zeros(end // unit, dtype=torch.bool)
+    for part in parts:
+        sizes = [*(size for size, _ in part.axes), part.run // unit]
+        strides = [*(stride // unit for _, stride in part.axes), 1]
+        read.as_strided(sizes, strides, part.offset // unit).fill_(True)
+    return int(read.sum()) * unit
 
 
 class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -20,7 +54,8 @@ class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.moved = 0
         self._internal: set[int] = set()  # storages that the call has allocated and that are alive
-        self._external: dict[int, int] = {}  # storages from outside the call -> bytes of them that are read
+        # storages from outside the call -> which parts of them are read
+        self._external: dict[int, set[_Part]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -35,8 +70,8 @@ class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.moved += sum(map(_bytes, arguments)) + sum(map(_bytes, outputs))
             for tensor in arguments:
                 key = tensor.untyped_storage()._cdata
-                if key not in self._internal:
-                    self._external[key] = max(self._external.get(key, 0), _bytes(tensor))
+                if key not in self._internal and tensor.numel():
+                    self._external.setdefault(key, set()).add(_Part.of(tensor))
             self._add_internal(allocated)
         return result
 
@@ -50,7 +85,7 @@ class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def needed(self, result: Any) -> int:
         """Return the least bytes that a call with this result moves: what it reads from outside, and the result."""
-        return sum(self._external.values()) + sum(map(_bytes, _tensors(result)))
+        return sum(map(_union, self._external.values())) + sum(map(_bytes, _tensors(result)))
 
 
 def count_traffic(call: Callable[[], Any]) -> tuple[int, int]:

@@ -25,7 +25,8 @@ class Flops(Meter):
         "the least that the definition takes; bytes_needed: inputs, parameters and results, once; bytes_moved: what "
         "each operation of eager attend reads and writes; intensity: FLOPs needed (else counted) by bytes needed"
     )
-    version = 1
+    version = 2  # of bytes_needed, all slices of an argument count
+    needs_method = {"flops": "flops", "flops_needed": "flops"}
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
         """Closed forms are for the forward pass of one mechanism or layer; all other passes are counted only."""
@@ -44,9 +45,6 @@ class Flops(Meter):
                 executed = case.batch * (mechanism.flops(case.n, case.m, case.backend) + projections)
                 flops_needed = case.batch * (mechanism.flops_needed(case.n, case.m) + projections)
                 results |= {"flops": {"samples": [executed]}, "flops_needed": {"samples": [flops_needed]}}
-            else:
-                missing = {"status": "unsupported", "reason": f"{type(mechanism).__name__} does not define flops"}
-                results |= {"flops": missing, "flops_needed": missing}
         bytes_needed = max(results["bytes_needed"]["samples"][0], 1)
         return results | {"intensity": {"samples": [flops_needed / bytes_needed]}}
 

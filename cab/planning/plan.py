@@ -128,6 +128,10 @@ def _measurements(
         metrics = dict(meter.applies(own_case))
         if name == "quality" and point.task.facts["trains"] and case.pass_ == "train":
             metrics = {metric: (unit, higher) for metric, (unit, higher) in point.task.facts["metrics"].items()}
+        methods = [set(card.methods) for card in point.inners or (point.mechanism,)]
+        for metric, method in meter.needs_method.items():
+            if not all(method in each for each in methods):
+                metrics.pop(metric, None)
         if not metrics:
             continue
         unavailable = meter.unavailable(case.device)
