@@ -52,3 +52,25 @@ def test_causally_a_query_sees_the_last_window_and_the_chunks_that_ended_before_
     seen = torch.stack([torch.autograd.grad(row, v, retain_graph=True)[0].abs().sum((0, 1, 3)) > 0 for row in rows])
     i, j = torch.arange(N)[:, None], torch.arange(N)
     assert torch.equal(seen, ((i - j >= 0) & (i - j < 4)) | (j // 5 < i // 5))
+
+
+@pytest.mark.parametrize("computed", ["attend", "reference", "step"])
+def test_causally_the_mixtures_are_of_keys_and_values_that_have_passed_no_norm(computed: str) -> None:
+    """As in the authors' autoregressive code: with weights of one half, LN((v_0 + v_1) / 2), and not of LN(v)."""
+    slot = Slot(Pattern.CS, heads=1, dim=4, max_len=8)
+    mechanism = registry.load("mechanism", "long_short")(slot, window=2, chunk=2).double()
+    torch.nn.init.zeros_(mechanism.mix.weight)
+    q, v = torch.zeros(1, 1, 4, 4).double(), torch.zeros(1, 1, 4, 4).double()
+    v[0, 0, 0, 0] = 1
+    v[0, 0, 1, :2] = 10
+    y = torch.zeros(1, 4, slot.tokens).double()
+    if computed == "step":
+        state = mechanism.init_state(q[:, :, :0], v[:, :, :0], y=y[:, :0])
+        out, _ = mechanism.step(state, q, q, v, y=y)
+    else:
+        out = getattr(mechanism, computed)(q, q, v, y=y)
+    # the last query weighs the mixture of the first chunk, and two tokens of zeros, equally
+    mixture = torch.nn.functional.layer_norm((v[0, 0, 0] + v[0, 0, 1]) / 2, (4,))
+    torch.testing.assert_close(out[0, 0, 3], mixture / 3)
+    expected = torch.tensor([0.364, 0.301, -0.333, -0.333]).double()
+    torch.testing.assert_close(out[0, 0, 3], expected, atol=1e-3, rtol=0)
