@@ -3,6 +3,7 @@
 An option of a group is what `mechanism=NAME`, `task=NAME` or `grid=NAME` chooses.
 """
 
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,11 @@ def _standing_alone(group: str) -> list[str]:
 @lru_cache
 def folders() -> list[Path]:
     """Return conf/, and the folders of installed packages that add to it (entry points `cab.configs`)."""
-    of_packages = [registry.source_of(entry_point) for entry_point in registry.installed("cab.configs")]
-    return [beside("conf"), *(path.parent if path.suffix else path for path in of_packages)]
+    paths = []
+    for entry_point in registry.installed("cab.configs"):
+        with suppress(UsageError):  # a broken package costs its own options alone; `cab doctor` names it
+            paths.append(registry.source_of(entry_point))
+    return [beside("conf"), *(path.parent if path.suffix else path for path in paths)]
 
 
 @lru_cache

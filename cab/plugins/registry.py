@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,19 @@ _PACKAGES = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.m
 class _Source:
     """Where the source of a plug-in lies, and how it is imported."""
 
-    path: Path
     class_name: str | None  # None: the only plug-in of the file
     module: str | None  # None: a user's file, which is imported by its path
     origin: str  # for messages
+    file: Path | None = None
+    point: EntryPoint | None = None  # of an installed package, whose file is looked for when it is needed
+
+    @property
+    def path(self) -> Path:
+        """The file; `UsageError` where an installed package's is not there."""
+        if self.file is not None:
+            return self.file
+        assert self.point is not None
+        return source_of(self.point)
 
 
 def names(kind: str) -> list[str]:
@@ -80,7 +89,7 @@ def _source(kind: str, name: str) -> _Source:
         path, _, class_name = name.partition(":")
         if not Path(path).is_file():
             raise UsageError(f"{kind} '{name}': there is no file {Path(path).absolute()}")
-        return _Source(Path(path).resolve(), class_name or None, None, path)
+        return _Source(class_name or None, None, path, Path(path).resolve())
     by_name = _sources(kind)
     if name not in by_name:
         raise unknown(kind, name, by_name, f"A file of your own: {kind}=./file.py:Class")
@@ -98,10 +107,11 @@ def _sources(kind: str) -> dict[str, list[_Source]]:
     by_name: dict[str, list[_Source]] = {}
     for path in sorted(folder.glob("*.py")):
         if not path.stem.startswith("_"):
-            source = _Source(path, None, f"{_PACKAGES[kind]}.{path.stem}", str(path))
+            source = _Source(None, f"{_PACKAGES[kind]}.{path.stem}", str(path), path)
             by_name.setdefault(path.stem, []).append(source)
     for point in installed(f"cab.{kind}s"):
-        source = _Source(source_of(point), point.attr, point.module, f"{point.value} (an installed package)")
+        # what is wrong with one package costs only who names it: its file is not looked for here
+        source = _Source(point.attr, point.module, f"{point.value} (an installed package)", point=point)
         by_name.setdefault(point.name, []).append(source)
     return by_name
 
@@ -120,15 +130,24 @@ def _entry_points() -> Any:
 def source_of(point: EntryPoint) -> Path:
     """Find an entry point's file without importing its package (whose `__init__` may import anything)."""
     search_path: Any = None
-    spec = None
-    for part in point.module.split("."):  # a level at a time: PathFinder imports nothing
-        spec = PathFinder.find_spec(part, search_path)
+    spec, name = None, ""
+    for part in point.module.split("."):  # a level at a time: finders import nothing
+        name = f"{name}.{part}".lstrip(".")
+        spec = _find_spec(name, search_path)
         if spec is None:
             break
         search_path = spec.submodule_search_locations
     if spec is None or not spec.origin:
         raise UsageError(f"the entry point {point.name} = {point.value} names a module that is not installed")
     return Path(spec.origin)
+
+
+def _find_spec(name: str, search_path: Any) -> ModuleSpec | None:
+    """Ask each finder for a module: an editable installation has one of its own."""
+    for finder in sys.meta_path:
+        if (spec := finder.find_spec(name, search_path)) is not None:
+            return spec
+    return None
 
 
 def _import_file(path: Path) -> Any:

@@ -94,6 +94,11 @@ def _problems() -> Iterator[str]:
         yield "there is no C++ compiler: backend=compile cannot build CPU kernels"
     if sys.platform != "linux":
         yield f"cab measures in child processes on Linux; this is {sys.platform}"
+    for point in registry.installed("cab.configs"):
+        try:
+            registry.source_of(point)
+        except UsageError as error:
+            yield f"the configuration of an installed package is left out: {error}"
     for kind in registry.KINDS:
         for name, card in registry.cards_of(kind).items():
             if isinstance(card, UsageError):

@@ -1,7 +1,12 @@
 """Names are plug-ins of our folders, of a user's file and of installed packages."""
 
+import importlib.abc
+import importlib.util
 import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +49,51 @@ def test_a_class_that_derives_from_nothing_of_ours_is_refused_by_name(tmp_path: 
     (tmp_path / "mine.py").write_text("class Mine:\n    patterns = {'NS': 'native'}\n")
     with pytest.raises(UsageError, match=r"the class Mine must derive from cab\.Mechanism"):
         registry.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")
+
+
+class EditableFinder(importlib.abc.MetaPathFinder):
+    """As setuptools installs one for an editable package: it maps a top-level name to a folder."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname != self.name:
+            return None
+        where = self.folder / "__init__.py"
+        return importlib.util.spec_from_file_location(fullname, where, submodule_search_locations=[str(self.folder)])
+
+
+def entry_points_of(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    points = EntryPoints(EntryPoint(name, value, "cab.mechanisms") for name, value in values.items())
+    monkeypatch.setattr(registry, "_entry_points", lambda: points)
+    registry._sources.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    registry._sources.cache_clear()
+
+
+def test_an_editable_package_is_found_by_its_own_finder_and_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "src" / "their_package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('the package was imported')\n")
+    (folder / "attention.py").write_text(
+        "from cab import Mechanism\n\n\nclass Theirs(Mechanism):\n    patterns = {'NS': 'native'}\n"
+    )
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableFinder("their_package", folder)])
+    entry_points_of(monkeypatch, theirs="their_package.attention:Theirs")
+    assert registry.card("mechanism", "theirs").class_name == "Theirs"
+
+
+def test_a_broken_package_costs_only_who_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry_points_of(monkeypatch, broken="nowhere.at_all:Class")
+    assert registry.card("mechanism", "softmax").class_name == "Softmax"
+    assert "broken" in registry.names("mechanism")
+    with pytest.raises(UsageError, match="names a module that is not installed"):
+        registry.card("mechanism", "broken")
+    assert isinstance(registry.cards_of("mechanism")["broken"], UsageError)
