@@ -11,8 +11,8 @@ from cab.planning.overrides import INNER_KEYS, Axes, node, options, parse
 from cab.planning.plugin_config import configured
 
 
-def blocks_of(grid: Any, own: Axes) -> Iterator[Axes]:
-    """Yield the keys of each block of a grid, with the user's `own` keys in place of the block's.
+def blocks_of(grid: Any, user_keys: Axes) -> Iterator[Axes]:
+    """Yield the keys of each block of a grid, with those of the user in place of the block's own.
 
     A mechanism of the user's joins the blocks that name it. One that no block names, as a user's own file, joins the
     first block that asks for no backend, or the first. A block that none of the user's mechanisms joins is left out,
@@ -23,15 +23,16 @@ def blocks_of(grid: Any, own: Axes) -> Iterator[Axes]:
     blocks = _blocks(grid)
     used: set[str] = set()
     for index, block in enumerate(blocks):
-        users = _users_keys(index, blocks, own)
-        if users is None:
+        in_block = _in_block(index, blocks, user_keys)
+        if in_block is None:
             continue
-        used |= set(users)
+        used |= set(in_block)
         for group in ("mechanism", "task"):
-            if group in own:  # the block's hyper-parameters of options that the user did not choose
-                block = {key: values for key, values in block.items() if not _is_of_another(key, group, users[group])}
-        yield {**block, **users}
-    unused = [key for key in own if key not in used]
+            if group in user_keys:  # hyper-parameters of options that the user did not choose
+                chosen = in_block[group]
+                block = {key: values for key, values in block.items() if not _is_of_another(key, group, chosen)}
+        yield {**block, **in_block}
+    unused = [key for key in user_keys if key not in used]
     if unused:
         raise UsageError(f"'{unused[0]}': no block of grid={grid} holds a mechanism that this is for")
 
@@ -46,14 +47,14 @@ def _blocks(grid: Any) -> list[Axes]:
     return [parse([str(text) for text in block]) for block in blocks]
 
 
-def _users_keys(index: int, blocks: list[Axes], own: Axes) -> Axes | None:
+def _in_block(index: int, blocks: list[Axes], user_keys: Axes) -> Axes | None:
     """Return the user's keys for one block, with the mechanisms that it then holds; None where it holds none."""
     block = blocks[index]
     if "mechanism" not in block:
-        return own
+        return user_keys
     in_grid = {name for each in blocks for name in _mechanisms(each)}
-    if "mechanism" in own:
-        candidates = _mechanisms(own)
+    if "mechanism" in user_keys:
+        candidates = _mechanisms(user_keys)
         unnamed = set(candidates) - in_grid if index == _block_of_unnamed(blocks) else set()
         names = [name for name in candidates if name in _mechanisms(block) or name in unnamed]
     else:
@@ -61,7 +62,7 @@ def _users_keys(index: int, blocks: list[Axes], own: Axes) -> Axes | None:
     if not names:
         return None
     elsewhere = [name for name in candidates if name not in names]
-    keys = {key: values for key, values in own.items() if not _is_for_another_block(key, names, elsewhere)}
+    keys = {key: values for key, values in user_keys.items() if not _is_for_another_block(key, names, elsewhere)}
     return {**keys, "mechanism": names}
 
 

@@ -30,10 +30,10 @@ class GridPoint:
 
 def points(overrides: list[str]) -> list[GridPoint]:
     """Expand overrides into points, the last key varying fastest; `UsageError` says what cannot be understood."""
-    own = parse(overrides)
+    user_keys = parse(overrides)
     expanded: list[GridPoint] = []
-    for grid in own.pop("grid", [None]):
-        for block in [own] if grid is None else blocks_of(grid, own):
+    for grid in user_keys.pop("grid", [None]):
+        for block in [user_keys] if grid is None else blocks_of(grid, user_keys):
             expanded += _expand(block)
     return expanded
 
@@ -65,13 +65,13 @@ def _mechanism_variants(
     mechanism: PluginConfig, chosen: list[PluginConfig], block: Axes
 ) -> list[tuple[dict[str, Any], tuple[Card, ...]]]:
     """Return each choice of a mechanism's hyper-parameters, with the cards of what it is put around."""
-    own = [{**mechanism.params, **values} for values in combinations(hyperparameter_axes(mechanism, chosen, block))]
+    axes = hyperparameter_axes(mechanism, chosen, block)
     names = mechanism.inner_names
-    choices = list(product(*(inner_mechanisms(mechanism, name, block) for name in names)))
+    inner_choices = list(product(*(inner_mechanisms(mechanism, name, block) for name in names)))
     variants = []
-    for params, inners in product(own, choices):
+    for values, inners in product(combinations(axes), inner_choices):
         wrapped = {name: {"name": each.card.name, **each.params} for name, each in zip(names, inners, strict=True)}
-        variants.append(({**params, **wrapped}, tuple(each.card for each in inners)))
+        variants.append(({**mechanism.params, **values, **wrapped}, tuple(each.card for each in inners)))
     return variants
 
 

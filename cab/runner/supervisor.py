@@ -319,8 +319,10 @@ def _retryable(outcome: Outcome, checkpoint: bool = False) -> Outcome:
 
 
 def _all_but_lengths(measurement: Measurement) -> str:
-    """Hash everything that a measurement asks but the lengths of its case."""
-    question = {**measurement.case.question(), "n": None, "m": None}
+    """Hash everything that a measurement asks but the lengths of its case; of a raster the number of axes counts."""
+    case = measurement.case
+    axes = {name: len(case.settings[name]) for name in ("raster", "source_raster") if name in case.settings}
+    question: dict[str, Any] = {**case.question(), "n": None, "m": None, "settings": {**case.settings, **axes}}
     return digest([question, measurement.meter, measurement.memory_limit])
 
 

@@ -150,6 +150,21 @@ def test_what_is_longer_than_what_ran_out_of_memory_is_skipped(
 
 
 @pytest.mark.usefixtures("lawful")
+def test_on_a_raster_what_is_longer_than_what_ran_out_of_memory_is_skipped_too(tmp_path: Path) -> None:
+    """On a stand-in for the fork server, with room for 300 tokens."""
+
+    class SmallServer:
+        def run(self, job: Any, *_: Any) -> Ending:
+            samples = Samples({name: {"samples": [1.0]} for name in ("peak_allocated", "peak_resident")})
+            answer = MeasureAnswer({"memory": samples}, True, 1.0) if job.case.n < 300 else Failure("oom", "no memory")
+            return Ending(answer, EXITED, "")
+
+    grid = ["mechanism=none", "raster=square", "seq_len=256,400,1024", "meters=[memory]"]
+    peaks = by_length(SmallServer(), grid, "peak_allocated", tmp_path, preflight=False)
+    assert [peaks[n, n].status for n in (256, 400, 1024)] == ["ok", "oom", "skipped"]
+
+
+@pytest.mark.usefixtures("lawful")
 def test_a_shorter_source_is_not_skipped_for_a_longer_one(tmp_path: Path) -> None:
     """On a stand-in for the fork server, with room for 2^20 pairs of n and m."""
 
