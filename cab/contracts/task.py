@@ -86,6 +86,10 @@ class Task:
         False  # whether any token of a raster may be masked: True, or hyper-parameters that make it so
     )
     data: ClassVar[tuple[str, ...]] = ()  # names in the data folder that `source` looks for: other data, other numbers
+    # what a case of this task is by default, and at each scale: pieces of the root configuration. A YAML of the task's
+    # name (conf/task/, or beside a file of the user's own) replaces both
+    case: ClassVar[dict[str, Any]] = {}
+    scales: ClassVar[dict[str, dict[str, Any]]] = {}
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
 

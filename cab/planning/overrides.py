@@ -92,15 +92,22 @@ def node(group: str, name: str) -> dict[str, Any]:
     paths = [path for folder in folders() if (path := folder / group / f"{name}.yaml").is_file()]
     if len(paths) > 1:
         raise UsageError(f"two files define {group}={name}: {' and '.join(map(str, paths))}")
-    if not paths:
-        return {"name": name}
+    return _read(paths[0], group, name) if paths else {"name": name}
+
+
+def beside_file(file: str) -> dict[str, Any]:
+    """Return what the YAML beside a user's file says: of `mine.py` it is `mine.yaml`. {} where there is none."""
+    path = Path(file.partition(":")[0]).with_suffix(".yaml")
+    return _read(path) if path.is_file() else {}
+
+
+def _read(path: Path, group: str = "", name: str = "") -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    path = paths[0]
     try:
         loaded: Any = OmegaConf.load(path)
-        if "defaults" in loaded:  # an option that builds on others: Hydra puts them together
+        if "defaults" in loaded and name:  # an option that builds on others: Hydra puts them together
             loaded = _composed(group, name, path)
         plain = OmegaConf.to_container(loaded, resolve=True)
     except (OmegaConfBaseException, OSError, ValueError) as error:

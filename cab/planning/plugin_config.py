@@ -42,7 +42,8 @@ class PluginConfig:
 def configured(group: str, option: str) -> PluginConfig:
     """Return an option of `mechanism` or `task`; `UsageError` where it is unknown or its YAML does not fit."""
     if registry.is_file(option):
-        card, from_yaml = registry.card(group, option), {}
+        card, from_yaml = registry.card(group, option), overrides.beside_file(option)
+        from_yaml.pop("name", None)
     else:
         if option not in overrides.options(group):
             accepted = overrides.options(group)
@@ -50,22 +51,38 @@ def configured(group: str, option: str) -> PluginConfig:
         from_yaml = deepcopy(overrides.node(group, option))
         card = registry.card(group, str(from_yaml.pop("name", option)))
     if group == "task":
-        case, scales = from_yaml.pop("case", None) or {}, from_yaml.pop("scales", None) or {}
+        case = from_yaml.pop("case", None) or card.facts["case"] or _usual_case(card)
+        scales = from_yaml.pop("scales", None) or card.facts["scales"]
     else:
         case, scales = {}, {}
     wraps = group == "mechanism" and card.facts["patterns"] == "inner"
     inners = {name: from_yaml.pop(name) for name in INNER_KEYS if wraps and from_yaml.get(name) is not None}
     for name, inner in inners.items():
         if not isinstance(inner, dict) or "name" not in inner:
-            raise UsageError(f"conf/{group}/{option}.yaml: {name}={inner!r}: write {name}: {{name: agent}}")
+            raise UsageError(f"{_where(group, option)}: {name}={inner!r}: write {name}: {{name: agent}}")
     unexpected = set(from_yaml) - set(card.params)
     if unexpected:
-        raise UsageError(f"conf/{group}/{option}.yaml sets '{min(unexpected)}', which {card.class_name} does not take")
+        raise UsageError(f"{_where(group, option)} sets '{min(unexpected)}', which {card.class_name} does not take")
     params = {**card.params, **from_yaml}
     missing = [name for name, value in params.items() if value == REQUIRED]
     if missing:
         raise UsageError(f"{group} '{option}' gives no value for '{missing[0]}': add a default")
     return PluginConfig(option, card, params, inners, case, scales)
+
+
+def _where(group: str, option: str) -> str:
+    """Name the YAML of an option, for messages."""
+    if registry.is_file(option):
+        return f"{option.partition(':')[0].removesuffix('.py')}.yaml"
+    return f"conf/{group}/{option}.yaml"
+
+
+def _usual_case(task: Card) -> dict[str, Any]:
+    """Return what a case of a task is that says nothing about it: one that trains is trained, in its first slot."""
+    if not task.facts["trains"]:
+        return {}
+    pattern = task.facts["slots"][0]
+    return {"pattern": pattern, "level": "model", "pass": "train", "meters": ["quality", "latency", "memory", "flops"]}
 
 
 def chosen_plugins(group: str, block: overrides.Axes) -> list[PluginConfig]:
@@ -83,7 +100,7 @@ def at_scale(task: PluginConfig, scale: Any) -> tuple[dict[str, Any], dict[str, 
         raise unknown(f"scale of {task.option}", str(scale), accepted)
     root = {key: value for key, value in deepcopy(overrides.root()).items() if key not in ("mechanism", "task", "grid")}
     params = dict(task.params)
-    where = f"conf/task/{task.option}.yaml"
+    where = _where("task", task.option)
     for changes in (task.case, task.scales.get(scale) or {}):
         root_keys = deepcopy(changes)
         _update_known(params, root_keys.pop("task", {}), f"{where}: task")
