@@ -22,6 +22,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cab import Mechanism, Pattern
@@ -29,7 +30,7 @@ from cab.ops.buckets import gather_tables
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.raster_convolution import RasterConvolution
 from cab.ops.raster_places import places
-from cab.ops.raster_windows import RasterWindows
+from cab.ops.raster_windows import RasterWindows, window_means
 from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax
 from cab.ops.top_k import top_k
 
@@ -81,7 +82,7 @@ class Bra(Mechanism):
     ) -> Tensor:
         of_queries, of_keys = self._regions(q.shape[2], k.shape[2])
         queries, keys, values = of_queries.cut(q), of_keys.cut(k), of_keys.cut(v)
-        asks, real = _mask_of_regions(of_queries, query_mask, q), _mask_of_regions(of_keys, key_mask, k)
+        asks, real = of_queries.cut_mask(query_mask, q), of_keys.cut_mask(key_mask, k)
         chosen, counts = self._choose(queries, keys, asks, real)
         of_heads = chosen.unsqueeze(1).expand(-1, self.slot.heads, -1, -1)
         keys, values = (gather_tables(t, of_heads).flatten(3, 4) for t in (keys, values))
@@ -96,16 +97,18 @@ class Bra(Mechanism):
     def _choose(self, queries: Tensor, keys: Tensor, asks: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Return which regions each region reads (batch, regions, chosen), and which of these count."""
         with torch.no_grad(), full_precision(queries.device.type):
-            of_key = _region_means(keys, real)
+            of_key = window_means(keys, real)
             first = asks & (asks.cumsum(3) == 1) if self.slot.pattern.causal else asks
-            of_query = _region_means(queries, first)
+            of_query = window_means(queries, first)
             scores = of_query.transpose(1, 2).flatten(2) @ of_key.transpose(1, 2).flatten(2).transpose(1, 2)
         not_empty, own = real.any(3), torch.arange(scores.shape[2], device=scores.device)
-        if not self.causal_self:
-            return top_k(scores, self.top, not_empty)
-        before, counts = top_k(scores, self.top - 1, not_empty & (own < own[:, None]))
-        own = own[:, None].expand(len(scores), -1, 1)
-        return torch.cat([before, own], 2), torch.cat([counts, torch.ones_like(own, dtype=torch.bool)], 2)
+        may = not_empty & (own < own[:, None]) if self.causal_self else not_empty
+        chosen, counts = top_k(scores, self.top - self.causal_self, may)
+        assert counts is not None  # as some regions may be empty
+        if self.causal_self:  # the own region comes last
+            chosen = torch.cat([chosen, own[:, None].expand(len(chosen), -1, 1)], 2)
+            counts = F.pad(counts.int(), (0, 1), value=1).bool()
+        return chosen, counts
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
@@ -149,16 +152,3 @@ class Bra(Mechanism):
         """Return the regions of n queries and of m keys."""
         rasters = self.raster if len(self.raster) > 1 else (n,), self.source if len(self.source) > 1 else (m,)
         return [RasterWindows(raster, box, (0,) * len(box)) for raster, box in zip(rasters, self.boxes, strict=True)]
-
-
-def _mask_of_regions(regions: RasterWindows, mask: Tensor | None, t: Tensor) -> Tensor:
-    """Return which places of the regions hold an unmasked token of t: (batch, 1, regions, places)."""
-    if mask is None:
-        mask = torch.ones(t.shape[0], t.shape[2], dtype=torch.bool, device=t.device)
-    return regions.cut(mask[:, None, :, None]).squeeze(4)
-
-
-def _region_means(t: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the unmasked tokens of each region of t: (batch, heads, regions, size)."""
-    total = t.masked_fill(~mask.unsqueeze(4), 0.0).sum(3, dtype=at_least_float32(t))
-    return total / mask.sum(3).clamp(min=1).unsqueeze(3)

@@ -71,9 +71,8 @@ class Swin(Mechanism):
         n, (of_queries, of_keys) = q.shape[2], self._windows(k.shape[2])
         if self.slot.pattern.cross:
             q = q.new_zeros(*q.shape[:2], prod(of_queries.raster), q.shape[3]).index_copy(2, self.position[:n], q)
-        real = torch.ones(1, k.shape[2], dtype=torch.bool, device=k.device) if key_mask is None else key_mask
-        seen = of_keys.cut(real[:, None, :, None]).transpose(-1, -2)  # (batch, 1, windows, 1, keys)
-        seen = seen & (of_queries.regions(q.device).unsqueeze(2) == of_keys.regions(q.device).unsqueeze(1))
+        together = of_queries.regions(q.device).unsqueeze(2) == of_keys.regions(q.device).unsqueeze(1)
+        seen = of_keys.cut_mask(key_mask, k).unsqueeze(3) & together  # (batch, 1, windows, queries, keys)
         if self.slot.pattern is Pattern.CS:
             seen = seen.tril()
         q, k, v = of_queries.cut(q), *(of_keys.cut(repeat_heads(t, self.slot.heads)) for t in (k, v))

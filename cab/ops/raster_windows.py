@@ -6,6 +6,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from cab.ops.precision import at_least_float32
+
 
 @dataclass(frozen=True)
 class RasterWindows:
@@ -57,6 +59,15 @@ class RasterWindows:
         outer, inner = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
         return t.permute(0, 1, *outer, *inner, -1).reshape(batch, heads, self.count, -1, size)
 
+    def cut_mask(self, mask: Tensor | None, t: Tensor) -> Tensor:
+        """Return which tokens of the windows of t (batch, heads, n, size) are real: (batch, 1, windows, tokens).
+
+        mask is (batch, n), None for all. What fills the windows up is not real.
+        """
+        if mask is None:
+            mask = torch.ones(t.shape[0], t.shape[2], dtype=torch.bool, device=t.device)
+        return self.cut(mask[:, None, :, None]).squeeze(4)
+
     def join(self, t: Tensor) -> Tensor:
         """Invert `cut`: t (batch, heads, windows, tokens, size) gives (batch, heads, n, size)."""
         axes, (batch, heads, _, _, size) = len(self.raster), t.shape
@@ -77,3 +88,12 @@ class RasterWindows:
             moved = torch.arange(side, device=device) < shift
             region = 2 * region + moved.view(-1, *[1] * (len(self.raster) - 1 - axis))
         return self.cut(region.view(1, 1, -1, 1))[0, 0, :, :, 0]
+
+
+def window_means(t: Tensor, real: Tensor) -> Tensor:
+    """Return the mean of the real tokens of each window, in float32 at least: (batch, heads, windows, size).
+
+    t is (batch, heads, windows, tokens, size), real is (batch, 1, windows, tokens). Of no token it is zero.
+    """
+    total = t.masked_fill(~real.unsqueeze(4), 0.0).sum(3, dtype=at_least_float32(t))
+    return total / real.sum(3).clamp(min=1).unsqueeze(3)
