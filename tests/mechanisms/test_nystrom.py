@@ -1,4 +1,4 @@
-"""Nystromformer: the iteration reaches the inverse, and the stretches take each token once."""
+"""Nyströmformer: the iteration converges to the pseudo-inverse; which landmarks are accepted."""
 
 from typing import Any
 
@@ -33,11 +33,14 @@ def test_with_more_iterations_it_nears_the_true_pseudo_inverse() -> None:
     q, k, v = (
         torch.randn(1, 1, 40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(3)
     )
-    to, by = segment_means(k, None, 8)[0], segment_means(q, None, 8)[0]
-    first, middle, last = ((a @ b.mT / 8**0.5).softmax(-1) for a, b in ((q, to), (by, to), (by, k)))
+    k_means, q_means = segment_means(k, None, 8)[0], segment_means(q, None, 8)[0]
+    pairs = (q, k_means), (q_means, k_means), (q_means, k)
+    first, middle, last = ((a @ b.mT / 8**0.5).softmax(-1) for a, b in pairs)
     exact = first @ torch.linalg.pinv(middle) @ (last @ v)
-    off = [(build(landmarks=8, conv=0, iterations=steps)(q, k, v) - exact).abs().max().item() for steps in (6, 12, 30)]
-    assert off[0] > off[1] > off[2] and off[2] < 1e-6
+    errors = [
+        (build(landmarks=8, conv=0, iterations=steps)(q, k, v) - exact).abs().max().item() for steps in (6, 12, 30)
+    ]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-6
 
 
 def test_in_causal_cross_the_keys_alone_bound_the_landmarks() -> None:
