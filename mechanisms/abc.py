@@ -69,20 +69,30 @@ class Abc(Mechanism):
         return self._read_slots(q, *self._fill_slots(k, v, y, key_mask))
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, y: Tensor) -> Tensor:
-        """Write token by token into the slots, and attend to the slots after the last token or after each."""
+        """Write out the share of each token in each slot, after the last token or after each, and read the slots."""
 
-        def read(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            return (q @ keys.mT / self.slot.dim**0.5).softmax(-1) @ values
+        def read(q: Tensor, k: Tensor, v: Tensor, control: Tensor) -> Tensor:
+            if self.gated:
+                alpha = torch.sigmoid(control) ** (1 / DAMPING)
+                later = torch.cat([alpha[..., 1:], torch.ones_like(alpha[..., :1])], -1)
+                share = (1 - alpha) * later.flip(-1).cumprod(-1).flip(-1)  # times alpha of all later tokens
+            else:
+                share = control.exp() / control.exp().sum(-1, keepdim=True)
+            return (q @ (share @ k).mT / self.slot.dim**0.5).softmax(-1) @ (share @ v)
 
-        control = (y @ self.control.weight.T).unflatten(2, (self.slot.heads, self.slots)).transpose(1, 2)
-        write = 1 - torch.sigmoid(control) ** (1 / DAMPING) if self.gated else control.exp() / control.exp().cumsum(2)
-        passes = [_slots_after_each_token(write, k, v)]
+        def read_after_each(q: Tensor, k: Tensor, v: Tensor, control: Tensor) -> Tensor:
+            prefixes = [slice(i + 1) for i in range(q.shape[2])]
+            return torch.cat(
+                [read(q[:, :, p][:, :, -1:], k[:, :, p], v[:, :, p], control[..., p]) for p in prefixes], 2
+            )
+
+        control = (y @ self.control.weight.T).unflatten(2, (self.slot.heads, self.slots)).permute(0, 2, 3, 1)
+        if self.slot.pattern is Pattern.CS:
+            return read_after_each(q, k, v, control)
         if self.gated and self.slot.pattern is Pattern.NS:
-            passes.append(_slots_after_each_token(write.flip(2), k.flip(2), v.flip(2))[::-1])
-        elif self.slot.pattern is not Pattern.CS:
-            return read(q, *passes[0][-1])
-        outs = [torch.cat([read(q[:, :, [i]], *slots[i]) for i in range(q.shape[2])], 2) for slots in passes]
-        return sum(outs) / len(outs)
+            backward = read_after_each(q.flip(2), k.flip(2), v.flip(2), control.flip(3)).flip(2)
+            return (read_after_each(q, k, v, control) + backward) / 2
+        return read(q, k, v, control)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Count the weights of the tokens, writing into the slots, the products with them and reading them."""
@@ -199,14 +209,3 @@ class Abc(Mechanism):
         read = weights.normalise(self._read_weights(weights.normalise(products)))
         out, values = causal_linear_from(read, weights.token, v, values * initial.unsqueeze(3), chunk)
         return out, (weights.final_log_sum, keys / total.unsqueeze(2), values / total.unsqueeze(3))
-
-
-def _slots_after_each_token(write: Tensor, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values of the slots after each token, of which slots take the shares `write`."""
-    keys, values, slots = torch.zeros_like(k[:, :, :1]), torch.zeros_like(v[:, :, :1]), []
-    for j in range(k.shape[2]):
-        share = write[:, :, j, :, None]  # (1, heads, slots, 1)
-        keys = (1 - share) * keys + share * k[:, :, [j]]
-        values = (1 - share) * values + share * v[:, :, [j]]
-        slots.append((keys, values))
-    return slots
