@@ -77,7 +77,7 @@ class Cosformer(Mechanism):
         if self.slot.pattern is Pattern.CS:
             weights = weights.tril()
         total = weights.sum(-1, keepdim=True)
-        return weights @ v / total.where(total > 0, 1.0)
+        return (weights / total.where(total > 0, 1.0)) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Count the state and its reading, with two features a channel; in CS the products inside chunks too."""
