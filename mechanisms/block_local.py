@@ -20,7 +20,7 @@ from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention,
 
 
 class BlockLocal(Mechanism):
-    """Every query weighs the keys of its own block."""
+    """Every query attends to the keys of its own block."""
 
     patterns = {"NS": "native", "CS": "native"}
     refuses = {
