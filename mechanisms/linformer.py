@@ -1,11 +1,11 @@
 """Linformer (Wang et al., arXiv 2006.04768): softmax(q (E^T k)^T / sqrt(dim)) F^T v, equation 7.
 
-E and F (places, rank) are learned and belong to the places of the source: a source of m tokens takes their first m
-rows, and a masked token adds nothing. Sharing as in section 4: one E and one F for all heads ("heads", the default),
-one matrix that is both ("kv"), or two for each head ("none"); sharing over layers is left to who builds them.
+E and F (positions, rank) are learned, with one row for each position of the source. A source of m tokens takes their
+first m rows, and a masked token adds nothing. `share` is as in section 4: one E and one F for all heads ("heads"), one
+matrix as both E and F of all heads ("kv"), or an E and an F for each head ("none"). Layers share nothing.
 
-A row needs its own query and the projected source alone, so NC and CC are the same. CS is impossible: each projected
-key mixes all places.
+A row uses its own query and the projected source alone, so that CC equals NC. CS is impossible, because each projected
+key mixes all positions.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from cab.ops.softmax import repeat_heads
 
 
 class Linformer(Mechanism):
-    """Every query reads a few learned mixtures of all keys."""
+    """Every query attends to a few learned linear combinations of all keys."""
 
     patterns = {"NS": "native", "NC": "native", "CC": "native"}
-    refuses = {"CS": "every projected key mixes all places, later ones too"}
+    refuses = {"CS": "every projected key mixes all positions, later ones too"}
     paper = "arXiv 2006.04768"
     cost = "O((n + m) r d)"
     grouped = True
@@ -42,41 +42,35 @@ class Linformer(Mechanism):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Project the source, then attend to what is left of it."""
-        return self._read(q, *self._projected(k, v, key_mask))
+        """Project the source, then attend to the projected keys and values."""
+        return self._attend(q, *self._project(k, v, key_mask))
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Equation 7, head by head."""
-        m, out = k.shape[2], []
-        real = torch.ones(q.shape[0], m, dtype=q.dtype, device=q.device) if key_mask is None else key_mask.to(q.dtype)
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute equation 7, head by head."""
+        group, outs = self.slot.heads // k.shape[1], []
         for head in range(self.slot.heads):
-            of = head * k.shape[1] // self.slot.heads
             e = self.project_k[head] if self.share == "none" else self.project_k
-            f = self.project_v[head] if self.share == "none" else e if self.share == "kv" else self.project_v
-            keys = torch.einsum("bj,jr,bjd->brd", real, e[:m], k[:, of])
-            values = torch.einsum("bj,jr,bjd->brd", real, f[:m], v[:, of])
-            weights = (torch.einsum("bid,brd->bir", q[:, head], keys) / self.slot.dim**0.5).softmax(-1)
-            out.append(weights @ values)
-        return torch.stack(out, 1)
+            f = e if self.share == "kv" else self.project_v[head] if self.share == "none" else self.project_v
+            keys, values = (w[: t.shape[2]].T @ t[:, head // group] for w, t in ((e, k), (f, v)))
+            outs.append((q[:, head] @ keys.mT / self.slot.dim**0.5).softmax(-1) @ values)
+        return torch.stack(outs, 1)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """The projections, a shared one once for each key head, and the attention to them."""
+        """Count the projections, a shared one once for each key head, and attention to the projected source."""
         projected = self.slot.heads if self.share == "none" else self.slot.key_heads
         return 2.0 * (projected * m + self.slot.heads * n) * self.rank * (self.slot.dim + self.slot.values)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
         """Project the source (CC)."""
-        return self._projected(k, v, key_mask)
+        return self._project(k, v, key_mask)
 
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Attend to the projected source."""
-        return self._read(q, *state), state
+        return self._attend(q, *state), state
 
-    def _projected(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _project(self, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         e = self.project_k[..., : k.shape[2], :]
         f = e if self.share == "kv" else self.project_v[..., : k.shape[2], :]
         if key_mask is not None:
@@ -87,5 +81,5 @@ class Linformer(Mechanism):
         k, v = torch.einsum("bhjd,jr->bhrd", k, e), torch.einsum("bhjd,jr->bhrd", v, f)
         return repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
 
-    def _read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return ((q * self.slot.dim**-0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
