@@ -82,8 +82,8 @@ def test_the_features_of_t2r_equal_theirs() -> None:
     mechanism = ours("linear", features="t2r", size=11)
     theirs = feature_map.T2RFeatureMap(DIM, 11)
     with torch.no_grad():
-        theirs.layer.weight.copy_(mechanism.of_query.weight[0].T)
-    torch.testing.assert_close(mechanism.of_query(q)[:, 0], theirs(q)[:, 0])
+        theirs.layer.weight.copy_(mechanism.query_map.weight[0].T)
+    torch.testing.assert_close(mechanism.query_map(q)[:, 0], theirs(q)[:, 0])
 
 
 @LENGTHS

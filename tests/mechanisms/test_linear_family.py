@@ -74,7 +74,7 @@ def test_linear_weights_are_shares(features: str) -> None:
 
 def test_features_of_hedgehog_begin_as_the_softmax_of_the_channels() -> None:
     x = normal(2, 2, 5, 8)
-    torch.testing.assert_close(build("linear", features="hedgehog").of_query(x)[..., :8], x.softmax(-1))
+    torch.testing.assert_close(build("linear", features="hedgehog").query_map(x)[..., :8], x.softmax(-1))
 
 
 def test_the_error_of_random_features_falls_with_the_root_of_their_number() -> None:
