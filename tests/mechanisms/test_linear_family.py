@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cab import Pattern, Slot, Unsupported
+from cab.ops.alibi import alibi_slopes
 from cab.ops.softmax import masked_softmax
 from cab.plugins import registry
 
@@ -122,14 +123,26 @@ def test_a_slot_for_each_token_makes_abc_softmax(pattern: str) -> None:
     torch.testing.assert_close(out[:, :, rows], exact[:, :, rows])
 
 
-def test_the_rates_of_lightning_fall_with_head_and_depth() -> None:
-    def rates(layer: int) -> Tensor:
-        slot = Slot(Pattern.CS, heads=4, dim=8, max_len=8, layer=layer, layers=3)
-        return registry.load("mechanism", "lightning")(slot)._rate(torch.zeros((), dtype=torch.float64))
+def lightning(heads: int, layer: int, layers: int) -> Any:
+    slot = Slot(Pattern.CS, heads=heads, dim=8, max_len=40, layer=layer, layers=layers)
+    return registry.load("mechanism", "lightning")(slot, norm="none", gate="none", chunk=8).double()
 
-    first = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8], dtype=torch.float64)
-    for layer, share in enumerate((1.0, 0.5, 0.0)):
-        torch.testing.assert_close(rates(layer), first * (share + 1e-5))
+
+@pytest.mark.parametrize(
+    ("heads", "exponents"), [(4, [-2, -4, -6, -8]), (6, [-2, -4, -6, -8, -1, -3]), (3, [-4, -8, -2])]
+)
+def test_the_rates_of_lightning_are_alibis_slopes_and_fall_with_depth(heads: int, exponents: list[int]) -> None:
+    slopes = 2.0 ** torch.tensor(exponents, dtype=torch.float64)
+    torch.testing.assert_close(slopes, alibi_slopes(heads).double())
+    for layer, depth in enumerate((1.0, 0.5, 0.0)):
+        rates = lightning(heads, layer, layers=3)._rate(torch.zeros((), dtype=torch.float64))
+        torch.testing.assert_close(rates, slopes * (depth + 1e-5))
+
+
+@pytest.mark.parametrize("heads", [1, 6, 12])
+def test_lightning_equals_its_reference_with_any_number_of_heads(heads: int) -> None:
+    mechanism, (q, k, v) = lightning(heads, 0, layers=1), (normal(1, heads, 40, 8, seed=seed) for seed in range(3))
+    torch.testing.assert_close(mechanism(q, k, v), mechanism.reference(q, k, v), rtol=1e-10, atol=1e-10)
 
 
 def test_the_decay_of_retention_is_the_papers() -> None:
