@@ -43,7 +43,7 @@ def test_local_predicts_a_place_to_a_fraction_of_a_token_in_16_bits(autocast: bo
 @pytest.mark.parametrize("name", ["lara", "eva"])
 def test_differences_of_large_scores_are_not_rounded_in_autocast(name: str) -> None:
     mechanism = registry.load("mechanism", name)(Slot(Pattern.CC, heads=2, dim=8, max_len=64), landmarks=4).eval()
-    mechanism.of_keys = torch.nn.Identity()  # a linear layer is rounded, and may be
+    mechanism.key_map = torch.nn.Identity()  # a linear layer is rounded, and may be
     q, k, v = 0.1 * normal(1, 2, 64, 8), 8 + normal(1, 2, 64, 8, seed=1), normal(1, 2, 64, 8, seed=2)
     with torch.autocast("cpu", dtype=BF16):
         inside = mechanism(q, k, v)
