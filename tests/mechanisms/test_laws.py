@@ -159,10 +159,10 @@ def test_agents_need_two_scores_and_two_sums_a_token_and_the_convolution() -> No
 
 
 @pytest.mark.parametrize("block", [3, 64])
-def test_local_predicts_a_place_within_the_real_source(block: int) -> None:
+def test_local_predicts_a_position_within_the_real_source(block: int) -> None:
     mechanism = build("local", "NC", window=1, block=block)
     with torch.no_grad():
-        mechanism.point.mul_(1e6)  # every place is at one of the two ends
+        mechanism.position_vector.mul_(1e6)  # every position is at one of the two ends
     key_mask = torch.arange(50) < 30
     v = tokens(50).requires_grad_()
     mechanism(tokens(40), tokens(50), v, key_mask=key_mask[None]).square().sum().backward()

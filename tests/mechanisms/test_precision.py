@@ -30,20 +30,20 @@ def test_the_pseudo_inverse_in_autocast_is_what_it_is_outside() -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_local_predicts_a_place_to_a_fraction_of_a_token_in_16_bits(autocast: bool) -> None:
+def test_local_predicts_a_position_to_a_fraction_of_a_token_in_16_bits(autocast: bool) -> None:
     torch.manual_seed(0)
     local = registry.load("mechanism", "local")(Slot(Pattern.NC, heads=2, dim=8, max_len=64, source_len=16384)).to(BF16)
     q = normal(1, 2, 64, 8).to(BF16)
     with torch.autocast("cpu", dtype=BF16, enabled=autocast):
-        place = local._place(q, 16384, None)
-    off = place.double() - local.double()._place(q.double(), 16384, None)
+        position = local._predict(q, 16384, None)
+    off = position.double() - local.double()._predict(q.double(), 16384, None)
     assert off.abs().max() < 0.1  # of 16384: a share in 16 bits is off by up to 32 tokens
 
 
 @pytest.mark.parametrize("name", ["lara", "eva"])
 def test_differences_of_large_scores_are_not_rounded_in_autocast(name: str) -> None:
     mechanism = registry.load("mechanism", name)(Slot(Pattern.CC, heads=2, dim=8, max_len=64), landmarks=4).eval()
-    mechanism.key_map = torch.nn.Identity()  # a linear layer is rounded, and may be
+    mechanism.of_keys = torch.nn.Identity()  # a linear layer is rounded, and may be
     q, k, v = 0.1 * normal(1, 2, 64, 8), 8 + normal(1, 2, 64, 8, seed=1), normal(1, 2, 64, 8, seed=2)
     with torch.autocast("cpu", dtype=BF16):
         inside = mechanism(q, k, v)
