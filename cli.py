@@ -181,15 +181,17 @@ def check(
     every: Annotated[bool, typer.Option("--all", help="Check every mechanism.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Leave compilation out, half of the time.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the laws that hold, too.")] = False,
+    data: Data = Path("data"),
 ) -> None:
     """Run the conformance laws on mechanisms: names, or ./file.py:Class. Exit code 1 where one is broken.
 
     pattern=CS,CC, law=padding,hidden and backend=sdpa narrow what is checked. Patterns are checked side by side.
+    task=NAME, or task=./file.py:Class, checks a task instead.
     """
     from cab.commands.check import check_and_print, requested
     from cab.terminal.printing import console
 
-    raise typer.Exit(check_and_print(requested(names or [], every, fast), console(), verbose))
+    raise typer.Exit(check_and_print(requested(names or [], every, fast), console(), verbose, data))
 
 
 @plot_app.command("mask")

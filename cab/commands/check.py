@@ -7,7 +7,9 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,12 +18,15 @@ from rich.markup import escape
 from cab import environment
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
+from cab.planning.plan import case_of
+from cab.planning.points import points as _points
 from cab.plugins import registry
+from cab.worker.task_setup import build_task
 
 if TYPE_CHECKING:
     from cab.conformance import Verdict
 
-KEYS = ("pattern", "law", "backend")
+KEYS = ("pattern", "law", "backend", "task")
 FAST_LEAVES_OUT = ("compile",)  # half of a check's time
 
 
@@ -34,6 +39,7 @@ class Request:
     laws: tuple[str, ...] = ()  # empty: all that are not long
     backend: str | None = None
     fast: bool = False
+    task: tuple[str, ...] = ()  # overrides that name a task, whose laws are checked instead
 
 
 def requested(arguments: list[str], every: bool, fast: bool) -> Request:
@@ -41,8 +47,12 @@ def requested(arguments: list[str], every: bool, fast: bool) -> Request:
     keys = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     names = [argument for argument in arguments if "=" not in argument]
     for key in keys:
-        if key not in KEYS:
+        if key not in KEYS and not (key.startswith("task.") and "task" in keys):
             raise unknown("key of cab check", key, KEYS)
+    if "task" in keys:
+        if names or every:
+            raise UsageError(f"cab check task={keys['task']} checks a task; the laws of mechanisms are another command")
+        return Request([], task=tuple(argument for argument in arguments if "=" in argument))
     if every == bool(names):
         accepted = ", ".join(registry.names("mechanism"))
         raise UsageError(f"which mechanism? Give names, or --all. Accepted: {accepted}")
@@ -51,13 +61,18 @@ def requested(arguments: list[str], every: bool, fast: bool) -> Request:
     return Request(names, patterns, laws, keys.get("backend"), fast)
 
 
-def check_and_print(request: Request, out: Console, verbose: bool = False) -> int:
-    """Check each mechanism and print the laws that it breaks; `verbose` prints all. Return the exit code."""
+def check_and_print(request: Request, out: Console, verbose: bool = False, data: Path = Path("data")) -> int:
+    """Check each mechanism and print the laws that it breaks; `verbose` prints all. Return the exit code.
+
+    `data` is the folder of the tasks' data.
+    """
     import torch
 
     from cab.conformance import check_card, select_laws, unneeded_exemptions
 
     torch.set_num_threads(1)  # before any tensor operation, so that processes can be forked
+    if request.task:
+        return _check_task(request, out, verbose, data)
     laws = select_laws(request.laws or None, long=False)
     if request.fast:
         laws = [law for law in laws if law not in FAST_LEAVES_OUT]
@@ -72,6 +87,30 @@ def check_and_print(request: Request, out: Console, verbose: bool = False) -> in
         if not request.patterns and not crashes:
             verdicts += unneeded_exemptions(classes[name], verdicts, laws)
         broken |= not _print(name, classes[name], verdicts, crashes, out, verbose, time.monotonic() - start)
+    return int(broken)
+
+
+def _check_task(request: Request, out: Console, verbose: bool, data: Path) -> int:
+    """Check a task in each of its slots and print the laws that it breaks; return the exit code."""
+    from cab.conformance.task_laws import TaskSubject, check_task
+
+    asked = [argument for argument in request.task if not argument.startswith("law=")]
+    named = any(argument.startswith("pattern=") for argument in asked)
+    points = _points([*asked, "mechanism=none"])
+    if not points[0].task.facts["trains"]:
+        raise UsageError(f"task '{points[0].task.name}' draws random tensors: it has no data, model or score to check")
+    slots = [] if named else points[0].task.facts["slots"]
+    broken = False
+    for point in points if named else _points([*asked, "mechanism=none", f"pattern={','.join(slots)}"]):
+        case = case_of(point)
+        verdicts = check_task(TaskSubject(partial(build_task, case), data.absolute(), case.pattern))
+        failures = [verdict for verdict in verdicts if verdict.status == "fail"]
+        broken |= bool(failures)
+        result = "[red]broken[/]" if failures else "[green]lawful[/]"
+        out.print(f"{escape(case.task)} {case.pattern}: {result}, {len(verdicts)} laws", highlight=False)
+        for verdict in verdicts if verbose else failures:
+            line = f"  {verdict.status} {verdict.law}: {escape(verdict.reason)}"
+            out.print(line, highlight=False, soft_wrap=True)
     return int(broken)
 
 
