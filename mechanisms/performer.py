@@ -1,12 +1,17 @@
-"""Performer (Choromanski et al., arXiv 2009.14794): softmax attention estimated with positive random features.
+"""Performer (Choromanski et al., arXiv 2009.14794): softmax attention estimated by positive random features, FAVOR+.
 
-FAVOR+: phi(x)_f = exp(w_f . x - |x|^2 / 2) with x scaled by dim^(-1/4) and w_f orthogonal Gaussian directions (lemma 1
-and equation 7), normalised over the keys. The paper's small constant beside each exponential is left out: with it the
-result depends on which largest score is taken out for safety, and that reads the future in CS. The directions are
-drawn once, are saved with the weights and shared by the heads; drawing them anew during training is left out.
+The weight of key j for query i is phi(q_i) . phi(k_j), divided by its sum over the keys. With x scaled by dim^(-1/4),
+phi(x)_f = exp(w_f . x - |x|^2 / 2), where the w_f are Gaussian directions, orthogonal in blocks (lemma 1 and equation
+7). The directions are drawn once, are shared by the heads and are saved with the weights; drawing them anew during
+training is left out.
 
-`kernel=relu` is the paper's generalised attention (its section 4.3): phi(x)_f = relu(w_f . x) + 0.001, and with
-features=0, phi(x) = relu(x) + 0.001, Long Range Arena's form.
+Two constants of the authors' code are left out. They add an epsilon beside each exponential, and an epsilon to the
+normaliser where it is small. The effect of the first depends on which maximum is subtracted from the exponents, and in
+CS that maximum would depend on later tokens. The second would scale down the rows whose weights are small. Here the
+weights of every row sum to 1; only a row without keys is zero.
+
+`kernel=relu` is the paper's generalised attention (its section 4.3): phi(x)_f = relu(w_f . x) + 0.001. With features=0
+it is phi(x) = relu(x) + 0.001, the form of Long Range Arena.
 """
 
 from typing import Any
@@ -28,11 +33,11 @@ from cab.ops.random_features import (
     sum_keys,
 )
 
-ABOVE = 1e-3  # what the ReLU kernel adds, as in the authors' code
+RELU_EPSILON = 1e-3  # added to each feature of the ReLU kernel, as in the authors' code
 
 
 class Performer(Mechanism):
-    """Keys and values summed by random features, which queries read through theirs."""
+    """Linear attention whose feature map estimates the softmax kernel by random projections."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 2009.14794"
@@ -62,51 +67,46 @@ class Performer(Mechanism):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Sum once (NS, NC, CC), or over prefixes in chunks (CS)."""
+        """Sum over all keys once, or in CS over prefixes in chunks."""
         if self.kernel == "relu":
-            return normalise(self._summed_relu(q, k, v, key_mask)).to(v.dtype)
+            return normalise(self._relu_sums(q, k, v, key_mask)).to(v.dtype)
         if self.slot.pattern is not Pattern.CS:
             return self._read(q, self.init_state(k, v, key_mask))
-        v, dtype = self._values(v, key_mask), v.dtype
+        v, dtype = self._values_and_ones(v, key_mask), v.dtype
         with full_precision(v.device.type):
-            out, _ = causal_sums(self._mapped(q), self._keys(k, key_mask), v, self.chunk)
+            out, _ = causal_sums(self._feature_map(q), self._key_features(k, key_mask), v, self.chunk)
         return normalise(out).to(dtype)
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Write the features of every token and the weight of every pair, and normalise the rows."""
-        features = []
-        for x in (q, k):
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute the weight phi(q_i) . phi(k_j) of each pair, and normalise the rows."""
+
+        def phi(x: Tensor) -> Tensor:
             x = x / self.slot.dim**0.25
             products = torch.einsum("bhid,fd->bhif", x, self.directions) if self.features else x
             if self.kernel == "relu":
-                features.append(products.clamp(min=0) + ABOVE)
-            else:
-                features.append((products - (x**2).sum(-1, keepdim=True) / 2).exp())
-        weights = torch.einsum("bhif,bhjf->bhij", *features)
+                return products.clamp(min=0) + RELU_EPSILON
+            return (products - x.square().sum(-1, keepdim=True) / 2).exp()
+
+        weights = phi(q) @ phi(k).mT
         if self.slot.pattern is Pattern.CS:
             weights = weights.tril()
-        if key_mask is not None:
-            weights = weights * key_mask[:, None, None, :]
-        total = weights.sum(-1, keepdim=True)
-        return (weights / total.where(total > 0, 1.0)) @ v
+        return weights / weights.sum(-1, keepdim=True) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Features, sums and reading; in CS the products inside the chunks too. The normaliser is one more value."""
+        """Count features, sums and the products with them, in CS also those inside chunks; ones are a column of v."""
         if self.slot.pattern is not Pattern.CS:
             return self.flops_needed(n, m)
-        summing = causal_linear_flops(n, self.count, self.slot.values + 1, self.chunk)
-        return self.slot.heads * (summing + 2.0 * (n + m) * self.features * self.slot.dim)
+        sums = causal_linear_flops(n, self.count, self.slot.values + 1, self.chunk)
+        return self.slot.heads * (sums + 2.0 * (n + m) * self.features * self.slot.dim)
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Each token gets its features; each key enters the sums once and each query reads them once."""
-        each = self.features * self.slot.dim + self.count * (self.slot.values + 1)
-        return 2.0 * self.slot.heads * (n + m) * each
+        """Count the features of each token, and one product with the sums for each key and each query."""
+        per_token = self.features * self.slot.dim + self.count * (self.slot.values + 1)
+        return 2.0 * self.slot.heads * (n + m) * per_token
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Sum over the source, or over nothing, in float32 at least: sums in 16 bits stop growing."""
-        k, v = self._keys(k, key_mask), self._values(v, key_mask)
+        """Return the sums over the source (CC), or before the first token (CS), in float32 at least."""
+        k, v = self._key_features(k, key_mask), self._values_and_ones(v, key_mask)
         with full_precision(v.device.type):
             if self.kernel == "relu":
                 return outer_sum(k.to(at_least_float32(k)), v.to(at_least_float32(v)))
@@ -115,64 +115,68 @@ class Performer(Mechanism):
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Read the sums, and among the new tokens (CS) those up to each one."""
+        """Multiply the queries with the sums (CC), to which in CS the tokens up to each query are added."""
         if k is None or v is None:
             return self._read(q, state), state
-        a, k, v = self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask)
+        phi_q, phi_k = self._feature_map(q), self._key_features(k, key_mask)
+        v = self._values_and_ones(v, key_mask)
         with full_precision(v.device.type):
             if self.kernel == "relu":
-                a, k, v = (t.to(state.dtype) for t in (a, k, v))
-                out, state = a @ state + causal_linear(a, k, v, self.chunk), updated_state(state, k, v)
+                phi_q, phi_k, v = (t.to(state.dtype) for t in (phi_q, phi_k, v))
+                out = phi_q @ state + causal_linear(phi_q, phi_k, v, self.chunk)
+                state = updated_state(state, phi_k, v)
             else:
-                out, state = causal_sums(a, k, v, self.chunk, FeatureSums(*state))
+                out, state = causal_sums(phi_q, phi_k, v, self.chunk, FeatureSums(*state))
         return normalise(out).to(q.dtype), state
 
-    def _summed_relu(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Return the sums and, in the last column, the normaliser, in the type of the features."""
+    def _relu_sums(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return the weighted sums of the values and, in the last column, of ones, in the dtype of the features."""
         device = v.device.type
         if self.slot.pattern is Pattern.CS:
-            q, k, v = summation_operands(self._mapped(q), self._keys(k, key_mask), self._values(v, key_mask))
+            q, k, v = summation_operands(
+                self._feature_map(q), self._key_features(k, key_mask), self._values_and_ones(v, key_mask)
+            )
             with full_precision(device):
                 return causal_linear(q, k, v, self.chunk)
-        k, v = summation_operands(self._keys(k, key_mask), self._values(v, key_mask))
+        k, v = summation_operands(self._key_features(k, key_mask), self._values_and_ones(v, key_mask))
         with full_precision(device):
             state = outer_sum(k, v)
-        del k, v  # the queries' features take their room
-        (q,) = summation_operands(self._mapped(q))
+        del k, v  # frees memory for the queries' features
+        (q,) = summation_operands(self._feature_map(q))
         with full_precision(device):
             return q @ state
 
-    def _mapped(self, x: Tensor, keys: bool = False) -> Tensor:
-        """Return the features (ReLU), or their logarithms, for 16-bit tensors in float32: they are exponents.
+    def _feature_map(self, x: Tensor, keys: bool = False) -> Tensor:
+        """Return phi(x) of the ReLU kernel, or the logarithm of phi(x), in float32 at least, since it is an exponent.
 
-        What is made of them stays in float32, under autocast too: the gradient of a mean is a difference of sums.
-
-        A query's own |x|^2 / 2 is left out: it is the same for all of its weights, so their normaliser cancels it.
+        What is computed from logarithms stays in float32, under autocast too: the gradient of a mean is a difference of
+        sums. A query's |x|^2 / 2 is left out: it is the same in all of its weights, and the normaliser cancels it.
         """
         if self.kernel == "relu":
             x = x * self.slot.dim**-0.25
-            return (x @ self.directions.to(x.dtype).T if self.features else x).relu() + ABOVE
+            return (x @ self.directions.to(x.dtype).T if self.features else x).relu() + RELU_EPSILON
         x = x.to(at_least_float32(x)) * self.slot.dim**-0.25
         with full_precision(x.device.type):
             products = x @ self.directions.to(x.dtype).T
         return products.add_(x.square().sum(-1, keepdim=True) * -0.5) if keys else products
 
-    def _keys(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Return the keys' features or logarithms, without what is masked."""
-        k = self._mapped(k, keys=True)
-        masked = 0.0 if self.kernel == "relu" else FLOOR
-        return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], masked)
+    def _key_features(self, k: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return the keys' features, zero where masked, or their logarithms, `FLOOR` where masked."""
+        phi_k = self._feature_map(k, keys=True)
+        if key_mask is None:
+            return phi_k
+        return phi_k.masked_fill(~key_mask[:, None, :, None], 0.0 if self.kernel == "relu" else FLOOR)
 
-    def _values(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Return v with a column of ones, in the type of the keys' features and without what is masked."""
+    def _values_and_ones(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return v with a column of ones, in the dtype of the keys' features, zero where masked."""
         v = F.pad(v if self.kernel == "relu" else v.to(at_least_float32(v)), (0, 1), value=1.0)
         return v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
 
     def _read(self, q: Tensor, state: Any) -> Tensor:
-        """Let the queries read what was summed."""
+        """Multiply the queries' features with the sums, and normalise."""
         with full_precision(q.device.type):
             if self.kernel == "relu":
-                out = self._mapped(q).to(state.dtype) @ state
+                out = self._feature_map(q).to(state.dtype) @ state
             else:
-                out = read_sums(self._mapped(q), FeatureSums(*state))
+                out = read_sums(self._feature_map(q), FeatureSums(*state))
         return normalise(out).to(q.dtype)
