@@ -1,6 +1,5 @@
 """The complete examples of the pages, run as a reader runs them."""
 
-import inspect
 import os
 import re
 import shlex
@@ -23,7 +22,7 @@ DOCS = ROOT / "docs"
 def example(page: str, name: str) -> str:
     """Return the code of a page that is titled with a file's name."""
     text = (DOCS / page).read_text()
-    (code,) = re.findall(rf'^```python title="{re.escape(name)}"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(rf'^```\w+ title="{re.escape(name)}"\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
     return str(code)
 
 
@@ -72,25 +71,26 @@ def test_the_readmes_mechanism_is_lawful_and_without_its_mask_broken(elsewhere: 
     assert status == 1 and shown in output, output
 
 
-def test_the_pages_task_tells_attention_from_none(elsewhere: Path) -> None:
-    (elsewhere / "majority.py").write_text(example("adding-a-task.md", "majority.py"))
-    (command,) = re.findall(r"```sh\n(cab run .*?Majority.*?)```", (DOCS / "adding-a-task.md").read_text(), re.DOTALL)
-    run(
-        command.replace("mechanism=softmax,none,local", "mechanism=softmax,none").replace(
-            " mechanism.local.window=4", ""
-        )
-    )
+@pytest.fixture
+def majority(elsewhere: Path) -> str:
+    """Write the page's task, and return the command that trains on it."""
+    for name in ("majority.py", "majority.yaml"):
+        (elsewhere / name).write_text(example("adding-a-task.md", name))
+    (command,) = re.findall(r"^cab run .*Majority.*$", (DOCS / "adding-a-task.md").read_text(), re.MULTILINE)
+    return str(command)
+
+
+def test_the_pages_task_tells_attention_from_none(majority: str) -> None:
+    run(majority.replace("softmax,none,local", "softmax,none").replace(" mechanism.local.window=4", ""))
     rows = cab.load("results")
     rows = rows[rows["step"].isna()]
     score = dict(zip(rows["mechanism"], rows["value"], strict=True))
     assert score["softmax"] > 0.9 and score["none"] < 0.65 and score["chance"] == 0.5
 
 
-def test_the_pages_task_has_every_hyper_parameter_in_its_yaml(elsewhere: Path) -> None:
-    (elsewhere / "majority.py").write_text(example("adding-a-task.md", "majority.py"))
+def test_the_pages_task_has_every_hyper_parameter_in_its_yaml(majority: str) -> None:
     card = registry.card("task", "./majority.py:Majority")
-    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "adding-a-task.md").read_text(), re.DOTALL)
-    given = yaml.safe_load(inspect.cleandoc(block))
+    given = yaml.safe_load(Path("majority.yaml").read_text())
     keys = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
     assert set(given.pop("case")) <= set(keys)
     assert all(set(scale["training"]) <= set(keys["training"]) for scale in given.pop("scales").values())

@@ -123,7 +123,7 @@ SHOWN = sorted({command for page in PAGES for command in commands(page)}, key=la
 def with_the_examples(elsewhere: Path) -> None:
     """Put the files of the pages' examples where the commands look for them."""
     for page in PAGES:
-        for name, code in re.findall(r'^```python title="([\w.]+)"\n(.*?)^```$', page.read_text(), re.M | re.S):
+        for name, code in re.findall(r'^```\w+ title="([\w.]+)"\n(.*?)^```$', page.read_text(), re.M | re.S):
             (elsewhere / name).write_text(code)
 
 
