@@ -44,12 +44,13 @@ class OffByOne(Mechanism):
 
 @dataclass(frozen=True)
 class Shown:
-    """A command, and what is said before it. `torch`: whether it runs plug-ins, which takes seconds."""
+    """A command, and what is said before it."""
 
     command: str
     about: str = ""
-    torch: bool = False
+    torch: bool = False  # whether it runs plug-ins, which takes seconds
     code: int = 0  # how it exits
+    lines: int | None = None  # how many of them are shown, where there are more with each plug-in
 
 
 PARTS: dict[str, list[Shown]] = {
@@ -89,7 +90,7 @@ PARTS: dict[str, list[Shown]] = {
         Shown("cab report", "Every leaderboard of the store, here of the runs above:", torch=True),
     ],
     "cab list": [
-        Shown("cab list mechanisms"),
+        Shown("cab list mechanisms", "All of them are in [mechanisms](mechanisms.md).", lines=8),
         Shown("cab list tasks"),
         Shown("cab list meters"),
         Shown("cab list grids"),
@@ -145,7 +146,11 @@ def run(shown: Shown, folder: Path) -> str:
     if done.returncode != shown.code:
         raise SystemExit(f"{shown.command}: exit code {done.returncode}, not {shown.code}\n{done.stdout}{done.stderr}")
     printed = done.stdout or done.stderr.splitlines()[-1]
+    if shown.code == 2:
+        printed = re.sub(r"(Accepted: ).*", r"\1…", printed)
     lines = [line.rstrip() for line in printed.strip("\n").splitlines()]
+    if shown.lines is not None:
+        lines = [*lines[: shown.lines], "…"]
     return "\n".join(lines).replace(str(folder), HOME).replace(str(ROOT), f"{HOME}/cab")
 
 
