@@ -1,19 +1,19 @@
-"""ProbSparse attention (Zhou et al., arXiv 2012.07436): the queries whose attention is far from uniform attend; the
-others, whose attention is nearly the mean, read the mean.
+"""ProbSparse attention (Zhou et al., arXiv 2012.07436): only the queries whose scores are far from uniform attend.
 
-A query is measured by max minus mean of its scores with a sample of factor ceil(ln m) keys (equation 4): the sample is
-drawn anew for each call in training, and stays as it was drawn first in evaluation.
+The measure of a query is the maximum minus the mean of its scores with a sample of factor ceil(ln m) keys (equation 4).
+In training each call draws another sample; in evaluation the sample is the one drawn first.
 
-- NS and NC: the factor ceil(ln n) queries of largest measure attend; the rest read the mean of the real values.
-- CS and CC: to select among queries is to look at later ones. So each query is judged alone: it attends where its
-  measure exceeds `threshold`, in units of scores over sqrt(dim). At 3 about as many random queries of unit size attend
-  as the paper selects among 1,024. In CS a query reads the values up to its own, and the sample is of places, closer
-  together at the beginning, so that about factor ln i of them lie before place i, whatever comes later. How many
-  attend is then known only by computing, so each row is computed, and the saving is lost. The original's own masked
-  form, which selects among all, is `probsparse_leaky`.
+- NS and NC: the factor ceil(ln n) queries of largest measure attend. The other rows are the mean of the real values.
+- CS and CC: a selection among queries would depend on later ones. So each query attends where its own measure exceeds
+  `threshold`, in units of scores over sqrt(dim). At 3, of 1,024 random queries of unit variance about as many attend as
+  the paper selects. Which rows attend is known only after computing, so all are computed, and the saving is lost.
+- In CS the other rows are the mean of the values up to the query's own. The sample there is of fixed positions, denser
+  at the beginning, so that about factor ln i of them lie before position i at any length.
+
+The authors' masked form, which selects among all queries, is `probsparse_leaky`.
 """
 
-from math import ceil, exp
+from math import ceil, exp, log
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from cab.ops.softmax import masked_softmax, visible
 
 
 class ProbSparse(Mechanism):
-    """Queries that stand out attend; the others read the mean."""
+    """Queries whose scores are far from uniform attend; the rows of the others are the mean of the values."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2012.07436"
@@ -43,8 +43,8 @@ class ProbSparse(Mechanism):
     checks = ({"factor": 2, "threshold": 1.0}, {"factor": 1, "threshold": 0.5})
     limits = ({"params": {"factor": 64, "threshold": -1.0}, "equals": "softmax"},)
 
-    order: Tensor
-    places: Tensor
+    order: Tensor  # a random permutation of the source; the keys with its smallest entries are the sample
+    positions: Tensor  # of the sample in CS
 
     def __init__(self, slot: Any, *, factor: int = 5, threshold: float = 3.0) -> None:
         super().__init__(slot)
@@ -52,70 +52,63 @@ class ProbSparse(Mechanism):
             raise ValueError(f"factor={factor}: at least 1 key and 1 query are needed")
         self.factor, self.threshold = factor, threshold
         if slot.pattern is Pattern.CS:
-            self.register_buffer("places", torch.tensor(spread(factor, slot.max_len)), persistent=False)
+            self.register_buffer("positions", torch.tensor(sample_positions(factor, slot.max_len)), persistent=False)
         else:
             self.register_buffer("order", torch.randperm(slot.keys))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Measure, select and attend; where the pattern is causal, attend and then keep what exceeds the threshold."""
-        measured = self._measured(q, k, key_mask)
+        """Select queries by their measure and attend; in CS and CC attend from all, and keep rows by the threshold."""
+        measure = self._measure(q, k, key_mask)
         q = q * self.slot.dim**-0.5
         if self.slot.pattern.causal:
-            return self._judged(q, k, v, measured, key_mask)
-        places, counted = select_queries(measured, self.factor, query_mask)
+            return self._attend_by_threshold(q, k, v, measure, key_mask)
+        positions, counted = select_queries(measure, self.factor, query_mask)
         seen = None if key_mask is None else key_mask[:, None, None, :]
-        active = masked_softmax(gather_rows(q, places) @ k.transpose(-1, -2), seen) @ v
-        return scatter_rows(active, places, counted, masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1))
+        rows = masked_softmax(gather_rows(q, positions) @ k.transpose(-1, -2), seen) @ v
+        return scatter_rows(rows, positions, counted, masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1))
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Algorithm 1, query by query of each head of each sample."""
-        out = q.new_zeros(*q.shape[:3], v.shape[3])
-        causal, cross = self.slot.pattern.causal, self.slot.pattern.cross
-        for b in range(q.shape[0]):
-            keys = list(range(k.shape[2])) if key_mask is None else key_mask[b].nonzero()[:, 0].tolist()
-            queries = list(range(q.shape[2])) if query_mask is None else query_mask[b].nonzero()[:, 0].tolist()
-            if causal and not cross:
-                sample = [j for j in keys if j in self.places.tolist()]
-            else:
-                sample = sorted(keys, key=lambda j: int(self.order[j]))[: sample_size(self.factor, len(keys))]
-            for h in range(q.shape[1]):
-                scores = (q[b, h] @ k[b, h].T) / self.slot.dim**0.5
-                stands = {}
-                for i in queries:
-                    some = scores[i, [j for j in sample if cross or not causal or j <= i]]
-                    stands[i] = float((some.max() - some.mean()).detach()) if len(some) else -1e30
-                ranked = sorted(queries, key=lambda i: -stands[i])[: sample_size(self.factor, len(queries))]
-                for i in queries:
-                    visible = [j for j in keys if cross or not causal or j <= i]
-                    if not visible:
-                        continue
-                    if stands[i] > self.threshold if causal else i in ranked:
-                        out[b, h, i] = scores[i, visible].softmax(0) @ v[b, h, visible]
-                    else:
-                        out[b, h, i] = v[b, h, visible].mean(0)
-        return out
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute algorithm 1; in CS and CC a threshold on the measure replaces the selection."""
+        n, m, causal_self = q.shape[2], k.shape[2], self.slot.pattern is Pattern.CS
+        sampled, selected = (min(self.factor * max(1, ceil(log(count))), count) for count in (m, n))
+        sample = self.positions if causal_self else self.order[:m].argsort()[:sampled]
+        scores = q @ k.mT / self.slot.dim**0.5
+        counts = range(1, n + 1) if causal_self else [m] * n  # of the keys that each query may attend to
+        heads = []
+        for h in range(q.shape[1]):
+            sampled_scores = [scores[0, h, i, sample[sample < count]] for i, count in enumerate(counts)]
+            measure = torch.stack([row.max() - row.mean() for row in sampled_scores])
+            largest = measure.argsort(descending=True, stable=True)[:selected].tolist()
+            rows = []
+            for i, count in enumerate(counts):
+                attends = measure[i] > self.threshold if self.slot.pattern.causal else i in largest
+                values = v[0, h, :count]
+                rows.append(scores[0, h, i, :count].softmax(0) @ values if attends else values.mean(0))
+            heads.append(torch.stack(rows))
+        return torch.stack(heads)[None]
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Scores with the sample, and the attention of those selected (NS, NC) or of all."""
+        """Count the scores with the sample, and the attention of the selected queries (NS, NC) or of all (CS, CC)."""
         dim, size = self.slot.dim, self.slot.values
-        sample = len(spread(self.factor, m)) if self.slot.pattern is Pattern.CS else sample_size(self.factor, m)
-        attending = n if self.slot.pattern.causal else sample_size(self.factor, n)
-        return 2.0 * self.slot.heads * (n * sample * dim + attending * m * (dim + size))
+        sampled = sample_size(self.factor, m)
+        if self.slot.pattern is Pattern.CS:
+            sampled = len(sample_positions(self.factor, m))
+        rows = n if self.slot.pattern.causal else sample_size(self.factor, n)
+        return 2.0 * self.slot.heads * (n * sampled * dim + rows * m * (dim + size))
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Where the pattern is causal it may be that no query attends; in CS each meets the sample so far."""
+        """Count in CS and CC the scores with the sample alone, in CS with its past: it may be that no query attends."""
         if not self.slot.pattern.causal:
             return self.flops(n, m)
-        causal_self = self.slot.pattern is Pattern.CS
-        pairs = sum(n - place for place in spread(self.factor, m)) if causal_self else n * sample_size(self.factor, m)
+        pairs = n * sample_size(self.factor, m)
+        if self.slot.pattern is Pattern.CS:
+            pairs = sum(n - position for position in sample_positions(self.factor, m))
         return 2.0 * self.slot.heads * pairs * self.slot.dim
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Keep keys, values, which of them are real, and each one's place."""
+        """Return the caches: keys, values, which of them are real, and their positions."""
         batch, m = k.shape[0], k.shape[2]
         real = torch.ones(batch, m, dtype=torch.bool, device=k.device) if key_mask is None else key_mask
         return k, v, real, torch.arange(m, device=k.device).expand(batch, -1)
@@ -123,52 +116,56 @@ class ProbSparse(Mechanism):
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Judge each query by what came up to it (CS), or by the source (CC)."""
-        keys, values, real, place = state
+        """Attend to the source (CC), or append the new tokens to the caches and attend to those up to each one (CS)."""
+        keys, values, real, positions = state
         if k is None or v is None:
             return self.attend(q, keys, values, real), state
-        new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
-        own = real.sum(1, keepdim=True) + new.cumsum(1) - 1
+        new_real = key_mask
+        if new_real is None:
+            new_real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+        position = real.sum(1, keepdim=True) + new_real.cumsum(1) - 1
         keys, values = torch.cat([keys, k], 2), torch.cat([values, v], 2)
-        real, place = torch.cat([real, new], 1), torch.cat([place, own], 1)
-        seen = (real[:, None, :] & (place[:, None, :] <= own[:, :, None]))[:, None]
+        real, positions = torch.cat([real, new_real], 1), torch.cat([positions, position], 1)
+        seen = (real[:, None, :] & (positions[:, None, :] <= position[:, :, None]))[:, None]
         scores = (q * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
-        judged = sample_scores(q, keys)  # as finely as in `attend`: rounded, other queries would stand out
-        stands_out = sparsity_measure(judged, seen & torch.isin(place, self.places)[:, None, None, :]) > self.threshold
-        lazy = seen.to(v.dtype) / seen.sum(-1, keepdim=True).clamp(min=1)
-        out = torch.where(stands_out[..., None], masked_softmax(scores, seen), lazy) @ values
-        return out, (keys, values, real, place)
+        # the scores to measure by are as wide as those of `attend`: rounded ones would select other queries
+        sampled = seen & torch.isin(positions, self.positions)[:, None, None, :]
+        attends = sparsity_measure(sample_scores(q, keys), sampled) > self.threshold
+        uniform = seen.to(v.dtype) / seen.sum(-1, keepdim=True).clamp(min=1)
+        out = torch.where(attends[..., None], masked_softmax(scores, seen), uniform) @ values
+        return out, (keys, values, real, positions)
 
-    def _measured(self, q: Tensor, k: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Measure each query by its scores with a sample of the keys."""
+    def _measure(self, q: Tensor, k: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return the measure of each query by its scores with the sample: (batch, heads, n)."""
         if self.slot.pattern is not Pattern.CS:
             order = torch.randperm(self.slot.keys, device=k.device) if self.training else self.order
-            places, counted = sample_keys(order, self.factor, k.shape[2], key_mask)
-            some = gather_rows(k, places[:, None])
+            positions, counted = sample_keys(order, self.factor, k.shape[2], key_mask)
+            sample = gather_rows(k, positions[:, None])
             seen = None if counted is None else counted[:, None, None, :]
         else:
-            places = self.places[: len(spread(self.factor, k.shape[2]))]
-            some = k[:, :, places]
-            seen = places <= torch.arange(q.shape[2], device=q.device)[:, None]
+            positions = self.positions[: len(sample_positions(self.factor, k.shape[2]))]
+            sample = k[:, :, positions]
+            seen = positions <= torch.arange(q.shape[2], device=q.device)[:, None]
             if key_mask is not None:
-                seen = seen & key_mask[:, None, None, places]
-        return sparsity_measure(sample_scores(q, some), seen)
+                seen = seen & key_mask[:, None, None, positions]
+        return sparsity_measure(sample_scores(q, sample), seen)
 
-    def _judged(self, q: Tensor, k: Tensor, v: Tensor, measured: Tensor, key_mask: Tensor | None) -> Tensor:
+    def _attend_by_threshold(self, q: Tensor, k: Tensor, v: Tensor, measure: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Attend from all queries, and keep the rows whose measure exceeds the threshold; the others are means."""
         seen, causal = None, not self.slot.pattern.cross
         if key_mask is not None:
             seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        every = F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal and seen is None, scale=1.0)
-        lazy = running_mean(v, key_mask) if causal else masked_mean(v, key_mask)
-        return torch.where((measured > self.threshold)[..., None], every, lazy)
+        rows = F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal and seen is None, scale=1.0)
+        means = running_mean(v, key_mask) if causal else masked_mean(v, key_mask)
+        return torch.where((measure > self.threshold)[..., None], rows, means)
 
 
-def spread(factor: int, length: int) -> list[int]:
-    """Return places below `length`, about factor ln i of them below each place i, and the first `factor` all."""
-    places: list[int] = []
+def sample_positions(factor: int, length: int) -> list[int]:
+    """Return positions below `length`: the first `factor`, then about factor ln i below each position i."""
+    positions: list[int] = []
     while True:
-        t = len(places)
-        place = t if t < factor else max(places[-1] + 1, ceil(factor * exp((t - factor) / factor)))
-        if place >= length:
-            return places
-        places.append(place)
+        t = len(positions)
+        position = t if t < factor else max(positions[-1] + 1, ceil(factor * exp((t - factor) / factor)))
+        if position >= length:
+            return positions
+        positions.append(position)

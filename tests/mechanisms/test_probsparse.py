@@ -1,4 +1,4 @@
-"""ProbSparse attention: which rows attend, and what the others read."""
+"""ProbSparse attention: how many queries attend, and what the sample is."""
 
 from math import log
 from typing import Any
@@ -29,13 +29,13 @@ def test_a_hyperparameter_that_is_valid_nowhere_is_refused(name: str) -> None:
 
 
 def attending(mechanism: Any, dim: int = 8) -> Tensor:
-    """How many rows of each head are not the mean of what they see."""
+    """Count the rows of each head that are not the mean of the values that they may see."""
     v = normal(1024, 2, dim)
-    lazy = v.mean(2, keepdim=True)
+    means = v.mean(2, keepdim=True)
     if mechanism.slot.pattern is Pattern.CS:
-        lazy = v.cumsum(2) / torch.arange(1, 1025)[:, None]
+        means = v.cumsum(2) / torch.arange(1, 1025)[:, None]
     out = mechanism(normal(1024, 0, dim), normal(1024, 1, dim), v)
-    return ((out - lazy).abs().amax(3) > 1e-5).sum(2)
+    return ((out - means).abs().amax(3) > 1e-5).sum(2)
 
 
 @pytest.mark.parametrize("pattern", ["NS", "NC"])
@@ -49,10 +49,10 @@ def test_about_as_many_exceed_the_default_threshold(pattern: str) -> None:
     assert 15 < count.mean() < 70
 
 
-def test_the_sample_of_the_causal_form_grows_with_the_logarithm_of_the_place() -> None:
-    places = build("probsparse", "CS", max_len=16384).places
+def test_the_sample_of_the_causal_form_grows_with_the_logarithm_of_the_position() -> None:
+    positions = build("probsparse", "CS", max_len=16384).positions
     for i in (100, 1000, 10000):
-        assert 0.75 < (places <= i).sum() / (5 * log(i)) < 1.25
+        assert 0.75 < (positions <= i).sum() / (5 * log(i)) < 1.25
 
 
 def test_in_training_the_sample_is_drawn_anew() -> None:
