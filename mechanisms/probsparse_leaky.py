@@ -1,13 +1,15 @@
-"""ProbSparse attention in its authors' masked form (Zhou et al., arXiv 2012.07436): selection sees the future.
+"""ProbSparse attention in its authors' masked form (Zhou et al., arXiv 2012.07436), whose selection sees the future.
 
-As `probsparse`, the factor ceil(ln n) queries of largest measure are selected among all, by scores with a sample of
-all keys, and attend:
+As in the noncausal patterns of `probsparse`, the factor ceil(ln n) queries of largest measure are selected among all,
+by their scores with a sample of all keys, and attend.
 
-- CS: to the keys up to their own; every other row is the sum (not the mean) of the values up to its own, as in the
-  authors' code. Whether a row attends depends on later tokens: that is the leak.
-- CC: to the whole source; every other row is the mean of its values. Whether a row attends depends on later queries.
+- CS: a selected query attends to the keys up to its own. Every other row is the sum (not the mean) of the values up to
+  its own, as in the authors' code. Whether a row attends depends on later tokens: that is the leak.
+- CC: a selected query attends to the whole source. Every other row is the mean of its values. Whether a row attends
+  depends on later queries.
 """
 
+from math import ceil, log
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from cab.ops.softmax import masked_softmax
 
 
 class ProbSparseLeaky(Mechanism):
-    """The queries that stand out among all attend to their past; the others read what came before, added up."""
+    """The queries of largest measure among all attend; the rows of the others are a sum or a mean of the values."""
 
     patterns = {"CS": "leaky", "CC": "leaky"}
     refuses = {"NS": "nothing leaks there: use probsparse", "NC": "nothing leaks there: use probsparse"}
@@ -38,7 +40,7 @@ class ProbSparseLeaky(Mechanism):
     checks = ({"factor": 2}, {"factor": 1})
     limits = ({"params": {"factor": 64}, "equals": "softmax"},)
 
-    order: Tensor
+    order: Tensor  # a random permutation of the source; the keys with its smallest entries are the sample
 
     def __init__(self, slot: Any, *, factor: int = 5) -> None:
         super().__init__(slot)
@@ -50,50 +52,45 @@ class ProbSparseLeaky(Mechanism):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Measure all, select few, and let these attend."""
+        """Select queries by their measure, and compute the attention of these alone."""
         scale = self.slot.dim**-0.5
         order = torch.randperm(self.slot.keys, device=k.device) if self.training else self.order
-        places, counted = sample_keys(order, self.factor, k.shape[2], key_mask)
-        scores = sample_scores(q, gather_rows(k, places[:, None]))
-        measured = sparsity_measure(scores, None if counted is None else counted[:, None, None, :])
-        places, counted = select_queries(measured, self.factor, query_mask)
+        sample, sample_counted = sample_keys(order, self.factor, k.shape[2], key_mask)
+        scores = sample_scores(q, gather_rows(k, sample[:, None]))
+        measure = sparsity_measure(scores, None if sample_counted is None else sample_counted[:, None, None, :])
+        positions, counted = select_queries(measure, self.factor, query_mask)
         seen = None if key_mask is None else key_mask[:, None, None, :]
         if self.slot.pattern is Pattern.CS:
-            past = torch.arange(k.shape[2], device=k.device) <= places.unsqueeze(3)
+            past = torch.arange(k.shape[2], device=k.device) <= positions.unsqueeze(3)
             seen = past if seen is None else past & seen
             values = v if key_mask is None else v.masked_fill(~key_mask[:, None, :, None], 0.0)
-            lazy = values.cumsum(2, dtype=at_least_float32(v)).to(v.dtype)
+            other_rows = values.cumsum(2, dtype=at_least_float32(v)).to(v.dtype)
         else:
-            lazy = masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1)
-        active = masked_softmax((gather_rows(q, places) * scale) @ k.transpose(-1, -2), seen) @ v
-        return scatter_rows(active, places, counted, lazy)
+            other_rows = masked_mean(v, key_mask).expand(-1, -1, q.shape[2], -1)
+        rows = masked_softmax((gather_rows(q, positions) * scale) @ k.transpose(-1, -2), seen) @ v
+        return scatter_rows(rows, positions, counted, other_rows)
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """The same, query by query of each head of each sample."""
-        out = q.new_zeros(*q.shape[:3], v.shape[3])
-        for b in range(q.shape[0]):
-            keys = list(range(k.shape[2])) if key_mask is None else key_mask[b].nonzero()[:, 0].tolist()
-            queries = list(range(q.shape[2])) if query_mask is None else query_mask[b].nonzero()[:, 0].tolist()
-            if not keys:
-                continue
-            sample = sorted(keys, key=lambda j: int(self.order[j]))[: sample_size(self.factor, len(keys))]
-            for h in range(q.shape[1]):
-                scores = (q[b, h] @ k[b, h].T) / self.slot.dim**0.5
-                stands = [float(row.max() - row.mean()) for row in scores[:, sample].detach()]
-                ranked = sorted(queries, key=lambda i: -stands[i])[: sample_size(self.factor, len(queries))]
-                for i in queries:
-                    visible = keys if self.slot.pattern.cross else [j for j in keys if j <= i]
-                    values = v[b, h, visible]
-                    if i in ranked:
-                        out[b, h, i] = scores[i, visible].softmax(0) @ values
-                    else:
-                        out[b, h, i] = values.mean(0) if self.slot.pattern.cross else values.sum(0)
-        return out
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute algorithm 1; in CS with a causal mask, and sums in place of means."""
+        n, m, cross = q.shape[2], k.shape[2], self.slot.pattern.cross
+        sampled, selected = (min(self.factor * max(1, ceil(log(count))), count) for count in (m, n))
+        sample = self.order[:m].argsort()[:sampled]
+        scores = q @ k.mT / self.slot.dim**0.5
+        measure = scores[..., sample].amax(-1) - scores[..., sample].mean(-1)
+        heads = []
+        for h in range(q.shape[1]):
+            largest = measure[0, h].argsort(descending=True, stable=True)[:selected].tolist()
+            rows = []
+            for i in range(n):
+                count = m if cross else i + 1
+                values = v[0, h, :count]
+                other_row = values.mean(0) if cross else values.sum(0)
+                rows.append(scores[0, h, i, :count].softmax(0) @ values if i in largest else other_row)
+            heads.append(torch.stack(rows))
+        return torch.stack(heads)[None]
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Scores with the sample, and the attention of those selected."""
+        """Count the scores with the sample, and the attention of the selected queries."""
         dim, size = self.slot.dim, self.slot.values
-        sample, selected = sample_size(self.factor, m), sample_size(self.factor, n)
-        return 2.0 * self.slot.heads * (n * sample * dim + selected * m * (dim + size))
+        sampled, selected = sample_size(self.factor, m), sample_size(self.factor, n)
+        return 2.0 * self.slot.heads * (n * sampled * dim + selected * m * (dim + size))
