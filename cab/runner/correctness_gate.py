@@ -1,6 +1,6 @@
 """What may be measured: a source that is still what was planned, and a mechanism whose laws hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cab.errors import UsageError
 from cab.planning.measurement import Measurement
@@ -29,14 +29,24 @@ class Laws:
         self._run = run
         self._objections: dict[str, Outcome | None] = {}  # by the verdict's key; None where the laws hold
 
-    def objection(self, measurement: Measurement) -> Outcome | None:
-        """Return why nothing of this measurement's case may be measured, or None where the laws hold."""
+    def unknown(self, measurements: Iterable[Measurement]) -> list[Measurement]:
+        """Return one measurement of each verdict that a child would have to give."""
+        by_key = {verdict_cache.key(each.case): each for each in measurements}
+        return [each for key, each in by_key.items() if key not in self._objections and verdict_cache.load(key) is None]
+
+    def objection(
+        self, measurement: Measurement, run: Callable[[Measurement], Outcome] | None = None
+    ) -> Outcome | None:
+        """Return why nothing of this measurement's case may be measured, or None where the laws hold.
+
+        `run` runs the laws in place of the usual child.
+        """
         key = verdict_cache.key(measurement.case)
         if key in self._objections:
             return self._objections[key]
         verdict = verdict_cache.load(key)
         if verdict is None:
-            outcome = CHANGED if has_changed(measurement) else self._run(measurement)
+            outcome = CHANGED if has_changed(measurement) else (run or self._run)(measurement)
             # the verdict would be kept for what lies there now, and the child may have imported what was there before
             if outcome is CHANGED or has_changed(measurement):
                 return CHANGED

@@ -5,12 +5,17 @@ of each meter are then spread over a block of measurements in rounds, so that a 
 Samples are stored after every child, so a kill costs one child.
 """
 
+import collections
+import queue
 import shutil
+import threading
 import time
 import traceback
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +93,7 @@ class Supervisor:
 
     def carry_out(self, measurements: Sequence[Measurement]) -> None:
         """Do every measurement; each ends in the store with a status for every metric."""
+        self._check_laws(measurements)
         for start in range(0, len(measurements), BLOCK):
             block = list(measurements[start : start + BLOCK])
             claimed_elsewhere = list(block)
@@ -247,14 +253,47 @@ class Supervisor:
         lengths = (measurement.case.n, measurement.case.m)
         self._oom_lengths.setdefault(_all_but_lengths(measurement), set()).add(lengths)
 
-    def _run_laws(self, measurement: Measurement) -> Outcome:
+    def _check_laws(self, measurements: Sequence[Measurement]) -> None:
+        """Run the laws that are not known to hold side by side, on all cores: they are no timings."""
+        unknown = self._laws.unknown(
+            each for each in measurements if not each.refusal and each.case.id not in self._refused
+        )
+        count = min(environment.usable_cores(), len(unknown))
+        if count < 2:  # one is run when it is needed
+            return
+        finished: queue.Queue[Measurement] = queue.Queue()
+        waiting = collections.deque(unknown)
+
+        def work(client: ForkClient) -> None:
+            with suppress(IndexError):
+                while True:
+                    measurement = waiting.popleft()
+                    try:
+                        self._laws.objection(measurement, partial(self._run_laws, client=client))
+                    except UsageError:  # a file that cannot be read any more: its own measurement says so
+                        continue
+                    finally:
+                        finished.put(measurement)
+
+        with ExitStack() as clients:
+            workers = [self.client, *(clients.enter_context(ForkClient()) for _ in range(count - 1))]
+            for client in workers:
+                threading.Thread(target=work, args=(client,), daemon=True).start()
+            for done in range(len(unknown)):
+                self.listener.doing(f"laws {done}/{len(unknown)}")
+                finished.get()
+
+    def _run_laws(self, measurement: Measurement, client: ForkClient | None = None) -> Outcome:
         case = measurement.case
-        self.listener.doing(f"{case.mechanism} {case.pattern}: laws")
+        if client is None:
+            self.listener.doing(f"{case.mechanism} {case.pattern}: laws")
         job = LawsJob(case.mechanism, case.pattern, case.params, case.backend, case.device)
         with locks.device(case.device, False):
-            return self._run(job, max(measurement.timeout, LAWS_SECONDS), None)
+            return self._run(job, max(measurement.timeout, LAWS_SECONDS), None, client=client)
 
-    def _run(self, job: Job, deadline: float, memory: int | None, title: str = "") -> Outcome:
+    def _run(
+        self, job: Job, deadline: float, memory: int | None, title: str = "", client: ForkClient | None = None
+    ) -> Outcome:
         """Run a job in a child within `deadline` seconds and `memory` bytes (None: nine tenths of what is free).
 
         Progress is shown beside `title`. Whatever becomes of the child is an outcome.
@@ -267,7 +306,7 @@ class Supervisor:
 
         for _ in range(SERVER_DEATHS):
             try:
-                return outcome_of(self.client.run(job, deadline, limit, waiting), deadline, limit)
+                return outcome_of((client or self.client).run(job, deadline, limit, waiting), deadline, limit)
             except ServerDied as error:
                 printed = str(error)
                 why = printed.strip()[-200:] or "killed"

@@ -58,3 +58,18 @@ def test_a_broken_law_is_kept_and_named_with_how_many_more(monkeypatch: pytest.M
         objection = laws.objection(measurement)
         assert objection is not None and objection.status == "wrong"
         assert objection.reason == "law heads: they mix (and 1 more: cab check none)"
+
+
+def test_each_verdict_is_unknown_once_and_known_ones_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    grid = [*FAST, "mechanism=none,mean", "seq_len=16,32", "pattern=NS,CS", "meters=[flops,parameters]"]
+    measurements = plan(grid).measurements
+    laws = Laws(lambda measurement: HOLD)
+    monkeypatch.setattr(verdict_cache, "load", lambda key: None)
+    unknown = laws.unknown(measurements)
+    assert sorted((each.case.mechanism, each.case.pattern) for each in unknown) == [
+        ("mean", "CS"), ("mean", "NS"), ("none", "CS"), ("none", "NS"),
+    ]  # fmt: skip
+    laws.objection(unknown[0])
+    assert len(laws.unknown(measurements)) == 3
