@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from cab.contracts.case import Case
+from cab.contracts.pattern import Pattern
+from cab.contracts.rasters import layouts
 from cab.instruments.flop_counter import count_flops
 from cab.planning.plan import plan
 from cab.plugins import registry
@@ -28,7 +30,9 @@ def test_forward_and_backward_are_counted_for_every_mechanism(name: str) -> None
     wraps = card.facts["patterns"] == "inner"
     inners = [f"mechanism@mechanism.{inner}=softmax" for inner in card.takes if wraps]
     for pattern in ["NS", "CC"] if wraps else card.facts["patterns"]:
-        asked = [f"mechanism={name}", *inners, f"pattern={pattern}", "seq_len=512"]
+        takes_sequences = (1, 1) in layouts(card.facts["rasters"], card.facts["source_rasters"], Pattern.of(pattern))
+        lengths = ["seq_len=512"] if takes_sequences else ["seq_len=256", "raster=square"]
+        asked = [f"mechanism={name}", *inners, f"pattern={pattern}", *lengths]
         forward = forecast(case(*asked), build)
         assert forward.flops is not None and forward.flops >= 0 and forward.bytes is not None and forward.bytes >= 0
         if card.facts["reads"]:
