@@ -24,6 +24,7 @@ from cab import Mechanism, Pattern
 from cab.ops.delta_rule import delta_rule, delta_rule_flops
 from cab.ops.norms import GatedNorm
 from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.ragged import zero_masked
 from cab.ops.short_convolution import ShortConvolution
 
 Maybe = Tensor | None
@@ -60,7 +61,7 @@ class GatedDeltanet(Mechanism):
         """Carry the state over chunks (CS), both ways (NS), or read it at the end of the source (NC, CC)."""
         if self.slot.pattern.cross:
             return self.step(self.init_state(k, v, key_mask, y=y), q, x=x)[0]
-        tokens = [_unmasked(t, key_mask) for t in (q, k, v)] + self._gates(y, key_mask)
+        tokens = [zero_masked(t, key_mask) for t in (q, k, v)] + self._gates(y, key_mask)
         out = self._pass(*tokens)
         if self.ways == 2:
             out = (out + self._pass(*(t.flip(2) for t in tokens)).flip(2)) / 2
@@ -109,7 +110,7 @@ class GatedDeltanet(Mechanism):
         """Read the source (CC), or begin with an empty state (CS); with no last tokens to convolve."""
         if not self.slot.pattern.cross:
             return _empty(k, v), [conv.init_state(t) for conv, t in zip(self.convs, (k, k, v), strict=True)]
-        of_source = (conv(_unmasked(t, key_mask)) for conv, t in zip(self.convs[1:], (k, v), strict=True))
+        of_source = (conv(zero_masked(t, key_mask)) for conv, t in zip(self.convs[1:], (k, v), strict=True))
         return self._carry(None, *of_source, *self._gates(y, key_mask), _empty(k, v))[1], [self.convs[0].init_state(k)]
 
     def step(
@@ -143,7 +144,7 @@ class GatedDeltanet(Mechanism):
         if self.of_decay is not None:
             steps = -F.logsigmoid(-self.of_decay(y).to(dtype) - self.shift)  # softplus, whose gradient compiles
             decay = -self.log_rate.to(dtype).exp() * steps
-        return [_unmasked(t.transpose(1, 2).unsqueeze(-1), mask) for t in (beta, decay)]
+        return [zero_masked(t.transpose(1, 2).unsqueeze(-1), mask) for t in (beta, decay)]
 
     def _query(self, q: Tensor) -> Tensor:
         return _unit(q) * self.slot.dim**-0.5
@@ -168,10 +169,6 @@ def _unit(t: Tensor) -> Tensor:
     """Return SiLU of t with each token at length 1, in float32 at least."""
     t = F.silu(t).to(at_least_float32(t))
     return t * (t.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
-
-
-def _unmasked(t: Tensor, mask: Maybe) -> Tensor:
-    return t if mask is None else t.masked_fill(~mask[:, None, :, None], 0.0)
 
 
 def _empty(k: Tensor, v: Tensor) -> Tensor:

@@ -18,6 +18,11 @@ def gather_tokens(t: Tensor, index: Tensor) -> Tensor:
     return t.gather(2, index[:, None, :, None].expand(-1, t.shape[1], -1, t.shape[3]))
 
 
+def zero_masked(t: Tensor, mask: Tensor | None) -> Tensor:
+    """Set the masked tokens of t (batch, heads, length, size) to zero. mask is (batch, length); None masks nothing."""
+    return t if mask is None else t.masked_fill(~mask[:, None, :, None], 0.0)
+
+
 def adaptive_average_pool(t: Tensor, mask: Tensor | None, bins: int) -> Tensor:
     """Average the real tokens of t (batch, heads, length, size) in `bins` segments: (batch, heads, bins, size).
 
