@@ -63,7 +63,8 @@ def run(
     A case that fails is a row with its status. `UsageError` where the request itself is wrong.
     """
     if isinstance(overrides, str):
-        raise UsageError(f"cab.run takes a list of overrides: cab.run([{overrides!r}])")
+        listed = ", ".join(repr(override) for override in overrides.split())
+        raise UsageError(f"cab.run takes a list of overrides: cab.run([{listed}])")
     from rich.console import Console
 
     from cab.terminal.progress import Display, Silent

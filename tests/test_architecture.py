@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "tasks": "suites backbones data contracts errors",
     # without torch: what is asked, what is kept, and who does the work
     "environment": "contracts paths",
-    "plugins": "environment paths public_names errors",
+    "plugins": "environment contracts paths public_names errors",
     "planning": "plugins environment contracts paths errors",
     "store": "environment contracts paths errors",
     "runner": "planning store plugins environment contracts paths errors",

@@ -37,6 +37,9 @@ def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any
     from hydra.core.override_parser.types import Glob, QuotedString, Transformer
     from hydra.errors import HydraException
 
+    if text.startswith("--") and "=" not in text:
+        name = text.lstrip("-").replace("-", "_")
+        raise UsageError(f"'{text}' is no option; keys are written without dashes: {name}=VALUE")
     if "=" not in text:
         raise UsageError(f"'{text}' is not an override: write key=value, as in mechanism=agent or seq_len=512,1024")
     try:

@@ -100,6 +100,8 @@ def _check_key(key: str) -> None:
     group, _, name = key.partition(".")
     if name and group == "training":
         raise unknown("key", key, training_keys)
+    if not name and f"training.{key}" in training_keys:  # steps=100
+        raise UsageError(f"unknown key '{key}'; did you mean 'training.{key}'? It is of the recipe")
     if not name or group not in ("mechanism", "task"):
         hint = "Hyper-parameters: mechanism.KEY=VALUE, task.KEY=VALUE."
         raise unknown("key", key, [*root_keys, *training_keys], hint)

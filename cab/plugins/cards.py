@@ -10,10 +10,12 @@ import json
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE, cache, write_whole
 
@@ -129,18 +131,33 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     facts, methods = dict(_contract_facts(kind)), set()
     init: ast.FunctionDef | None = None
     for node in reversed(bases):  # the base first, so that the derived class overrides it
-        facts.update(_literals(node, name, must_be_literal=_contract_facts(kind)))
+        literals = _literals(node, name, must_be_literal=_contract_facts(kind))
+        _check_spelling(literals, kind, name)
+        facts.update(literals)
         methods |= _methods(node)
         init = next((item for item in node.body if _is_constructor(item)), init)
     if kind == "mechanism" and not (isinstance(facts["patterns"], dict) or facts["patterns"] == "inner"):
         raise UsageError(
             f"mechanism '{name}': `patterns` is {facts['patterns']!r}; write a dict of grades, as in {{'CS': 'native'}}"
         )
+    if kind == "mechanism" and isinstance(facts["patterns"], dict):
+        for pattern in (*facts["patterns"], *facts["refuses"]):
+            if pattern not in Pattern.__members__:
+                raise unknown(f"pattern of mechanism '{name}'", str(pattern), Pattern.__members__)
     params, takes = _constructor(init, kind, name)
     doc = ast.get_docstring(tree) or ast.get_docstring(classes[class_name]) or ""
     # through JSON, so that a card from the cache and a fresh one are alike
     facts, params = json.loads(json.dumps([facts, params]))
     return Card(kind, name, str(path), class_name, facts, params, sorted(methods), doc, takes)
+
+
+def _check_spelling(literals: Collection[str], kind: str, name: str) -> None:
+    """Raise `UsageError` for an attribute that looks like a misspelt fact of the card: `pattern` for `patterns`."""
+    facts = _contract_facts(kind)
+    for attribute in literals:
+        near = get_close_matches(attribute, facts, n=1, cutoff=0.86)
+        if attribute not in facts and near:
+            raise UsageError(f"{kind} '{name}': `{attribute}` is no entry of a card; did you mean `{near[0]}`?")
 
 
 def _class_of_plugin(

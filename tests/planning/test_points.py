@@ -46,6 +46,8 @@ def test_precedence_is_config_task_scale_grid_command_line(add_option: Callable[
         (["mechanism=softmax", "scale=[quick]"], "unknown scale of speed"),
         (["mechanism=linear", "task=lra_text", "scale=huge"], "unknown scale"),
         ([], "which mechanism.*Accepted: "),
+        (["mechanism=softmax", "steps=100"], "did you mean 'training.steps'"),
+        (["mechanism=softmax", "--threads"], "written without dashes: threads=VALUE"),
         (["mechanism=./nowhere.py:Mine"], "there is no file"),
     ],
 )

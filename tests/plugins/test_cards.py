@@ -93,6 +93,11 @@ IMPORT = "from cab import Mechanism\n"
         ("class A(:\n", "not valid Python"),
         ("class A(Mechanism):\n    patterns = ['CS']\n", "write a dict of grades"),
         (
+            "class A(Mechanism):\n    pattern = {'CS': 'native'}\n",
+            "`pattern` is no entry of a card; did you mean `patterns`",
+        ),
+        ("class A(Mechanism):\n    patterns = {'XX': 'native'}\n", "unknown pattern of mechanism 'wrong' 'XX'"),
+        (
             "class A(Mechanism):\n    patterns = {'NS': 'native'}\n    def __init__(self, slot, window=1): ...",
             "hyper-parameters are keyword-only, and `window` is not",
         ),
