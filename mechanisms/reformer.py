@@ -1,14 +1,14 @@
-"""Reformer's LSH attention (Kitaev et al., arXiv 2001.04451), strictly causal: tokens of one bucket see each other.
+"""Reformer's LSH attention (Kitaev et al., arXiv 2001.04451), strictly causal: tokens attend within their bucket.
 
-Queries are keys: k = q / |q|. Each of `hashes` rounds puts a token into the bucket argmax [q R, -q R], R random and
-fixed when the mechanism is built, as many buckets as hold `bucket` of the slot's tokens each on average. A token sees
-the tokens that share a bucket with it in some round; one that shares several counts in each, as in the authors' code by
-default; itself only where it sees nothing else.
+Queries are keys: k = q / |q|. Each of `hashes` rounds puts a token into the bucket argmax [q R, -q R]. R is random and
+fixed when the mechanism is built, and there are as many buckets as hold `bucket` of the slot's tokens on average. A
+token attends to the tokens that share a bucket with it in some round. A token that shares several counts once in each,
+as by default in the authors' code. A token attends to itself only where it attends to no other.
 
-The paper sorts tokens by bucket and lets fixed chunks of the sorted sequence see each other. Where a chunk ends then
-depends on later tokens, so its causal form sees the future: `reformer_leaky` is that form. Here a token sees the
-`window` nearest tokens of its bucket, on each side (NS) or before it (CS), which no other token moves: the same cost,
-and with a wide window the exact buckets of the paper's equation 3.
+The paper sorts the tokens by bucket and cuts the sorted sequence into chunks, which attend to each other. The ends of
+the chunks depend on later tokens, so its causal form sees the future: `reformer_leaky` is that form. Here a token
+attends to the `window` nearest tokens of its bucket, on each side (NS) or before it (CS), and no other token changes
+which these are. The cost is the same. With a window of n tokens these are the whole buckets of the paper's equation 3.
 """
 
 from typing import Any
@@ -29,12 +29,13 @@ from cab.ops.lsh import (
     unit_keys,
 )
 from cab.ops.neighbour_blocks import with_neighbours
+from cab.ops.precision import at_least_float32
 from cab.ops.prefix import chunked
 from cab.ops.softmax import FLOOR, masked_attention, masked_softmax
 
 
 class Reformer(Mechanism):
-    """Tokens that hash alike see each other."""
+    """A token attends to the nearest tokens of its bucket, in several rounds of hashing."""
 
     patterns = {"NS": "extension", "CS": "extension"}
     refuses = {
@@ -64,86 +65,85 @@ class Reformer(Mechanism):
     def attend(
         self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Sort by bucket, and let a window run over the sorted tokens: once a round."""
+        """Sort the tokens by bucket, and attend in a sliding window over the sorted tokens, once for each round."""
         n = q.shape[2]
-        reach, block = min(self.window, n - 1), min(self.block, n)
+        window, block = min(self.window, n - 1), min(self.block, n)
         causal = self.slot.pattern is Pattern.CS
-        before = blocks_spanned(reach, block)
+        before = blocks_spanned(window, block)
         after = 0 if causal else before
-        ahead = torch.arange((before + 1 + after) * block, device=q.device) - before * block
-        ahead = ahead - torch.arange(block, device=q.device).unsqueeze(1)
-        band = (ahead != 0) & (ahead.abs() <= reach)
-        band = band & (ahead < 0) if causal else band
-        bucket = hash_tokens(q, self.rotation, key_mask)
-        given = q * self.slot.dim**-0.5, unit_keys(q), v
-        outs, totals = [], []
+        distance = torch.arange((before + 1 + after) * block, device=q.device) - before * block
+        distance = distance - torch.arange(block, device=q.device).unsqueeze(
+            1
+        )  # of each key from each query of a block
+        in_window = (distance != 0) & (distance.abs() <= window)
+        in_window = in_window & (distance < 0) if causal else in_window
+        buckets = hash_tokens(q, self.rotation, key_mask)
+        qkv = q * self.slot.dim**-0.5, unit_keys(q), v
+        outs, log_sums = [], []
         for r in range(self.hashes):
-            order, rank = sort_by_bucket(bucket[:, :, r])
-            of = chunked(bucket[:, :, r].gather(2, order).unsqueeze(3).int(), block, -1)
-            seen = band & (of == with_neighbours(of, before, after, -1).transpose(-1, -2))
-            sorted_ = (chunked(permute_tokens(t, order, rank), block) for t in given)
-            out, total = masked_attention(*sorted_, seen, before=before, after=after)
+            order, rank = sort_by_bucket(buckets[:, :, r])
+            sorted_bucket = chunked(buckets[:, :, r].gather(2, order).unsqueeze(3).int(), block, -1)
+            key_bucket = with_neighbours(sorted_bucket, before, after, -1).transpose(-1, -2)
+            seen = in_window & (sorted_bucket == key_bucket)
+            blocks = (chunked(permute_tokens(t, order, rank), block) for t in qkv)
+            out, log_sum = masked_attention(*blocks, seen, before=before, after=after)
             outs.append(permute_tokens(out.flatten(2, 3)[:, :, :n], rank, order))
-            totals.append(permute_tokens(total.flatten(2, 3)[:, :, :n], rank, order))
-        alone = torch.stack(totals).amax(0) < FLOOR / 2
-        return torch.where(alone, v, merge_rounds(outs, totals))
+            log_sums.append(permute_tokens(log_sum.flatten(2, 3)[:, :, :n], rank, order))
+        sees_none = torch.stack(log_sums).amax(0) < FLOOR / 2
+        return torch.where(sees_none, v, merge_rounds(outs, log_sums))
 
-    def reference(
-        self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Write for each two tokens whether they see each other: one bucket, at most `window` - 1 of it between."""
-        n, out = q.shape[2], torch.zeros_like(v)
-        i, j = torch.arange(n, device=q.device)[:, None], torch.arange(n, device=q.device)[None, :]
-        for b in range(q.shape[0]):
-            real = torch.ones(n, dtype=torch.bool, device=q.device) if key_mask is None else key_mask[b]
-            for h in range(self.slot.heads):
-                times = torch.zeros(n, n, dtype=torch.long, device=q.device)
-                for r in range(self.hashes):
-                    rotation = self.rotation[h, r].to(torch.promote_types(q.dtype, torch.float32))
-                    turned = torch.einsum("id,db->ib", q[b, h].to(rotation.dtype), rotation)
-                    bucket = torch.cat([turned, -turned], 1).max(1).indices
-                    same = (bucket[:, None] == bucket[None, :]) & real[:, None] & real[None, :]
-                    upto = same.long().cumsum(1)  # how many of i's bucket there are up to j
-                    times += same & ((upto - upto.diagonal()[:, None]).abs() <= self.window) & (i != j)
-                times = times.tril() if self.slot.pattern is Pattern.CS else times
-                times += (i == j) & (times.sum(1, keepdim=True) == 0)
-                key = q[b, h] / q[b, h].square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
-                scores = torch.einsum("id,jd->ij", q[b, h], key) / self.slot.dim**0.5
-                out[b, h] = (scores + times.to(scores.dtype).log()).softmax(1) @ v[b, h]
-        return out
+    def reference(self, q: Tensor, k: None, v: Tensor) -> Tensor:
+        """Count in how many rounds i attends to j, c_ij; the weight of j is c_ij exp(q_i . k_j / sqrt(dim))."""
+        n, causal, dtype = q.shape[2], self.slot.pattern is Pattern.CS, at_least_float32(q)
+        keys = q / q.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        scores = q @ keys.mT / self.slot.dim**0.5
+        count = torch.zeros_like(scores)
+        for h in range(self.slot.heads):
+            for rotation in self.rotation[h].to(dtype):
+                rotated = q[0, h].to(dtype) @ rotation
+                bucket = torch.cat([rotated, -rotated], 1).argmax(1)
+                for b in bucket.unique():
+                    members = (bucket == b).nonzero()[:, 0]
+                    for rank, i in enumerate(members):
+                        count[0, h, i, members[max(0, rank - self.window) : rank]] += 1
+                        if not causal:
+                            count[0, h, i, members[rank + 1 : rank + 1 + self.window]] += 1
+        sees_none = count.sum(-1, keepdim=True) == 0
+        count = count + sees_none * torch.eye(n, dtype=q.dtype, device=q.device)
+        return (scores + count.log()).softmax(-1) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Hashing, and scores and sums over the windows of each round."""
-        reach, block = min(self.window, n - 1), min(self.block, n)
-        width = block * (1 + blocks_spanned(reach, block) * (1 if self.slot.pattern is Pattern.CS else 2))
+        """Count hashing, and the scores and sums of the windows of each round."""
+        window, block = min(self.window, n - 1), min(self.block, n)
+        width = block * (1 + blocks_spanned(window, block) * (1 if self.slot.pattern is Pattern.CS else 2))
         pairs = -(-n // block) * block * width * (self.slot.dim + self.slot.values)
         return 2.0 * self.slot.heads * self.hashes * (pairs + n * self.slot.dim * (self.buckets // 2))
 
     def init_state(self, k: None, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Keep keys, values, and the bucket of each token in each round."""
+        """Return an empty cache of keys, values, and the buckets of each token in each round."""
         empty = v.new_zeros(v.shape[0], self.slot.heads, 0, self.slot.dim)
         return empty_cache(empty, v, empty[..., :1].expand(-1, -1, -1, self.hashes).long())
 
     def step(
         self, state: Any, q: Tensor, k: None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Hash the new tokens and count, from each back, those of its bucket; a block of tokens at a time."""
+        """Hash the new tokens, a block at a time, and count in how many rounds each attends to each cached token."""
         assert v is not None
         rows = []
         for start in range(0, q.shape[2], self.block):
             part = slice(start, start + self.block)
-            ours, bucket = q[:, :, part], hash_tokens(q[:, :, part], self.rotation).transpose(2, 3)
+            q_part, bucket = q[:, :, part], hash_tokens(q[:, :, part], self.rotation).transpose(2, 3)
             real = None if key_mask is None else key_mask[:, part]
-            state, place = extend_cache(state, (unit_keys(ours), v[:, :, part], bucket), real)
+            state, position = extend_cache(state, (unit_keys(q_part), v[:, :, part], bucket), real)
             keys, values, buckets = state[0]
-            key = torch.arange(keys.shape[2], device=q.device)
-            past = (key < place.unsqueeze(2)).unsqueeze(1)
-            times = torch.zeros_like(past, dtype=torch.long)
+            key_position = torch.arange(keys.shape[2], device=q.device)
+            past = (key_position < position.unsqueeze(2)).unsqueeze(1)
+            count = torch.zeros_like(past, dtype=torch.long)
             for r in range(self.hashes):
                 same = past & (bucket[..., r : r + 1] == buckets[..., r].unsqueeze(2))
-                times = times + (same & (same.flip(3).cumsum(3).flip(3) <= self.window))
-            own = (key == place.unsqueeze(2)).unsqueeze(1) & (times.sum(3, keepdim=True) == 0)
-            scores = (ours * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
-            scores = scores + times.clamp(min=1).to(scores.dtype).log()
-            rows.append(masked_softmax(scores, (times > 0) | own) @ values)
+                count = count + (same & (same.flip(3).cumsum(3).flip(3) <= self.window))
+            itself = (key_position == position.unsqueeze(2)).unsqueeze(1) & (count.sum(3, keepdim=True) == 0)
+            scores = (q_part * self.slot.dim**-0.5) @ keys.transpose(-1, -2)
+            scores = scores + count.clamp(min=1).to(scores.dtype).log()
+            rows.append(masked_softmax(scores, (count > 0) | itself) @ values)
         return torch.cat(rows, 2), state
