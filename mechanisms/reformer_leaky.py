@@ -1,14 +1,15 @@
 """Reformer's LSH attention as published (Kitaev et al., arXiv 2001.04451): sorted by bucket, cut into chunks.
 
-Queries are keys: k = q / |q|. In each of `hashes` rounds the tokens are sorted by the bucket argmax [q R, -q R] (R
-random and fixed when the mechanism is built) and then by position, and cut into chunks of `chunk` tokens; a chunk sees
-itself and the one before (equation 6), whatever the buckets, or with `across` false the same bucket only. A token
-weighs itself by a score of -50000. Rounds are weighted by what their scores sum to (equation 7); a pair that meets in
-several rounds counts in each, as in the authors' code by default.
+Queries are keys: k = q / |q|. In each of `hashes` rounds the tokens are sorted by the bucket argmax [q R, -q R], then
+by position, and cut into chunks of `chunk` tokens. R is random and fixed when the mechanism is built. A token attends
+to its chunk and to the one before (equation 6), whatever the buckets, or with `across` false within its bucket only.
+Its score with itself is -50000. Rounds are weighted by the sums of their exponentiated scores (equation 7). A pair that
+meets in several rounds counts once in each, as by default in the authors' code.
 
-Here the first chunk of a round has none before it; the authors' code lets it see the last one, which is padding.
+Here the first chunk of a round has none before it. In the authors' code the last chunk, of padding, stands before it.
 
-Leaky: in CS later tokens move the ends of the chunks, and so which earlier tokens see each other. `reformer` does not.
+Leaky: in CS later tokens move the ends of the chunks, and so change which earlier tokens attend to each other.
+`reformer` does not.
 """
 
 from typing import Any
@@ -27,12 +28,13 @@ from cab.ops.lsh import (
     unit_keys,
 )
 from cab.ops.neighbour_blocks import with_neighbours
+from cab.ops.precision import at_least_float32
 from cab.ops.prefix import chunked
 from cab.ops.softmax import SELF_SCORE, masked_attention
 
 
 class ReformerLeaky(Mechanism):
-    """Tokens that hash alike are sorted side by side, and chunks of them see each other."""
+    """Tokens are sorted by hash, and attend to their chunk of the sorted sequence and to the one before."""
 
     patterns = {"NS": "native", "CS": "leaky"}
     refuses = {
@@ -62,59 +64,54 @@ class ReformerLeaky(Mechanism):
     def attend(
         self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Sort, cut, and let a chunk see itself and the one before: once a round."""
+        """Sort the tokens by bucket, and attend in each chunk to it and the one before, once for each round."""
         n = q.shape[2]
         chunk = min(self.chunk, n)
         before = 1 if n > chunk else 0
-        bucket = hash_tokens(q, self.rotation, key_mask)
-        given = q * self.slot.dim**-0.5, unit_keys(q), v
-        outs, totals = [], []
+        buckets = hash_tokens(q, self.rotation, key_mask)
+        qkv = q * self.slot.dim**-0.5, unit_keys(q), v
+        outs, log_sums = [], []
         for r in range(self.hashes):
-            order, rank = sort_by_bucket(bucket[:, :, r])
-            of = bucket[:, :, r].gather(2, order)
-            ours = chunked(torch.stack([order, of], 3), chunk, -1)
-            theirs = with_neighbours(ours, before, 0, -1)
-            place, other = ours[..., :1], theirs[..., 0].unsqueeze(3)
-            seen = (other >= 0) & (theirs[..., 1].unsqueeze(3) < self.buckets)
+            order, rank = sort_by_bucket(buckets[:, :, r])
+            sorted_buckets = buckets[:, :, r].gather(2, order)
+            queries = chunked(torch.stack([order, sorted_buckets], 3), chunk, -1)
+            keys = with_neighbours(queries, before, 0, -1)
+            position, key_position = queries[..., :1], keys[..., 0].unsqueeze(3)
+            bucket, key_bucket = queries[..., 1:], keys[..., 1].unsqueeze(3)
+            seen = (key_position >= 0) & (key_bucket < self.buckets)
             if self.slot.pattern is Pattern.CS:
-                seen = seen & (other <= place)
+                seen = seen & (key_position <= position)
             if not self.across:
-                seen = seen & (ours[..., 1:] == theirs[..., 1].unsqueeze(3))
-            sorted_ = (chunked(permute_tokens(t, order, rank), chunk) for t in given)
-            out, total = masked_attention(*sorted_, seen, other == place, before)
+                seen = seen & (bucket == key_bucket)
+            chunks = (chunked(permute_tokens(t, order, rank), chunk) for t in qkv)
+            out, log_sum = masked_attention(*chunks, seen, key_position == position, before)
             outs.append(permute_tokens(out.flatten(2, 3)[:, :, :n], rank, order))
-            totals.append(permute_tokens(total.flatten(2, 3)[:, :, :n], rank, order))
-        return merge_rounds(outs, totals)
+            log_sums.append(permute_tokens(log_sum.flatten(2, 3)[:, :, :n], rank, order))
+        return merge_rounds(outs, log_sums)
 
-    def reference(
-        self, q: Tensor, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Sort each head's real tokens, and add up the exponentials of every round."""
-        out = torch.zeros_like(v)
-        for b in range(q.shape[0]):
-            real = range(q.shape[2]) if key_mask is None else key_mask[b].nonzero()[:, 0].tolist()
-            for h in range(self.slot.heads):
-                key = q[b, h] / q[b, h].square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
-                scores = torch.einsum("id,jd->ij", q[b, h], key) / self.slot.dim**0.5
-                scores = scores.diagonal_scatter(torch.full_like(scores.diagonal(), SELF_SCORE))
-                wide = torch.promote_types(q.dtype, torch.float32)
-                turned = torch.einsum("id,rdb->rib", q[b, h].to(wide), self.rotation[h].to(wide))
-                buckets = torch.cat([turned, -turned], 2).max(2).indices.tolist()
-                meets: dict[int, list[int]] = {i: [] for i in real}
-                for bucket in buckets:
-                    ordered = sorted(real, key=lambda i, bucket=bucket: (bucket[i], i))  # type: ignore[misc]
-                    for s, i in enumerate(ordered):
-                        chunk = s // self.chunk
-                        for j in ordered[max(0, chunk - 1) * self.chunk : (chunk + 1) * self.chunk]:
-                            hidden = self.slot.pattern is Pattern.CS and j > i
-                            if not hidden and (self.across or bucket[i] == bucket[j]):
-                                meets[i].append(j)
-                for i, others in meets.items():
-                    out[b, h, i] = scores[i, others].softmax(0) @ v[b, h, others]
-        return out
+    def reference(self, q: Tensor, k: None, v: Tensor) -> Tensor:
+        """Count in how many rounds i attends to j, c_ij; the weight of j is c_ij exp(score_ij)."""
+        n, causal, dtype = q.shape[2], self.slot.pattern is Pattern.CS, at_least_float32(q)
+        keys = q / q.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        scores = q @ keys.mT / self.slot.dim**0.5
+        scores = scores.masked_fill(torch.eye(n, dtype=torch.bool, device=q.device), SELF_SCORE)
+        count = torch.zeros_like(scores)
+        for h in range(self.slot.heads):
+            for rotation in self.rotation[h].to(dtype):
+                rotated = q[0, h].to(dtype) @ rotation
+                bucket = torch.cat([rotated, -rotated], 1).argmax(1)
+                sorted_tokens = bucket.argsort(stable=True)
+                before = sorted_tokens[:0]
+                for chunk in sorted_tokens.split(self.chunk):
+                    for i in chunk:
+                        j = torch.cat([before, chunk])
+                        j = j[j <= i] if causal else j
+                        count[0, h, i, j if self.across else j[bucket[j] == bucket[i]]] += 1
+                    before = chunk
+        return (scores + count.log()).softmax(-1) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Hashing, and scores and sums over the chunks of each round."""
+        """Count hashing, and the scores and sums of the chunks of each round."""
         chunk = min(self.chunk, n)
         width = 2 * chunk if n > chunk else chunk
         pairs = -(-n // chunk) * chunk * width * (self.slot.dim + self.slot.values)
