@@ -1,14 +1,14 @@
 """Softmax attention (Vaswani et al., arXiv 1706.03762, equation 1): softmax(q k^T / sqrt(dim)) v.
 
-Row i uses q_i and the keys and values alone, so causal cross needs nothing more than noncausal cross. Two options:
+Row i depends on q_i, the keys and the values alone, so causal cross equals noncausal cross. Two options:
 
 - `alibi` (Press et al., arXiv 2108.12409): the score of i and j falls by slope |i - j|. In cross patterns a query has
   no distance to a key, and as in the paper's encoder-decoders nothing is added.
-- `sinks` (gpt-oss; Miller's softmax-one where the logit is 0): each head has a logit of its own that joins the
-  softmax and brings no value, so that a row may weigh the keys by less than one in all.
+- `sinks` (gpt-oss; Miller's softmax-one where the logit is 0): each head has one learned logit more in its softmax,
+  without a value, so that the weights of a row may sum to less than one.
 
-Backends: `tiled` is FlashAttention's algorithm in PyTorch, `sdpa` PyTorch's fused kernels, `flex` its generated ones,
-`flash_attn` the package of that name.
+Backends: `tiled` is FlashAttention's algorithm in PyTorch, `sdpa` is PyTorch's fused kernels, `flex` is the kernels
+that PyTorch generates, and `flash_attn` is the package of that name.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ class Softmax(Mechanism):
         self.exact = not (biased or sinks)
 
     def use(self, backend: str) -> Mechanism:
-        """Refuse what is not installed, or would compute something else."""
+        """Refuse a backend that is not installed or does not compute these options."""
         reason = ""
         if backend == "flex":
             reason = flex_refusal(self.slot)
@@ -66,22 +66,22 @@ class Softmax(Mechanism):
     ) -> Tensor:
         """Write the whole (queries, keys) matrix of weights."""
         seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        place = torch.arange(q.shape[2], device=q.device)
-        return self._weighed(q, k, v, seen, place[:, None] - place if self.slopes is not None else None)
+        position = torch.arange(q.shape[2], device=q.device)
+        return self._attend(q, k, v, seen, position[:, None] - position if self.slopes is not None else None)
 
     def attend_tiled(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Go through the keys tile by tile (online softmax)."""
+        """Compute the softmax a tile of keys at a time (online softmax)."""
         k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
         causal = self.slot.pattern is Pattern.CS
-        out, total = tiled_softmax(q * self.slot.dim**-0.5, k, v, causal, self.tile, key_mask, self.slopes)
-        return self._sunk(out, total)
+        out, log_sum = tiled_softmax(q * self.slot.dim**-0.5, k, v, causal, self.tile, key_mask, self.slopes)
+        return self._with_sink(out, log_sum)
 
     def attend_sdpa(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Compute with PyTorch's fused kernels, whichever it selects; options become an additive mask."""
+        """Compute with the fused kernel that PyTorch selects; the options become an additive mask."""
         grouped = k.shape[1] != self.slot.heads
         if key_mask is None and self.exact:
             causal = self.slot.pattern is Pattern.CS
@@ -90,61 +90,51 @@ class Softmax(Mechanism):
         if self.exact:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=grouped)
         bias = self._bias(q, k.shape[2], seen)
-        if self.sink is not None:  # one more key, of zeros, whose score is the sink's logit
+        if self.sink is not None:  # one more key and value, of zeros, with the sink's logit as its score
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-            column = self.sink.to(q.dtype)[:, None, None].expand(*bias.shape[:-1], 1)
-            bias = torch.cat([bias, column], -1)
+            sink_column = self.sink.to(q.dtype)[:, None, None].expand(*bias.shape[:-1], 1)
+            bias = torch.cat([bias, sink_column], -1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=grouped)
 
     def attend_flex(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute with the kernel that PyTorch generates for these masks and this bias."""
-        return self._sunk(*flex_softmax(q, k, v, self.slot.pattern is Pattern.CS, key_mask, self.slopes))
+        return self._with_sink(*flex_softmax(q, k, v, self.slot.pattern is Pattern.CS, key_mask, self.slopes))
 
     def attend_flash_attn(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
-        """Compute with the package flash-attn; masked tokens are packed away."""
+        """Compute with the package flash-attn, on a packed batch without the masked tokens."""
         return flash_attention(q, k, v, self.slot.pattern is Pattern.CS, key_mask, query_mask, self.slopes)
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Equation 1, head by head, each exponential written out."""
-        batch, heads, n, dim = q.shape
-        out = []
-        for head in range(heads):
-            of = head * k.shape[1] // heads
-            scores = torch.einsum("bid,bjd->bij", q[:, head], k[:, of]) / dim**0.5
-            if self.slopes is not None:
-                place = torch.arange(n, device=q.device)
-                scores = scores - self.slopes[head] * (place[:, None] - place[None, :]).abs()
-            weights = scores.exp()
-            if self.slot.pattern is Pattern.CS:
-                weights = weights.tril()
-            if key_mask is not None:
-                weights = weights * key_mask[:, None, :]
-            total = weights.sum(-1, keepdim=True)
-            if self.sink is not None:
-                total = total + self.sink[head].exp()
-            out.append((weights / total.where(total > 0, 1.0)) @ v[:, of])
-        return torch.stack(out, 1)
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute equation 1, every exponential written out; ALiBi changes the scores, a sink the normaliser."""
+        group, position = self.slot.heads // k.shape[1], torch.arange(q.shape[2], device=q.device)
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        scores = q @ k.mT / self.slot.dim**0.5
+        if self.slopes is not None:
+            scores = scores - self.slopes[:, None, None] * (position[:, None] - position).abs()
+        weights = scores.exp().tril() if self.slot.pattern is Pattern.CS else scores.exp()
+        total = weights.sum(-1, keepdim=True)
+        if self.sink is not None:
+            total = total + self.sink[:, None, None].exp()
+        return weights / total @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Two products over all n m pairs; the masked half is computed, save what `tiled` leaves out."""
+        """Count two products over all n m pairs. In CS `tiled` skips the tiles above the diagonal."""
         causal = self.slot.pattern is Pattern.CS
         pairs = tiled_pairs(n, m, causal, self.tile) if backend == "tiled" else n * m
-        pairs += n * (backend == "sdpa" and self.sink is not None)  # which is one more key there
+        pairs += n * (backend == "sdpa" and self.sink is not None)  # the sink is one more key there
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
 
     def flops_needed(self, n: int, m: int) -> float:
-        """In causal self attention, the pairs on and below the diagonal alone."""
+        """Count two products over the pairs that are seen: in CS, those on and below the diagonal."""
         pairs = n * (n + 1) // 2 if self.slot.pattern is Pattern.CS else n * m
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Keep keys, values and which of them are real."""
+        """Return keys, values and the mask of the real ones."""
         if key_mask is None:
             key_mask = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
         return k, v, key_mask
@@ -152,9 +142,9 @@ class Softmax(Mechanism):
     def step(
         self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Append the new tokens (CS) and let each read what came up to it."""
+        """Append the new tokens (CS), and let each query attend to the tokens up to its own."""
         keys, values, real = state
-        c, old, away = q.shape[2], keys.shape[2], None
+        c, old, distance = q.shape[2], keys.shape[2], None
         new = torch.ones(q.shape[0], c, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
         seen = real[:, None, None, :]
         if k is not None and v is not None:
@@ -162,15 +152,16 @@ class Softmax(Mechanism):
             past = torch.ones(c, old + c, dtype=torch.bool, device=q.device).tril(old)
             seen = real[:, None, None, :] & past
             if self.slopes is not None:
-                place = real.cumsum(1)  # a masked token takes no place
-                away = (place[:, old:, None] - place[:, None, :]).unsqueeze(1)
-        return self._weighed(q, keys, values, seen, away), (keys, values, real)
+                position = real.cumsum(1)  # a masked token has no position of its own
+                distance = (position[:, old:, None] - position[:, None, :]).unsqueeze(1)
+        return self._attend(q, keys, values, seen, distance), (keys, values, real)
 
-    def _weighed(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, away: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, distance: Tensor | None) -> Tensor:
+        """Attend with a mask `seen` and distances i - j, which broadcast to (batch, heads, n, m)."""
         k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
         scores = (q * self.slot.dim**-0.5) @ k.transpose(-1, -2)
-        if away is not None and self.slopes is not None:
-            scores = scores - self.slopes.to(q.dtype)[:, None, None] * away.abs()
+        if distance is not None and self.slopes is not None:
+            scores = scores - self.slopes.to(q.dtype)[:, None, None] * distance.abs()
         if self.sink is None:
             return masked_softmax(scores, seen) @ v
         scores = torch.cat([scores, self.sink.to(q.dtype)[:, None, None].expand(*scores.shape[:-1], 1)], -1)
@@ -178,14 +169,15 @@ class Softmax(Mechanism):
         return masked_softmax(scores, seen)[..., :-1] @ v
 
     def _bias(self, q: Tensor, m: int, seen: Tensor | None) -> Tensor:
+        """Return what is added to the scores: ALiBi's bias, and minus infinity where a key is not seen."""
         bias = q.new_zeros(1, self.slot.heads, q.shape[2], m)
         if self.slopes is not None:
-            place = torch.arange(m, device=q.device)
-            bias = bias - self.slopes.to(q.dtype)[:, None, None] * (place[:, None] - place).abs()
+            position = torch.arange(m, device=q.device)
+            bias = bias - self.slopes.to(q.dtype)[:, None, None] * (position[:, None] - position).abs()
         return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
-    def _sunk(self, out: Tensor, total: Tensor) -> Tensor:
-        """Let the sink take its share of each row, whose scores sum to exp(total)."""
+    def _with_sink(self, out: Tensor, log_sum: Tensor) -> Tensor:
+        """Add the sink to the softmax of each row, whose exponentials sum to exp(log_sum) without it."""
         if self.sink is None:
             return out
-        return out * torch.sigmoid(total - self.sink[:, None]).unsqueeze(-1).to(out.dtype)
+        return out * torch.sigmoid(log_sum - self.sink[:, None]).unsqueeze(-1).to(out.dtype)
