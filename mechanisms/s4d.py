@@ -1,11 +1,12 @@
 """S4D, a diagonal state space (Gu et al., arXiv 2206.11893): each channel convolved with a sum of exponentials.
 
-y = kappa * u + D u, with u the values and kappa_l = 2 Re sum over n of C_n (exp(Delta A_n) - 1) / A_n exp(l Delta A_n)
-(zero-order hold, half of the conjugate pairs), then GELU. A begins as S4D-Lin (-1/2 + i pi n) or S4D-Inv (equations
-8 and 9), Delta between 0.001 and 0.1. The linear layer after GELU is the attention layer's projection.
+    y = GELU(kappa * u + D u),   kappa_l = 2 Re sum over n of C_n (exp(Delta A_n) - 1) / A_n exp(l Delta A_n)
 
-It has neither queries nor keys, so that it has no cross form. NS adds a kernel for what comes after. On a raster a
-missing place counts as a step.
+u are the values, and the discretisation is zero-order hold. Each state n stands for a pair of conjugate states. A is
+initialised as S4D-Lin (-1/2 + i pi n) or S4D-Inv (equations 8 and 9), and Delta between 0.001 and 0.1. The linear
+layer after GELU is the attention layer's output projection.
+
+It has neither queries nor keys, and so no cross form. NS adds a second kernel for the later tokens.
 """
 
 from math import log, log2, pi
@@ -21,7 +22,7 @@ from cab.ops.ragged import gather_tokens, real_first
 
 
 class S4d(Mechanism):
-    """A linear time-invariant filter a channel, as long as the sequence."""
+    """A linear time-invariant filter for each channel, as long as the sequence."""
 
     patterns = {"NS": "native", "CS": "native"}
     refuses = {
@@ -39,14 +40,14 @@ class S4d(Mechanism):
             raise ValueError(f"states={states}: an even number, at least 2, as they are conjugate pairs")
         if init not in ("lin", "inv"):
             raise ValueError(f"init={init!r}: lin (S4D-Lin) or inv (S4D-Inv)")
-        self.pairs, self.both = states // 2, slot.pattern is Pattern.NS
+        self.pairs, self.bidirectional = states // 2, slot.pattern is Pattern.NS
         channels, n = slot.heads * slot.values, torch.arange(self.pairs)
         imaginary = pi * n if init == "lin" else states / pi * (states / (2 * n + 1) - 1)
         self.log_step = nn.Parameter(torch.empty(channels, 1).uniform_(log(0.001), log(0.1)))
         self.log_decay = nn.Parameter(torch.full((channels, self.pairs), log(0.5)))
         self.frequency = nn.Parameter(imaginary.repeat(channels, 1).float())
-        # C, real and imaginary, of the kernel for what came and of the one for what comes
-        self.out = nn.Parameter(torch.randn(2, 2 if self.both else 1, channels, self.pairs) * 0.5**0.5)
+        # C: real and imaginary parts, for the kernel over earlier tokens and (NS) the one over later tokens
+        self.out = nn.Parameter(torch.randn(2, 2 if self.bidirectional else 1, channels, self.pairs) * 0.5**0.5)
         self.skip = nn.Parameter(torch.randn(channels))
 
     def attend(
@@ -61,62 +62,45 @@ class S4d(Mechanism):
         u = self._channels(v, key_mask)
         weight, exponent = self._system(u)
         kernels = convolution_kernel(weight, exponent, u.shape[2])
-        return self._finished(fft_convolution(u, kernels if self.both else kernels[0], self.both), u, v)
+        y = fft_convolution(u, kernels if self.bidirectional else kernels[0], self.bidirectional)
+        return self._activated(y, u, v)
 
-    def reference(
-        self,
-        q: None,
-        k: None,
-        v: Tensor,
-        key_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Run the recurrence x_t = exp(Delta A) x_(t-1) + (exp(Delta A) - 1) / A u_t, token by token."""
-        batch, heads, n, size = v.shape
-        real = torch.ones(batch, n, dtype=torch.bool, device=v.device) if key_mask is None else key_mask
-        u = (v * real[:, None, :, None]).transpose(2, 3).reshape(batch, heads * size, n)
-        decay, angle = self.log_decay.exp(), self.frequency
-        step = self.log_step.exp()
-        fade, cos, sin = (-step * decay).exp(), (step * angle).cos(), (step * angle).sin()
-        keep = fade * cos, fade * sin  # exp(Delta A), as its real and imaginary part
-        square = decay**2 + angle**2  # (keep - 1) / A = (keep - 1) conjugate(A) / |A|^2
-        take = (
-            (-(keep[0] - 1) * decay + keep[1] * angle) / square,
-            (-keep[1] * decay - (keep[0] - 1) * angle) / square,
-        )
-        y = u * self.skip[:, None]
-        for way in range(self.out.shape[1]):
-            x, rows = (torch.zeros_like(u[:, :, :1] * decay[None]),) * 2, []
-            for t in reversed(range(n)) if way else range(n):
-                if way:  # what comes begins with the next token
-                    rows.append(self._observed(x, way))
-                new = u[:, :, t, None]
-                x = (
-                    keep[0] * x[0] - keep[1] * x[1] + take[0] * new,
-                    keep[0] * x[1] + keep[1] * x[0] + take[1] * new,
-                )
-                if not way:
-                    rows.append(self._observed(x, way))
-            y = y + torch.stack(rows[::-1] if way else rows, 2)
+    def reference(self, q: None, k: None, v: Tensor) -> Tensor:
+        """Run the recurrence x_t = exp(Delta A) x_(t-1) + (exp(Delta A) - 1) / A u_t, y_t = 2 Re(C x_t) + D u_t."""
+        u = v[0].mT.flatten(0, 1).double()  # (channels, n); float64, since no 16-bit dtype has complex numbers
+        poles = torch.complex(-self.log_decay.double().exp(), self.frequency.double())
+        transition = (self.log_step.double().exp() * poles).exp()
+        input_weight, readouts = (transition - 1) / poles, torch.complex(*self.out.double())
+
+        def run(u: Tensor, readout: Tensor) -> Tensor:
+            x, outputs = torch.zeros_like(poles), []
+            for t in range(u.shape[1]):
+                x = transition * x + input_weight * u[:, t, None]
+                outputs.append(2 * (readout * x).sum(-1).real)
+            return torch.stack(outputs, 1)
+
+        y = run(u, readouts[0]) + self.skip.double()[:, None] * u
+        if self.slot.pattern is Pattern.NS:  # a second recurrence, from the last token to the one after t
+            y = y + F.pad(run(u.flip(1), readouts[1]).flip(1)[:, 1:], (0, 1))
         y = y * (1 + torch.erf(y / 2**0.5)) / 2
-        return y.reshape(batch, heads, size, n).transpose(2, 3)
+        return y.unflatten(0, (self.slot.heads, -1)).mT[None].to(v.dtype)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """The kernels, and three FFTs."""
+        """Count the kernels, and three FFTs."""
         points = fft_points(n)
         fft = 5.0 * points * log2(points)
-        ways = 2 if self.both else 1
-        return self.slot.heads * self.slot.values * (3 * fft + ways * convolution_kernel_flops(self.pairs, n))
+        kernels = 2 if self.bidirectional else 1
+        return self.slot.heads * self.slot.values * (3 * fft + kernels * convolution_kernel_flops(self.pairs, n))
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Three FFTs of 2 n points, and a kernel of n places: two products a state."""
+        """Count three FFTs of 2 n points, and two real products a state for each of the n entries of a kernel."""
         points = 2.0 * n
         fft = 5.0 * points * log2(points)
-        ways = 2 if self.both else 1
-        return self.slot.heads * self.slot.values * (3 * fft + ways * 4.0 * self.pairs * n)
+        kernels = 2 if self.bidirectional else 1
+        return self.slot.heads * self.slot.values * (3 * fft + kernels * 4.0 * self.pairs * n)
 
     def init_state(self, k: None, v: Tensor, key_mask: Tensor | None = None) -> Any:
-        """Begin with a state of zeros: (batch, heads value_dim, pairs), complex."""
+        """Return a state of zeros: (batch, heads * value_dim, pairs), complex."""
         u = self._channels(v, None)
         return torch.zeros(*u.shape[:2], self.pairs, dtype=u.dtype.to_complex(), device=u.device)
 
@@ -128,31 +112,31 @@ class S4d(Mechanism):
         v: Tensor | None = None,
         key_mask: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Convolve the new tokens, the real ones of a row first, add what the state still says, and absorb them."""
+        """Convolve the new tokens, add the response to the old state, and advance the state over the real ones."""
         assert v is not None  # CS alone streams
-        back, last, count = None, v, torch.full((1, 1, 1), v.shape[2], device=v.device)
+        inverse, real_last, count = None, v, torch.full((1, 1, 1), v.shape[2], device=v.device)
         if key_mask is not None:
-            order, back = real_first(key_mask)
+            order, inverse = real_first(key_mask)
             count = key_mask.sum(1)[:, None, None]
-            hidden = v.masked_fill(~key_mask[:, None, :, None], 0.0)
-            # real ones first to read, and last to absorb, where the zeros before them do nothing
-            v, last = gather_tokens(hidden, order), gather_tokens(hidden, real_first(~key_mask)[0])
+            zeroed = v.masked_fill(~key_mask[:, None, :, None], 0.0)
+            # the output needs the real tokens first, the state needs them last: zeros before them do not change it
+            v, real_last = gather_tokens(zeroed, order), gather_tokens(zeroed, real_first(~key_mask)[0])
         u = self._channels(v, None)
         weight, exponent = self._system(u)
         y = fft_convolution(u, convolution_kernel(weight[0], exponent, u.shape[2]))
         y = y + convolution_kernel(weight[0] * state * exponent.exp(), exponent, u.shape[2])
-        out = self._finished(y, u, v)
-        state = (exponent * count).exp() * state + final_state(self._channels(last, None), exponent)
-        return out if back is None else gather_tokens(out, back), state
+        out = self._activated(y, u, v)
+        state = (exponent * count).exp() * state + final_state(self._channels(real_last, None), exponent)
+        return out if inverse is None else gather_tokens(out, inverse), state
 
     def _channels(self, v: Tensor, key_mask: Tensor | None) -> Tensor:
-        """(batch, heads value_dim, tokens), zero where masked, in float32 at least, as FFTs need."""
+        """Return v as (batch, heads * value_dim, n), zero where masked, in float32 at least, as FFTs need."""
         if key_mask is not None:
             v = v.masked_fill(~key_mask[:, None, :, None], 0.0)
         return v.transpose(2, 3).flatten(1, 2).to(torch.promote_types(v.dtype, torch.float32))
 
     def _system(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return C (exp(Delta A) - 1) / A, (ways, channels, pairs), and Delta A, (channels, pairs)."""
+        """Return C (exp(Delta A) - 1) / A, (kernels, channels, pairs), and Delta A, (channels, pairs)."""
         step, decay, frequency, out = (
             t.to(like.dtype) for t in (self.log_step, self.log_decay, self.frequency, self.out)
         )
@@ -160,9 +144,7 @@ class S4d(Mechanism):
         exponent = poles * step.exp()
         return torch.complex(out[0], out[1]) * torch.expm1(exponent) / poles, exponent
 
-    def _finished(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    def _activated(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Return GELU(y + D u), in the shape and dtype of v."""
         y = F.gelu(y + u * self.skip.to(u.dtype).unsqueeze(-1))
         return y.unflatten(1, (self.slot.heads, -1)).transpose(2, 3).to(v.dtype)
-
-    def _observed(self, x: tuple[Tensor, Tensor], way: int) -> Tensor:
-        return 2 * (self.out[0, way] * x[0] - self.out[1, way] * x[1]).sum(-1)
