@@ -134,7 +134,7 @@ def test_sinkhorn_keeps_a_mean_a_block_and_in_a_target_that_of_the_block_at_hand
 
 
 @pytest.mark.parametrize("split", [1, 5, 8, 40])
-def test_a_sparse_transformer_with_summaries_keeps_those_and_one_stretch(split: int) -> None:
+def test_a_sparse_transformer_with_summaries_keeps_those_and_one_segment(split: int) -> None:
     out, whole, state = streamed(build("sparse_transformer", "CS", form="fixed", stride=8, summary=2), 39, split=split)
     torch.testing.assert_close(out, whole)
     assert state_bytes(state) == (4 * 2 + 1 + 8) * 2 * (8 + 8) * 8 + 39
