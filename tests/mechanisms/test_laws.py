@@ -124,7 +124,7 @@ def test_longformers_global_queries_are_counted_once() -> None:
 
 def test_what_probsparse_needs_is_each_query_with_the_sample_so_far() -> None:
     mechanism = build("probsparse", "CS", max_len=100)
-    pairs = sum(int((mechanism.places <= i).sum()) for i in range(100))
+    pairs = sum(int((mechanism.positions <= i).sum()) for i in range(100))
     assert mechanism.flops_needed(100, 100) == 2 * 2 * pairs * 4
 
 
