@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cab import Batch, Missing, Source
 from cab.backbones.two_tower import TwoTower
-from cab.contracts.task import Attention
+from cab.contracts.task import LayerFactory
 from cab.data import aan, manpages
 from cab.suites.classification import Classification, targets
 from cab.suites.floors import histograms, majority_accuracy, ridge_accuracy, root_frequencies
@@ -62,7 +62,7 @@ class LraRetrieval(Classification):
         x, y = self.pad([pair[i] for i in (0, 1) for pair, _ in examples], trim).chunk(2)
         return Batch(x, x > 0, y, y > 0, targets(examples))
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build the encoder, and a head with two hidden layers, the first of the feed-forward networks' size."""
         return TwoTower(
             self.encoder(attention),

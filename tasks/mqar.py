@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cab import Batch
 from cab.backbones.decoder import Decoder
 from cab.backbones.labels import count_correct, label_loss
-from cab.contracts.task import Attention
+from cab.contracts.task import LayerFactory
 from cab.data.mqar import generate
 from cab.suites.generated import GeneratedTask
 
@@ -78,7 +78,7 @@ class MQAR(GeneratedTask):
         ids, queries = generate(examples, self.seq_len, **self.generator_settings)
         return Batch(torch.from_numpy(ids), target=torch.from_numpy(queries))
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build a decoder whose classes are the values, with the values' embeddings as the weights of its head."""
         vocabulary = self.generator_settings["vocabulary"]
         return Decoder(attention, vocabulary // 2, True, vocabulary=vocabulary, max_len=self.seq_len, **self.sizes)

@@ -18,7 +18,7 @@ from cab.backbones.decoder import TokenClassifier
 from cab.backbones.encoder import Encoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.backbones.multi_field_embedding import MultiFieldEmbedding
-from cab.contracts.task import Attention
+from cab.contracts.task import LayerFactory
 from cab.data.recall import Example, KeyValuePairs, halved_counts, queries_then_pairs
 from cab.suites.generated import GeneratedTask
 
@@ -72,7 +72,7 @@ class RecallNS(GeneratedTask):
         mask = None if real.all() else real
         return Batch(torch.from_numpy(x[:, :n]), mask, target=torch.from_numpy(labels[:, :n]))
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder with logits at every token."""
         vocabulary = 1 + 3 * self.pairs
         encoder = Encoder(attention, Pattern.NS, vocabulary=vocabulary, max_len=self.seq_len, **self.sizes)

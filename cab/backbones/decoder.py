@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cab.backbones.encoder import Encoder
 from cab.contracts.pattern import Pattern
-from cab.contracts.task import Attention
+from cab.contracts.task import LayerFactory
 
 
 class TokenClassifier(nn.Module):
@@ -59,5 +59,5 @@ class Decoder(TokenClassifier):
     `sizes` are the encoder's: vocabulary, max_len, heads, dim, layers, mlp, and those that have defaults.
     """
 
-    def __init__(self, attention: Attention, classes: int, tied: bool = False, **sizes: Any) -> None:
+    def __init__(self, attention: LayerFactory, classes: int, tied: bool = False, **sizes: Any) -> None:
         super().__init__(Encoder(attention, Pattern.CS, **sizes), classes, tied)

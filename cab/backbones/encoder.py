@@ -13,7 +13,7 @@ from cab.backbones.dropout import Dropout
 from cab.backbones.positions import ROTARY_BASE, position_encoding
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
-from cab.contracts.task import Attention
+from cab.contracts.task import LayerFactory
 from cab.errors import unknown
 
 NORMS = ("post", "pre")
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        attention: Attention,
+        attention: LayerFactory,
         pattern: Pattern,
         *,
         vocabulary: int,

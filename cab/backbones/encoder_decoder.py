@@ -14,7 +14,7 @@ from cab.backbones.encoder import NORMS, Encoder
 from cab.backbones.positions import ROTARY_BASE, position_encoding
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
-from cab.contracts.task import Attention
+from cab.contracts.task import LayerFactory
 from cab.errors import unknown
 
 
@@ -56,7 +56,7 @@ class EncoderDecoder(nn.Module):
 
     def __init__(
         self,
-        attention: Attention,
+        attention: LayerFactory,
         pattern: Pattern,
         encoder: Encoder,
         *,

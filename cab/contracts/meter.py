@@ -1,4 +1,4 @@
-"""What a meter is: it turns a call into samples in a child process, and samples into a value in the supervisor.
+"""What a meter is: it turns a workload into samples in a child process, and samples into a value in the supervisor.
 
 This file imports no torch; a meter imports what it measures with inside `measure`.
 """
@@ -39,14 +39,14 @@ class Meter:
         return None
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
-        """Return the metrics that this meter gives for `case` (a `cab.cases.Case`); {} for none. Needs no torch."""
+        """Return the metrics that this meter gives for `case`, a `cab.contracts.case.Case`; {} for none. No torch."""
         return self.metrics
 
-    def measure(self, call: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Measure `call` (a `cab.workload.Workload`) in the child.
+    def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Measure `workload` (a `cab.worker.workload.Workload`) in the child.
 
         Returns metric -> {"samples": [numbers], and what else says how they came about}, JSON-able; or, for a metric
-        that cannot be had here while others can, {"status": one of `cab.cases.STATUSES`, "reason": why}.
+        that cannot be had here while others can, {"status": one of `cab.contracts.case.STATUSES`, "reason": why}.
         """
         raise NotImplementedError
 

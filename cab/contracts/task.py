@@ -66,7 +66,7 @@ class Split(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-Attention = Callable[[Slot], nn.Module]  # gives the attention layer for a slot
+LayerFactory = Callable[[Slot], nn.Module]  # builds the attention layer of a slot
 
 
 class Task:
@@ -119,7 +119,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build the model, asking `attention` for the layer of each slot."""
         raise NotImplementedError
 

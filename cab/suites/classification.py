@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cab.backbones.encoder import POOLINGS, Classifier, Encoder
 from cab.backbones.quirks import PaddingPoolingClassifier, check_protocol
 from cab.contracts.pattern import Pattern
-from cab.contracts.task import Attention, Batch, Task
+from cab.contracts.task import Batch, LayerFactory, Task
 from cab.errors import unknown
 
 LENGTH_MULTIPLE = 64  # the length of a trimmed batch is a multiple of it, so that few shapes occur
@@ -106,13 +106,13 @@ class Classification(Task):
         x = self.pad([content for content, _ in examples], trim)
         return Batch(x, x > 0, target=targets(examples))
 
-    def encoder(self, attention: Attention) -> Encoder:
+    def encoder(self, attention: LayerFactory) -> Encoder:
         """Build the encoder of the task's sizes."""
         return Encoder(
             attention, Pattern.NS, vocabulary=self.vocabulary, max_len=self.seq_len, cls=self.cls, **self.sizes
         )
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build the encoder and a head, whose hidden layer has the size of the feed-forward networks'."""
         classifier = PaddingPoolingClassifier if self.as_released else Classifier
         return classifier(self.encoder(attention), classes=self.classes, hidden=self.sizes["mlp"], pooling=self.pooling)

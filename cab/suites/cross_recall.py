@@ -15,7 +15,7 @@ from cab.backbones.encoder_decoder import EncoderDecoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.backbones.multi_field_embedding import MultiFieldEmbedding
 from cab.contracts.pattern import Pattern
-from cab.contracts.task import Attention, Batch
+from cab.contracts.task import Batch, LayerFactory
 from cab.data.recall import Example, KeyValuePairs, halved_counts, queries_with_modes
 from cab.suites.generated import GeneratedTask
 
@@ -66,7 +66,7 @@ class CrossRecall(GeneratedTask):
         y = torch.from_numpy(pairs.tokens()[:, :m])
         return Batch(torch.from_numpy(x), None, y, mask, torch.from_numpy(labels))
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder, by default without layers, and a decoder."""
         pairs = self.source_len
         encoder = Encoder(

@@ -10,7 +10,7 @@ from cab.backbones.decoder import TokenClassifier
 from cab.backbones.encoder import Encoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.contracts.pattern import Pattern
-from cab.contracts.task import Attention, Batch
+from cab.contracts.task import Batch, LayerFactory
 from cab.data.counter_rng import CounterRNG, Integers
 from cab.suites.generated import GeneratedTask
 
@@ -59,7 +59,7 @@ class TokenLabelling(GeneratedTask):
         ids, labels = self.generate(CounterRNG([number for number, _ in examples]))
         return Batch(torch.from_numpy(ids), target=torch.from_numpy(labels))
 
-    def model(self, attention: Attention) -> nn.Module:
+    def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder with logits at every token; with causal slots it is a decoder."""
         pattern = Pattern.of(self.pattern)
         encoder = Encoder(attention, pattern, vocabulary=self.vocabulary, max_len=self.seq_len, **self.sizes)
