@@ -147,9 +147,9 @@ class Wrapper(Mechanism):
             def attend(q: Tensor | None, k: Tensor | None, v: Tensor | None) -> Tensor:
                 own = {name: inputs[name] for name in each.inputs}
                 masks = {"key_mask": key_mask, "query_mask": query_mask}
-                if query_mask is None and q is not None and _needs_query_mask(each, method):
-                    masks["query_mask"] = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-                    if not self.slot.pattern.cross:
+                if query_mask is None and _needs_query_mask(each, method):
+                    masks["query_mask"] = self._all_queries(q, k, v, inputs)
+                    if not self.slot.pattern.cross and method != "reference":
                         masks["key_mask"] = masks["query_mask"]
                 masks = {name: mask for name, mask in masks.items() if mask is not None}  # a reference may take none
                 out: Tensor = getattr(each, method)(*_read(each, q, k, v), **masks, **own)
@@ -160,6 +160,12 @@ class Wrapper(Mechanism):
         own = {name: inputs[name] for name in self.own_inputs}
         attends = [attend_of(each) for each in self.inners]
         return self.around(*attends, q=q, k=k, v=v, key_mask=key_mask, query_mask=query_mask, **own)
+
+    def _all_queries(self, q: Tensor | None, k: Tensor | None, v: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the query mask of a call without one: all True, as many as the tensors of the queries are long."""
+        tensors = [t.transpose(1, 2) for t in ((q,) if self.slot.pattern.cross else (q, k, v)) if t is not None]
+        tensors += [t for name, t in inputs.items() if self.inputs[name].axis == "queries"]
+        return torch.ones(tensors[0].shape[:2], dtype=torch.bool, device=tensors[0].device)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Count what is inside and what stands around."""
@@ -194,8 +200,8 @@ class Wrapper(Mechanism):
             def attend(q: Tensor | None, k: Tensor | None, v: Tensor | None) -> Tensor:
                 own = {name: inputs[name] for name in each.inputs if name in inputs}
                 new = key_mask
-                if new is None and q is not None and "q" not in each.reads:
-                    new = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+                if new is None and "q" not in each.reads:
+                    new = self._all_queries(q, k, v, inputs)
                 own_q, own_k, own_v = _read(each, q, k, v)
                 out, states[index] = each.step(states[index], own_q, own_k, own_v, new, **own)
                 return out

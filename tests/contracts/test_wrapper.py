@@ -104,13 +104,16 @@ def test_two_stream_side_by_side(pattern: str, second: str) -> None:
     torch.testing.assert_close(stream(difference, call(difference), 3), difference(**call(difference)))
 
 
-@pytest.mark.parametrize("inner", ["softmax", "gla"])
-def test_the_reference_is_what_stands_around_the_references_inside(inner: str) -> None:
-    scaled = build(Scaled, "NS", inner)
+@pytest.mark.parametrize("pattern", Pattern.__members__)
+@pytest.mark.parametrize("inner", ["softmax", "gla", "mean", "none"])
+def test_the_reference_is_what_stands_around_the_references_inside(inner: str, pattern: str) -> None:
+    scaled = build(Scaled, pattern, inner)
     tensors = call(scaled)
-    own = {name: t for name, t in tensors.items() if name in (*"qkv", *scaled.inner.inputs)}
-    expected = by_reference(scaled.inner, **own) * scaled.scale(tensors["x"])[:, None]
-    torch.testing.assert_close(by_reference(scaled, **tensors), expected)
+    own = {name: t for name, t in tensors.items() if name in scaled.inner.inputs or name in "qkv" or "mask" in name}
+    read = dict.fromkeys("qkv")  # what is not read arrives as None
+    expected = by_reference(scaled.inner, **{**read, **own}) * scaled.scale(tensors["x"])[:, None]
+    torch.testing.assert_close(by_reference(scaled, **{**read, **tensors}), expected)
+    torch.testing.assert_close(scaled(**tensors), expected)
 
 
 def test_a_backend_is_that_of_all_inside_and_is_never_replaced_by_another() -> None:
