@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "analysis": "plugins contracts paths intervals errors",
     "report": "analysis plugins contracts paths errors",
     "terminal": "runner report planning store plugins environment contracts paths errors",
+    "tracking": "errors",  # whether one revision is slower than another
     # with torch
     "attention": "plugins contracts errors",  # a mechanism put into place
     "instruments": "intervals errors",
@@ -59,7 +60,7 @@ IN_FUNCTIONS = {"cli": "commands"}
 MOST_BESIDE = 7  # modules beside the packages in `cab/`
 # what must import without torch: `--help`, `list`, `show`, TAB, `--dry-run`, `report`, and the supervisor's own work
 TORCH_FREE = (
-    "errors public_names paths intervals environment plugins planning store runner analysis report terminal api cli cab"
+    "errors public_names paths intervals environment plugins planning store runner analysis report terminal tracking api cli cab"
 ).split()
 TORCH_FREE_MODULES = (
     "contracts.case",
