@@ -10,10 +10,12 @@ from math import exp, log, sqrt
 from typing import TYPE_CHECKING, Any
 
 from cab.analysis.curves import CostAtLength, Curve, curves
+from cab.analysis.ranking import CONTROL_MECHANISMS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+MIN_LENGTHS = 2  # one length says how a cost compares there, and nothing of where it starts to be lower
 # the columns of `efficiency_lengths` where no curve has an answer
 _COLUMNS = "mechanism params backend pattern pass metric against answer length low high shortest longest text".split()
 _ZERO_COST_LOG_RATIO = 1e9  # stands for the log of a ratio in which one cost is zero
@@ -49,14 +51,14 @@ class EfficiencyLength:
 
 
 def efficiency_length(costs: Sequence[CostAtLength], softmax_costs: Sequence[CostAtLength]) -> EfficiencyLength | None:
-    """Return where `costs` falls below `softmax_costs` and stays there, or None where they share no length.
+    """Return where `costs` falls below `softmax_costs` and stays there; None where they share fewer than MIN_LENGTHS.
 
     The crossing is interpolated between the two measured lengths around it, on the logs of cost ratio and length. The
     ends of its interval are the crossings of the smallest and of the largest ratio that the costs' intervals allow.
     """
     softmax_at = {cost.n: cost for cost in softmax_costs}
     pairs = [(cost, softmax_at[cost.n]) for cost in sorted(costs, key=lambda cost: cost.n) if cost.n in softmax_at]
-    if not pairs:
+    if len(pairs) < MIN_LENGTHS:
         return None
     lengths = [cost.n for cost, _ in pairs]
     shortest, longest = float(lengths[0]), float(lengths[-1])
@@ -106,7 +108,7 @@ def _table_rows(all_curves: list[Curve], against: Sequence[str]) -> Iterator[dic
         if curve.mechanism == "softmax":
             softmax_curves.setdefault((curve.backend, *curve.setting.values()), []).append(curve)
     for curve in all_curves:
-        if curve.mechanism in ("softmax", "none"):
+        if curve.mechanism in ("softmax", *CONTROL_MECHANISMS):
             continue
         for backend in against:
             for softmax in softmax_curves.get((backend, *curve.setting.values()), []):

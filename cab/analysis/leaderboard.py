@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 COST_UNITS = (
     "FLOP", "seconds", "bytes", "joules", "watts", "parameters", "FLOP/byte", "tokens", "instructions",
 )  # fmt: skip
-LINE_KINDS = ("ranked", "floor", "leaky")  # in the order in which they are shown
+LINE_KINDS = ("ranked", "control", "leaky")  # in the order in which they are shown
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Cell:
     stop_reasons: list[str] = field(default_factory=list)  # why the measurement ended before it converged
     interval_unknown: bool = False  # a value of one process, which is tied with every other
     mark: str = ""  # "best", "tied" (its interval overlaps the best's) or nothing
+    counted: bool = False  # FLOPs of a mechanism without a closed form: what PyTorch's counter saw
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -55,6 +56,13 @@ class Cell:
         (low, high), (other_low, other_high) = self.interval, other.interval
         return low <= other_high and other_low <= high
 
+    @property
+    def relative_half_width(self) -> float | None:
+        """The longer arm of the interval as a share of the value; None where there is none."""
+        if self.low is None or self.high is None or not self.value:
+            return None
+        return max(self.value - self.low, self.high - self.value) / abs(self.value)
+
 
 @dataclass
 class Line:
@@ -68,6 +76,7 @@ class Line:
     cells: dict[str, Cell]  # metric name -> cell
     label: str = ""
     rank: int | None = None
+    ranks: tuple[int, int] | None = None  # the lowest and the highest rank that the intervals allow
     at_floor: bool = False  # not distinguishable from a floor, or worse: nothing shows that it learned
 
     @property
@@ -105,6 +114,8 @@ class Board:
         for line in self.lines:
             table_row: dict[str, Any] = {
                 "rank": line.rank,
+                "rank_low": line.ranks[0] if line.ranks else None,
+                "rank_high": line.ranks[1] if line.ranks else None,
                 "mechanism": line.mechanism,
                 "params": line.params,
                 "backend": line.backend,

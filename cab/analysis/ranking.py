@@ -1,6 +1,8 @@
 """Makes leaderboards of rows: groups the rows of a question into lines, marks the best values, and ranks the lines."""
 
 import json
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cab.analysis.leaderboard import COST_UNITS, LINE_KINDS, Board, Cell, Line, Metric
@@ -15,7 +17,9 @@ from cab.plugins.registry import card, cards_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FLOOR_MECHANISMS = ("none",)  # read no other token; every score is compared with theirs, and they have no rank
+# No answer to any question, because what they read does not depend on the queries: they are shown and never ranked.
+CONTROL_MECHANISMS = ("none", "mean")
+FLOOR_MECHANISMS = ("none",)  # those that read no other token: a score that is not above theirs shows no learning
 PATTERNS = list(Pattern.__members__)
 
 
@@ -39,6 +43,8 @@ def _board(each: Answers, cost_order: dict[str, int]) -> Board:
         key = tuple(str(row[name] or "") for name in ("mechanism", "params", "backend", "grade"))
         rows_of_line.setdefault(key, {}).setdefault(row["metric"], []).append(row)
     lines = [_line(key, by_metric) for key, by_metric in rows_of_line.items()]
+    if any(metric.name == "flops" for metric in metrics):
+        _fill_flops(lines)
     _label(lines)
     for metric in metrics:
         _mark([line for line in lines if line.kind == "ranked"], metric)
@@ -51,11 +57,15 @@ def _metrics(each: Answers, cost_order: dict[str, int]) -> list[Metric]:
     The headline is the first score, or latency, or the first cost.
     """
     by_name: dict[str, Metric] = {}
+    known_metrics = _task_metrics(each.question["task"])
+    task_metrics = known_metrics or []
     for row in each.rows:
         name, unit = row["metric"], row["unit"] or ""
-        is_score = name not in cost_order and unit not in COST_UNITS
+        if name in by_name:
+            continue
+        # of a task that is not installed here, what no meter measures and is in no unit of cost is a score
+        is_score = name in task_metrics or (known_metrics is None and name not in cost_order and unit not in COST_UNITS)
         by_name[name] = Metric(name, unit, row["higher_is_better"], is_score)
-    task_metrics = _task_metrics(each.question["task"])
 
     def order(metric: Metric) -> tuple[int, int, str]:
         if metric.is_score:
@@ -70,24 +80,32 @@ def _metrics(each: Answers, cost_order: dict[str, int]) -> list[Metric]:
     return sorted(metrics, key=lambda metric: metric is not headline)
 
 
-def _task_metrics(task: str) -> list[str]:
-    """Return a task's metrics in the order of its card, the headline first; none where the task is not installed."""
+def _task_metrics(task: str) -> list[str] | None:
+    """Return a task's metrics in the order of its card, the headline first; None where the task is not installed."""
     try:
         return list(card("task", task).facts["metrics"])
     except UsageError:
-        return []
+        return None
 
 
 def _line(key: tuple[str, ...], rows_by_metric: dict[str, list[Row]]) -> Line:
     mechanism, params, backend, grade = key
-    if grade in ("leaky", "floor"):
-        kind = grade
+    if grade == "leaky":
+        kind = "leaky"
     else:
-        kind = "floor" if mechanism in FLOOR_MECHANISMS else "ranked"
+        kind = "control" if grade == "floor" or mechanism in CONTROL_MECHANISMS else "ranked"
     if grade == "floor":  # a task's floor has one row in every case of the task, all of one value
         rows_by_metric = {name: rows[:1] for name, rows in rows_by_metric.items()}
     cells = {name: _cell(rows) for name, rows in rows_by_metric.items()}
     return Line(mechanism, json.loads(params or "{}"), backend, grade, kind, cells)
+
+
+def _fill_flops(lines: list[Line]) -> None:
+    """Show what was counted, marked, where a mechanism has no closed form of its FLOPs."""
+    for line in lines:
+        counted = line.cells.get("flops_counted")
+        if "flops" not in line.cells and counted is not None and counted.value is not None:
+            line.cells["flops"] = replace(counted, counted=True, reasons=[])
 
 
 def _cell(rows: list[Row]) -> Cell:
@@ -103,6 +121,9 @@ def _cell(rows: list[Row]) -> Cell:
     if valid:
         values_and_intervals = [(row["value"], row["ci_low"], row["ci_high"]) for row in valid]
         cell.value, cell.low, cell.high = mean_over_seeds(values_and_intervals)
+        if valid[0]["unit"] == "fraction" and 0 <= cell.value <= 1:  # Student's t knows no bounds
+            cell.low = None if cell.low is None else max(cell.low, 0.0)
+            cell.high = None if cell.high is None else min(cell.high, 1.0)
         cell.processes = min(int(row["processes"] or 1) for row in valid)
         cell.stop_reasons = sorted({row["stop_reason"] or NO_REASON for row in valid if row["converged"] is False})
         cell.interval_unknown = bool(cell.stop_reasons) and cell.low is None and cell.high is None
@@ -153,7 +174,7 @@ def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
         loss = STATUSES[::-1].index(line.status) if cell is None else _loss(cell, headline)
         return LINE_KINDS.index(line.kind), cell is None, loss, line.label
 
-    floors = [cell for line in lines if line.kind == "floor" and (cell := _cell_with_value(line, headline))]
+    floors = [cell for line in lines if _is_floor(line) and (cell := _cell_with_value(line, headline))]
     ordered = sorted(lines, key=order)
     rank = 0
     for line in ordered:
@@ -164,7 +185,31 @@ def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
             line.at_floor = headline.is_score and any(
                 cell.overlaps(floor) or _loss(cell, headline) > _loss(floor, headline) for floor in floors
             )
+    _range_ranks([line for line in ordered if line.rank is not None], headline)
     return ordered
+
+
+def _is_floor(line: Line) -> bool:
+    return line.grade == "floor" or line.mechanism in FLOOR_MECHANISMS
+
+
+def _range_ranks(lines: list[Line], headline: Metric) -> None:
+    """Give each ranked line its range of ranks: from behind all that are surely better to before all surely worse.
+
+    One value is surely better than another where their intervals do not overlap.
+    """
+    cells = [line.cells[headline.name] for line in lines]
+    ends = []
+    for cell in cells:
+        low, high = cell.interval
+        ends.append((-high, -low) if headline.higher_is_better else (low, high))
+    known = [end for cell, end in zip(cells, ends, strict=True) if not cell.interval_unknown]
+    lows, highs = sorted(low for low, _ in known), sorted(high for _, high in known)
+    for line, cell, (low, high) in zip(lines, cells, ends, strict=True):
+        if cell.interval_unknown:
+            line.ranks = (1, len(lines))
+        else:
+            line.ranks = (1 + bisect_left(highs, low), len(lines) - (len(lows) - bisect_right(lows, high)))
 
 
 def _cell_with_value(line: Line, metric: Metric) -> Cell | None:

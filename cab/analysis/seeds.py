@@ -5,6 +5,8 @@ from statistics import mean
 
 from cab.intervals import student
 
+# a spread below this share of the mean is rounding: the same numbers, added in another order
+ROUNDING = 1e-9
 ValueAndInterval = tuple[float, float | None, float | None]  # value, low end, high end; no ends where it is exact
 
 
@@ -23,9 +25,11 @@ def mean_over_seeds(values_and_intervals: list[ValueAndInterval]) -> ValueAndInt
     values = [value for value, _, _ in values_and_intervals]
     if len(values) == 1:
         return values_and_intervals[0]
-    mean_value, interval = mean(values), student(values)
-    assert interval is not None  # two values or more
-    between_seeds = interval[1] - mean_value
+    mean_value, between_seeds = mean(values), 0.0
+    if max(values) - min(values) > ROUNDING * abs(mean_value):
+        interval = student(values)
+        assert interval is not None  # two values or more
+        between_seeds = interval[1] - mean_value
     below = [value - low for value, low, _ in values_and_intervals if low is not None]
     above = [high - value for value, _, high in values_and_intervals if high is not None]
     if not between_seeds and not below:

@@ -29,6 +29,8 @@ def utilisation(rows: "DataFrame", peaks: Mapping[str, Mapping[str, Any]]) -> "D
     """
     import pandas as pd
 
+    if not peaks:  # nothing to divide by
+        return pd.DataFrame(columns=COLUMNS)
     ok_rows = rows[(rows["status"] == "ok") & rows["step"].isna()]
     counts: dict[str, dict[str, float]] = {}  # case id -> metric -> value
     for row in ok_rows[ok_rows["metric"].isin(("flops_needed", "flops_counted", "bytes_needed"))].to_dict("records"):

@@ -70,7 +70,7 @@ def _remarks(line: Line) -> str:
     """Return the reasons of a line's cells, each with the metrics that it is of, unless it is of all."""
     metrics_by_reason: dict[str, list[str]] = {}
     for name, cell in line.cells.items():
-        for reason in [*cell.reasons, *(f"not converged: {reason}" for reason in cell.stop_reasons)]:
+        for reason in [*cell.reasons, *(f"wide interval: {reason}" for reason in cell.stop_reasons)]:
             metrics_by_reason.setdefault(reason, []).append(name.replace("_", " "))
     return "; ".join(
         reason if len(names) == len(line.cells) else f"{', '.join(names)}: {reason}"

@@ -11,7 +11,7 @@ from cab.plugins.registry import cards_of
 EMPTY = "no results yet: run `cab run mechanism=softmax task=speed` first, or name another folder with --results"
 NOT_COMPARABLE = "(not comparable"  # in the name of a data source whose scores are not comparable with published ones
 EXPECTED_STATUSES = ("unsupported", "skipped")  # nothing failed: a dash is shown, with the reason beside it
-MARKS = {"best": "", "tied": "≈", "at floor": "⌊", "not converged": "†"}
+MARKS = {"best": "", "tied": "≈", "at floor": "⌊", "no interval": "†", "counted": "*"}
 
 
 def title(boards: Sequence[Board]) -> str:
@@ -78,9 +78,27 @@ def marks(line: Line, cell: Cell, is_headline: bool) -> str:
     text = MARKS[cell.mark] if cell.mark else ""
     if is_headline and line.at_floor:
         text += MARKS["at floor"]
-    if cell.stop_reasons:
-        text += MARKS["not converged"]
+    if cell.interval_unknown:
+        text += MARKS["no interval"]
+    if cell.counted:
+        text += MARKS["counted"]
     return text
+
+
+def ranks(line: Line) -> str:
+    """Write the range of ranks that the intervals allow: `2–4`, or `1` where there is no doubt."""
+    if line.ranks is None:
+        return ""
+    low, high = line.ranks
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def shortened(label: str, width: int) -> str:
+    """Cut a label that is too long in its middle, because hyper-parameters differ at the end."""
+    if len(label) <= width:
+        return label
+    head = (width - 1) * 2 // 3
+    return f"{label[:head]}…{label[len(label) - (width - 1 - head) :]}"
 
 
 def legend(boards: Sequence[Board]) -> list[str]:
@@ -91,11 +109,15 @@ def legend(boards: Sequence[Board]) -> list[str]:
     if any(cell.mark == "tied" for cell in cells):
         notes.append("≈ not distinguishable from the best of its column: the 95 % intervals overlap")
     if any(line.at_floor for line in lines):
-        notes.append("⌊ not better than every floor: its interval overlaps a floor's, or the floor is better")
-    if any(cell.stop_reasons for cell in cells):
-        notes.append("† stopped before it converged")
-    if any(line.kind == "floor" for line in lines):
-        notes.append("floor: reads no other token, or needs no model; every score is compared with it; not ranked")
+        notes.append("⌊ not better than every floor (none, or what needs no model): nothing shows that it learned")
+    if any(cell.interval_unknown for cell in cells):
+        notes.append("† no interval: it was timed in one process, and is told apart from nothing")
+    if any(cell.counted for cell in cells):
+        notes.append("* FLOPs as PyTorch's counter saw them: the mechanism states no closed form")
+    if any(line.rank for line in lines):
+        notes.append("rank: the range that the 95 % intervals allow; ±: the interval's longer arm, of costs in percent")
+    if any(line.kind == "control" for line in lines):
+        notes.append("control: what it reads does not depend on the queries, or it needs no model; never ranked")
     if any(line.kind == "leaky" for line in lines):
         notes.append("leaky: its outputs depend on tokens that the pattern forbids; not ranked")
     if any(line.grade == "extension" for line in lines):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,9 @@ from cab.analysis.questions import QUESTION, machine_names
 from cab.analysis.ranking import leaderboard
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import status_counts
+from cab.paths import PACKAGE
+from cab.plugins.cards import Card
+from cab.plugins.registry import cards_of
 from cab.report import notes, published
 from cab.report.units import DisplayUnit, display_unit
 
@@ -24,8 +28,9 @@ if TYPE_CHECKING:
 
 _STYLES = {"wrong": "bold red", "error": "red", "timeout": "yellow", "oom": "yellow"}
 _GAP = 2  # characters between columns
-_RANK_WIDTH = 2
+_RANK_WIDTH = 5
 _FOOTNOTE_WIDTH = 200
+_LABEL_WIDTH = 36  # of a mechanism with its hyper-parameters; a longer one is cut in its middle
 
 
 @dataclass
@@ -63,11 +68,13 @@ class _CellText(NamedTuple):
 
 
 def print_report(rows: "DataFrame", environments: "DataFrame", console: "Console") -> None:
-    """Print every leaderboard, and below them the notes on all of them."""
+    """Print the notes on all leaderboards, and below them every leaderboard, so that these are what stays in view."""
     if rows.empty:
         console.print(notes.EMPTY, markup=False)
         return
     boards = leaderboard(rows, environments)
+    for note in _notes(boards, rows, environments):
+        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
     differing = notes.settings_that_differ(boards)
     name_machines = len({board.machine for board in boards}) > 1
     for group in _boards_by_table(boards):
@@ -78,19 +85,15 @@ def print_report(rows: "DataFrame", environments: "DataFrame", console: "Console
         _print_tables(group, console)
         for line in published.published_lines(first):
             console.print(Text(line, style="dim"))
-    console.print()
-    for note in _notes(boards, rows, environments):
-        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
 
 
 def _notes(boards: Sequence[Board], rows: "DataFrame", environments: "DataFrame") -> Iterator[str]:
-    yield "± the longer arm of the 95 % interval"
-    for note in notes.legend(boards):
-        yield f"{note}; the page says why" if note.startswith(notes.MARKS["not converged"]) else note
+    yield from notes.legend(boards)
     if any(published_for(board) for board in boards):
         yield published.ABOUT
-    yield from notes.methods(boards)
-    for machine in dict.fromkeys(machine_names(environments).values()):
+    yield f"how each was measured: cab show metric={boards[0].headline.name}, and the page of cab report"
+    machines = machine_names(environments[environments["environment_id"].isin(rows["environment_id"])])
+    for machine in dict.fromkeys(machines.values()):
         yield f"machine: {machine}"
     yield "asked for: " + ", ".join(f"{count.rows} {status}" for status, count in status_counts(rows).items())
 
@@ -109,7 +112,7 @@ def _print_tables(boards: Sequence[Board], console: "Console") -> None:
     """Print the tables of some boards: as many blocks side by side as the console is wide."""
     lines = _lines(boards)
     labels = [_label(line) for line in lines]
-    ranks = [str(line.rank or "") for line in lines] if len(boards) == 1 else []
+    ranks = [notes.ranks(line) for line in lines] if len(boards) == 1 else []
     width = console.width - max(label.cell_len for label in (*labels, Text("mechanism")))
     if ranks:
         width -= _RANK_WIDTH + _GAP
@@ -122,14 +125,14 @@ def _print_tables(boards: Sequence[Board], console: "Console") -> None:
         names = ", ".join(metric.name.replace("_", " ") for metric in left_out)
         console.print(Text(f"also measured, and in the page and the files: {names}", style="dim"))
     for number, reason in enumerate(footnotes, start=1):
-        console.print(Text(f"[{number}] {_first_line(reason)}", style="dim"))
+        console.print(Text(f"[{number}] {reason}", style="dim"))
 
 
 def _table(lines: Sequence[Line], labels: Sequence[Text], ranks: Sequence[str], blocks: Sequence[_Block]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     if ranks:
         table.add_column("", justify="right", style="dim")
-    table.add_column("mechanism", vertical="bottom", overflow="fold")
+    table.add_column("mechanism", vertical="bottom", no_wrap=True)
     for block in blocks:
         table.add_column(_block_head(block), vertical="bottom", no_wrap=True)
     for i, (line, label) in enumerate(zip(lines, labels, strict=True)):
@@ -159,15 +162,23 @@ def _lines(boards: Sequence[Board]) -> list[Line]:
 def _shown_metrics(boards: Sequence[Board]) -> tuple[list[Metric], list[Metric]]:
     """Return the metrics that are shown, and the others.
 
-    The scores are shown, the first metric of each unit of cost, and every metric that a meter remarks upon.
+    The scores are shown, the first metric of each unit of cost, every metric that a meter remarks upon, and those of
+    meters that are not this project's own: nobody gets them without asking.
     """
     metrics = metrics_of(boards)
     first_of_unit = {metric.unit: metric.name for metric in reversed(metrics) if metric.unit in COST_UNITS}
     cells = [(name, cell) for board in boards for line in board.lines for name, cell in line.cells.items()]
     remarked = [name for name, cell in cells if cell.status == "ok" and cell.reasons]
     names = {*first_of_unit.values(), *remarked}
-    shown = [metric for metric in metrics if metric.is_score or metric.name in names]
+    shipped = _shipped_metrics()
+    shown = [metric for metric in metrics if metric.is_score or metric.name in names or metric.name not in shipped]
     return shown, [metric for metric in metrics if metric not in shown]
+
+
+def _shipped_metrics() -> set[str]:
+    """Return the metrics of this project's own meters."""
+    cards = [card for card in cards_of("meter").values() if isinstance(card, Card)]
+    return {name for card in cards if Path(card.path).parent == PACKAGE / "meters" for name in card.facts["metrics"]}
 
 
 def _blocks(
@@ -203,7 +214,9 @@ def _cell_text(line: Line | None, metric: Metric, board: Board, unit: DisplayUni
         return _CellText(f"{status}{numbers}", style=_STYLES.get(cell.status, "dim"))
     return _CellText(
         unit.text(cell.value),
-        unit.half_width(cell.value, cell.low, cell.high),
+        unit.half_width(cell.value, cell.low, cell.high)
+        if metric.is_score
+        else unit.relative_half_width(cell.value, cell.low, cell.high),
         notes.marks(line, cell, metric == board.headline) + numbers,
         "bold green" if cell.mark == "best" else "",
     )
@@ -211,10 +224,11 @@ def _cell_text(line: Line | None, metric: Metric, board: Board, unit: DisplayUni
 
 def _footnote_numbers(cell: Cell, footnotes: list[str]) -> str:
     """Return the numbers of a cell's footnotes. A new reason is appended to `footnotes`."""
-    for reason in cell.reasons:
-        if reason not in footnotes:
-            footnotes.append(reason)
-    return "".join(f"[{footnotes.index(reason) + 1}]" for reason in cell.reasons)
+    texts = list(dict.fromkeys(map(_first_line, cell.reasons)))  # as they are printed, so that no two look the same
+    for text in texts:
+        if text not in footnotes:
+            footnotes.append(text)
+    return "".join(f"[{footnotes.index(text) + 1}]" for text in texts)
 
 
 def _aligned(texts: Sequence[_CellText]) -> list[Text]:
@@ -248,7 +262,7 @@ def _block_row(cells: Sequence[Text], block: _Block) -> Text:
 
 def _label(line: Line) -> Text:
     note = line.kind if line.kind != "ranked" else "extension" if line.grade == "extension" else ""
-    return Text(line.label).append(f" {note}" if note else "", style="dim")
+    return Text(notes.shortened(line.label, _LABEL_WIDTH)).append(f" {note}" if note else "", style="dim")
 
 
 def _blocks_by_table(blocks: Sequence[_Block], width: int) -> Iterator[list[_Block]]:

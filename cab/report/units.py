@@ -45,6 +45,15 @@ class DisplayUnit:
         shows_a_digit = float(text.replace(",", "")) > 0
         return f"±{text if shows_a_digit or not half_width else format_number(float(f'{half_width:.1g}')).rstrip('0')}"
 
+    def relative_half_width(self, value: float, low: float | None, high: float | None) -> str:
+        """Write the longer arm of an interval in percent of the value, with two digits; nothing where there is none."""
+        if low is None or high is None or not value:
+            return ""
+        percent = 100 * max(value - low, high - value) / abs(value)
+        if percent >= 999:
+            return "±>999%"
+        return f"±{percent:.0f}%" if percent >= 9.95 else f"±{percent:.1f}%"
+
     def header(self, metric: str) -> str:
         """Write the head of a column: the metric in words, with the unit."""
         words = "FLOPs" if metric == "flops" else metric.replace("_", " ").replace("flops", "FLOPs")

@@ -35,7 +35,7 @@ def print_list(name: str, out: Console) -> None:
 
 
 def print_plugin(text: str, out: Console) -> None:
-    """Print one plug-in: `mechanism=NAME`, `task=NAME`, `meter=NAME`, `grid=NAME`, or the name alone.
+    """Print one plug-in: `mechanism=NAME`, `task=NAME`, `meter=NAME`, `metric=NAME`, `grid=NAME`, or the name alone.
 
     Of several plug-ins with one name, the first kind in `cab.plugins.registry.KINDS` is printed.
     """
@@ -48,8 +48,11 @@ def print_plugin(text: str, out: Console) -> None:
     if kind == "grid":
         _print_grid(name, out)
         return
+    if kind == "metric":
+        _print_metric(name, out)
+        return
     if kind not in registry.KINDS:
-        raise unknown("kind of plug-in", kind, [*registry.KINDS, "grid"])
+        raise unknown("kind of plug-in", kind, [*registry.KINDS, "metric", "grid"])
     card = registry.card(kind, name)
     out.print(escape(card.doc.strip()), highlight=False)
     out.print()
@@ -181,6 +184,26 @@ def _print_grid(name: str, out: Console) -> None:
         raise unknown("grid", name, options("grid"))
     for block in node("grid", name)["blocks"]:
         out.print(escape(" ".join(map(str, block))), highlight=False)
+
+
+def _print_metric(name: str, out: Console) -> None:
+    """Print how a metric is measured: the unit and the method of its meter, or the tasks whose score it is."""
+    known: list[str] = []
+    found = False
+    for kind in ("meter", "task"):
+        for plugin, card in registry.cards_of(kind).items():
+            metrics = {} if isinstance(card, UsageError) else card.facts["metrics"]
+            known += metrics
+            if isinstance(card, UsageError) or name not in metrics:
+                continue
+            found = True
+            unit, higher_is_better = metrics[name]
+            direction = {True: "higher is better", False: "lower is better", None: "neither way is better"}
+            facts = {kind: plugin, "unit": unit, "direction": direction[higher_is_better]}
+            facts |= {"method": card.facts["method"]} if kind == "meter" else {"score of": card.headline}
+            print_pairs(facts, out)
+    if not found:
+        raise unknown("metric", name, sorted(set(known)))
 
 
 def _mechanism_facts(card: Card) -> dict[str, Any]:

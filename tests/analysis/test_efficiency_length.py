@@ -1,5 +1,6 @@
 """The efficiency length is bracketed by measured lengths. CAB's procedure gives CAB's published numbers."""
 
+import pandas as pd
 import pytest
 
 from cab.analysis.curves import CostAtLength
@@ -68,3 +69,15 @@ def test_a_cost_of_one_process_leaves_the_answer_open() -> None:
     of_one_process = rows.assign(converged=rows["mechanism"] != "linear")
     assert list(efficiency_lengths(rows)["text"]) == ["already at 256"]
     assert list(efficiency_lengths(of_one_process)["text"]) == ["already at 256 (not certain)"]
+
+
+def test_one_length_says_nothing_of_where_a_mechanism_starts_to_win() -> None:
+    table = cost_rows({("softmax", "eager"): [2.0], ("linear", "eager"): [1.0]})
+    assert efficiency_lengths(table).empty
+
+
+def test_seeds_are_one_curve_and_controls_have_none() -> None:
+    costs = {("softmax", "eager"): [1.0, 4.0], ("linear", "eager"): [2.0, 3.0], ("mean", "eager"): [0.1, 0.2]}
+    seeds = [cost_rows(costs).assign(seed=seed) for seed in (0, 1)]
+    (answer,) = efficiency_lengths(pd.concat(seeds, ignore_index=True)).to_dict("records")
+    assert answer["mechanism"] == "linear" and (answer["shortest"], answer["longest"]) == (256, 512)

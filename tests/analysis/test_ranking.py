@@ -36,11 +36,50 @@ def test_floors_and_leaky_mechanisms_have_no_rank() -> None:
     assert [(line.label, line.kind, line.rank) for line in board.lines] == [
         ("local", "ranked", 1),
         ("softmax", "ranked", 2),
-        ("none", "floor", None),
+        ("none", "control", None),
         ("peek", "leaky", None),
     ]
     assert [line.at_floor for line in board.lines] == [True, True, False, False]
     assert lines_by_label(board)["local"].cells["accuracy"].mark == "best"
+
+
+def test_controls_have_no_rank_on_boards_of_cost_and_are_never_the_best() -> None:
+    times = {"mean": 1.0, "none": 0.5, "linear": 2.0, "local": 3.0, "softmax": 4.0}
+    board = board_of(*(case_rows({"latency": (t, t * 0.9, t * 1.1)}, mechanism=m) for m, t in times.items()))
+    assert [(line.label, line.rank) for line in board.lines] == [
+        ("linear", 1),
+        ("local", 2),
+        ("softmax", 3),
+        ("none", None),
+        ("mean", None),
+    ]
+    assert [line.label for line in board.lines if line.cells["latency"].mark == "best"] == ["linear"]
+
+
+def test_a_rank_is_the_range_that_the_intervals_allow() -> None:
+    intervals = {"a": (1.0, 0.9, 1.1), "b": (2.0, 1.5, 2.5), "c": (2.4, 2.2, 2.6), "d": (5.0, 4.0, 6.0)}
+    board = board_of(*(case_rows({"latency": interval}, mechanism=name) for name, interval in intervals.items()))
+    assert [line.ranks for line in board.lines] == [(1, 1), (2, 3), (2, 3), (4, 4)]
+    scores = board_of(*(training_rows(name, interval) for name, interval in intervals.items()))
+    assert [(line.label, line.ranks) for line in scores.lines] == [
+        ("d", (1, 1)),
+        ("c", (2, 3)),
+        ("b", (2, 3)),
+        ("a", (4, 4)),
+    ]
+
+
+def test_an_accuracy_stays_between_0_and_1() -> None:
+    seeds = [training_rows("softmax", (value, value - 0.01, value), seed=i) for i, value in enumerate((0.9, 1.0))]
+    cell = board_of(*seeds).lines[0].cells["accuracy"]
+    assert cell.high == 1.0 and cell.low is not None and cell.low < 0.9
+
+
+def test_a_mechanism_without_closed_flops_shows_what_was_counted() -> None:
+    counted = with_columns(case_rows({"flops": 7e9}, mechanism="mine"), metric="flops_counted")
+    lines = lines_by_label(board_of(case_rows({"flops": 5e9}), counted))
+    assert (lines["mine"].cells["flops"].value, lines["mine"].cells["flops"].counted) == (7e9, True)
+    assert not lines["softmax"].cells["flops"].counted
 
 
 def test_a_score_clear_of_the_floor_is_not_at_it() -> None:

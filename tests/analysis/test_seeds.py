@@ -2,6 +2,7 @@
 
 import pytest
 
+from cab.analysis.seeds import mean_over_seeds
 from cab.report.notes import legend
 from tests.analysis.example_rows import board_of, case_rows, training_rows
 
@@ -20,3 +21,8 @@ def test_seeds_are_averaged_and_their_spread_widens_the_interval() -> None:
 def test_counts_that_no_seed_changes_stay_exact() -> None:
     cell = board_of(*(case_rows({"flops": 8e9}, seed=i) for i in range(2))).lines[0].cells["flops"]
     assert (cell.value, cell.low, cell.high) == (8e9, None, None)
+
+
+def test_a_spread_that_is_rounding_has_no_interval() -> None:
+    values: list[tuple[float, float | None, float | None]] = [(x, None, None) for x in (0.1 + 0.2, 0.3, 0.3)]
+    assert mean_over_seeds(values)[1:] == (None, None)

@@ -63,9 +63,42 @@ def test_nothing_from_the_data_is_taken_for_markup() -> None:
     assert "[red]x" in text and "[/bold] broken [link=a]" in text
 
 
-def test_what_did_not_converge_is_marked() -> None:
-    rows = case_rows({"latency": (1.0, 0.1, 9.0)}, converged=False, stop_reason="90 s are over")
-    assert "1.00 ±8.00†" in printed(rows)
+def test_a_timing_shows_its_relative_half_width_and_is_marked_only_where_it_has_none() -> None:
+    wide = case_rows({"latency": (1.0, 0.97, 1.08)}, converged=False, stop_reason="90 s are over")
+    text = printed(wide)
+    assert "±8.0%" in text and "†" not in text
+    assert "†" in printed(case_rows({"latency": 1.0}, converged=False, stop_reason="one process"))
+
+
+def test_a_long_name_is_cut_and_no_word_is_folded() -> None:
+    names = ("a" * 70 + "b" * 70, "sparse_transformer", "softmax")
+    text = printed(*(case_rows({"latency": 1.0}, mechanism=name) for name in names), width=80)
+    assert "sparse_transformer" in text and "a…b" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_footnotes_that_look_the_same_are_one() -> None:
+    first, second = (case_rows({"latency": ("oom", f"8 GiB\nat {i}")}, mechanism=f"m{i}") for i in range(2))
+    text = printed(case_rows({"latency": 1.0}), first, second)
+    assert text.count("] oom: 8 GiB") == 1 and text.count("oom[1]") == 2
+
+
+def test_the_boards_come_last_and_the_method_is_named_in_a_line() -> None:
+    text = printed(case_rows({"latency": 1.0}))
+    assert text.index("cab show metric=latency") < text.index("softmax")
+    assert "several fresh processes" not in text
+
+
+def test_only_machines_of_the_rows_are_named() -> None:
+    out = io.StringIO()
+    print_report(table_of(case_rows({"latency": 1.0})), environments("one", "two"), Console(file=out, width=120))
+    assert "host-one" in out.getvalue() and "host-two" not in out.getvalue()
+
+
+def test_a_meter_of_the_users_own_has_its_column() -> None:
+    own = with_columns(case_rows({"latency": 2.0}), metric="entries_read", unit="entries", value=37.0)
+    text = printed(case_rows({"latency": 1.0}) + own)
+    assert "entries read" in text and text.index("latency") < text.index("entries read")
 
 
 def test_an_empty_store_says_what_to_do() -> None:
