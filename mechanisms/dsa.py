@@ -48,16 +48,12 @@ class Dsa(Mechanism):
         "learning:y": "in training the indexer reads detached tokens (arXiv 2512.02556, section 2.1)",
     }
 
-    def __init__(
-        self, slot: Any, *, selected: int = 128, index_heads: int = 4, index_size: int = 32, index_weight: float = 1.0
-    ) -> None:
+    def __init__(self, slot: Any, *, selected: int = 128, index_heads: int = 4, index_size: int = 32) -> None:
         super().__init__(slot)
         if min(selected, index_heads, index_size) < 1:
             sizes = f"selected={selected}, index_heads={index_heads}, index_size={index_size}"
             raise ValueError(f"{sizes}: at least 1 of each is needed")
-        if index_weight <= 0:
-            raise ValueError(f"index_weight={index_weight}: above 0, or the indexer learns nothing")
-        self.selected, self.heads, self.size, self.weight = selected, index_heads, index_size, index_weight
+        self.selected, self.heads, self.size, self.turned = selected, index_heads, index_size, 2 * (index_size // 4)
         self.base = None if slot.pattern.cross else slot.rotary
         self.of_query = nn.Linear(slot.tokens, index_heads * index_size, bias=False)
         self.of_weight = nn.Linear(slot.tokens, index_heads, bias=False)
@@ -74,20 +70,19 @@ class Dsa(Mechanism):
         chosen = self._choose(index, visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device))
         weights = self._weights(q, k, chosen)
         if self.training:
-            self.aux_loss = self.weight * _divergence(weights, index, chosen, query_mask)
+            self.aux_loss = _divergence(weights, index, chosen, query_mask)
         return weights @ repeat_heads(v, self.slot.heads)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor, y: Tensor) -> Tensor:
         """Choose the keys of each query by sorting, and attend to them."""
         i, j = torch.arange(q.shape[2], device=q.device), torch.arange(k.shape[2], device=q.device)
-        turned = 2 * (self.size // 4)
         with full_precision(q.device.type):
             dtype, (x, y) = at_least_float32(x), (t.to(at_least_float32(t)) for t in (x, y))
             of_query, of_weight, of_key = (t.weight.to(dtype).T for t in (self.of_query, self.of_weight, self.of_key))
             keys = F.layer_norm(y @ of_key, (self.size,), self.norm.weight.to(dtype), self.norm.bias.to(dtype), 1e-6)
-            keys, index = rotate(keys, j, self.base, turned), 0.0
+            keys, index = rotate(keys, j, self.base, self.turned), 0.0
             for head, weight in zip((x @ of_query).split(self.size, -1), (x @ of_weight).unbind(-1), strict=True):
-                scores = (rotate(head, i, self.base, turned) @ keys.mT).clamp(min=0)
+                scores = (rotate(head, i, self.base, self.turned) @ keys.mT).clamp(min=0)
                 index = index + weight[..., None] * scores / (self.heads * self.size) ** 0.5
         q, k = rotate(q, i, self.base), rotate(k, j, self.base).repeat_interleave(q.shape[1] // k.shape[1], 1)
         v, rows = v.repeat_interleave(q.shape[1] // v.shape[1], 1), []
@@ -145,7 +140,7 @@ class Dsa(Mechanism):
         with full_precision(y.device.type):
             keys = F.linear(y, self.of_key.weight.to(y.dtype))
             keys = F.layer_norm(keys, (self.size,), norm.weight.to(y.dtype), norm.bias.to(y.dtype), norm.eps)
-            return rotate(keys.unsqueeze(1), position, self.base, 2 * (self.size // 4))
+            return rotate(keys.unsqueeze(1), position, self.base, self.turned)
 
     def _index(self, x: Tensor, position: Maybe, keys: Tensor) -> Tensor:
         """Return the indexer's scores, (batch, 1, n, m), in float32 at least."""
@@ -153,7 +148,7 @@ class Dsa(Mechanism):
         with full_precision(x.device.type):
             q = F.linear(x, self.of_query.weight.to(x.dtype)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             weight = F.linear(x, self.of_weight.weight.to(x.dtype)).mT.unsqueeze(-1) * (self.heads * self.size) ** -0.5
-            scores = rotate(q, position, self.base, 2 * (self.size // 4)) @ keys.mT
+            scores = rotate(q, position, self.base, self.turned) @ keys.mT
             return (weight * scores.relu()).sum(1, keepdim=True)
 
     def _choose(self, index: Tensor, seen: Maybe) -> Tensor:

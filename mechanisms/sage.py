@@ -1,10 +1,10 @@
 """SageAttention (arXiv 2410.02367) and SageAttention2 (arXiv 2411.10958): softmax attention of rounded tensors.
 
 Before softmax(q k^T / sqrt(dim)) v, q and k are rounded to INT8, INT4 or FP8, with one scale for a block of tokens, the
-largest entry over the largest number of the format. Products of rounded tensors are exact. What is common to all keys
-spoils their scale, so their mean is taken off first, which changes no softmax (`smooth=k`). With `smooth=qk` queries
-lose the mean of their block, too, and its product with the keys is added unrounded (2411.10958, equation 3). The
-unnormalised weights, at most 1 a row, and v, with a scale for each channel, are rounded to FP8 (E4M3).
+largest entry over the largest number of the format. What is common to all keys makes that scale coarse, so their mean
+is taken off first, which changes no softmax (`smooth=k`). With `smooth=qk` (SageAttention2) queries lose the mean of
+their block, too, and its product with the keys is added unrounded. The unnormalised weights, at most 1 a row, and v,
+with a scale for each channel, are rounded to FP8 (E4M3).
 
 The rounding is simulated in floating point: it shows the error, and saves no time. Gradients pass it unchanged.
 
