@@ -22,7 +22,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from cab.contracts.case import Case
-from cab.store.store import SCHEMA, Store
+from cab.store.entry import SCHEMA, Entry
+from cab.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 NAME = "cab-bench"
@@ -243,7 +244,7 @@ def test_without_torch_a_store_is_reported(light: Path, tmp_path: Path) -> None:
     entry = {"schema": SCHEMA, "case": question, "case_id": Case.of(question).id, "meter": "latency", "key": "k"}
     entry |= {"run_id": "r", "time": "1", "environment": {"host": "here"}, "environment_id": "e", "processes": []}
     value = {"status": "ok", "reason": "", "unit": "seconds", "higher_is_better": False, "value": 0.5, "processes": 5}
-    Store(tmp_path / "results").open_for_writing().write({**entry, "metrics": {"latency": value}})
+    Store(tmp_path / "results").open_for_writing().write(Entry.from_json({**entry, "metrics": {"latency": value}}))
     done = run(light, tmp_path, "report")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "500" in done.stdout and "(ms)" in done.stdout

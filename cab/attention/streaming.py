@@ -49,7 +49,7 @@ class TokenDecoder:
 def check_streams(mechanism: Mechanism) -> None:
     """Raise `Unsupported` where the mechanism cannot decode."""
     name, pattern = type(mechanism).__name__, mechanism.slot.pattern
-    if not mechanism.defines("step"):
+    if not mechanism.streams:
         raise Unsupported(f"{name} does not stream")
     if not pattern.causal:
         raise Unsupported(f"pass=decode needs a causal pattern, not {pattern.value}")

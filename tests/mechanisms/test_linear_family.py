@@ -235,6 +235,6 @@ def test_later_keys_of_the_chunk_do_not_wipe_out_rows_of_performer() -> None:
 
 def test_exponents_of_performer_are_float32_under_autocast() -> None:
     mechanism, x = build("performer").float(), normal(2, 2, 5, 8).bfloat16()
-    expected = mechanism._mapped(x)
+    expected = mechanism._feature_map(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(mechanism._mapped(x), expected)
+        assert torch.equal(mechanism._feature_map(x), expected)

@@ -13,6 +13,7 @@ from torch import Tensor
 from cab import Mechanism, Pattern, Slot
 from cab.attention.build import build_mechanism
 from cab.attention.random_inputs import RandomInputs
+from cab.contracts.rasters import layouts
 from cab.plugins import registry
 
 N, M, CUTS = 37, 29, (1, 4, 8, 19, 36)
@@ -21,6 +22,7 @@ CELLS = [
     for name, card in registry.cards_of("mechanism").items()
     if isinstance(card.facts["patterns"], dict)
     for pattern in card.facts["patterns"]
+    if (1, 1) in layouts(card.facts["rasters"], card.facts["source_rasters"], Pattern.of(pattern))  # takes sequences
 ]
 Call = dict[str, Tensor]
 
@@ -30,7 +32,9 @@ def built(name: str, pattern: str) -> tuple[Mechanism, Call]:
     cls, of = registry.load("mechanism", name), Pattern.of(pattern)
     torch.manual_seed(0)
     slot = Slot(of, heads=2, dim=8, max_len=N, source_len=M if of.cross else None, width=20)
-    mechanism = build_mechanism(cls, cls.checks[0], slot).double().eval()
+    entry = next(entry for entry in cls.checks if pattern in entry.get("patterns", pattern))
+    params = {name: value for name, value in entry.items() if name != "patterns"}
+    mechanism = build_mechanism(cls, params, slot).double().eval()
     return mechanism, RandomInputs(0, torch.float64, torch.device("cpu")).arguments(
         mechanism, 1, N, M if of.cross else N
     )
