@@ -143,21 +143,37 @@ def report(
 @app.command(name="list")
 @_with_exit_codes
 def list_(
-    what: Annotated[str, typer.Argument(help="mechanisms, tasks, meters or grids; all by default.")] = "",
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[mechanisms | tasks | meters | grids] [KEY=VALUE...] [WORD...]",
+            help="All by default.",
+        ),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="With mechanisms: as docs/mechanisms.md.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The cards as JSON.")] = False,
 ) -> None:
-    """List mechanisms with what each can do, tasks, meters and grids."""
+    """List mechanisms with what each can do, tasks, meters and grids.
+
+    KEY=VALUE selects mechanisms: pattern=CS,CC streams=yes exact=no grouped=yes grade=native cost=linear backend=sdpa
+    task=lra_text. Words search names, descriptions and papers: cab list window.
+    """
     if markdown:
-        if what != "mechanisms":
+        if what != ["mechanisms"]:
             raise UsageError("--markdown is of mechanisms: cab list mechanisms --markdown")
         from cab.terminal.handbook import markdown as page
 
         typer.echo(page(), nl=False)
         return
-    from cab.terminal.listing import print_list
+    from cab.terminal.listing import listed, print_list
     from cab.terminal.printing import console
 
-    print_list(what, console())
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(listed(what or []), indent=2, default=str))
+        return
+    print_list(what or [], console())
 
 
 @app.command()

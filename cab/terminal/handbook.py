@@ -8,7 +8,8 @@ from cab.errors import UsageError
 from cab.planning.overrides import folders
 from cab.plugins import registry
 from cab.plugins.cards import Card
-from cab.terminal.listing import grades, input_texts, patterns_by_reason, reads_text
+from cab.terminal.listing import input_texts, patterns_by_reason, reads_text
+from cab.terminal.selection import grades
 
 HEAD = """# Mechanisms
 

@@ -12,16 +12,16 @@ from cab.planning.overrides import node, options
 from cab.plugins import cards, registry
 from cab.plugins.cards import Card
 from cab.terminal.printing import print_pairs
+from cab.terminal.selection import Selection, grades, growth, selection
 
-LISTS = ("mechanisms", "tasks", "meters", "grids")
+NARROW = 12  # so few mechanisms are listed with the reasons of what they refuse
 
 
-def print_list(name: str, out: Console) -> None:
-    """Print one of LISTS, or all of them where `name` is empty."""
-    if name and name not in LISTS:
-        raise unknown("kind", name, LISTS)
-    if name == "meters":
-        _print_meters(out, with_methods=True)
+def print_list(arguments: list[str], out: Console) -> None:
+    """Print the plug-ins that `cab.terminal.selection` selects; all of them without arguments."""
+    asked = selection(arguments)
+    if asked.kinds() == ("meters",):
+        _print_meters(asked, out, with_methods=True)
     else:
         printers = {
             "mechanisms": _print_mechanisms,
@@ -29,9 +29,42 @@ def print_list(name: str, out: Console) -> None:
             "meters": _print_meters,
             "grids": _print_grids,
         }
-        for each in [name] if name else LISTS:
-            printers[each](out)
+        for kind in asked.kinds():
+            printers[kind](asked, out)
+    if asked.narrowed and not any(plugins for plugins in listed(arguments).values()):
+        out.print("nothing matches; cab list shows all there is", highlight=False)
     cards.keep()
+
+
+def listed(arguments: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return kind -> the cards of what `print_list` prints, as plain values for JSON."""
+    asked = selection(arguments)
+    plugins = {
+        kind: [
+            {"name": name, "unavailable": str(card)}
+            if isinstance(card, UsageError)
+            else {"name": name, "source": card.path, "doc": card.doc, **card.facts, **_of_mechanism(card)}
+            for name, card in asked.cards(kind.removesuffix("s"))
+        ]
+        for kind in asked.kinds()
+        if kind != "grids"
+    }
+    if "grids" in asked.kinds():
+        plugins["grids"] = [{"name": name, "blocks": node("grid", name)["blocks"]} for name in _grids(asked)]
+    cards.keep()
+    return plugins
+
+
+def _of_mechanism(card: Card) -> dict[str, Any]:
+    """Return what of a mechanism follows from its class: hyper-parameters, backends, streaming, growth of the cost."""
+    if card.kind != "mechanism":
+        return {}
+    return {
+        "params": card.params,
+        "backends": list(card.backends),
+        "streams": "step" in card.methods,
+        "growth": growth(card.facts["cost"]),
+    }
 
 
 def print_plugin(text: str, out: Console) -> None:
@@ -58,14 +91,6 @@ def print_plugin(text: str, out: Console) -> None:
     out.print()
     facts_of = {"mechanism": _mechanism_facts, "task": _task_facts, "meter": _meter_facts}
     print_pairs({**facts_of[kind](card), "source": card.path}, out)
-
-
-def grades(card: Card) -> dict[str, str]:
-    """Return pattern -> a mechanism's grade, or - where it refuses the pattern."""
-    patterns = card.facts["patterns"]
-    if not isinstance(patterns, dict):  # a wrapper, which has the patterns of the mechanism inside
-        return dict.fromkeys(Pattern.__members__, "as inner")
-    return {name: patterns.get(name, "-") for name in Pattern.__members__}
 
 
 def patterns_by_reason(refuses: dict[str, str]) -> dict[str, list[str]]:
@@ -108,48 +133,49 @@ def _condition_text(condition: dict[str, Any]) -> str:
     return f"with {' and '.join(texts)}"
 
 
-def _print_mechanisms(out: Console) -> None:
-    rows = [("name", *Pattern.__members__, "streams", "exact", "cost", "paper", "backends beside eager, compile")]
-    notes = []
-    for name, card in registry.cards_of("mechanism").items():
+def _print_mechanisms(asked: Selection, out: Console) -> None:
+    rows = [("name", *Pattern.__members__, "streams", "cost", "paper")]
+    reasons, unavailable = [], []
+    for name, card in asked.cards("mechanism"):
         if isinstance(card, UsageError):
-            notes.append(f"{name} is unavailable: {card}")
+            unavailable.append(f"{name} is unavailable: {card}")
             continue
         facts = card.facts
+        short = {"native": "native", "extension": "ext", "leaky": "leaky", "as inner": "inner", "-": "-"}
         rows.append(
             (
                 name,
-                *grades(card).values(),
+                *(short[grade] for grade in grades(card).values()),
                 "yes" if "step" in card.methods else "",
-                "yes" if facts["exact"] else "",
-                facts["cost"],
-                facts["paper"],
-                " ".join(card.backends[1:-1]),
+                _shortened(facts["cost"], 26),
+                facts["paper"].removeprefix("arXiv "),
             )
         )
         for reason, patterns in patterns_by_reason(facts["refuses"]).items():
-            notes.append(f"{name} refuses {', '.join(patterns)}: {reason}")
+            reasons.append(f"{name} refuses {', '.join(patterns)}: {reason}")
         for law, reason in facts["exempt"].items():
-            notes.append(f"{name} is exempt from the law {law}: {reason}")
-    _print_columns("Mechanisms", rows, notes, out)
+            reasons.append(f"{name} is exempt from the law {law}: {reason}")
+    more = "ext: our extension of the paper's pattern; reasons and hyper-parameters: cab show mechanism=NAME"
+    shown = reasons if len(rows) <= NARROW + 1 else [more]
+    _print_columns("Mechanisms", rows, shown + unavailable, asked, out)
 
 
-def _print_tasks(out: Console) -> None:
+def _print_tasks(asked: Selection, out: Console) -> None:
     rows = [("name", "slots", "metrics", "what it is")]
     notes = []
-    for name, card in registry.cards_of("task").items():
+    for name, card in asked.cards("task"):
         if isinstance(card, UsageError):
             notes.append(f"{name} is unavailable: {card}")
             continue
         rows.append((name, " ".join(card.facts["slots"]), " ".join(card.facts["metrics"]), card.headline))
-    _print_columns("Tasks", rows, notes, out)
+    _print_columns("Tasks", rows, notes, asked, out)
 
 
-def _print_meters(out: Console, with_methods: bool = False) -> None:
+def _print_meters(asked: Selection, out: Console, with_methods: bool = False) -> None:
     """Print the meters; `with_methods` also how each measures, and whether it can measure here."""
     rows = [("name", "processes", "metrics")]
     notes = []
-    for name, card in registry.cards_of("meter").items():
+    for name, card in asked.cards("meter"):
         if isinstance(card, UsageError):
             notes.append(f"{name} is unavailable: {card}")
             continue
@@ -161,18 +187,32 @@ def _print_meters(out: Console, with_methods: bool = False) -> None:
             notes.append(f"  {card.facts['method']}")
     if not with_methods:
         notes.append("their methods: cab list meters")
-    _print_columns("Meters", rows, notes, out)
+    _print_columns("Meters", rows, notes, asked, out)
 
 
-def _print_grids(out: Console) -> None:
-    out.print(f"[bold]Grids[/]: {escape(', '.join(options('grid')) or 'none')}", highlight=False)
+def _grids(asked: Selection) -> list[str]:
+    return [name for name in options("grid") if asked.has_words(f"{name} {node('grid', name)['blocks']}")]
 
 
-def _print_columns(title: str, rows: Sequence[tuple[str, ...]], notes: list[str], out: Console) -> None:
+def _print_grids(asked: Selection, out: Console) -> None:
+    names = _grids(asked)
+    if names or not asked.narrowed:
+        out.print(f"[bold]Grids[/]: {escape(', '.join(names) or 'none')}", highlight=False)
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _print_columns(
+    title: str, rows: Sequence[tuple[str, ...]], notes: list[str], asked: Selection, out: Console
+) -> None:
     """Print plain columns, and the notes below them.
 
     A rich table is not used: laying out 90 lines would take longer than the rest of the command.
     """
+    if len(rows) == 1 and asked.narrowed:
+        return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     out.print(title, style="bold")

@@ -149,6 +149,7 @@ def parse(words: list[str]) -> None:
 
     from cab.planning.plan import plan
     from cab.plugins import registry
+    from cab.terminal.selection import selection
 
     group = typer.main.get_command(app)
     names = [word for word in words if not word.startswith("-")]
@@ -174,7 +175,7 @@ def parse(words: list[str]) -> None:
         for name in set(names[1:]) - set(given):  # pattern=CS and law=padding narrow it
             registry.card("mechanism", name)
     elif names[0] == "list":
-        assert set(names[1:]) <= {"mechanisms", "tasks", "meters", "grids"}
+        selection([word for word in words if not word.startswith("-")])
     elif names[0] == "show" and not given[0].startswith("grid="):
         registry.card(*given[0].split("=", 1))
 
