@@ -33,6 +33,7 @@ class Plan:
 
     measurements: list[Measurement] = field(default_factory=list)
     engine: str = "local"
+    workers: int = 1  # children that may run side by side, where they are no timings
 
     @property
     def cases(self) -> list[Case]:
@@ -47,7 +48,7 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     """
     grid_points = points(list(overrides))
     check_backends(grid_points)
-    engine = _engine(grid_points)
+    engine, workers = str(_one("engine", grid_points)), int(_one("workers", grid_points))
     by_file: dict[str, Measurement] = {}
     # data and sources as they are now, each read once
     data_fingerprint, source_fingerprint = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)
@@ -63,14 +64,15 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
         reasons = dict.fromkeys(each.refusal[1] for each in measurements if each.refusal)
         raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
     # seeds outermost: a drift of the machine then hits every mechanism alike, and a cut run has whole comparisons
-    return Plan(sorted(measurements, key=lambda each: each.case.seed), engine)
+    return Plan(sorted(measurements, key=lambda each: each.case.seed), engine, workers)
 
 
-def _engine(grid_points: list[GridPoint]) -> str:
-    engines = list(dict.fromkeys(point.root["engine"] for point in grid_points))
-    if len(engines) > 1:
-        raise UsageError(f"engine={','.join(engines)}: one run has one engine")
-    return str(engines[0])
+def _one(key: str, grid_points: list[GridPoint]) -> Any:
+    """Return the value of a key that a whole run has one value of."""
+    values = list(dict.fromkeys(point.root[key] for point in grid_points))
+    if len(values) > 1:
+        raise UsageError(f"{key}={','.join(map(str, values))}: one run has one {key}")
+    return values[0]
 
 
 def case_of(point: GridPoint) -> Case:

@@ -46,6 +46,7 @@ def check_root(root: dict[str, Any]) -> None:
     for key in _OPTIONAL_COUNTS:
         if root[key] is not None:
             check_whole(key, root[key], least=1)
+    check_whole("workers", root["workers"], least=1)
     check_whole("seed", root["seed"], least=0)
     if root["kv_heads"] is not None and root["heads"] % root["kv_heads"]:
         raise UsageError(f"kv_heads={root['kv_heads']}: it must divide heads={root['heads']}")

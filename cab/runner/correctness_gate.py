@@ -24,9 +24,7 @@ def has_changed(measurement: Measurement) -> bool:
 class Laws:
     """The laws of a run's cases. Each verdict is asked for once: of the cache, and else of a child."""
 
-    def __init__(self, run: Callable[[Measurement], Outcome]) -> None:
-        """Take what runs the laws in a child: its outcome has a `LawsAnswer`."""
-        self._run = run
+    def __init__(self) -> None:
         self._objections: dict[str, Outcome | None] = {}  # by the verdict's key; None where the laws hold
 
     def unknown(self, measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -34,19 +32,17 @@ class Laws:
         by_key = {verdict_cache.key(each.case): each for each in measurements}
         return [each for key, each in by_key.items() if key not in self._objections and verdict_cache.load(key) is None]
 
-    def objection(
-        self, measurement: Measurement, run: Callable[[Measurement], Outcome] | None = None
-    ) -> Outcome | None:
+    def objection(self, measurement: Measurement, run: Callable[[Measurement], Outcome]) -> Outcome | None:
         """Return why nothing of this measurement's case may be measured, or None where the laws hold.
 
-        `run` runs the laws in place of the usual child.
+        `run` runs the laws in a child: its outcome has a `LawsAnswer`.
         """
         key = verdict_cache.key(measurement.case)
         if key in self._objections:
             return self._objections[key]
         verdict = verdict_cache.load(key)
         if verdict is None:
-            outcome = CHANGED if has_changed(measurement) else (run or self._run)(measurement)
+            outcome = CHANGED if has_changed(measurement) else run(measurement)
             # the verdict would be kept for what lies there now, and the child may have imported what was there before
             if outcome is CHANGED or has_changed(measurement):
                 return CHANGED

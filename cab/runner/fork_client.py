@@ -97,7 +97,7 @@ class ForkClient:
         answer, output, progress = (str(folder / name) for name in ("answer", "output", "progress"))
         try:
             if not self._ready:
-                self._receive(lambda: None)
+                self._receive(lambda: waiting(""))
                 self._ready = True
             self._send(Request(job, deadline, memory, answer, output, progress, folder=os.getcwd()))
             child_exit: ChildExit = self._receive(lambda: waiting(_read(progress)))

@@ -12,8 +12,8 @@ class Listener(Protocol):
     def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None:
         """Take all that was asked for, and what of it is still to be measured."""
 
-    def doing(self, what: str) -> None:
-        """Show what runs now, in a line."""
+    def doing(self, what: str, worker: int | None = None) -> None:
+        """Show what runs now, in a line; of several that work side by side each has its own ("": it has ended)."""
 
     def step(self, children: int) -> None:
         """Count so many more child processes as over."""

@@ -64,7 +64,7 @@ def execute(
     for status in statuses:
         check_choice("status in --retry", status, STATUSES)
     store = Store(results).open_for_writing()
-    options = Options(data=data.absolute(), force=force, retry=statuses)
+    options = Options(data=data.absolute(), force=force, retry=statuses, workers=planned.workers)
     ENGINES[planned.engine](planned.measurements, store, options, listener)
     for path in store.damaged:
         listener.note(f"a damaged results file was set aside: {path}")

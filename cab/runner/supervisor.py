@@ -2,18 +2,18 @@
 
 It never raises for a case. The laws of a case run before it is measured, once, in a child of their own. The processes
 of each meter are then spread over a block of measurements in rounds, so that a drift of the machine hits all alike.
-Samples are stored after every child, so a kill costs one child.
+Samples are stored after every child, so a kill costs one child. With several workers, what is no timing (trainings,
+counts) runs side by side first; timings then run alone.
 """
 
-import collections
-import queue
+import copy
 import shutil
 import threading
 import time
 import traceback
 import uuid
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from cab.runner.entries import is_finished, new_entry, with_outcome, worst_statu
 from cab.runner.fork_client import ForkClient, ServerDied
 from cab.runner.listener import Listener
 from cab.runner.outcomes import Outcome, outcome_of
+from cab.runner.worker_pool import Stopped, run_side_by_side
 from cab.store.entry import Entry
 from cab.store.store import Store
 
@@ -48,6 +49,7 @@ class Options:
     data: Path  # the folder of the tasks' data
     force: bool = False  # measure anew what the store holds
     retry: frozenset[str] = frozenset()  # statuses that are measured anew
+    workers: int = 1  # children on the CPU side by side, where they are no timings
 
 
 class Supervisor:
@@ -57,11 +59,17 @@ class Supervisor:
         self.store, self.client, self.options, self.listener = store, client, options, listener
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
-        self._laws = Laws(self._run_laws)
+        self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
         self._compared: set[str] = set()  # ids of cases that a child of this run has compared with their reference
         # lengths (n, m) that ran out of memory, by the hash of everything else that was asked
         self._oom_lengths: dict[str, set[tuple[int, int]]] = {}
+        self._recording = threading.Lock()  # of the store's entries and of what is remembered above
+        # of one of several workers: its number, what stops it, the cores and bytes that are its share
+        self._worker: int | None = None
+        self._stop = threading.Event()
+        self._cores = environment.usable_cores()
+        self._memory: int | None = None
 
     def pending(self, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Return the measurements that the store does not hold yet, or that are asked for again."""
@@ -93,7 +101,10 @@ class Supervisor:
 
     def carry_out(self, measurements: Sequence[Measurement]) -> None:
         """Do every measurement; each ends in the store with a status for every metric."""
-        self._check_laws(measurements)
+        side_by_side = self._queues(measurements)
+        self._check_laws(measurements, least=1 if len(side_by_side) > 1 else 2)
+        if len(side_by_side) > 1:
+            self._carry_out_side_by_side(side_by_side)
         for start in range(0, len(measurements), BLOCK):
             block = list(measurements[start : start + BLOCK])
             claimed_elsewhere = list(block)
@@ -104,6 +115,34 @@ class Supervisor:
                 self.listener.doing("waiting for another run on this store")
                 time.sleep(0.2)
                 claimed_elsewhere = self._round(_by_child(claimed_elsewhere), last)
+
+    def _queues(self, measurements: Sequence[Measurement]) -> list[list[list[Measurement]]]:
+        """Return the groups that need not be alone on the machine: a queue for each worker that shall take of it.
+
+        The groups of the CPU are one queue, which `workers` workers share; each GPU has its own, with one worker.
+        """
+        by_device: dict[str, list[list[Measurement]]] = {}
+        for group in _by_child(measurements):
+            if not _is_timed(group[0]) and not group[0].refusal:
+                by_device.setdefault(group[0].case.device, []).append(group)
+        queues = []
+        for device, groups in by_device.items():
+            queues += [groups] * (min(self.options.workers, len(groups)) if device == "cpu" else 1)
+        return queues
+
+    def _carry_out_side_by_side(self, queues: list[list[list[Measurement]]]) -> None:
+        """Carry out groups of measurements that are no timings; what another run has claimed is left out."""
+        cores = max(1, self._cores // len(queues))
+        memory = int(0.9 * environment.available_memory()) // len(queues)
+
+        def work(group: list[Measurement], worker: int, client: ForkClient, stop: threading.Event) -> None:
+            supervisor = copy.copy(self)  # what is remembered of the run is shared
+            supervisor.client, supervisor._worker, supervisor._stop = client, worker, stop
+            supervisor._cores, supervisor._memory = cores, memory
+            supervisor._round([group], max(each.processes for each in group) - 1)
+            self.listener.doing("", worker)
+
+        run_side_by_side(queues, work, self.client)
 
     def _round(self, groups: Iterable[list[Measurement]], turn: int) -> list[Measurement]:
         """Give each group one more process, up to `turn` + 1; return the groups that another run has claimed."""
@@ -130,8 +169,9 @@ class Supervisor:
         if has_changed(measurements[0]):
             outcomes = {each.meter: CHANGED for each in measurements}
         details = {**environment.details(), "time": time.time()}
-        for each in measurements:
-            self._record(each, outcomes[each.meter], details)
+        with self._recording:
+            for each in measurements:
+                self._record(each, outcomes[each.meter], details)
 
     def _record(self, measurement: Measurement, outcome: Outcome, details: dict[str, Any]) -> None:
         """Write an outcome into the store and tell the listener."""
@@ -166,9 +206,9 @@ class Supervisor:
         if objection:
             return {each.meter: objection for each in measurements}
         title = f"{first.case.title}: {', '.join(each.meter for each in measurements)}"
-        self.listener.doing(title)
-        timed = first.hosted and not first.trains
-        with locks.device(first.case.device, timed, lambda: self.listener.doing(f"waiting for the device: {title}")):
+        self._doing(title)
+        timed = _is_timed(first)
+        with locks.device(first.case.device, timed, lambda: self._waiting(f"waiting for the device: {title}")):
             if first.trains:
                 return {first.meter: self._train(first, title)}
             job = self._measure_job(first, [each.meter for each in measurements])
@@ -186,18 +226,23 @@ class Supervisor:
         case = measurement.case
         if case.id in self._refused:
             return Outcome("unsupported", self._refused[case.id])
-        for n, m in sorted(self._oom_lengths.get(_all_but_lengths(measurement), ())):
+        with self._recording:
+            oom_lengths = sorted(self._oom_lengths.get(_all_but_lengths(measurement), ()))
+        for n, m in oom_lengths:
             # longer ones are not even tried: a machine near its memory limit is not to be trusted
             if case.n >= n and case.m >= m and (case.n, case.m) != (n, m):
                 return Outcome("skipped", f"oom at n={n}" if n == m else f"oom at n={n} m={m}")
-        return self._laws.objection(measurement)
+        return self._laws.objection(measurement, self._run_laws)
+
+    def _threads(self, case: Case) -> int:
+        return case.settings.get("threads") or self._cores
 
     def _measure_job(self, measurement: Measurement, meters: list[str]) -> MeasureJob:
         case = measurement.case
         return MeasureJob(
             case,
             data=str(self.options.data),
-            threads=_threads(case),
+            threads=self._threads(case),
             meters=meters,
             pinned=measurement.pinned,
             compared=case.id in self._compared,
@@ -225,7 +270,7 @@ class Supervisor:
         job = TrainJob(
             case,
             data=str(self.options.data),
-            threads=_threads(case),
+            threads=self._threads(case),
             checkpoint=str(checkpoint),
             device_memory=_device_memory(measurement),
         )
@@ -253,65 +298,66 @@ class Supervisor:
         lengths = (measurement.case.n, measurement.case.m)
         self._oom_lengths.setdefault(_all_but_lengths(measurement), set()).add(lengths)
 
-    def _check_laws(self, measurements: Sequence[Measurement]) -> None:
-        """Run the laws that are not known to hold side by side, on all cores: they are no timings."""
+    def _check_laws(self, measurements: Sequence[Measurement], least: int = 2) -> None:
+        """Run the laws that are not known to hold side by side, on all cores: they are no timings.
+
+        Fewer than `least` are run when they are needed.
+        """
         unknown = self._laws.unknown(
             each for each in measurements if not each.refusal and each.case.id not in self._refused
         )
-        count = min(environment.usable_cores(), len(unknown))
-        if count < 2:  # one is run when it is needed
+        if len(unknown) < least:
             return
-        finished: queue.Queue[Measurement] = queue.Queue()
-        waiting = collections.deque(unknown)
 
-        def work(client: ForkClient) -> None:
-            with suppress(IndexError):
-                while True:
-                    measurement = waiting.popleft()
-                    try:
-                        self._laws.objection(measurement, partial(self._run_laws, client=client))
-                    except UsageError:  # a file that cannot be read any more: its own measurement says so
-                        continue
-                    finally:
-                        finished.put(measurement)
+        def work(measurement: Measurement, worker: int, client: ForkClient, stop: threading.Event) -> None:
+            supervisor = copy.copy(self)
+            supervisor.client, supervisor._worker, supervisor._stop = client, worker, stop
+            with suppress(UsageError):  # a file that cannot be read any more: its own measurement says so
+                self._laws.objection(measurement, partial(supervisor._run_laws, silent=True))
 
-        with ExitStack() as clients:
-            workers = [self.client, *(clients.enter_context(ForkClient()) for _ in range(count - 1))]
-            for client in workers:
-                threading.Thread(target=work, args=(client,), daemon=True).start()
-            for done in range(len(unknown)):
-                self.listener.doing(f"laws {done}/{len(unknown)}")
-                finished.get()
+        run_side_by_side(
+            [unknown] * min(environment.usable_cores(), len(unknown)),
+            work,
+            self.client,
+            lambda done: self.listener.doing(f"laws {done}/{len(unknown)}"),
+        )
 
-    def _run_laws(self, measurement: Measurement, client: ForkClient | None = None) -> Outcome:
+    def _run_laws(self, measurement: Measurement, silent: bool = False) -> Outcome:
         case = measurement.case
-        if client is None:
-            self.listener.doing(f"{case.mechanism} {case.pattern}: laws")
+        if not silent:
+            self._doing(f"{case.mechanism} {case.pattern}: laws")
         job = LawsJob(case.mechanism, case.pattern, case.params, case.backend, case.device)
         with locks.device(case.device, False):
-            return self._run(job, max(measurement.timeout, LAWS_SECONDS), None, client=client)
+            return self._run(job, max(measurement.timeout, LAWS_SECONDS), None)
 
-    def _run(
-        self, job: Job, deadline: float, memory: int | None, title: str = "", client: ForkClient | None = None
-    ) -> Outcome:
+    def _run(self, job: Job, deadline: float, memory: int | None, title: str = "") -> Outcome:
         """Run a job in a child within `deadline` seconds and `memory` bytes (None: nine tenths of what is free).
 
         Progress is shown beside `title`. Whatever becomes of the child is an outcome.
         """
-        limit = memory if memory is not None else int(0.9 * environment.available_memory())
+        limit = memory if memory is not None else self._memory or int(0.9 * environment.available_memory())
 
         def waiting(progress: str) -> None:
-            if title:
-                self.listener.doing(f"{title}: {progress}" if progress else title)
+            self._waiting(f"{title}: {progress}" if title and progress else title)
 
         for _ in range(SERVER_DEATHS):
             try:
-                return outcome_of((client or self.client).run(job, deadline, limit, waiting), deadline, limit)
+                return outcome_of(self.client.run(job, deadline, limit, waiting), deadline, limit)
             except ServerDied as error:
                 printed = str(error)
                 why = printed.strip()[-200:] or "killed"
                 self.listener.note(f"the fork server died and is started again ({why})")
         return Outcome("error", f"the fork server died {SERVER_DEATHS} times under this case", output=printed)
+
+    def _doing(self, what: str) -> None:
+        self.listener.doing(what, self._worker)
+
+    def _waiting(self, what: str) -> None:
+        """Show what is waited for; raises `Stopped` in a worker whose run is being stopped."""
+        if self._stop.is_set():
+            raise Stopped
+        if what:
+            self._doing(what)
 
     def _entry(self, measurement: Measurement) -> Entry | None:
         """Return what the store holds of a measurement, or None where it is to be measured anew."""
@@ -335,8 +381,9 @@ class Supervisor:
         return path
 
 
-def _threads(case: Case) -> int:
-    return case.settings.get("threads") or environment.usable_cores()
+def _is_timed(measurement: Measurement) -> bool:
+    """Whether a measurement must be alone on its device."""
+    return measurement.hosted and not measurement.trains
 
 
 def _device_memory(measurement: Measurement) -> int | None:

@@ -24,7 +24,7 @@ class Silent:
 
     def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None: ...
 
-    def doing(self, what: str) -> None: ...
+    def doing(self, what: str, worker: int | None = None) -> None: ...
 
     def step(self, children: int) -> None: ...
 
@@ -40,6 +40,7 @@ class Display:
         self.console = console
         self._pending: Counter[str] = Counter()  # case id -> measurements that have not ended
         self._cases = 0
+        self._doing: dict[int | None, str] = {}  # worker (None: there is but one) -> what it does
         self._last_log_line, self._last_log_time = "", 0.0
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
@@ -71,12 +72,18 @@ class Display:
             self._task = self._bar.add_task("", total=processes, cases=self._case_count())
             self._bar.start()
 
-    def doing(self, what: str) -> None:
-        """Show what runs now. A log gets a line now and then, to show that a long training is alive."""
+    def doing(self, what: str, worker: int | None = None) -> None:
+        """Show what runs now, of several workers a line each. A log gets a line now and then: a training is alive."""
+        if worker is None:
+            self._doing.clear()  # what runs alone follows what ran side by side
+        self._doing[worker] = what
+        if worker is not None:
+            what = f"worker {worker}: {what}" if what else ""
         if self._task is not None:
             width = max(20, self.console.width - _BAR_WIDTH)
-            self._bar.update(self._task, description=escape(what[:width]))
-        elif not self.console.is_terminal:
+            running = sorted((number or 0, text) for number, text in list(self._doing.items()) if text)
+            self._bar.update(self._task, description="\n".join(escape(text[:width]) for _, text in running))
+        elif what and not self.console.is_terminal:
             now = time.monotonic()
             if what != self._last_log_line and now - self._last_log_time > LOG_INTERVAL:
                 self._last_log_line, self._last_log_time = what, now

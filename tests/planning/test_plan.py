@@ -99,3 +99,11 @@ def test_one_run_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(schema._CHOICES, "engine", ("local", "elsewhere"))
     with pytest.raises(UsageError, match="engine=local,elsewhere: one run has one engine"):
         plan([*SPEED, "engine=local,elsewhere"])
+
+
+def test_one_run_has_one_number_of_workers() -> None:
+    assert plan([*SPEED, "workers=3"]).workers == 3
+    from cab.errors import UsageError
+
+    with pytest.raises(UsageError, match="workers=2,3: one run has one workers"):
+        plan([*SPEED, "workers=2,3"])

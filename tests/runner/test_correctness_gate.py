@@ -27,12 +27,12 @@ def test_no_verdict_is_kept_for_a_source_that_changed_meanwhile(
         users_file(elsewhere, f"{ATTEND}    return v.flip(2)\n")
         return HOLD
 
-    assert Laws(edited_meanwhile).objection(measurement) is CHANGED
+    assert Laws().objection(measurement, edited_meanwhile) is CHANGED
     # edited before: a child may have imported it earlier
-    assert Laws(lambda measurement: HOLD).objection(measurement) is CHANGED
+    assert Laws().objection(measurement, lambda measurement: HOLD) is CHANGED
     assert kept == []
     users_file(elsewhere, f"{ATTEND}    return v\n")
-    assert Laws(lambda measurement: HOLD).objection(measurement) is None and len(kept) == 1
+    assert Laws().objection(measurement, lambda measurement: HOLD) is None and len(kept) == 1
 
 
 def test_laws_that_cannot_be_run_are_not_run_for_every_measurement(elsewhere: Path) -> None:
@@ -44,8 +44,8 @@ def test_laws_that_cannot_be_run_are_not_run_for_every_measurement(elsewhere: Pa
 
     name = users_file(elsewhere, f"{ATTEND}    return v\n")
     measurements = plan([*FAST, f"mechanism={name}", "seq_len=16,32", "meters=[flops,parameters]"]).measurements
-    laws = Laws(endless)
-    objections = [laws.objection(measurement) for measurement in measurements]
+    laws = Laws()
+    objections = [laws.objection(measurement, endless) for measurement in measurements]
     assert {objection.status for objection in objections if objection} == {"timeout"} and None not in objections
     assert len(measurements) == 4 and len(runs) == 1
 
@@ -54,8 +54,8 @@ def test_a_broken_law_is_kept_and_named_with_how_many_more(monkeypatch: pytest.M
     monkeypatch.setenv("CAB_CACHE", str(tmp_path))
     (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).measurements
     broken = Outcome("ok", answer=LawsAnswer(["heads: they mix", "batch: it leaks"], {}, 30))
-    for laws in (Laws(lambda measurement: broken), Laws(lambda measurement: HOLD)):  # the second finds it in the cache
-        objection = laws.objection(measurement)
+    for outcome in (broken, HOLD):  # the second finds the first verdict in the cache
+        objection = Laws().objection(measurement, lambda measurement, outcome=outcome: outcome)
         assert objection is not None and objection.status == "wrong"
         assert objection.reason == "law heads: they mix (and 1 more: cab check none)"
 
@@ -65,11 +65,11 @@ def test_each_verdict_is_unknown_once_and_known_ones_are_not_asked_for(
 ) -> None:
     grid = [*FAST, "mechanism=none,mean", "seq_len=16,32", "pattern=NS,CS", "meters=[flops,parameters]"]
     measurements = plan(grid).measurements
-    laws = Laws(lambda measurement: HOLD)
+    laws = Laws()
     monkeypatch.setattr(verdict_cache, "load", lambda key: None)
     unknown = laws.unknown(measurements)
     assert sorted((each.case.mechanism, each.case.pattern) for each in unknown) == [
         ("mean", "CS"), ("mean", "NS"), ("none", "CS"), ("none", "NS"),
     ]  # fmt: skip
-    laws.objection(unknown[0])
+    laws.objection(unknown[0], lambda measurement: HOLD)
     assert len(laws.unknown(measurements)) == 3
