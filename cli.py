@@ -3,15 +3,14 @@
 What is slow to import is imported inside the command that needs it, so that `--help`, TAB and `list` answer at once.
 """
 
-import functools
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cab.errors import Unsupported, UsageError
+from cab.errors import UsageError
+from cab.terminal.exit_codes import with_exit_codes
+from cab.tracking.commands import app as track_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,31 +24,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 plot_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pictures of what mechanisms do.")
 app.add_typer(plot_app, name="plot")
+app.add_typer(track_app, name="track")
 
 Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
 Data = Annotated[Path, typer.Option(help="The folder of the tasks' data.", envvar="CAB_DATA")]
-
-
-def _with_exit_codes(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command: an error that the user can correct is one message and exit code 2; Ctrl-C is exit code 130."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (UsageError, Unsupported) as error:
-            typer.echo(f"cab: {error}", err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt:
-            typer.echo(
-                "cab: interrupted; finished measurements are kept, and the same command continues from there", err=True
-            )
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # `cab list | head`
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-
-    return wrapped
 
 
 def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -66,7 +44,7 @@ Overrides = Annotated[
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-@_with_exit_codes
+@with_exit_codes
 def run(
     overrides: Overrides = None,
     results: Results = Path("results"),
@@ -99,7 +77,7 @@ def run(
 
 
 @app.command()
-@_with_exit_codes
+@with_exit_codes
 def report(
     results: Results = Path("results"),
     out: Annotated[
@@ -107,8 +85,7 @@ def report(
     ] = None,
 ) -> None:
     """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
-    from cab.analysis.efficiency_length import efficiency_lengths
-    from cab.analysis.growth import growths
+    from cab.analysis.results import Results as Tables
     from cab.analysis.utilisation import utilisation
     from cab.api import load
     from cab.report import print_efficiency, print_report, print_utilisation, write_csv, write_page, write_parquet
@@ -118,19 +95,20 @@ def report(
     from cab.terminal.printing import console
 
     store, folder = Store(results), out or results / "report"
-    rows, environment_table = load(store), environments(store)
+    rows = load(store)
+    tables_of_store = Tables(rows, environments(store))
     tables = {
         "results.csv": rows,
-        "efficiency.csv": efficiency_lengths(rows),
-        "growth.csv": growths(rows),
+        "efficiency.csv": tables_of_store.efficiency_lengths,
+        "growth.csv": tables_of_store.growths,
         "utilisation.csv": utilisation(rows, machine_peaks.load(results)),
     }
     for name, table in tables.items():
         write_csv(table, folder / name)
     write_parquet(rows, folder / "results.parquet")
-    write_page(rows, environment_table, folder / "index.html")
+    write_page(tables_of_store, folder / "index.html")
     # the files are written first, because a closed pipe (`cab report | head`) ends the printing
-    print_report(rows, environment_table, console())
+    print_report(tables_of_store, console())
     print_efficiency(tables["efficiency.csv"], tables["growth.csv"], console())
     print_utilisation(tables["utilisation.csv"], console())
     for meter, count in outdated(store).items():
@@ -141,7 +119,7 @@ def report(
 
 
 @app.command(name="list")
-@_with_exit_codes
+@with_exit_codes
 def list_(
     what: Annotated[
         list[str] | None,
@@ -177,7 +155,7 @@ def list_(
 
 
 @app.command()
-@_with_exit_codes
+@with_exit_codes
 def show(
     what: Annotated[str, typer.Argument(metavar="mechanism=NAME | task=NAME", autocompletion=_complete)],
 ) -> None:
@@ -189,7 +167,7 @@ def show(
 
 
 @app.command()
-@_with_exit_codes
+@with_exit_codes
 def check(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="MECHANISM... [pattern=CS law=padding backend=sdpa]")
@@ -211,7 +189,7 @@ def check(
 
 
 @plot_app.command("mask")
-@_with_exit_codes
+@with_exit_codes
 def plot_mask(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("results/plots"),
@@ -224,7 +202,7 @@ def plot_mask(
 
 
 @data_app.command("list")
-@_with_exit_codes
+@with_exit_codes
 def data_list(data: Data = Path("data")) -> None:
     """Print which data each task would use now."""
     from cab.commands.data import print_sources
@@ -234,7 +212,7 @@ def data_list(data: Data = Path("data")) -> None:
 
 
 @data_app.command("get", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-@_with_exit_codes
+@with_exit_codes
 def data_get(
     ctx: typer.Context,
     task: Annotated[str, typer.Argument(help="The task whose data to get.")],
@@ -252,7 +230,7 @@ def data_get(
 
 
 @app.command()
-@_with_exit_codes
+@with_exit_codes
 def doctor(
     results: Results = Path("results"),
     data: Data = Path("data"),

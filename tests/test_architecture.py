@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "analysis": "plugins contracts paths intervals errors",
     "report": "analysis plugins contracts paths errors",
     "terminal": "runner report planning store plugins environment contracts paths errors",
-    "tracking": "errors",  # whether one revision is slower than another
+    "tracking": "terminal planning plugins environment contracts paths errors cab",  # speed regressions
     # with torch
     "attention": "plugins contracts errors",  # a mechanism put into place
     "instruments": "intervals errors",
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "commands": "worker conformance attention planning plugins environment contracts paths errors",
     # above all
     "api": "terminal runner store plugins contracts errors",
-    "cli": "terminal runner report analysis store api cab errors",
+    "cli": "tracking terminal runner report analysis store api cab errors",
     "cab": "api contracts errors public_names",  # cab/__init__.py: public names, fetched when first used
 }
 # package -> packages that its functions alone may import
@@ -60,7 +60,8 @@ IN_FUNCTIONS = {"cli": "commands"}
 MOST_BESIDE = 7  # modules beside the packages in `cab/`
 # what must import without torch: `--help`, `list`, `show`, TAB, `--dry-run`, `report`, and the supervisor's own work
 TORCH_FREE = (
-    "errors public_names paths intervals environment plugins planning store runner analysis report terminal tracking api cli cab"
+    "errors public_names paths intervals environment plugins planning store runner analysis report terminal tracking "
+    "api cli cab"
 ).split()
 TORCH_FREE_MODULES = (
     "contracts.case",
@@ -75,7 +76,7 @@ TORCH_FREE_MODULES = (
     "meters",
 )
 # functions of these modules import torch, for they do their work where it is there
-TORCH_INSIDE = ("worker", "instruments", "meters")
+TORCH_INSIDE = ("worker", "instruments", "meters", "tracking.worker")
 # too slow for `--help` and TAB
 SLOW = ("torch", "numpy", "pandas", "pyarrow", "plotly", "scipy", "hydra", "omegaconf")
 # packages of kernels: a backend's function asks for them, and it is refused where they are missing

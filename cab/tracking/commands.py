@@ -1,0 +1,66 @@
+"""`cab track`: the commands. Each imports what it needs when it runs, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cab.terminal.exit_codes import with_exit_codes
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Is one revision, backend or mechanism slower than another?"
+)
+
+Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
+Case = Annotated[
+    list[str] | None,
+    typer.Option("--case", help="An override of cab run, as mechanism=linear; several times. Default: grid=track."),
+]
+Minimum = Annotated[float, typer.Option(help="The smallest change that counts, as a share of the base's time.")]
+Floor = Annotated[float, typer.Option(help="The smallest change that counts, in seconds of one call.")]
+SameEnvironment = Annotated[
+    bool, typer.Option("--same-environment", help="Run revisions in this Python, whatever their lock asks for.")
+]
+
+
+@app.command()
+@with_exit_codes
+def compare(
+    base: Annotated[str | None, typer.Argument(help="A git revision, a folder with cab/, or a Python.")] = None,
+    head: Annotated[str | None, typer.Argument(help="The same; by default this checkout as it is.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="In place of BASE: backend=NAME or mechanism=NAME, in HEAD's own sources.")
+    ] = None,
+    case: Case = None,
+    settle: Annotated[bool, typer.Option("--settle", help="Measure all 18 pairs of every case.")] = False,
+    minimum: Minimum = 0.03,
+    floor: Floor = 5e-6,
+    same_environment: SameEnvironment = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything that was found here.")] = None,
+    comment: Annotated[Path | None, typer.Option(help="Write the comment on a change here, in Markdown.")] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Measure BASE and HEAD in lock-step, and say which cases are slower.
+
+    Exit codes: 0 fine, 1 confirmed regression, 2 wrong request, 3 nothing measured, 4 unproven.
+    """
+    from cab.paths import write_whole
+    from cab.terminal.printing import console
+    from cab.tracking.cases import tracked_cases
+    from cab.tracking.compare import Settings
+    from cab.tracking.compare import compare as run
+    from cab.tracking.rendering import as_comment, as_json, print_comparison
+    from cab.tracking.requested import requested_sides
+    from cab.tracking.verdicts import Minimum
+
+    settings = Settings(Minimum(minimum, floor), settle)
+    cases = tracked_cases(case or [])
+    sides = requested_sides(base, head, against, same_environment)
+    done = run(*sides, cases, settings, results, progress=lambda line: typer.echo(line, err=True))
+    if json:
+        write_whole(json, as_json(done))
+    if comment:
+        write_whole(comment, as_comment(done, ["cab", *sys.argv[1:]]))
+    print_comparison(done, console())
+    raise typer.Exit(done.exit_code)

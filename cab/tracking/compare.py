@@ -1,0 +1,195 @@
+"""`cab track compare`: pairs of every case and control, round after round, and what they say."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cab import environment
+from cab.contracts.case import digest
+from cab.paths import cache
+from cab.tracking.cases import TrackedCase, reference_kernel
+from cab.tracking.lockstep import measure_pair
+from cab.tracking.sides import NoData, Side
+from cab.tracking.state import State
+from cab.tracking.verdicts import SCREEN_PAIRS, Minimum, Samples, Verdict, exit_code, flagged, judge, wanted_pairs
+
+EXACT_SHARE = 0.005  # a count that grows by more is a regression; a planted 1 % is, whatever the rounding
+CONTROLS = 2  # cases that are measured with the base on both sides
+
+Measure = Callable[[Side, Side, Mapping[str, Any], Path, bool], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a comparison is made."""
+
+    minimum: Minimum = Minimum()
+    settle: bool = False  # all pairs for every case
+    controls: int = CONTROLS
+
+
+@dataclass(frozen=True)
+class CountChange:
+    """A count that is not the same on both sides."""
+
+    name: str
+    base: float
+    head: float
+
+    @property
+    def share(self) -> float:
+        """The change as a share of the base; infinite where the base has none."""
+        return self.head / self.base - 1 if self.base else float("inf")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison has found."""
+
+    base: Side
+    head: Side
+    verdicts: dict[str, Verdict]  # by case name
+    controls: dict[str, Verdict]
+    seconds: dict[str, tuple[float, float]]  # of one call, base and head: medians over pairs
+    counts: dict[str, list[CountChange]] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def flagged(self) -> list[str]:
+        """Name the controls that make the run unproven."""
+        return flagged(self.controls)
+
+    @property
+    def regressed_counts(self) -> list[tuple[str, CountChange]]:
+        """List the counts that grew by more than what is allowed."""
+        return [(name, each) for name, changes in self.counts.items() for each in changes if each.share > EXACT_SHARE]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 fine, 1 confirmed regression, 3 nothing measured, 4 unproven."""
+        return exit_code(self.verdicts.values(), self.controls, bool(self.regressed_counts))
+
+
+@dataclass
+class _Measured:
+    """A case or control in progress."""
+
+    case: TrackedCase
+    sides: tuple[Side, Side]
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def log_ratios(self) -> list[float]:
+        return [pair["log_ratio"] for pair in self.pairs]
+
+    @property
+    def id(self) -> str:
+        """Name its files: the state is of one pair of sides, so that only whether they differ is left to say."""
+        return self.case.id if self.sides[0] != self.sides[1] else f"{self.case.id}-control"
+
+    def seconds(self) -> tuple[float, float]:
+        """Return the median seconds of a call, of base and head."""
+        of_base, of_head = ([median(pair[side]) for pair in self.pairs] for side in ("base", "head"))
+        return median(of_base), median(of_head)
+
+    def samples(self) -> Samples:
+        return Samples(self.log_ratios, self.seconds()[0])
+
+
+def compare(
+    base: Side,
+    head: Side,
+    cases: Sequence[TrackedCase],
+    settings: Settings,
+    results: Path,
+    progress: Callable[[str], None] = lambda line: None,
+    measure: Measure = measure_pair,
+) -> Comparison:
+    """Measure and judge. What an earlier, killed run of the same comparison has measured is not measured again."""
+    identity = environment.identity("cpu", 1, True)
+    state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
+    measured = [_Measured(case, (base, head)) for case in cases]
+    controls = [
+        _Measured(replace(case, name=f"{case.name} (A/A control)"), (base, base))
+        for case in _spread(cases, settings.controls)
+    ]
+    controls += [_Measured(reference_kernel(), (base, head))] if settings.controls else []
+    everything = [*measured, *controls]
+    side_caches = cache() / "track" / "compiled"
+    for number in range(SCREEN_PAIRS):
+        _round(everything, number, settings, state, side_caches, progress, measure)
+    # after the screen a case needs all pairs or no more
+    number = SCREEN_PAIRS
+    while any(
+        not each.failure and len(each.pairs) < wanted_pairs(each.log_ratios, settings.settle) for each in everything
+    ):
+        _round(everything, number, settings, state, side_caches, progress, measure)
+        number += 1
+    there = {each.case.name: each for each in measured if not each.failure}
+    missing = {each.case.name: each.failure for each in measured if each.failure}
+    verdicts = judge({name: each.samples() for name, each in there.items()}, settings.minimum, settings.settle, missing)
+    return Comparison(
+        base,
+        head,
+        {case.name: verdicts[case.name] for case in cases},
+        _judge_controls(controls, settings),
+        {name: each.seconds() for name, each in there.items()},
+        {name: changes for name, each in there.items() if (changes := _changes(each.pairs[0]["counts"]))},
+        identity,
+    )
+
+
+def _judge_controls(controls: Sequence[_Measured], settings: Settings) -> dict[str, Verdict]:
+    samples = {each.case.name: each.samples() for each in controls if not each.failure}
+    # a case without data has nothing to control
+    missing = {each.case.name: each.failure for each in controls if each.failure and each.sides[0] != each.sides[1]}
+    return judge(samples, settings.minimum, settings.settle, missing)
+
+
+def _spread(cases: Sequence[TrackedCase], count: int) -> list[TrackedCase]:
+    """Choose cases evenly from the list."""
+    count = min(count, len(cases))
+    return [cases[(2 * i + 1) * len(cases) // (2 * count)] for i in range(count)]
+
+
+def _round(
+    everything: Sequence[_Measured],
+    number: int,
+    settings: Settings,
+    state: State,
+    side_caches: Path,
+    progress: Callable[[str], None],
+    measure: Measure,
+) -> None:
+    """Measure one pair of each case that needs one, in an order of the round's own."""
+    due = [
+        each
+        for each in everything
+        if not each.failure and len(each.pairs) == number and number < wanted_pairs(each.log_ratios, settings.settle)
+    ]
+    random.Random(number).shuffle(due)
+    for position, each in enumerate(due):
+        pair = state.pair(each.id, number)
+        if pair is None:
+            progress(f"pair {number + 1}, {position + 1} of {len(due)}: {each.case.name}")
+            try:
+                pair = measure(*each.sides, each.case.question, side_caches, number == 0)
+            except NoData as error:
+                pair = {"failure": str(error)}
+            # a failure is not kept: the same command tries it again
+            if "failure" not in pair:
+                state.keep(each.id, number, pair)
+        if "failure" in pair:
+            each.failure = str(pair["failure"])
+        else:
+            each.pairs.append(pair)
+
+
+def _changes(counts: Mapping[str, Mapping[str, float]]) -> list[CountChange]:
+    """List the counts that differ, of those that both sides have."""
+    base, head = counts["base"], counts["head"]
+    return [CountChange(name, base[name], head[name]) for name in base if name in head and base[name] != head[name]]

@@ -1,0 +1,160 @@
+"""A pair of fresh worker processes, and single samples of both in turn, the order flipped each time."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Mapping
+from math import log
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryFile
+from typing import Any
+
+from cab.tracking.sides import NoData, Side
+
+WORKER = Path(__file__).with_name("worker.py")
+SAMPLE_SECONDS = 0.004
+SAMPLES = 20  # of each side
+SAMPLING_SECONDS = 0.8  # most, both sides together; slow cases get fewer samples
+LEAST_SAMPLES = 6
+REQUEST_SECONDS = 120.0  # most that one request may take
+
+
+class WorkerProcess:
+    """A live worker of one side, with one case."""
+
+    def __init__(self, side: Side, side_cache: Path) -> None:
+        if side.unbuilt:
+            raise NoData(side.unbuilt)
+        self._errors = TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                [side.python, "-P", str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=side.environment(side_cache),
+                cwd=side_cache,
+                text=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise NoData(f"{side.python} does not start: {error.strerror}") from None
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Ask for something, without waiting for the answer."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise NoData(self._why_it_ended()) from None
+
+    def receive(self) -> Any:
+        """Wait for the answer; `NoData` where there is an error instead, or none in time."""
+        assert self._process.stdout is not None
+        alarm = threading.Timer(REQUEST_SECONDS, self._process.kill)
+        alarm.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            alarm.cancel()
+        if not line:
+            raise NoData(self._why_it_ended())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise NoData(reply["error"])
+        return reply["answer"]
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """Ask and wait."""
+        self.send(request)
+        return self.receive()
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+        self._errors.close()
+
+    def _why_it_ended(self) -> str:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"its process ended with {code}: {lines[-1][:300] if lines else 'it said nothing'}"
+
+
+def case_on(side: Side, case: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the case as a side is asked for it."""
+    changed = {**case, "options": dict(case["options"])}
+    if "mechanism" in side.changes:  # hyper-parameters are of the mechanism that was planned
+        changed["mechanism"] = side.changes["mechanism"]
+        changed["options"] = {key: value for key, value in case["options"].items() if key not in case["params"]}
+    if "backend" in side.changes:
+        changed["options"]["backend"] = side.changes["backend"]
+    return changed
+
+
+def measure_pair(base: Side, head: Side, case: Mapping[str, Any], side_caches: Path, first: bool) -> dict[str, Any]:
+    """Measure one fresh pair; with `first`, check both sides and count before.
+
+    Returns `base` and `head` (seconds of one call, sample by sample), `log_ratio` (the median over the samples of
+    log head - log base) and with `first` `counts` of both sides. `NoData` names the side that failed.
+    """
+    workers: dict[str, WorkerProcess] = {}
+    sides = {"base": base, "head": head}
+    try:
+        for name, side in sides.items():
+            folder = side_caches / name
+            folder.mkdir(parents=True, exist_ok=True)
+            workers[name] = _named(name, WorkerProcess, side, folder)
+            _named(name, workers[name].send, {"do": "set up", "case": case_on(side, case)})
+        for name, worker in workers.items():  # both have started together
+            _named(name, worker.receive)
+        result: dict[str, Any] = {}
+        if first:
+            for name, worker in workers.items():
+                if objection := _named(name, worker.ask, {"do": "check"}):
+                    raise NoData(f"{name}: {objection}")
+            result["counts"] = {name: _named(name, worker.ask, {"do": "counts"}) for name, worker in workers.items()}
+        result |= _in_turn(workers)
+        return result
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+def _in_turn(workers: Mapping[str, WorkerProcess]) -> dict[str, Any]:
+    calibrations = {
+        name: _named(name, worker.ask, {"do": "calibrate", "seconds": SAMPLE_SECONDS})
+        for name, worker in workers.items()
+    }
+    # the same number of calls on both sides: what a sample costs besides its calls is then the same
+    iterations = max(calibration["iterations"] for calibration in calibrations.values())
+    seconds = sum(calibration["seconds"] for calibration in calibrations.values()) * iterations
+    count = max(LEAST_SAMPLES, min(SAMPLES, int(SAMPLING_SECONDS / seconds)))
+    samples: dict[str, list[float]] = {name: [] for name in workers}
+    order = list(workers)
+    for _ in range(count):
+        for name in order:
+            samples[name].append(_named(name, workers[name].ask, {"do": "sample", "iterations": iterations}))
+        order.reverse()
+    pairs = zip(samples["base"], samples["head"], strict=True)
+    # a clock that jumps can give a sample of no or negative length
+    ratios = [log(head / base) for base, head in pairs if base > 0 and head > 0]
+    if not ratios:
+        raise NoData("no sample has a positive length: the clock jumped")
+    return {**samples, "iterations": iterations, "log_ratio": median(ratios)}
+
+
+def _named(name: str, call: Any, *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except NoData as error:
+        raise NoData(f"{name}: {error}") from None

@@ -1,0 +1,29 @@
+"""Which two sides a command line asks for."""
+
+from pathlib import Path
+
+from cab.errors import UsageError
+from cab.tracking.sides import NoData, Side, changed, installed_side, repository_of, side_of
+
+
+def requested_sides(
+    base: str | None, head: str | None, against: str | None, same_environment: bool
+) -> tuple[Side, Side]:
+    """Return base and head; `UsageError` where they are not two, or where one cannot be made."""
+    if (base is None) == (against is None):
+        raise UsageError("compare with what? Give BASE, as HEAD~1, or --against backend=NAME, one of the two")
+    head_side = installed_side() if head is None else _side(head, same_environment)
+    if against is not None:
+        return changed(head_side, against), head_side
+    assert base is not None
+    return _side(base, same_environment), head_side
+
+
+def _side(text: str, same_environment: bool) -> Side:
+    path = Path(text).expanduser()
+    repository = Path.cwd() if path.exists() else repository_of(Path.cwd())
+    try:
+        return side_of(text, repository, same_environment)
+    except NoData as error:
+        # what cannot be built on one side gives no data for any case
+        return Side(f"{text} (not built)", f"not built: {text}", unbuilt=str(error))

@@ -1,0 +1,266 @@
+"""One side of a process pair: builds a case from public names alone, and answers requests, a line of JSON each.
+
+It runs as a script, in the interpreter and with the sources of its side, so it may use nothing of `cab` but
+`import cab`: `cab.mechanism`, `cab.Slot`, and what a mechanism's contract gives. What it measures with comes from here,
+so that both sides are measured alike. Requests and answers are in `answer` below.
+
+It must be started with `python -P`: this folder must not be searched for modules.
+"""
+
+import gc
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+WARM_UP_SECONDS = 0.03
+CHECKED_TOKENS = 301  # references are slow
+REFERENCE_KERNEL = "reference kernel"  # a control: PyTorch alone, without anything of `cab`
+
+
+class Worker:
+    """A case that is set up: its pass, as a function without arguments."""
+
+    def __init__(self, question: dict[str, Any]) -> None:
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(question.get("threads", 1))
+        torch.manual_seed(0)
+        self.question = question
+        self.mechanism: Any = None
+        self.arguments: dict[str, Any] = {}
+        run = self._reference_kernel() if question["mechanism"] == REFERENCE_KERNEL else self._pass()
+        self.run: Callable[[], Any] = run
+
+    def _reference_kernel(self) -> Callable[[], Any]:
+        torch = self.torch
+        a, b = torch.randn(4, 384, 384), torch.randn(4, 384, 384)
+        return lambda: torch.softmax(a @ b, -1)
+
+    def _pass(self) -> Callable[[], Any]:
+        import cab
+
+        torch, question = self.torch, self.question
+        # rasters are tuples, which JSON does not have
+        options: dict[str, Any] = {
+            key: tuple(value) if "raster" in key else value for key, value in question["options"].items()
+        }
+        self.mechanism = cab.mechanism(question["mechanism"], **options).to(self.dtype).eval()
+        self.arguments = self.draw(question["batch"], question["n"], question["m"])
+        mechanism, arguments = self.mechanism, self.arguments
+        if question["pass"] == "forward":
+
+            def forward() -> Any:
+                with torch.no_grad():
+                    return mechanism(**arguments)
+
+            return forward
+        real = [t for t in arguments.values() if t.is_floating_point()]
+        for tensor in real:
+            tensor.requires_grad_()
+        leaves = [*real, *mechanism.parameters()]
+        weights = torch.randn_like(mechanism(**arguments))
+
+        def forward_backward() -> Any:
+            return torch.autograd.grad(mechanism(**arguments), leaves, weights, allow_unused=True)
+
+        return forward_backward
+
+    @property
+    def dtype(self) -> Any:
+        """The case's dtype."""
+        return getattr(self.torch, self.question.get("dtype", "float32"))
+
+    def draw(self, batch: int, n: int, m: int) -> dict[str, Any]:
+        """Draw the arguments of a call; without q a mask says how many queries there are."""
+        torch, slot = self.torch, self.mechanism.slot
+        shapes = {
+            "q": (batch, slot.heads, n, slot.dim),
+            "k": (batch, slot.kv_heads, m, slot.dim),
+            "v": (batch, slot.kv_heads, m, slot.value_dim),
+        }
+        reads = self.mechanism.reads
+        tensors = {name: torch.randn(shapes[name]).to(self.dtype) for name in reads}
+        for name, (axis, kind, size) in dict(self.mechanism.inputs).items():
+            length, width = n if axis == "queries" else m, size if isinstance(size, int) else getattr(slot, size)
+            if kind == "real":
+                tensors[name] = torch.randn(batch, length, width).to(self.dtype)
+            else:
+                ids = torch.randint(width if kind == "index" else 4, (batch, length))
+                tensors[name] = ids.sort(1).values if kind == "sorted" else ids
+        if "q" not in reads:
+            tensors["query_mask" if slot.pattern.cross else "key_mask"] = torch.ones(batch, n, dtype=torch.bool)
+        return tensors
+
+    def check(self) -> str:
+        """Say how the mechanism differs from its own reference, or return "". The results of the pass are finite."""
+        torch, mechanism, question = self.torch, self.mechanism, self.question
+        for tensor in _floats(self.run()):
+            if not torch.isfinite(tensor).all():
+                return "the results of the pass are not finite"
+        own = getattr(type(mechanism), "reference", None) if mechanism is not None else None
+        if own is None or own is _contract().reference:
+            return ""
+        on_raster = mechanism.slot.raster is not None or mechanism.slot.source_raster is not None
+        cross = mechanism.slot.pattern.cross
+        n = question["n"] if on_raster else min(question["n"], CHECKED_TOKENS)
+        m = n if not cross else question["m"] if on_raster else min(question["m"], CHECKED_TOKENS)
+        arguments = self.draw(1, n, m)
+        with torch.no_grad():
+            output = mechanism(**arguments).double()
+            named = {name: arguments.get(name) for name in ("q", "k", "v")}
+            truth = mechanism.reference(**{**arguments, **named}).double()
+        error, largest = float((output - truth).abs().max()), float(truth.abs().max())
+        limit = torch.finfo(self.dtype).eps ** 0.5 * max(largest, 1e-30)
+        if error <= limit:  # NaN is not
+            return ""
+        return f"off from its reference by {error:.3g} at {n} tokens; at most {limit:.3g} is allowed"
+
+    def calibrate(self, seconds: float) -> dict[str, Any]:
+        """Warm up, and return how many calls take `seconds`, and the seconds of one."""
+        durations: list[float] = []
+        while sum(durations) < WARM_UP_SECONDS or len(durations) < 3:
+            durations.append(self.sample(1))
+        typical = sorted(durations)[len(durations) // 2]
+        return {"iterations": max(1, round(seconds / typical)), "seconds": typical}
+
+    def sample(self, iterations: int) -> float:
+        """Return the mean seconds of successive calls."""
+        run, clock = self.run, time.perf_counter_ns
+        gc.disable()
+        start = clock()
+        for _ in range(iterations):
+            run()
+        seconds = (clock() - start) / iterations / 1e9
+        gc.enable()
+        return seconds
+
+    def counts(self) -> dict[str, float]:
+        """Count what no clock is needed for: FLOPs, bytes, operations, parameters."""
+        counted: dict[str, float] = {}
+        if self.mechanism is not None:
+            counted["parameters"] = float(sum(p.numel() for p in self.mechanism.parameters()))
+        if self.question["options"].get("backend") == "compile":
+            counters = self.torch._dynamo.utils.counters
+            counted["compiled graphs"] = float(counters["stats"]["unique_graphs"])
+            counted["graph breaks"] = float(sum(counters["graph_break"].values()))
+        else:
+            counted |= self._operations()
+        counted["peak allocated bytes"] = self._peak_allocated()
+        return counted
+
+    def _operations(self) -> dict[str, float]:
+        """Count the operators that one pass dispatches, the bytes that they move, and the FLOPs."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        calls = [0]
+
+        class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                calls[0] += 1
+                return func(*args, **(kwargs or {}))
+
+        with Counter():  # type: ignore[no-untyped-call]
+            self.run()
+        with _instrument("memory_traffic").TrafficCounter() as traffic:
+            self.run()
+        flops = _instrument("flop_counter").count_flops(self.run)
+        return {"operations": float(calls[0]), "bytes moved": float(traffic.moved), "FLOPs": flops}
+
+    def _peak_allocated(self) -> float:
+        """Return the most bytes that a pass holds at once beyond those before it, from the profiler's events."""
+        from torch.autograd.profiler import profile
+
+        gc.disable()
+        with profile(profile_memory=True) as record:
+            result = self.run()
+        del result
+        gc.enable()
+        assert record.kineto_results is not None
+        events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
+        allocated = peak = 0
+        for event in sorted(events, key=lambda each: each.start_ns()):
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
+        return float(peak)
+
+
+def _instrument(name: str) -> Any:
+    """Load a counter of the checkout that this file is in, which is the head's, on either side.
+
+    By its path: `import cab` gives the sources of the side that is measured.
+    """
+    path = os.path.join(os.path.dirname(__file__), os.pardir, "instruments", f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"cab_tracking_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _contract() -> Any:
+    """Return the class `cab.Mechanism`."""
+    import cab
+
+    return cab.Mechanism
+
+
+def _tensors(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _floats(value: Any) -> list[Any]:
+    return [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
+
+
+def answer(worker: Worker | None, request: dict[str, Any]) -> tuple[Worker | None, Any]:
+    """Carry out one request; return the worker that there is from now on, and the answer."""
+    if request["do"] == "set up":
+        worker = Worker(request["case"])
+        import cab
+
+        return worker, {"cab": os.path.dirname(cab.__file__), "torch": worker.torch.__version__}
+    assert worker is not None
+    if request["do"] == "check":
+        return worker, worker.check()
+    if request["do"] == "counts":
+        return worker, worker.counts()
+    if request["do"] == "calibrate":
+        return worker, worker.calibrate(request["seconds"])
+    if request["do"] == "sample":
+        return worker, worker.sample(request["iterations"])
+    raise ValueError(f"unknown request {request['do']!r}")
+
+
+def main() -> None:
+    """Answer until the requests end. What others print on standard output goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    worker: Worker | None = None
+    for line in sys.stdin:
+        try:
+            worker, found = answer(worker, json.loads(line))
+            reply = {"answer": found}
+        except BaseException as error:
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

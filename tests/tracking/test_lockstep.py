@@ -1,0 +1,94 @@
+"""Real pairs of worker processes, on this checkout and on mechanisms in files."""
+
+from pathlib import Path
+
+import pytest
+
+from cab.errors import UsageError
+from cab.tracking.cases import reference_kernel, tracked_cases
+from cab.tracking.lockstep import measure_pair
+from cab.tracking.sides import NoData, Side, installed_side
+
+MECHANISM = """
+import time
+from cab import Mechanism
+
+class Planted(Mechanism):
+    patterns = {{"NS": "native", "CS": "native"}}
+    paper = "none"
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None, scale=1.0):
+        {body}
+        return q + k + v
+
+    def reference(self, q, k, v, key_mask=None, query_mask=None):
+        return q + k + v
+"""
+
+
+@pytest.fixture(scope="module")
+def side() -> Side:
+    return installed_side()
+
+
+def planted(folder: Path, body: str) -> dict[str, object]:
+    file = folder / "planted.py"
+    file.write_text(MECHANISM.format(body=body))
+    return tracked_cases([f"mechanism={file}:Planted", "pattern=NS", "seq_len=64", "batch=1"])[0].question
+
+
+def test_a_pair_gives_samples_of_both_sides_their_ratio_and_equal_counts(side: Side, tmp_path: Path) -> None:
+    case = tracked_cases(["mechanism=linear", "pattern=CS", "seq_len=64", "batch=1", "pass=forward_backward"])[0]
+    pair = measure_pair(side, side, case.question, tmp_path, True)
+    assert len(pair["base"]) == len(pair["head"]) >= 6 and min(pair["base"]) > 0
+    assert pair["counts"]["base"] == pair["counts"]["head"]
+    assert pair["counts"]["base"]["FLOPs"] > 0 and pair["counts"]["base"]["peak allocated bytes"] > 0
+
+
+def test_the_reference_kernel_needs_nothing_of_the_package(side: Side, tmp_path: Path) -> None:
+    pair = measure_pair(side, side, reference_kernel().question, tmp_path, True)
+    assert "parameters" not in pair["counts"]["base"] and abs(pair["log_ratio"]) < 1
+
+
+def test_what_differs_from_its_reference_has_no_data(side: Side, tmp_path: Path) -> None:
+    case = planted(tmp_path, "q = q * 1.5")
+    with pytest.raises(NoData, match="base: off from its reference by"):
+        measure_pair(side, side, case, tmp_path, True)
+
+
+def test_a_worker_that_dies_says_how(side: Side, tmp_path: Path) -> None:
+    case = planted(tmp_path, "import os; os._exit(7)")
+    with pytest.raises(NoData, match="base: its process ended with 7"):
+        measure_pair(side, side, case, tmp_path, True)
+
+
+def test_what_a_side_does_not_know_has_no_data_with_the_name_of_the_side(side: Side, tmp_path: Path) -> None:
+    case = tracked_cases(["mechanism=linear", "pattern=CS", "seq_len=64"])[0].question
+    with pytest.raises(NoData, match="base: UsageError: unknown mechanism 'nosuch'"):
+        measure_pair(side, side, {**case, "mechanism": "nosuch"}, tmp_path, True)
+    with pytest.raises(NoData, match="head: /no/python does not start"):
+        measure_pair(side, Side("x", "x", python="/no/python"), case, tmp_path, True)
+    with pytest.raises(NoData, match="base: torch is not there"):
+        measure_pair(Side("x", "x", unbuilt="torch is not there"), side, case, tmp_path, True)
+
+
+def test_cases_that_public_names_cannot_build_are_refused() -> None:
+    for override, why in (
+        ("level=layer", "level=attend"),
+        ("pass=backward", "pass=forward or"),
+        ("padding=0.5", "padding"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            tracked_cases(["mechanism=linear", override])
+
+
+def test_the_grid_has_some_twenty_cases_each_with_one_thread() -> None:
+    cases = tracked_cases([])
+    assert 18 <= len(cases) <= 24 and len({case.id for case in cases}) == len(cases)
+    assert {case.question["threads"] for case in cases} == {1}
+
+
+def test_what_equals_the_constructors_default_is_left_to_the_side() -> None:
+    usual = tracked_cases(["mechanism=local", "pattern=NS"])[0].question
+    other = tracked_cases(["mechanism=local", "pattern=NS", "mechanism.window=16"])[0].question
+    assert "window" not in usual["options"] and other["options"]["window"] == 16

@@ -1,0 +1,169 @@
+"""Sides: what a user may name, and that the user's tree stays as it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cab.errors import UsageError
+from cab.tracking import sides
+from cab.tracking.requested import requested_sides
+from cab.tracking.sides import NoData, changed, checkout, folder_side, merge_base, python_for, repository_of, side_of
+
+PYPROJECT = "[project]\nname = 'x'\ndependencies = [{}]\n"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    return subprocess.run(
+        ["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def commit(folder: Path, content: str, lock: str = "") -> str:
+    (folder / "cab").mkdir(exist_ok=True)
+    (folder / "cab" / "__init__.py").write_text(content)
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(lock))
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", content)
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    commit(folder, "one = 1")
+    commit(folder, "two = 2")
+    return folder
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_revision_is_unpacked_and_neither_tree_nor_git_folder_is_written(repository: Path) -> None:
+    (repository / "cab" / "__init__.py").write_text("dirty = 1")
+    before = listing(repository)
+    side = side_of("HEAD~1", repository)
+    assert side.sources is not None and side.python == sys.executable
+    assert (Path(side.sources) / "cab" / "__init__.py").read_text() == "one = 1"
+    assert listing(repository) == before
+
+
+def test_a_commit_is_unpacked_once(repository: Path) -> None:
+    head = git(repository, "rev-parse", "HEAD")
+    first = checkout(repository, head)
+    made = listing(first)
+    assert checkout(repository, head) == first and listing(first) == made
+    assert not list(first.parent.glob(".*")), "nothing unfinished is left"
+
+
+def test_a_detached_head_is_a_revision_like_others(repository: Path) -> None:
+    git(repository, "checkout", "-q", "--detach", "HEAD~1")
+    side = side_of("HEAD", repository)
+    assert side.sources and "one = 1" in (Path(side.sources) / "cab" / "__init__.py").read_text()
+
+
+def test_a_folder_is_measured_as_it_was_when_the_run_began(repository: Path) -> None:
+    side = folder_side(repository)
+    (repository / "cab" / "__init__.py").write_text("edited = 1")
+    later = folder_side(repository)
+    assert side.sources and (Path(side.sources) / "cab" / "__init__.py").read_text() == "two = 2"
+    assert later.identity != side.identity
+
+
+def test_an_interpreter_uses_what_it_has_installed(repository: Path) -> None:
+    side = side_of(sys.executable, repository)
+    assert side.python == sys.executable and side.sources is None
+
+
+def test_what_is_nothing_of_these_is_one_message(repository: Path, tmp_path: Path) -> None:
+    for text in ("nosuch", "--upload-pack=x", ""):
+        with pytest.raises(UsageError, match="is no git revision"):
+            side_of(text, repository) if text else side_of("nosuch2", repository)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"with cab/__init__.py"):
+        side_of(str(tmp_path / "empty"), repository)
+
+
+def test_outside_of_a_checkout_revisions_need_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="in no git checkout"):
+        repository_of(tmp_path)
+
+
+def test_a_shallow_clone_says_how_to_deepen_it(repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", "shallow")
+    with pytest.raises(UsageError, match="git fetch --unshallow"):
+        side_of("HEAD~1", tmp_path / "shallow")
+
+
+def test_revisions_without_a_common_commit_have_no_merge_base(repository: Path) -> None:
+    git(repository, "checkout", "-q", "--orphan", "other")
+    commit(repository, "three = 3")
+    with pytest.raises(UsageError, match="no commit in common"):
+        merge_base(repository, "main", "other")
+    assert merge_base(repository, "main", "main~1") == git(repository, "rev-parse", "main~1")
+
+
+def test_a_revision_without_the_package_has_no_data(repository: Path) -> None:
+    git(repository, "rm", "-qr", "cab")
+    git(repository, "commit", "-qm", "gone")
+    with pytest.raises(NoData, match="has no cab/__init__.py"):
+        side_of("HEAD", repository)
+
+
+def test_the_environment_is_this_one_where_the_lock_is_the_same(repository: Path) -> None:
+    (repository / "pyproject.toml").write_text(PYPROJECT.format("") + "[tool.x]\nother = 1\n")
+    assert python_for(checkout(repository, git(repository, "rev-parse", "HEAD")), repository) == sys.executable
+
+
+def test_environments_are_kept_by_their_lock(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[list[str]] = []
+
+    def build(command: list[str]) -> None:
+        built.append(command)
+        if "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
+
+    monkeypatch.setattr(sides, "_build", build)
+    first = side_of(commit(repository, "three = 3", lock="'other>=1'"), repository.parent / "repository")
+    count = len(built)
+    git(repository, "checkout", "-q", "HEAD~1")  # the working tree has the older lock now
+    locked = git(repository, "rev-parse", "main")
+    with_lock = [python_for(checkout(repository, locked), repository) for _ in range(2)]
+    assert first.python == sys.executable and count == 0
+    assert with_lock[0] == with_lock[1] != sys.executable
+    assert len(built) == 2 and built[1][-1] == "other>=1", "a venv and its dependencies, once"
+
+
+def test_an_environment_that_does_not_build_has_no_data(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoData, match="cannot be built: .*no such thing"):
+        sides._build([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+
+
+def test_against_changes_one_thing_of_every_case(repository: Path) -> None:
+    side = folder_side(repository)
+    assert changed(side, "backend=sdpa").changes == {"backend": "sdpa"}
+    for text in ("seq_len=4", "backend", "backend="):
+        with pytest.raises(UsageError, match="give backend=NAME or mechanism=NAME"):
+            changed(side, text)
+
+
+def test_compare_needs_a_base_or_what_it_is_against() -> None:
+    for base, against in ((None, None), ("HEAD", "backend=sdpa")):
+        with pytest.raises(UsageError, match="one of the two"):
+            requested_sides(base, None, against, False)
+
+
+def test_a_worker_has_no_setting_of_the_user_that_would_change_its_speed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/elsewhere", "/other"]))
+    side = folder_side(repository)
+    environment = side.environment(tmp_path)
+    assert "OMP_NUM_THREADS" not in environment and environment["PYTHONPATH"] == side.sources
