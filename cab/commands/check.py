@@ -174,18 +174,23 @@ def _print(
     for crash in crashes:
         out.print(f"  {escape(crash)}", highlight=False, soft_wrap=True)
     if not cls.defines("reference"):
-        out.print("  no reference: its output was not compared with a definition", highlight=False)
+        out.print(
+            "  no reference: laws that name it compare with eager `attend` of each sample alone, not with a definition",
+            highlight=False,
+        )
     if not cls.defines("flops"):
         out.print("  no flops: FLOPs are counted, and not compared with a closed form", highlight=False)
     exemptions = {verdict.law: verdict.reason for verdict in verdicts if verdict.status == "exempt"}
     for law, reason in exemptions.items():
         out.print(f"  exempt from {escape(law)}: {escape(reason)}", highlight=False)
     causes: dict[str, list[Verdict]] = {}
-    for verdict in verdicts if verbose else failures:
-        if verdict.traceback:
-            causes.setdefault(_place(verdict.traceback), []).append(verdict)
-        else:
-            _print_verdict(verdict, out)
+    for law, of_law in _by_law(verdicts if verbose else failures).items():
+        for verdict in of_law:
+            if verdict.traceback:
+                causes.setdefault(_place(verdict.traceback), []).append(verdict)
+            else:
+                _print_verdict(verdict, out)
+        _print_law(law, any(each.status == "fail" and not each.traceback for each in of_law), verbose, out)
     for of_cause in causes.values():
         _print_verdict(of_cause[0], out)
         for line in of_cause[0].traceback.splitlines():
@@ -193,6 +198,24 @@ def _print(
         if len(of_cause) > 1:
             out.print(f"    the same in {len(of_cause) - 1} others", highlight=False)
     return lawful
+
+
+def _by_law(verdicts: "list[Verdict]") -> "dict[str, list[Verdict]]":
+    by_law: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_law.setdefault(verdict.law, []).append(verdict)
+    return by_law
+
+
+def _print_law(law: str, broken: bool, verbose: bool, out: Console) -> None:
+    """Print what a law demands and, where it is broken, its usual cause; nothing where an exception says more."""
+    from cab.conformance import LAWS
+    from cab.conformance.hints import HINTS
+
+    if law in LAWS and (broken or verbose):
+        out.print(f"    the law: {escape(LAWS[law].doc)}", highlight=False, soft_wrap=True)
+    if law in HINTS and broken:
+        out.print(f"    often: {escape(HINTS[law])}", highlight=False, soft_wrap=True)
 
 
 def _place(traceback: str) -> str:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -314,5 +315,7 @@ def require_equal(actual: Tensor, expected: Tensor, what: str) -> None:
     if not actual.numel():
         return
     error, largest = (actual - expected).abs().max().item(), expected.abs().max().item()
-    if not error <= tolerance * (1 + largest):  # this is also true of NaN
-        raise LawBroken(f"{what}: off by {error:.2e}, the largest entry being {largest:.2e}")
+    limit = tolerance * (1 + largest)
+    if not error <= limit:  # this is also true of NaN
+        found = f"off by {error:.2e} where entries reach {largest:.2e}" if isfinite(error) else "not finite"
+        raise LawBroken(f"{what}: {found}; rounding explains at most {limit:.0e}")

@@ -27,7 +27,7 @@ def test_it_equals_informer(pattern: str, factor: int, n: int, monkeypatch: pyte
     ours = registry.load("mechanism", name)(Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n), factor=factor)
     # both measure by all keys: theirs divides by their number, whatever the sample, and draws with repetition
     module = __import__("sys").modules[type(ours).__module__]
-    monkeypatch.setattr(module, "sampled", lambda order, factor, length, mask: (torch.arange(length)[None], None))
+    monkeypatch.setattr(module, "sample_keys", lambda order, factor, length, mask: (torch.arange(length)[None], None))
     monkeypatch.setattr(torch, "randint", lambda low, high, size, **_: torch.arange(high))
     x = torch.randn(3, n, HEADS * DIM, requires_grad=True)
     q, k, v = (

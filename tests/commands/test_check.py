@@ -7,7 +7,10 @@ import pytest
 from rich.console import Console
 
 from cab.commands.check import check_and_print, requested
+from cab.conformance import LAWS
+from cab.conformance.hints import HINTS
 from cab.errors import UsageError
+from cab.terminal.listing import print_plugin
 
 FILE = """
 import os
@@ -44,9 +47,44 @@ def test_a_crash_costs_its_own_pattern_and_an_exception_is_printed_once(elsewher
 
 def test_patterns_and_laws_are_narrowed() -> None:
     code, text = printed("softmax", "pattern=CS", "law=suffix,truncation", verbose=True)
-    lines = [line.split()[:2] for line in text.splitlines()[1:]]
+    lines = [line.split()[:2] for line in text.splitlines()[1:] if "the law:" not in line]
     assert code == 0 and {law for _, law in lines} == {"suffix", "truncation"}
     assert "(CS" in text and "(NS" not in text
+
+
+LEAKY = """
+from cab import Mechanism
+
+
+class Mine(Mechanism):
+    patterns = {"CS": "native"}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return v - v.mean(2, keepdim=True)
+"""
+
+
+def test_a_broken_law_is_printed_with_its_sentence_the_limit_and_the_usual_cause(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(LEAKY)
+    code, text = printed("./mine.py:Mine", "law=suffix,padding,untouched")
+    assert code == 1 and "rounding explains at most" in text
+    assert "the law: A change of later tokens, small or large, changes no earlier row" in text
+    assert "often: a mean, a norm, a softmax or a selection over the whole sequence" in text
+    assert "compared with eager `attend` of each sample alone" in text
+    assert "untouched" not in text
+    assert "the law: A call changes neither its inputs" in printed("./mine.py:Mine", "law=untouched", verbose=True)[1]
+
+
+def test_every_law_has_a_usual_cause() -> None:
+    assert set(HINTS) == set(LAWS)
+
+
+def test_a_law_is_shown() -> None:
+    out = StringIO()
+    print_plugin("law=padding", Console(file=out, width=200))
+    assert "masked tail" in out.getvalue() and "often broken by" in out.getvalue()
+    with pytest.raises(UsageError, match="did you mean 'padding'"):
+        print_plugin("law=pading", Console(file=out))
 
 
 @pytest.mark.parametrize(
