@@ -21,3 +21,9 @@ def count_correct(logits: Tensor, labels: Tensor, scored: Tensor | None = None) 
     counted = labelled if scored is None else labelled & scored
     correct = (logits.argmax(-1) == labels) & counted
     return torch.stack([correct.sum(1), counted.sum(1)], 1).float()
+
+
+def sum_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum for each example the negative log-likelihoods of its labels, in nats, and count them: (batch, 2)."""
+    nll = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=IGNORED, reduction="none")
+    return torch.stack([nll.sum(1), (labels != IGNORED).sum(1).float()], 1)
