@@ -77,6 +77,8 @@ class Line:
     label: str = ""
     rank: int | None = None
     ranks: tuple[int, int] | None = None  # the lowest and the highest rank that the intervals allow
+    case_ids: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
     at_floor: bool = False  # not distinguishable from a floor, or worse: nothing shows that it learned
 
     @property

@@ -97,7 +97,12 @@ def _line(key: tuple[str, ...], rows_by_metric: dict[str, list[Row]]) -> Line:
     if grade == "floor":  # a task's floor has one row in every case of the task, all of one value
         rows_by_metric = {name: rows[:1] for name, rows in rows_by_metric.items()}
     cells = {name: _cell(rows) for name, rows in rows_by_metric.items()}
-    return Line(mechanism, json.loads(params or "{}"), backend, grade, kind, cells)
+    line = Line(mechanism, json.loads(params or "{}"), backend, grade, kind, cells)
+    if grade != "floor":
+        every_row = [row for rows in rows_by_metric.values() for row in rows]
+        line.case_ids = list(dict.fromkeys(row["case_id"] for row in every_row))
+        line.seeds = sorted({row["seed"] for row in every_row if row["seed"] is not None})
+    return line
 
 
 def _fill_flops(lines: list[Line]) -> None:

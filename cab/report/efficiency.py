@@ -1,8 +1,7 @@
-"""From which length each mechanism beats softmax, and how its costs grow: in the terminal and on the page."""
+"""From which length each mechanism beats softmax, and how its costs grow, in the terminal."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -43,20 +42,6 @@ def print_efficiency(lengths: "DataFrame", growths: "DataFrame", console: "Conso
     console.print(table)
     for note in (ABOUT, GROWTH):
         console.print(Text(f"  {note}", style="dim"))
-
-
-def efficiency_html(lengths: "DataFrame", growths: "DataFrame") -> Iterator[str]:
-    """Yield the page's section; nothing where there are no curves."""
-    lines = list(_lines(lengths, growths))
-    if not lines:
-        return
-    yield f"<h2>{escape(TITLE)}</h2><p class='note'>{escape(ABOUT)}. Exponent: {escape(GROWTH)}.</p>"
-    yield "<div class='wide'><table><thead><tr>"
-    yield "".join(f"<th scope='col'>{escape(name)}</th>" for name in lines[0])
-    yield "</tr></thead><tbody>"
-    for line in lines:
-        yield "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in line.values()) + "</tr>"
-    yield "</tbody></table></div>"
 
 
 def _lines(lengths: "DataFrame", growths: "DataFrame") -> Iterator[dict[str, str]]:

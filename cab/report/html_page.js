@@ -1,180 +1,852 @@
 "use strict";
-// Shows the chosen boards, sorts their tables and draws the plot. Without this script the page shows every board.
+// Decodes the data, keeps the state in the address, and draws one tab at a time. Text from the data is only ever set as
+// text, never as markup.
 
-const boards = [...document.querySelectorAll("article.board")];
-const selects = [...document.querySelectorAll("#boards-choices select")];
-const ALL = "";
+const SVG = "http://www.w3.org/2000/svg";
+const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Failures", "Machine and methods", "Published"];
+const HIGHLIGHTED = 8; // lines of a plot that have a colour and a name
+const MANY = 6; // more values than these are a list to choose from, not buttons
+const MEMORY = ["peak_allocated", "peak_reserved", "peak_resident"];
+const BUTTONS_FIRST = ["task", "pattern", "length", "pass"];
+const SHOW = ["native", "extension", "leaky", "controls"];
+const HIDDEN_BY_DEFAULT = ["leaky"];
+const NAMES = { length: "n", data_source: "data", task_version: "task version" };
+const PATTERN_TITLES = { NS: "noncausal self", CS: "causal self", NC: "noncausal cross", CC: "causal cross" };
+const FAILED = ["wrong", "error", "timeout", "oom"];
 
-function isChosen(board) {
-  return selects.every((select) => select.value === ALL || board.dataset[select.name] === select.value);
+// ---- elements -------------------------------------------------------------------------------------------------------
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined && child !== "") element.append(child);
+  return element;
+}
+const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+// ---- numbers --------------------------------------------------------------------------------------------------------
+function digits(value) {
+  if (value === null) return "";
+  const size = Math.abs(value);
+  if (size >= 99.95 || size === 0) return value.toLocaleString("en", { maximumFractionDigits: 0 });
+  if (size < 1e-6) return value.toExponential(1);
+  return value.toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
+}
+const shown = (metric, value) => (metric.unit === "%" ? (value / metric.factor).toFixed(1) : digits(value / metric.factor));
+const withUnit = (metric, value) => `${shown(metric, value)}${metric.unit ? ` ${metric.unit}` : ""}`;
+const lengthText = (text) => text.split(":").map((n) => Number(n).toLocaleString("en")).join(" ← ");
+const words = (name) => name.replace(/_/g, " ").replace("flops", "FLOPs");
+
+function relative(cell) {
+  if (cell.low === null || cell.high === null || !cell.value) return null;
+  return Math.max(cell.value - cell.low, cell.high - cell.value) / Math.abs(cell.value);
+}
+function percent(share) {
+  if (share === null) return "";
+  return share >= 9.99 ? ">999" : share >= 0.0995 ? (100 * share).toFixed(0) : (100 * share).toFixed(1);
+}
+const low = (cell) => (cell.low === null ? cell.value : cell.low);
+const high = (cell) => (cell.high === null ? cell.value : cell.high);
+const isUnknown = (cell) => cell.status === "no interval";
+const overlap = (a, b) => isUnknown(a) || isUnknown(b) || (low(a) <= high(b) && low(b) <= high(a));
+
+// The ratio of two positive values with its interval: the half-widths of the logs are added as squares.
+function ratio(above, below) {
+  if (!above || !below || !(above.value > 0) || !(below.value > 0)) return null;
+  const arm = (cell, end) => (end > 0 ? Math.abs(Math.log(end / cell.value)) : 0);
+  const value = above.value / below.value;
+  if (isUnknown(above) || isUnknown(below)) return { value, low: null, high: null };
+  return {
+    value,
+    low: value * Math.exp(-Math.hypot(arm(above, low(above)), arm(below, high(below)))),
+    high: value * Math.exp(Math.hypot(arm(above, high(above)), arm(below, low(below)))),
+  };
 }
 
-function showChosen(changedSelect) {
-  // where no board has all chosen values, keep the last choice and take the others from the board that has most of them
-  if (changedSelect && changedSelect.value !== ALL && !boards.some(isChosen)) {
-    const candidates = boards.filter((board) => board.dataset[changedSelect.name] === changedSelect.value);
-    const agreement = (board) => selects.filter((select) => board.dataset[select.name] === select.value).length;
-    candidates.sort((a, b) => agreement(b) - agreement(a));
-    for (const select of selects) select.value = candidates[0].dataset[select.name];
-  }
-  for (const board of boards) board.hidden = !isChosen(board);
+// ---- data -----------------------------------------------------------------------------------------------------------
+async function unpacked() {
+  const text = atob(document.getElementById("data").textContent);
+  const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return JSON.parse(await new Response(stream).text());
 }
 
-for (const select of selects) select.addEventListener("change", () => showChosen(select));
-showChosen(null);
-
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => {
-    const header = button.closest("th");
-    const table = header.closest("table");
-    const column = [...header.parentNode.children].indexOf(header);
-    const descending = header.getAttribute("aria-sort") === "ascending"; // a second click reverses the order
-    for (const other of header.parentNode.children) other.removeAttribute("aria-sort");
-    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    const key = (row) => row.children[column].dataset.value;
-    for (const body of table.tBodies) {
-      const rows = [...body.rows].sort((a, b) => {
-        const [x, y] = [key(a), key(b)];
-        if (x === "" || y === "") return (x === "") - (y === ""); // rows without a value stay last
-        const order = header.classList.contains("number") ? x - y : x.localeCompare(y);
-        return descending ? -order : order;
-      });
-      body.append(...rows);
-    }
-  });
-}
-
-const plot = document.getElementById("plot");
-if (plot) {
-  const data = JSON.parse(document.getElementById("plot-data").textContent);
-  const viewSelect = document.getElementById("plot-view");
-  const metricSelect = document.getElementById("plot-metric");
-  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "triangle-down", "pentagon"];
-  const LIGHT = ["#1d2126", "#0b62b0", "#b3470d", "#00795b", "#a13d86", "#7a6000", "#3f6fd8", "#8c2d2d"];
-  const DARK = ["#e6e9ec", "#6cb2f2", "#f2a065", "#4fc9a2", "#e495c9", "#d9c252", "#9fb4ff", "#ef8f8f"];
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const MAX_VISIBLE = 12; // of more mechanisms than this, only some are drawn until the legend is clicked
-  const WIDE = 720; // pixels
-
-  const cssVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const format = (value) => Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 6 });
-  const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const isWide = () => plot.clientWidth > WIDE;
-
-  // a point is [n, value, low, high, m, processes, converged]; a series is one metric of one mechanism in one pattern
-  function hoverText(label, point, unit) {
-    const [n, value, low, high, m, processes, converged] = point;
-    const interval = low === null ? "" : ` [${format(low)}, ${format(high)}]`;
-    const lengths = `n = ${n.toLocaleString("en")}` + (m === n ? "" : `, m = ${m.toLocaleString("en")}`);
-    const count = `${processes} process${processes === 1 ? "" : "es"}`;
-    const note = converged ? "" : ", stopped before it converged";
-    return `<b>${escape(label)}</b><br>${lengths}<br>${format(value)} ${unit}${interval}<br>${count}${note}`;
-  }
-
-  function traces(view, metric, isVisible) {
-    const labelsInLegend = new Set();
-    const orders = [...new Set(view.series.map((series) => series.order))];
-    // with one length only, the mechanisms' points are drawn beside each other, in decades along the axis
-    const offset = (series) =>
-      view.lengths.length > 1 ? 0 : 0.2 * ((orders.indexOf(series.order) + 0.5) / orders.length - 0.5);
-    return view.series.filter((series) => series.metric === metric.name).map((series) => {
-      const panel = view.patterns.indexOf(series.pattern);
-      const axis = panel ? String(panel + 1) : "";
-      const showLegend = !labelsInLegend.has(series.label);
-      labelsInLegend.add(series.label);
-      const colour = (dark.matches ? DARK : LIGHT)[series.order % LIGHT.length];
-      const column = (index) => series.points.map((point) => point[index]);
-      const arm = (end) => series.points.map((point) => (point[2] === null ? 0 : Math.abs(point[end] - point[1])));
-      return {
-        type: "scatter", mode: "lines+markers", name: escape(series.label), legendgroup: escape(series.label),
-        showlegend: showLegend, legendrank: series.order + 1, xaxis: `x${axis}`, yaxis: `y${axis}`, y: column(1),
-        x: column(0).map((n) => n * 10 ** offset(series)),
-        error_y: { type: "data", symmetric: false, array: arm(3), arrayminus: arm(2), thickness: 1, width: 3 },
-        line: { color: colour, width: 1.75, dash: series.kind === "ranked" ? "solid" : "dot" },
-        marker: { color: colour, size: 7, symbol: SYMBOLS[(series.order + Math.floor(series.order / 8)) % 8] },
-        visible: isVisible(series) ? true : "legendonly", hovertemplate: "%{text}<extra></extra>",
-        text: series.points.map((point) => hoverText(series.label, point, metric.unit)),
-      };
-    });
-  }
-
-  // one panel for each pattern
-  function layout(view, metric) {
-    const wide = isWide();
-    const columns = wide && view.patterns.length > 1 ? 2 : 1;
-    const rows = Math.ceil(view.patterns.length / columns);
-    const tickStep = Math.ceil(view.lengths.length / (columns === 2 ? 6 : wide ? 12 : 5));
-    const ticks = view.lengths.filter((_, index) => (view.lengths.length - 1 - index) % tickStep === 0);
-    const range = [Math.log10(view.lengths[0]) - 0.12, Math.log10(view.lengths[view.lengths.length - 1]) + 0.12];
-    const text = cssVariable("--text"), grid = cssVariable("--grid");
-    const result = {
-      height: rows * 350 + (wide ? 90 : 240), margin: { l: 70, r: 10, t: 30, b: 60 }, hovermode: "closest",
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: text, family: getComputedStyle(document.body).fontFamily, size: 13 },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: cssVariable("--quiet"), activecolor: text },
-      hoverlabel: { align: "left", bgcolor: cssVariable("--panel"), font: { color: text, size: 13 } }, annotations: [],
-      legend: wide ? { x: 1.01, y: 1 } : { orientation: "h", y: -0.15 / rows, yanchor: "top" },
-      grid: { rows, columns, pattern: "independent", xgap: 0.12, ygap: 0.2 },
-      uirevision: `${viewSelect.value} ${metricSelect.value}`,
+function boardsOf(data) {
+  const boards = [];
+  let lineIndex = 0, cellIndex = 0;
+  const names = Object.keys(data.properties);
+  data.boards.lines.forEach((count, i) => {
+    const board = {
+      command: data.commands[data.boards.command[i]], curve: data.boards.curve[i], n: data.boards.n[i], m: data.boards.m[i],
+      headline: data.metrics[data.boards.headline[i]], note: data.texts[data.boards.note[i]], lines: [], metrics: new Map(),
     };
-    view.patterns.forEach((pattern, panel) => {
-      const axis = panel ? String(panel + 1) : "";
-      const lowest = panel + columns >= view.patterns.length, leftmost = panel % columns === 0;
-      const linecolor = cssVariable("--rule");
-      const common = { type: "log", gridcolor: grid, zeroline: false, automargin: true, linecolor };
-      result[`xaxis${axis}`] = {
-        ...common, tickvals: ticks, ticktext: ticks.map((n) => n.toLocaleString("en")), range, tickangle: 0,
-        title: { text: lowest ? "queries n" : "", standoff: 8 }, ...(panel ? { matches: "x" } : {}),
+    names.forEach((name, column) => { board[name] = data.properties[name][data.boards.properties[column][i]]; });
+    for (let k = 0; k < count; k++, lineIndex++) {
+      const from = data.lines;
+      const line = {
+        label: data.texts[from.label[lineIndex]], identity: from.identity[lineIndex], grade: data.texts[from.grade[lineIndex]],
+        kind: data.kinds[from.kind[lineIndex]], atFloor: from.floor[lineIndex] === 1, cases: from.cases[lineIndex],
+        seeds: data.texts[from.seeds[lineIndex]], board, firstCell: cellIndex, cellCount: from.cells[lineIndex],
       };
-      const decades = metric.range[1] - metric.range[0];
-      result[`yaxis${axis}`] = {
-        ...common, title: { text: leftmost ? metric.title : "", standoff: 8 }, exponentformat: "none",
-        tickformat: ",~r", range: metric.range, ...(decades > 1.5 ? { dtick: 1 } : { nticks: 8 }),
-        ...(panel ? { matches: "y" } : {}),
-      };
-      result.annotations.push({
-        text: view.titles[panel], xref: `x${axis} domain`, yref: `y${axis} domain`, x: 0, y: 1.02, showarrow: false,
-        xanchor: "left", yanchor: "bottom", font: { size: 14, color: text },
-      });
-    });
-    return result;
-  }
-
-  let allVisible = null; // true or false after a click on "show all" or "hide all"
-  function draw() {
-    const view = data.views[Number(viewSelect.value)];
-    const previousMetric = metricSelect.value;
-    metricSelect.replaceChildren(...view.metrics.map((metric) => new Option(metric.title, metric.name)));
-    if (view.metrics.some((metric) => metric.name === previousMetric)) metricSelect.value = previousMetric;
-    const metric = view.metrics.find((each) => each.name === metricSelect.value);
-    const drawn = view.series.filter((series) => series.metric === metric.name);
-    // softmax first, then the lowest value at the greatest length
-    const last = (series) => series.points[series.points.length - 1];
-    const byCost = [...drawn].sort((a, b) => last(b)[0] - last(a)[0] || last(a)[1] - last(b)[1]);
-    const drawnLabels = byCost.map((series) => series.label);
-    const labels = [...new Set(["softmax", ...drawnLabels])].filter((label) => drawnLabels.includes(label));
-    const visibleLabels = new Set(labels.slice(0, MAX_VISIBLE));
-    const isVisible = (series) => (allVisible === null ? visibleLabels.has(series.label) : allVisible);
-    const howTo = "Click a name to show or hide it, twice to see it alone.";
-    document.getElementById("plot-note").textContent = labels.length > MAX_VISIBLE
-      ? `${labels.length} mechanisms; softmax and the lowest at the greatest length are drawn. ${howTo}`
-      : `${howTo} Error bars: 95 % interval.`;
-    // the buttons are listed because plotly's default ones include one that sends the data to its makers
-    const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
-    const config = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtons: buttons };
-    Plotly.react(plot, traces(view, metric, isVisible), layout(view, metric), config);
-  }
-  const drawAnew = () => { allVisible = null; draw(); };
-  viewSelect.addEventListener("change", drawAnew);
-  metricSelect.addEventListener("change", drawAnew);
-  for (const button of document.querySelectorAll("[data-show]")) {
-    button.addEventListener("click", () => { allVisible = button.dataset.show === "all"; draw(); });
-  }
-  dark.addEventListener("change", draw);
-  let wasWide = isWide();
-  addEventListener("resize", () => {
-    if (isWide() !== wasWide) draw();
-    wasWide = isWide();
+      cellIndex += line.cellCount;
+      board.lines.push(line);
+    }
+    boards.push(board);
   });
-  draw();
+  return boards;
 }
+
+// Cells are made when their board is looked at.
+function cellsOf(line) {
+  if (line.cells) return line.cells;
+  line.cells = new Map();
+  const from = data.cells;
+  for (let i = line.firstCell; i < line.firstCell + line.cellCount; i++) {
+    const metric = data.metrics[from.metric[i]], value = from.value[i];
+    const end = (steps, sign) => {
+      if (steps === -1 || value === null) return null;
+      return typeof steps === "string" ? Number(steps) : value + sign * steps * data.intervalStep * Math.abs(value);
+    };
+    line.cells.set(metric.name, {
+      value, low: end(from.low[i], -1), high: end(from.high[i], 1), status: data.texts[from.status[i]], seeds: from.seeds[i],
+      processes: from.processes[i], counted: from.counted[i] === 1, reasons: data.texts[from.reasons[i]], metric,
+    });
+  }
+  return line.cells;
+}
+const cellOf = (line, name) => (line ? cellsOf(line).get(name) : undefined);
+const valued = (line, name) => { const cell = cellOf(line, name); return cell && cell.value !== null ? cell : undefined; };
+function metricsOf(board) {
+  if (!board.metrics.size) for (const line of board.lines) for (const cell of cellsOf(line).values()) board.metrics.set(cell.metric.name, cell.metric);
+  return [...board.metrics.values()];
+}
+const memoryOf = (line) => MEMORY.map((name) => valued(line, name)).find(Boolean);
+
+// ---- state, which the address keeps -----------------------------------------------------------------------------------
+let data, boards, properties;
+const state = {};
+function readAddress() {
+  for (const key of Object.keys(state)) delete state[key];
+  for (const [key, value] of new URLSearchParams(location.hash.slice(1))) state[key] = value;
+}
+function set(changes) {
+  for (const [key, value] of Object.entries(changes)) if (value === null || value === "") delete state[key]; else state[key] = value;
+  history.replaceState(null, "", `#${new URLSearchParams(state)}`);
+  render();
+}
+const hidden = () => (state.hide === undefined ? HIDDEN_BY_DEFAULT : state.hide.split(","));
+
+// The board that has all chosen values; where none has, the last choice counts, then as many others as possible.
+function chosenBoard(last) {
+  let best = null, bestPoints = -1;
+  for (const board of boards) {
+    let points = 0;
+    for (const name of properties) if (state[name] === board[name]) points += name === last ? 1000 : name === "task" ? 100 : 10;
+    points += (board.headline.score && !state.task ? 1 : 0) + board.lines.length / 1e4 + Math.log2(board.n + 1) / 1e3;
+    if (points > bestPoints) [best, bestPoints] = [board, points];
+  }
+  return best;
+}
+let current;
+function choose(name, value) {
+  state[name] = value;
+  const board = chosenBoard(name);
+  const changes = {};
+  for (const property of properties) changes[property] = board[property];
+  delete state.open;
+  set(changes);
+}
+
+// Boards that differ from the current one in nothing but some properties.
+const siblings = (free) => boards.filter((board) => properties.every((name) => free.includes(name) || board[name] === current[name]));
+
+function passes(line) {
+  const off = hidden();
+  if (line.kind === "control") { if (off.includes("controls")) return false; }
+  else if (line.kind === "leaky") { if (off.includes("leaky")) return false; }
+  else if (off.includes(line.grade)) return false;
+  if (state.find && !line.label.toLowerCase().includes(state.find.toLowerCase())) return false;
+  if (state.mem && line.kind === "ranked") {
+    const memory = memoryOf(line);
+    if (!memory || memory.value > Number(state.mem) * 2 ** 20) return false;
+  }
+  return true;
+}
+
+// Ranks, as ranges that the intervals allow, of the lines that pass the filters.
+function ranked(board) {
+  const name = board.headline.name, sign = board.headline.higher ? -1 : 1;
+  const lines = board.lines.filter((line) => passes(line) && line.kind === "ranked" && valued(line, name));
+  lines.sort((a, b) => sign * (valued(a, name).value - valued(b, name).value));
+  const better = (a, b) => !overlap(a, b) && sign * (a.value - b.value) < 0;
+  return lines.map((line) => {
+    const cell = valued(line, name);
+    const above = lines.filter((other) => better(valued(other, name), cell)).length;
+    const below = lines.filter((other) => better(cell, valued(other, name))).length;
+    return { line, cell, ranks: [1 + above, lines.length - below] };
+  });
+}
+const rangeText = ([first, last]) => (first === last ? `${first}` : `${first}–${last}`);
+
+function againstLabels(board) {
+  const softmax = board.lines.filter((line) => line.label.split(" ")[0] === "softmax").map((line) => line.label);
+  return softmax.sort((a, b) => b.endsWith("sdpa") - a.endsWith("sdpa"));
+}
+function againstLine(board) {
+  const wanted = state.against || againstLabels(board)[0];
+  return board.lines.find((line) => line.label === wanted) || board.lines.find((line) => line.label === againstLabels(board)[0]);
+}
+function winsFrom(line, metric) {
+  const reference = againstLine(line.board);
+  if (!reference) return null;
+  const [mechanism, , backend] = data.identities[reference.identity];
+  const name = `${mechanism} ${backend}`;
+  return data.wins.find((row) => row[0] === line.board.curve && row[1] === line.identity && row[2] === metric && row[3] === name);
+}
+function winsText(row) {
+  if (!row) return "";
+  const [, , , , answer, length, lowEnd, highEnd] = row;
+  if (answer === "already") return `≤${highEnd.toLocaleString("en")}${lowEnd === null ? "" : " ?"}`;
+  if (answer === "never") return `>${lowEnd.toLocaleString("en")}${highEnd === null ? "" : " ?"}`;
+  return `${length.toLocaleString("en")} [${lowEnd === null ? "?" : lowEnd.toLocaleString("en")}, ${highEnd === null ? "?" : highEnd.toLocaleString("en")}]`;
+}
+
+// ---- frame ------------------------------------------------------------------------------------------------------------
+function chips(name, values, text) {
+  const buttons = values.map((value) => h("button", {
+    type: "button", "aria-pressed": String(current[name] === value), "data-filter": name, "data-value": value, onclick: () => choose(name, value),
+    title: name === "pattern" ? PATTERN_TITLES[value] : null,
+  }, text(value)));
+  return h("fieldset", {}, h("legend", {}, NAMES[name] || words(name)), buttons);
+}
+function list(label, name, values, selected, onchange, text = (value) => value) {
+  const options = values.map((value) => h("option", { value, selected: value === selected }, text(value)));
+  return h("label", { class: "field" }, label, h("select", { name, onchange: (event) => onchange(event.target.value) }, options));
+}
+const byNumber = (a, b) => parseFloat(a) - parseFloat(b) || (a < b ? -1 : 1);
+
+function filters() {
+  const controls = [];
+  for (const name of properties) {
+    let values = [...new Set(boards.map((board) => board[name]))];
+    if (name === "length") values = [...new Set(siblings(["length"]).map((board) => board.length))].sort(byNumber);
+    if (name === "pattern") values.sort((a, b) => Object.keys(PATTERN_TITLES).indexOf(a) - Object.keys(PATTERN_TITLES).indexOf(b));
+    if (values.length < 2 && name !== "length") continue;
+    const text = name === "length" ? lengthText : words;
+    if (BUTTONS_FIRST.includes(name) && values.length <= (name === "length" ? 9 : MANY)) controls.push(chips(name, values, text));
+    else controls.push(list(NAMES[name] || words(name), name, values, current[name], (value) => choose(name, value), text));
+  }
+  const off = hidden();
+  const present = SHOW.filter((name) => boards.some((board) => board.lines.some((line) => nameOfKind(line) === name)));
+  const toggles = present.map((name) => h("button", {
+    type: "button", "aria-pressed": String(!off.includes(name)), "data-show": name,
+    onclick: () => set({ hide: (off.includes(name) ? off.filter((each) => each !== name) : [...off, name]).join(",") || "nothing" }),
+  }, name));
+  controls.push(h("fieldset", {}, h("legend", {}, "show"), toggles));
+  const memories = current.lines.map(memoryOf).filter(Boolean).map((cell) => cell.value / 2 ** 20);
+  if (memories.length) {
+    const most = Math.ceil(Math.log2(Math.max(...memories, 1))), least = Math.floor(Math.log2(Math.max(Math.min(...memories), 0.01)));
+    const number = h("input", { type: "number", name: "mem", min: 0, step: "any", placeholder: "any", value: state.mem, "aria-label": "memory at most, in MiB", onchange: (event) => set({ mem: event.target.value }) });
+    const slider = h("input", { type: "range", min: least, max: most, step: 0.25, value: state.mem ? Math.log2(Number(state.mem)) : most, "aria-label": "memory at most, logarithmic",
+      onchange: (event) => set({ mem: Number(event.target.value) >= most ? null : Number((2 ** Number(event.target.value)).toPrecision(3)) }) });
+    controls.push(h("span", { class: "field" }, "memory ≤", number, "MiB", slider));
+  }
+  controls.push(h("label", { class: "field" }, "find", h("input", { type: "text", name: "find", value: state.find, onchange: (event) => set({ find: event.target.value }) })));
+  const against = againstLabels(current);
+  if (against.length > 1) controls.push(list("against", "against", against, (againstLine(current) || {}).label, (value) => set({ against: value })));
+  return h("div", { class: "filters", role: "group", "aria-label": "filters" }, controls);
+}
+const nameOfKind = (line) => (line.kind === "control" ? "controls" : line.kind === "leaky" ? "leaky" : line.grade);
+
+function head() {
+  const tool = (text, title, onclick) => h("button", { type: "button", title, onclick }, text);
+  const tools = h("div", { class: "tools" },
+    tool("share", "the address of what is shown", () => dialog("The address of what is shown", location.href, "address.txt")),
+    tool("csv", "this board as CSV", () => dialog("This board as CSV", tableText("csv"), "board.csv")),
+    tool("md", "this board as Markdown", () => dialog("This board as Markdown", tableText("md"), "board.md")),
+    tool("tex", "this board as LaTeX", () => dialog("This board as LaTeX", tableText("tex"), "board.tex")),
+    tool("◐", "dark or light", () => { theme(!document.documentElement.classList.contains("dark")); }));
+  return h("div", { class: "head" }, h("h1", {}, "cab"), h("p", { title: data.summary }, data.summary), tools);
+}
+function theme(dark) { document.documentElement.classList.toggle("dark", dark); }
+
+function dialog(title, text, file) {
+  const area = h("textarea", { readonly: true, "aria-label": title, spellcheck: "false" });
+  area.value = text;
+  const box = h("dialog", { "aria-label": title, onclose: () => box.remove() }, h("h2", {}, title), area,
+    h("p", {}, h("button", { type: "button", onclick: () => copy(text, area) }, "copy"), " ",
+      h("button", { type: "button", onclick: () => download(text, file) }, "download"), " ",
+      h("button", { type: "button", onclick: () => box.close() }, "close")));
+  document.body.append(box);
+  box.showModal();
+  area.select();
+}
+function copy(text, area) {
+  if (navigator.clipboard) navigator.clipboard.writeText(text).catch(() => area && area.select());
+  else if (area) { area.select(); document.execCommand("copy"); }
+}
+function download(text, file) {
+  const address = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  h("a", { href: address, download: file }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+}
+
+// ---- answer -----------------------------------------------------------------------------------------------------------
+function answer() {
+  const rows = ranked(current);
+  if (!rows.length) return h("p", { class: "answer", id: "answer", "aria-live": "polite" }, "No mechanism passes the filters on this board.");
+  const [best, ...others] = rows, headline = current.headline;
+  const parts = [h("b", {}, best.line.label), `: ${withUnit(headline, best.cell.value)}`];
+  if (best.cell.low !== null) parts.push(` [${shown(headline, best.cell.low)}, ${shown(headline, best.cell.high)}]`);
+  const memory = memoryOf(best.line);
+  if (memory) parts.push(`, ${withUnit(memory.metric, memory.value)}`);
+  const reference = againstLine(current), other = valued(reference, headline.name);
+  if (other && reference !== best.line && !headline.score) {
+    const times = ratio(other, best.cell);
+    if (times) parts.push(`; ${digits(times.value)}× ${headline.unit.endsWith("s") ? "as fast as" : "less than"} ${reference.label}${times.low === null ? "" : ` [${digits(times.low)}, ${digits(times.high)}]`}`);
+  } else if (other && reference !== best.line) parts.push(`; ${reference.label} ${withUnit(headline, other.value)}`);
+  const same = others.filter((row) => overlap(row.cell, best.cell));
+  if (others.length) {
+    parts.push(same.length
+      ? `. Not told apart from ${same.slice(0, 4).map((row) => row.line.label).join(", ")}${same.length > 4 ? ` and ${same.length - 4} more` : ""}.`
+      : `. Told apart from the next, ${others[0].line.label}.`);
+  }
+  else parts.push(".");
+  const where = `${words(current.task)}, ${PATTERN_TITLES[current.pattern] || current.pattern} (${current.pattern}), n = ${lengthText(current.length)}`;
+  return h("p", { class: "answer", id: "answer", "aria-live": "polite" }, parts, h("span", { class: "quiet" }, ` ${where}${state.mem ? `, within ${state.mem} MiB` : ""}`));
+}
+
+// ---- board ------------------------------------------------------------------------------------------------------------
+function axis(values, score) {
+  const numbers = values.filter((value) => value !== null && Number.isFinite(value));
+  let [from, to] = [Math.min(...numbers), Math.max(...numbers)];
+  const logarithmic = !score && from > 0 && to > 4 * from;
+  if (from === to) [from, to] = from ? [from - Math.abs(from) / 10, to + Math.abs(to) / 10] : [-1, 1];
+  const change = (value) => (logarithmic ? Math.log(value) : value);
+  const place = (value) => (logarithmic && value <= 0 ? -1 : (change(value) - change(from)) / (change(to) - change(from)));
+  return { place, from, to, logarithmic, ticks: ticks(from, to, logarithmic) };
+}
+function ticks(from, to, logarithmic) {
+  const result = [];
+  if (logarithmic) {
+    const dense = to / from < 100;
+    for (let power = Math.floor(Math.log10(from)); power <= Math.log10(to); power++) for (const k of dense ? [1, 2, 5] : [1]) {
+      const tick = k * 10 ** power;
+      if (tick >= from * 0.999 && tick <= to * 1.001) result.push(tick);
+    }
+    const keep = Math.ceil(result.length / 7);
+    return result.filter((_, i) => i % keep === 0);
+  }
+  const step0 = (to - from) / 5, size = 10 ** Math.floor(Math.log10(step0));
+  const step = size * [1, 2, 5, 10].find((k) => k * size >= step0);
+  for (let tick = Math.ceil(from / step) * step; tick <= to + step * 1e-9; tick += step) result.push(Math.abs(tick) < step * 1e-9 ? 0 : tick);
+  return result;
+}
+
+const WIDTH = 300, MARGIN = 9;
+function bar(cell, scale, best, control) {
+  if (!cell) return s("svg", { "aria-hidden": "true" });
+  const x = (value) => MARGIN + (WIDTH - 2 * MARGIN) * Math.min(Math.max(scale.place(value), -0.02), 1.02);
+  const parts = scale.ticks.map((tick) => s("line", { class: "grid", x1: x(tick), x2: x(tick), y1: 0, y2: 16, "vector-effect": "non-scaling-stroke" }));
+  const outside = scale.place(cell.value) < -0.001 || scale.place(cell.value) > 1.001;
+  if (best) parts.push(s("rect", { class: "best-band", x: x(low(best)), width: Math.max(x(high(best)) - x(low(best)), 1.5), y: 0, height: 16 }));
+  if (outside) {
+    const left = scale.place(cell.value) < 0;
+    parts.push(s("path", { class: "off", d: left ? "M1 8 L7 4 L7 12 Z" : `M${WIDTH - 1} 8 L${WIDTH - 7} 4 L${WIDTH - 7} 12 Z` }));
+  } else {
+    if (cell.low !== null) parts.push(s("line", { class: "interval", x1: x(cell.low), x2: x(cell.high), y1: 8, y2: 8 }));
+    parts.push(dot(x(cell.value), control ? "quiet-stroke" : ""));
+  }
+  return s("svg", { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: "none", "aria-hidden": "true" }, parts);
+}
+// A dot that stays round in a drawing that is stretched: the end of a stroke without length.
+function dot(x, kind) {
+  return s("path", { class: `dot-stroke ${kind}`, d: `M${x} 8h0.001`, "vector-effect": "non-scaling-stroke" });
+}
+const tickText = (value) => (Math.abs(value) >= 1e-6 || value === 0 ? Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toExponential(0));
+function axisHead(scale, metric) {
+  const labels = [];
+  let last = -99;
+  for (const tick of scale.ticks) {
+    const x = MARGIN + (WIDTH - 2 * MARGIN) * scale.place(tick);
+    if (x - last < 38) continue;
+    last = x;
+    const label = h("span", {}, tickText(tick / metric.factor));
+    label.style.left = `${(100 * x) / WIDTH}%`;
+    labels.push(label);
+  }
+  return h("div", { class: "ticks", "aria-hidden": "true" }, labels);
+}
+
+function columnsOf(board) {
+  const headline = board.headline, metrics = metricsOf(board), reference = againstLine(board);
+  const columns = [
+    { key: headline.name, title: headline.title, best: headline.higher ? "descending" : "ascending", value: (line) => (valued(line, headline.name) || {}).value, text: (line) => cellText(line, headline.name) },
+    { key: "half", title: headline.score ? "±" : "± %", best: "ascending", value: (line) => { const cell = valued(line, headline.name); return cell ? relative(cell) ?? undefined : undefined; },
+      text: (line) => { const cell = valued(line, headline.name); if (!cell) return ""; if (isUnknown(cell)) return "no interval";
+        return headline.score ? (cell.low === null ? "" : shown(headline, Math.max(cell.value - cell.low, cell.high - cell.value))) : percent(relative(cell)); } },
+  ];
+  if (reference && valued(reference, headline.name) && !headline.score) columns.push({
+    key: "ratio", title: `× ${reference.label}`, best: "descending", wide: true, value: (line) => (ratio(valued(reference, headline.name), valued(line, headline.name)) || {}).value,
+    text: (line) => { const times = ratio(valued(reference, headline.name), valued(line, headline.name)); return times ? digits(times.value) : ""; },
+    hover: (line) => { const times = ratio(valued(reference, headline.name), valued(line, headline.name)); return times && times.low !== null ? `[${digits(times.low)}, ${digits(times.high)}], from the processes' medians, not measured side by side` : null; },
+  });
+  const memory = MEMORY.find((name) => metrics.some((metric) => metric.name === name));
+  const rest = metrics.filter((metric) => metric.name !== headline.name && metric.name !== memory);
+  const extra = state.columns ? state.columns.split(",") : rest.filter((metric) => metric.score || metric.name === "flops" || metric.name === "latency" || metric.name === "parameters").map((metric) => metric.name);
+  for (const metric of [...metrics.filter((each) => each.name === memory), ...rest.filter((each) => extra.includes(each.name))]) columns.push({
+    key: metric.name, title: metric.title, wide: metric.name !== memory, best: metric.higher ? "descending" : "ascending",
+    value: (line) => (valued(line, metric.name) || {}).value, text: (line) => cellText(line, metric.name),
+  });
+  if (reference && lengthsOfCurve(board).length > 1 && !headline.score) columns.push({
+    key: "wins", title: `wins from n`, wide: true, best: "ascending", value: (line) => { const row = winsFrom(line, headline.name); return row ? (row[4] === "already" ? row[7] / 2 : row[4] === "never" ? row[6] * 1e6 : row[5]) : undefined; },
+    text: (line) => winsText(winsFrom(line, headline.name)),
+  });
+  return columns;
+}
+const lengthsOfCurve = (board) => boards.filter((each) => each.curve === board.curve);
+function cellText(line, name) {
+  const cell = cellOf(line, name);
+  if (!cell) return "";
+  if (cell.value === null) return cell.status;
+  return shown(cell.metric, cell.value) + (cell.counted ? "*" : "");
+}
+
+function orderedLines() {
+  const rows = ranked(current), columns = columnsOf(current);
+  const groups = [
+    { name: "", lines: rows.map((row) => row.line) },
+    { name: "without a value", lines: current.lines.filter((line) => line.kind === "ranked" && passes({ ...line, kind: "ranked", cells: cellsOf(line) }) && !valued(line, current.headline.name)) },
+    { name: "controls: what they read does not depend on the queries, or they need no model; not ranked", lines: current.lines.filter((line) => line.kind === "control" && passes(line)) },
+    { name: "leaky: outputs depend on tokens that the pattern forbids; not ranked", lines: current.lines.filter((line) => line.kind === "leaky" && passes(line)) },
+  ];
+  const column = columns.find((each) => each.key === state.sort);
+  if (state.sort === "name" || column) {
+    const reverse = state.dir === "reverse" ? -1 : 1;
+    const order = (a, b) => {
+      if (!column) return reverse * a.label.localeCompare(b.label);
+      const [x, y] = [column.value(a), column.value(b)];
+      if (x === undefined || y === undefined || x === null || y === null) return (x === undefined || x === null) - (y === undefined || y === null);
+      return reverse * (column.best === "ascending" ? x - y : y - x);
+    };
+    for (const group of groups) group.lines.sort(order);
+  }
+  const ranks = new Map(rows.map((row) => [row.line, row.ranks]));
+  return { groups, columns, ranks, rows };
+}
+
+function sortButton(key, title) {
+  const active = state.sort === key;
+  return h("button", { type: "button", "data-sort": key, onclick: () => set({ sort: key, dir: active && state.dir !== "reverse" ? "reverse" : null }) }, title, active ? (state.dir === "reverse" ? " ↑" : " ↓") : "");
+}
+
+function boardTab() {
+  const { groups, columns, ranks, rows } = orderedLines();
+  const headline = current.headline, best = rows.length ? rows[0].cell : null;
+  const ends = rows.flatMap(({ cell }) => [cell.value, cell.low, cell.high]);
+  const scale = axis(rows.length ? ends : [0, 1], headline.score);
+  const sorted = (key) => (state.sort === key ? (state.dir === "reverse" ? "descending" : "ascending") : null);
+  const heads = [
+    h("th", { scope: "col", class: "rank" }, "rank"),
+    h("th", { scope: "col", class: "name", "aria-sort": sorted("name") }, sortButton("name", "mechanism")),
+    h("th", { scope: "col", class: "bar" }, h("span", { class: "wide" }, headline.title, scale.logarithmic ? ", log axis" : ""), axisHead(scale, headline)),
+    columns.map((column) => h("th", { scope: "col", class: `number${column.wide ? " wide" : ""}${column.key === "half" || MEMORY.includes(column.key) ? " middle" : ""}`, "aria-sort": sorted(column.key) }, sortButton(column.key, column.title))),
+  ];
+  const body = [];
+  for (const group of groups) {
+    if (!group.lines.length) continue;
+    if (group.name) body.push(h("tr", { class: "group" }, h("td", { colspan: 3 + columns.length }, group.name)));
+    for (const line of group.lines) {
+      const cell = valued(line, headline.name), isOpen = state.open === line.label;
+      const tag = line.kind === "ranked" && line.grade !== "native" ? h("span", { class: "tag" }, line.grade === "extension" ? "ext" : line.grade) : "";
+      const marked = best && cell && line.kind === "ranked" && (cell === best ? "best" : "");
+      const toggle = () => set({ open: isOpen ? null : line.label });
+      body.push(h("tr", { class: "line", "data-label": line.label, onclick: (event) => { if (!event.target.closest("button")) toggle(); } },
+        h("td", { class: "quiet rank" }, ranks.has(line) ? rangeText(ranks.get(line)) : ""),
+        h("th", { scope: "row", class: "name", title: line.label }, h("button", { type: "button", "aria-expanded": String(isOpen), onclick: toggle }, line.label), tag),
+        h("td", { class: "bar" }, bar(cell, scale, best, line.kind !== "ranked")),
+        columns.map((column, i) => {
+          const text = column.text(line), failed = column.key === headline.name && !cell ? (cellOf(line, headline.name) || {}).status : "";
+          const floor = i === 0 && line.atFloor ? " ⌊" : "";
+          return h("td", { class: `number${column.wide ? " wide" : ""}${column.key === "half" || MEMORY.includes(column.key) ? " middle" : ""} ${i === 0 ? marked || "" : ""} ${failed || ""}`, title: column.hover ? column.hover(line) : floor ? "not better than every floor" : null }, text, floor);
+        })));
+      if (isOpen) body.push(h("tr", { class: "detail" }, h("td", { colspan: 3 + columns.length }, detail(line))));
+    }
+  }
+  const counts = {};
+  for (const line of current.lines) { const cell = cellOf(line, headline.name); if (cell && cell.value === null) counts[cell.status] = (counts[cell.status] || 0) + 1; }
+  const failed = Object.entries(counts).map(([status, count]) => `${count} ${status}`).join(", ");
+  return [
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "board" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body))),
+    h("p", { class: "quiet" }, `${current.note}. ${current.machine}. `, failed ? `Without a value: ${failed}. ` : "", "A row opens with all that was measured and the command that repeats it."),
+    h("ul", { class: "quiet" }, data.legend.map((text) => h("li", {}, text))),
+    columnChoice(),
+  ];
+}
+function columnChoice() {
+  const metrics = metricsOf(current).filter((metric) => metric.name !== current.headline.name && !MEMORY.includes(metric.name));
+  if (metrics.length < 2) return "";
+  const on = columnsOf(current).map((column) => column.key);
+  return h("fieldset", {}, h("legend", {}, "columns"), metrics.map((metric) => h("button", { type: "button", "aria-pressed": String(on.includes(metric.name)), onclick: () => {
+    const names = metrics.map((each) => each.name).filter((name) => (name === metric.name ? !on.includes(name) : on.includes(name)));
+    set({ columns: names.join(",") || "none" });
+  } }, words(metric.name))));
+}
+
+function detail(line) {
+  const [mechanism, params, backend, choice] = data.identities[line.identity];
+  const command = line.seeds ? `cab run ${choice} ${line.board.command} seed=${line.seeds}` : "";
+  const rows = [...cellsOf(line).values()].map((cell) => h("tr", {}, h("th", { scope: "row" }, words(cell.metric.name)),
+    h("td", { class: "number" }, cell.value === null ? h("span", { class: cell.status }, cell.status) : withUnit(cell.metric, cell.value)),
+    h("td", {}, cell.low === null || cell.value === null ? "" : `[${shown(cell.metric, cell.low)}, ${shown(cell.metric, cell.high)}]`),
+    h("td", { class: "number" }, cell.processes > 1 ? `${cell.processes} processes` : "", cell.seeds > 1 ? ` ${cell.seeds} seeds` : ""),
+    h("td", { class: "reason quiet" }, cell.reasons)));
+  const curve = lengthsOfCurve(line.board).sort((a, b) => a.n - b.n).map((board) => [board, board.lines.find((each) => each.identity === line.identity && each.grade === line.grade)]);
+  const name = line.board.headline.name;
+  const lengths = curve.length > 1 ? h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "n"), h("th", { scope: "col", class: "number" }, line.board.headline.title), h("th", { scope: "col" }, "95 % interval"))),
+    h("tbody", {}, curve.map(([board, other]) => { const cell = cellOf(other, name); return h("tr", {}, h("th", { scope: "row" }, lengthText(board.length)),
+      h("td", { class: "number" }, !cell ? "" : cell.value === null ? cell.status : shown(cell.metric, cell.value)), h("td", {}, cell && cell.value !== null && cell.low !== null ? `[${shown(cell.metric, cell.low)}, ${shown(cell.metric, cell.high)}]` : "")); }))) : "";
+  const values = Object.entries(JSON.parse(params || "{}")).map(([key, value]) => `${key} = ${JSON.stringify(value)}`).join(", ");
+  return [
+    command ? h("div", { class: "command" }, h("code", {}, command), h("button", { type: "button", onclick: (event) => { copy(command); event.target.textContent = "copied"; } }, "copy")) : "",
+    h("div", { class: "columns" },
+      h("table", {}, h("tbody", {}, rows)), lengths,
+      h("div", {}, h("p", {}, `${mechanism}, backend ${backend || "none"}, ${line.grade}`), h("p", {}, values || "no hyper-parameters"), h("p", { class: "quiet" }, line.board.machine),
+        line.cases ? h("p", { class: "quiet" }, "cases ", h("code", {}, line.cases.split(",").map((id) => `cases/${id.slice(0, 2)}/${id}-*.json`).join(" "))) : "")),
+  ];
+}
+
+function tableText(format) {
+  const { groups, columns, ranks } = orderedLines();
+  const heads = ["rank", "mechanism", ...columns.map((column) => column.title)];
+  const rows = groups.flatMap((group) => group.lines.map((line) => [ranks.has(line) ? rangeText(ranks.get(line)) : line.kind === "ranked" ? "" : line.kind,
+    line.label + (line.kind === "ranked" && line.grade !== "native" ? ` (${line.grade})` : ""), ...columns.map((column) => column.text(line))]));
+  const about = `${current.task}, ${current.pattern}, n = ${lengthText(current.length)}; ${current.note}; ${current.machine}`;
+  if (format === "csv") {
+    const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
+    const safe = (text) => quote(/^[=+@\t\r]/.test(text) ? `'${text}` : text);
+    return [heads, ...rows].map((row) => row.map(safe).join(",")).join("\n") + "\n";
+  }
+  if (format === "md") {
+    const escape = (text) => text.replace(/\\/g, "\\\\").replace(/([|<>*_`\[\]])/g, "\\$1").replace(/[\r\n]+/g, " ");
+    const line = (row) => `| ${row.map(escape).join(" | ")} |`;
+    return [line(heads), `| --- | --- |${" ---: |".repeat(columns.length)}`, ...rows.map(line), "", escape(about), ""].join("\n");
+  }
+  const escape = (text) => text.replace(/[\r\n]+/g, " ").replace(/[\\{}$&#^_%~×≤±–←]/g, (c) => ({ "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}", "×": "$\\times$", "≤": "$\\le$", "±": "$\\pm$", "–": "--", "←": "$\\leftarrow$" })[c] || `\\${c}`);
+  const line = (row) => `${row.map(escape).join(" & ")} \\\\`;
+  return [`% ${about.replace(/[\r\n]+/g, " ")}`, `\\begin{tabular}{rl${"r".repeat(columns.length)}}`, "\\toprule", line(heads), "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}", ""].join("\n");
+}
+
+// ---- plots ------------------------------------------------------------------------------------------------------------
+function frame(width, height, xScale, yScale, xText, yText, xLabel, yLabel, parts, title) {
+  const box = { left: 62, right: 8, top: 8, bottom: 40 };
+  const x = (value) => box.left + (width - box.left - box.right - 105) * xScale.place(value);
+  const y = (value) => height - box.bottom - (height - box.top - box.bottom) * yScale.place(value);
+  const right = width - box.right - 105;
+  const grid = [
+    ...yScale.ticks.map((tick) => [s("line", { class: "grid", x1: box.left, x2: right, y1: y(tick), y2: y(tick) }), s("text", { class: "quiet-text", x: box.left - 6, y: y(tick) + 4, "text-anchor": "end" }, yText(tick))]),
+    ...xScale.ticks.map((tick) => [s("line", { class: "grid", x1: x(tick), x2: x(tick), y1: box.top, y2: height - box.bottom }), s("text", { class: "quiet-text", x: x(tick), y: height - box.bottom + 16, "text-anchor": "middle" }, xText(tick))]),
+    s("text", { class: "quiet-text", x: (box.left + right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel),
+    s("text", { class: "quiet-text", x: 12, y: height / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${height / 2})` }, yLabel),
+  ];
+  return s("svg", { viewBox: `0 0 ${width} ${height}`, width: "100%", role: "img", "aria-label": title }, grid, parts(x, y, right));
+}
+// Moves the names at the right end of lines apart.
+function spread(names, least) {
+  names.sort((a, b) => a.y - b.y);
+  for (let i = 1; i < names.length; i++) names[i].y = Math.max(names[i].y, names[i - 1].y + least);
+  return names;
+}
+const brief = (text, most = 16) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+function lengthsTab() {
+  const group = siblings(["length", "pattern"]).filter((board) => board.n === board.m);
+  const names = metricsOf(current).filter((metric) => group.some((board) => board.lines.some((line) => valued(line, metric.name))));
+  const metric = names.find((each) => each.name === state.metric) || current.headline;
+  const how = state.how || (metric.score ? "absolute" : "ratio");
+  const patterns = [...new Set(group.map((board) => board.pattern))].sort((a, b) => Object.keys(PATTERN_TITLES).indexOf(a) - Object.keys(PATTERN_TITLES).indexOf(b));
+  const lengths = [...new Set(group.map((board) => board.n))].sort((a, b) => a - b);
+  if (lengths.length < 2) return h("p", {}, "Only one length was measured.");
+  const series = new Map(); // pattern -> label -> points
+  for (const board of group.sort((a, b) => a.n - b.n)) {
+    const reference = valued(againstLine(board), metric.name);
+    for (const line of board.lines) {
+      if (!passesWithoutMemory(line) || line.kind !== "ranked") continue;
+      const cell = valued(line, metric.name);
+      if (!cell) continue;
+      const point = how === "ratio" ? ratio(cell, reference) : { value: cell.value / metric.factor, low: low(cell) / metric.factor, high: high(cell) / metric.factor };
+      if (!point || (!metric.score && !(point.value > 0))) continue;
+      const of = series.get(board.pattern) || series.set(board.pattern, new Map()).get(board.pattern);
+      (of.get(line.label) || of.set(line.label, []).get(line.label)).push({ n: board.n, ...point });
+    }
+  }
+  const all = [...series.values()].flatMap((of) => [...of.values()].flat());
+  if (!all.length) return h("p", {}, "No value to draw.");
+  // the best at the longest n over the patterns, and softmax
+  const sums = new Map();
+  for (const of of series.values()) for (const [label, points] of of) {
+    const end = points[points.length - 1];
+    if (end.n !== lengths[lengths.length - 1]) continue;
+    const value = metric.score ? end.value : Math.log(end.value);
+    const entry = sums.get(label) || [0, 0];
+    sums.set(label, [entry[0] + value, entry[1] + 1]);
+  }
+  const order = [...sums].map(([label, [sum, count]]) => [label, (metric.higher ? -1 : 1) * sum / count, count]).sort((a, b) => b[2] - a[2] || a[1] - b[1]).map(([label]) => label);
+  const softmax = againstLabels(current), wanted = state.lines ? state.lines.split("|") : [];
+  const highlighted = [...new Set([...softmax.slice(0, 2), ...wanted, ...order])].slice(0, HIGHLIGHTED);
+  const xScale = axis(lengths, false);
+  xScale.place = (n) => (Math.log(n) - Math.log(lengths[0])) / (Math.log(lengths[lengths.length - 1]) - Math.log(lengths[0]));
+  const keep = Math.ceil(lengths.length / 8);
+  xScale.ticks = lengths.filter((_, i) => (lengths.length - 1 - i) % keep === 0);
+  const yScale = axis(all.map((point) => point.value).concat(how === "ratio" ? [1] : []), metric.score);
+  const yLabel = how === "ratio" ? `${words(metric.name)}, × ${(againstLine(current) || {}).label}` : metric.title;
+  const panels = patterns.filter((pattern) => series.has(pattern)).map((pattern) => {
+    const of = series.get(pattern), title = `${PATTERN_TITLES[pattern] || pattern} (${pattern})`;
+    const svg = frame(600, 330, xScale, yScale, (n) => n.toLocaleString("en"), tickText, "n", yLabel, (x, y, right) => {
+      const parts = how === "ratio" ? [s("line", { class: "one", x1: 62, x2: right, y1: y(1), y2: y(1) })] : [];
+      const path = (points) => points.map((point, i) => `${i ? "L" : "M"}${x(point.n).toFixed(1)} ${y(point.value).toFixed(1)}`).join("");
+      for (const [label, points] of of) if (!highlighted.includes(label)) parts.push(s("path", { class: "other", d: path(points) }, s("title", {}, label)));
+      const ends = [];
+      highlighted.forEach((label, i) => {
+        const points = of.get(label);
+        if (!points) return;
+        const clamp = (value, other) => (Number.isFinite(value) && value > 0 ? Math.min(Math.max(value, yScale.from), yScale.to) : other);
+        if (points.every((point) => point.low !== null)) parts.push(s("path", { class: `band f${i}`, d: `${path(points.map((p) => ({ n: p.n, value: clamp(p.high, p.value) })))}L${path([...points].reverse().map((p) => ({ n: p.n, value: clamp(p.low, p.value) }))).slice(1)}Z` }));
+        parts.push(s("path", { class: `line c${i}`, d: path(points) }, s("title", {}, label)));
+        for (const point of points) parts.push(s("circle", { class: `f${i}`, cx: x(point.n), cy: y(point.value), r: 3 }, s("title", {}, `${label}, n = ${point.n.toLocaleString("en")}: ${digits(point.value)}${point.low === null ? "" : ` [${digits(point.low)}, ${digits(point.high)}]`}`)));
+        ends.push({ label, i, y: y(points[points.length - 1].value) + 4 });
+      });
+      for (const end of spread(ends, 13)) parts.push(s("text", { class: `f${end.i}`, x: right + 6, y: end.y }, brief(end.label), s("title", {}, end.label)));
+      return parts;
+    }, `${yLabel} by n, ${title}`);
+    return h("figure", {}, h("figcaption", {}, title), svg);
+  });
+  const table = winsTable(metric);
+  return [
+    h("div", { class: "filters" }, list("metric", "metric", names.map((each) => each.name), metric.name, (value) => set({ metric: value }), words),
+      h("fieldset", {}, h("legend", {}, "as"), [["ratio", "ratio to softmax"], ["absolute", "measured"]].map(([value, text]) => h("button", { type: "button", "aria-pressed": String(how === value), onclick: () => set({ how: value }) }, text)))),
+    h("p", { class: "quiet" }, `${HIGHLIGHTED} lines have a colour: softmax and the best over the patterns at the longest n; the others are grey, and named under the pointer. Bands: 95 % intervals.`),
+    h("div", { class: "panels" }, panels), table,
+  ];
+}
+function passesWithoutMemory(line) {
+  const mem = state.mem;
+  delete state.mem;
+  const result = passes(line);
+  if (mem !== undefined) state.mem = mem;
+  return result;
+}
+function winsTable(metric) {
+  const lines = current.lines.filter((line) => line.kind === "ranked" && passesWithoutMemory(line)).map((line) => [line, winsFrom(line, metric.name)]).filter(([, row]) => row);
+  if (!lines.length) return "";
+  const lengths = lengthsOfCurve(current).map((board) => board.n).sort((a, b) => a - b);
+  const [first, last] = [lengths[0], lengths[lengths.length - 1]];
+  const x = (n) => 30 + 540 * (Math.log(n) - Math.log(first)) / (Math.log(last) - Math.log(first));
+  const key = ([, row]) => (row[4] === "already" ? 0 : row[4] === "never" ? 1e12 : row[5]);
+  lines.sort((a, b) => key(a) - key(b) || a[0].label.localeCompare(b[0].label));
+  const rows = lines.map(([line, row]) => {
+    const [, , , , answer, length, lowEnd, highEnd] = row;
+    const parts = lengths.map((n) => s("line", { class: "grid", x1: x(n), x2: x(n), y1: 0, y2: 16 }));
+    if (answer === "already") parts.push(s("path", { class: lowEnd === null ? "front-dot" : "hollow", d: `M${x(first) - 12} 8 l9 -4.5 v9 z` }));
+    else if (answer === "never") parts.push(s("path", { class: highEnd === null ? "off" : "hollow", d: `M${x(last) + 12} 8 l-9 -4.5 v9 z` }));
+    else parts.push(s("line", { class: "interval", x1: lowEnd === null ? x(first) - 12 : x(lowEnd), x2: highEnd === null ? x(last) + 12 : x(highEnd), y1: 8, y2: 8 }), dot(x(length), "accent-stroke"));
+    return h("tr", {}, h("th", { scope: "row", class: "name" }, line.label), h("td", { class: "bar" }, s("svg", { viewBox: "0 0 600 16", preserveAspectRatio: "none", "aria-hidden": "true" }, parts)), h("td", { class: "number" }, winsText(row)));
+  });
+  return [h("h2", {}, `From which n ${words(metric.name)} is lower than that of ${(againstLine(current) || {}).label}, ${PATTERN_TITLES[current.pattern] || current.pattern} (${current.pattern}), ${words(current.pass)}`),
+    h("p", { class: "quiet" }, `Measured at ${lengths.map((n) => n.toLocaleString("en")).join(", ")}. At least two lengths; between two of them interpolated on the logs. Arrow: open end; hollow or “?”: the intervals overlap, so that it is not certain.`),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "wins from" }, h("table", { class: "board wins" }, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "name" }, "mechanism"), h("th", { scope: "col" }, `n, log axis, ${first.toLocaleString("en")} to ${last.toLocaleString("en")}`), h("th", { scope: "col", class: "number" }, "wins from n"))), h("tbody", {}, rows)))];
+}
+
+// A score of another board of this pattern, by mechanism: the longest length of each task.
+function scoreBoards() {
+  const result = new Map();
+  for (const board of boards) if (board.headline.score && board.pattern === current.pattern && board !== current) {
+    const name = `${board.task}: ${words(board.headline.name)}`;
+    if (!result.has(name) || result.get(name).n < board.n) result.set(name, board);
+  }
+  return result;
+}
+function tradeoffTab() {
+  const own = metricsOf(current).filter((metric) => current.lines.some((line) => (valued(line, metric.name) || {}).value > 0 || metric.score));
+  const elsewhere = scoreBoards();
+  const xs = own.filter((metric) => !metric.score), ys = [...own.filter((metric) => metric.score).map((metric) => metric.name), ...elsewhere.keys(), ...xs.map((metric) => metric.name)];
+  if (!xs.length || ys.length < 2) return h("p", {}, "A trade-off needs two metrics on this board.");
+  const xMetric = xs.find((metric) => metric.name === state.x) || xs.find((metric) => metric.name === "latency") || xs[0];
+  const memory = MEMORY.find((name) => ys.includes(name));
+  const isScore = (name) => elsewhere.has(name) || own.some((metric) => metric.name === name && metric.score);
+  const yName = ys.includes(state.y) ? state.y : ys.find(isScore) || (memory !== xMetric.name && memory) || ys.find((name) => name !== xMetric.name);
+  const other = elsewhere.get(yName), yMetric = other ? other.headline : own.find((metric) => metric.name === yName);
+  const scoreOf = (line) => {
+    if (!other) return valued(line, yName);
+    const [mechanism, params] = data.identities[line.identity];
+    return valued(other.lines.find((each) => { const [name, its] = data.identities[each.identity]; return name === mechanism && its === params; }) || other.lines.find((each) => data.identities[each.identity][0] === mechanism), other.headline.name);
+  };
+  const points = current.lines.filter((line) => line.kind === "ranked" && passes(line)).map((line) => ({ line, x: valued(line, xMetric.name), y: scoreOf(line) })).filter((point) => point.x && point.y && (yMetric.score || point.y.value > 0));
+  if (!points.length) return h("p", {}, "No mechanism has both.");
+  const up = yMetric.higher === true;
+  const dominated = (point) => points.some((each) => each !== point && each.x.value <= point.x.value && (up ? each.y.value >= point.y.value : each.y.value <= point.y.value) && (each.x.value < point.x.value || each.y.value !== point.y.value));
+  const front = points.filter((point) => !dominated(point)).sort((a, b) => a.x.value - b.x.value);
+  const xScale = axis(points.flatMap(({ x }) => [x.value, low(x), high(x)]).map((value) => value / xMetric.factor), false), yScale = axis(points.flatMap(({ y }) => [y.value, low(y), high(y)]).map((value) => value / yMetric.factor), yMetric.score);
+  const svg = frame(1100, 520, xScale, yScale, tickText, tickText, xMetric.title, other ? `${yName}, ${yMetric.unit}` : yMetric.title, (x, y) => {
+    const X = (cell, end) => x(end(cell) / xMetric.factor), Y = (cell, end) => y(end(cell) / yMetric.factor), value = (cell) => cell.value, parts = [];
+    parts.push(s("path", { class: "frontier", d: front.map((point, i) => (i ? `H${X(point.x, value)}V${Y(point.y, value)}` : `M${X(point.x, value)} ${Y(point.y, value)}`)).join("") }));
+    const named = [];
+    for (const point of points) {
+      const [cx, cy] = [X(point.x, value), Y(point.y, value)], onFront = front.includes(point);
+      const text = `${point.line.label}: ${withUnit(xMetric, point.x.value)}, ${withUnit(yMetric, point.y.value)}`;
+      if (onFront) parts.push(s("line", { class: "interval", x1: X(point.x, low), x2: X(point.x, high), y1: cy, y2: cy }), s("line", { class: "interval", x1: cx, x2: cx, y1: Y(point.y, low), y2: Y(point.y, high) }));
+      parts.push(s("circle", { class: onFront ? "front-dot" : "hollow", cx, cy, r: 4.5 }, s("title", {}, text)));
+      if (onFront || againstLabels(current).includes(point.line.label)) {
+        if (!named.some(([a, b]) => Math.abs(a - cx) < 90 && Math.abs(b - cy) < 13)) { named.push([cx, cy]); parts.push(s("text", { x: cx + 8, y: cy - 6 }, brief(point.line.label, 26))); }
+      }
+    }
+    return parts;
+  }, `${words(xMetric.name)} against ${yName}`);
+  return [
+    h("div", { class: "filters" }, list("across", "x", xs.map((metric) => metric.name), xMetric.name, (v) => set({ x: v }), words), list("up", "y", ys, yName, (v) => set({ y: v }), words)),
+    h("p", { class: "quiet" }, `Filled: no other mechanism is better in both (the stepped line, from the values alone). Hollow: another is at least as good in both. ${points.length} of ${current.lines.filter((line) => line.kind === "ranked").length} mechanisms have both.${ys.some(isScore) ? "" : " No score was measured in this pattern."}`),
+    svg, front.length ? h("p", {}, "Frontier: ", front.map((point) => point.line.label).join(", ")) : "",
+  ];
+}
+
+function patternsTab() {
+  const group = siblings(["pattern", "task", "length", "level", "pass", "data_source", "protocol", "task_version", "settings", "scale"]);
+  const columns = new Map();
+  for (const board of group) {
+    const sameTask = board.task === current.task;
+    if (sameTask && !(board.level === current.level && board.pass === current.pass && board.settings === current.settings && board.scale === current.scale)) continue;
+    const key = `${board.task}|${board.pattern}`, held = columns.get(key);
+    const close = (each) => (sameTask && each.length === current.length ? 1e12 : each.n);
+    if (!held || close(board) > close(held)) columns.set(key, board);
+  }
+  const order = Object.keys(PATTERN_TITLES);
+  const used = [...columns.values()].sort((a, b) => a.task.localeCompare(b.task) || order.indexOf(a.pattern) - order.indexOf(b.pattern));
+  const labels = new Map();
+  for (const board of used) for (const line of board.lines) if (passesWithoutMemory(line) && line.kind !== "leaky") {
+    const [mechanism, params, backend] = data.identities[line.identity];
+    const key = `${mechanism} ${params} ${backend}`;
+    if (!labels.has(key)) labels.set(key, { label: line.label, kind: line.kind, cells: new Map() });
+    labels.get(key).cells.set(board, line);
+  }
+  const value = (board, line) => {
+    const cell = cellOf(line, board.headline.name);
+    if (!cell || cell.value === null) return { status: cell ? cell.status : "" };
+    if (board.headline.score) return { text: shown(board.headline, cell.value), shade: null, cell };
+    const times = ratio(valued(againstLine(board), board.headline.name), cell);
+    return times ? { text: digits(times.value), shade: Math.log2(times.value), interval: times, cell } : { text: withUnit(board.headline, cell.value), shade: null, cell };
+  };
+  const entries = [...labels.values()].map((row) => {
+    const cells = used.map((board) => value(board, row.cells.get(board)));
+    const shades = cells.map((cell) => cell.shade).filter((shade) => shade !== null && shade !== undefined);
+    return { ...row, cells, mean: shades.length ? shades.reduce((a, b) => a + b, 0) / shades.length : -99, coverage: cells.filter((cell) => cell.text).length };
+  }).sort((a, b) => (a.kind === "control") - (b.kind === "control") || b.mean - a.mean || a.label.localeCompare(b.label));
+  const one = used.every((board) => board.task === used[0].task);
+  return [
+    h("p", { class: "quiet" }, `Costs: how many times as good as ${(againstLine(current) || {}).label || "softmax"} (blue: better, orange: worse); scores: the value. Each column is at n = ${lengthText(current.length)} where it was measured, else at its longest n. Hatched: unsupported. Framed: failed. Empty: not measured; nothing is filled in. Sorted by the mean of the logs over what was measured.`),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "patterns" }, h("table", { class: "heat" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "mechanism"), used.map((board) => h("th", { scope: "col", title: board.note }, one ? board.pattern : `${words(board.task)} ${board.pattern}`, h("br"), h("span", { class: "quiet" }, lengthText(board.length)))), h("th", { scope: "col" }, "measured"))),
+      h("tbody", {}, entries.map((entry) => h("tr", {}, h("th", { scope: "row", title: entry.label }, brief(entry.label, 34), entry.kind === "control" ? h("span", { class: "tag" }, "control") : ""),
+        entry.cells.map((cell) => {
+          const td = h("td", { class: cell.status === "unsupported" ? "refused" : FAILED.includes(cell.status) ? "failed" : "", title: cell.interval && cell.interval.low !== null ? `[${digits(cell.interval.low)}, ${digits(cell.interval.high)}]` : cell.status }, cell.text || (FAILED.includes(cell.status) ? cell.status : ""));
+          if (cell.shade !== null && cell.shade !== undefined) td.style.background = `rgba(var(--${cell.shade >= 0 ? "cool" : "warm"}), ${Math.min(Math.abs(cell.shade) / 5, 1) * 0.5})`;
+          return td;
+        }), h("td", {}, `${entry.coverage}/${used.length}`)))))),
+  ];
+}
+
+function compareTab() {
+  const labels = [...new Set(siblings(["length", "pattern"]).flatMap((board) => board.lines.filter((line) => line.kind !== "leaky").map((line) => line.label)))].sort();
+  const rows = ranked(current), reference = againstLine(current);
+  const a = labels.includes(state.a) ? state.a : rows.length ? rows[0].line.label : labels[0];
+  const b = labels.includes(state.b) ? state.b : reference && reference.label !== a ? reference.label : labels.find((label) => label !== a);
+  const names = metricsOf(current), metric = names.find((each) => each.name === state.metric) || current.headline;
+  const cases = [];
+  for (const board of boards) {
+    if (board.machine !== current.machine) continue;
+    const [x, y] = [a, b].map((label) => valued(board.lines.find((line) => line.label === label), metric.name));
+    const times = metric.score ? (x && y ? { value: (x.value - y.value) / metric.factor, low: (x.value - y.value - Math.hypot(x.value - low(x), high(y) - y.value)) / metric.factor, high: (x.value - y.value + Math.hypot(high(x) - x.value, y.value - low(y))) / metric.factor } : null) : ratio(x, y);
+    if (times) cases.push({ board, times, x, y });
+  }
+  const order = Object.keys(PATTERN_TITLES);
+  cases.sort((p, q) => p.board.task.localeCompare(q.board.task) || order.indexOf(p.board.pattern) - order.indexOf(q.board.pattern) || p.board.pass.localeCompare(q.board.pass) || p.board.n - q.board.n);
+  const controls = h("div", { class: "filters" }, list("A", "a", labels, a, (v) => set({ a: v })), list("B", "b", labels, b, (v) => set({ b: v })), list("metric", "metric", names.map((each) => each.name), metric.name, (v) => set({ metric: v }), words));
+  if (!cases.length) return [controls, h("p", {}, "No case has both.")];
+  const neutral = metric.score ? 0 : 1;
+  const scale = axis(cases.flatMap(({ times }) => [times.value, times.low, times.high]).concat(neutral), metric.score);
+  const better = (times) => (metric.higher ? times.low > neutral : times.high !== null && times.high < neutral), worse = (times) => (metric.higher ? times.high < neutral : times.low !== null && times.low > neutral);
+  const wins = cases.filter(({ times }) => better(times)).length, losses = cases.filter(({ times }) => worse(times)).length;
+  const differing = properties.filter((name) => new Set(cases.map(({ board }) => board[name])).size > 1);
+  const x = (value) => MARGIN + (WIDTH - 2 * MARGIN) * Math.min(Math.max(scale.place(value), 0), 1);
+  return [controls,
+    h("p", { class: "answer" }, h("b", {}, a), ` against `, h("b", {}, b), `, ${words(metric.name)}: better in ${wins} of ${cases.length} cases, worse in ${losses}, not told apart in ${cases.length - wins - losses}.`),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "comparison" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, differing.map((name) => h("th", { scope: "col" }, NAMES[name] || words(name))), h("th", { scope: "col", class: "bar" }, metric.score ? "A − B" : `A / B${scale.logarithmic ? ", log axis" : ""}`, axisHead(scale, { unit: "", factor: 1 })), h("th", { scope: "col", class: "number" }, metric.score ? "A − B" : "A / B"), h("th", { scope: "col" }, "95 % interval"), h("th", { scope: "col", class: "number wide" }, "A"), h("th", { scope: "col", class: "number wide" }, "B"))),
+      h("tbody", {}, cases.map(({ board, times, x: cellA, y: cellB }) => h("tr", {}, differing.map((name) => h("td", {}, name === "length" ? lengthText(board[name]) : words(board[name]))),
+        h("td", { class: "bar" }, s("svg", { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("line", { class: "one", x1: x(neutral), x2: x(neutral), y1: 0, y2: 16 }), times.low === null ? "" : s("line", { class: "interval", x1: x(times.low), x2: x(times.high), y1: 8, y2: 8 }), dot(x(times.value), better(times) ? "accent-stroke" : ""))),
+        h("td", { class: "number" }, digits(times.value)), h("td", {}, times.low === null ? "none" : `[${digits(times.low)}, ${digits(times.high)}]`), h("td", { class: "number wide" }, withUnit(metric, cellA.value)), h("td", { class: "number wide" }, withUnit(metric, cellB.value))))))),
+    h("p", { class: "quiet" }, "Ratios come from the processes' medians, not from runs side by side; the interval adds both half-widths as squares.")];
+}
+
+function plainTable(heads, rows, numbers = []) {
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((text, i) => h("th", { scope: "col", class: numbers.includes(i) ? "number" : null }, text)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value, i) => h("td", { class: numbers.includes(i) ? "number" : "reason" }, value)))))));
+}
+function failuresTab() {
+  return [h("h2", {}, "How what was asked for ended"), plainTable(["status", "metrics", "cases"], data.statuses.map(([status, rows, cases]) => [h("span", { class: status }, status), rows.toLocaleString("en"), cases.toLocaleString("en")]), [1, 2]),
+    h("h2", {}, "Reasons"), data.failures.length ? plainTable(["status", "reason", "metrics", "mechanisms"], data.failures.map(([status, reason, rows, mechanisms]) => [h("span", { class: status }, status), reason, rows.toLocaleString("en"), mechanisms.join(", ")]), [2]) : h("p", {}, "Nothing failed.")];
+}
+function machineTab() {
+  const names = [...new Set(data.environments.flatMap((each) => Object.keys(each)))];
+  return [h("h2", {}, "Environments"), plainTable(["environment", ...data.environments.map((_, i) => `${i + 1}`)], names.map((name) => [words(name), ...data.environments.map((each) => each[name] ?? "")])),
+    h("h2", {}, "How each metric is measured"), h("ul", {}, data.methods.map((text) => h("li", {}, text))),
+    h("h2", {}, "What the marks say"), h("ul", {}, data.legend.map((text) => h("li", {}, text))),
+    h("h2", {}, "What the page computes"), h("p", {}, "× softmax: the ratio of the two medians; its interval adds the half-widths of both on the log scale as squares. It was not measured side by side. Rank: the range that the intervals allow among the lines that pass the filters. Wins from n: see the tab Lengths.")];
+}
+function publishedTab() {
+  return [h("p", { class: "quiet" }, data.publishedAbout), data.published.length ? plainTable(data.publishedColumns, data.published, [6]) : h("p", {}, "Nothing was published of the tasks that were measured.")];
+}
+
+// ---- start ------------------------------------------------------------------------------------------------------------
+const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Failures: failuresTab, "Machine and methods": machineTab, Published: publishedTab };
+function tabs() {
+  const several = siblings(["length", "pattern"]).some((board) => board.n !== current.n);
+  return TABS.filter((name) => name !== "Lengths" || several);
+}
+function render() {
+  current = chosenBoard(null);
+  const names = tabs(), tab = names.includes(state.tab) ? state.tab : "Board";
+  const focused = document.activeElement && document.activeElement !== document.body ? address(document.activeElement) : null;
+  const bars = h("div", { role: "tablist", "aria-label": "views", onkeydown: (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) { set({ tab: names[(names.indexOf(tab) + step + names.length) % names.length] }); document.querySelector("[role=tab][aria-selected=true]").focus(); }
+  } }, names.map((name) => h("button", { type: "button", role: "tab", id: `tab-${name.replace(/ /g, "-")}`, "aria-selected": String(name === tab), tabindex: name === tab ? 0 : -1, "aria-controls": "panel", onclick: () => set({ tab: name }) }, name)));
+  const panel = h("section", { role: "tabpanel", id: "panel", "aria-labelledby": `tab-${tab.replace(/ /g, "-")}` }, DRAW[tab]());
+  const app = document.getElementById("app");
+  app.replaceChildren(h("header", { class: "top" }, h("div", {}, head(), filters())), h("main", {}, answer(), bars, panel));
+  document.documentElement.style.setProperty("--top", `${app.firstChild.offsetHeight}px`); // below which heads stay
+  if (focused) { const again = document.querySelector(focused); if (again) again.focus({ preventScroll: true }); }
+}
+// A selector that finds an element of the bar again after it has been drawn anew.
+function address(element) {
+  for (const name of ["data-filter", "data-show", "data-sort"]) if (element.hasAttribute(name)) {
+    const value = element.getAttribute("data-value");
+    return `[${name}=${CSS.escape(element.getAttribute(name))}]${value === null ? "" : `[data-value=${CSS.escape(value)}]`}`;
+  }
+  if (element.name) return `[name=${CSS.escape(element.name)}]`;
+  if (element.id) return `#${CSS.escape(element.id)}`;
+  return null;
+}
+
+(async () => {
+  theme(matchMedia("(prefers-color-scheme: dark)").matches);
+  data = await unpacked();
+  boards = boardsOf(data);
+  properties = Object.keys(data.properties).filter((name) => name === "length" || name === "task" || name === "pattern" || data.properties[name].length > 1);
+  properties.sort((a, b) => (BUTTONS_FIRST.indexOf(a) + 1 || 99) - (BUTTONS_FIRST.indexOf(b) + 1 || 99));
+  readAddress();
+  render();
+  addEventListener("hashchange", () => { readAddress(); render(); });
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,56 +1,28 @@
-"""The report as one HTML page. It works without network, server or framework."""
+"""The report as one HTML page. It works without network, server or framework, and without scripts as static boards."""
 
-import json
-from collections.abc import Iterator, Sequence
+import base64
+import hashlib
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cab.analysis.efficiency_length import efficiency_lengths
-from cab.analysis.growth import growths
 from cab.analysis.leaderboard import Board
-from cab.analysis.questions import QUESTION, records
-from cab.analysis.ranking import leaderboard
-from cab.analysis.settings import settings_of
-from cab.analysis.statuses import failures, status_counts
-from cab.report import notes
-from cab.report.efficiency import efficiency_html
+from cab.analysis.questions import records
+from cab.analysis.results import Results
+from cab.analysis.statuses import status_counts
+from cab.report import notes, published
 from cab.report.export import write_file
 from cab.report.html_table import html_table
-from cab.report.plot import plot_data
-from cab.report.published import published_html, published_lines
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-# nothing is fetched, whatever text the rows contain
-_CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
-)
-# the plot's buttons: data-show -> verb
-_SHOW_BUTTONS = {"all": "show", "none": "hide"}
+from cab.report.page_data import packed, page_data
 
 
-def write_page(rows: "DataFrame", environments: "DataFrame", path: Path) -> None:
+def write_page(results: Results, path: Path) -> None:
     """Write the page to `path`, the whole file or nothing."""
-    boards = [] if rows.empty else leaderboard(rows, environments)
-    if not boards:
-        body = [f"<p class='note'>{escape(notes.EMPTY)}</p>"]
-    else:
-        body = [
-            *_summary(rows),
-            *_boards(boards),
-            *_plot(boards),
-            *efficiency_html(efficiency_lengths(rows), growths(rows)),
-            *published_html(boards),
-            *_statuses(rows),
-            *_environments(environments),
-            "<h2>Methods</h2><ul>",
-            *(f"<li>{escape(method)}</li>" for method in notes.methods(boards)),
-            "</ul>",
-        ]
     folder = Path(__file__).parent
     style, script = (folder / "html_page.css").read_text("utf-8"), (folder / "html_page.js").read_text("utf-8")
+    boards = results.boards
+    body = list(_body(results)) if boards else [f"<main><h1>cab</h1><p>{escape(notes.EMPTY)}</p></main>"]
     write_file(
         path,
         f"""<!doctype html>
@@ -58,150 +30,82 @@ def write_page(rows: "DataFrame", environments: "DataFrame", path: Path) -> None
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_CONTENT_SECURITY_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">
 <title>cab: attention mechanisms</title>
 <style>{style}</style>
 </head>
 <body>
-<h1>Which attention mechanism, for which pattern, at which length, and at what cost</h1>
 {chr(10).join(body)}
-<script>{script}</script>
+{f"<script>{script}</script>" if boards else ""}
 </body>
 </html>
 """,
     )
 
 
-def _summary(rows: "DataFrame") -> Iterator[str]:
-    """Yield a sentence: how much was measured, when, and how it ended."""
-    measured = rows[rows["grade"] != "floor"]
-    cases, mechanisms = measured["case_id"].nunique(), measured["mechanism"].nunique()
-    dates = sorted(str(time)[:10] for time in rows["time"].dropna())
-    when = ""
-    if dates:
-        when = f", measured {dates[0]}" + (f" to {dates[-1]}" if dates[0] != dates[-1] else "")
-    chips = " ".join(
-        f"<span class='chip {status}'>{count.rows} {status}</span>" for status, count in status_counts(rows).items()
+def _policy(style: str, script: str) -> str:
+    """Return a policy under which nothing is fetched, and only this style and this script count, whatever rows hold."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
     )
-    counts = f"{cases:,} {'case' if cases == 1 else 'cases'}"
-    counts += f" of {mechanisms} {'mechanism' if mechanisms == 1 else 'mechanisms'}"
-    yield f"<p class='quiet'>{counts}{escape(when)}. Metrics asked for: {chips}</p>"
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
-def _boards(boards: Sequence[Board]) -> Iterator[str]:
-    """Yield every board, with a choice for each property that tells boards apart."""
-    yield "<h2>Leaderboards</h2>"
-    properties = _distinguishing_properties(boards)
-    if properties:
-        # the page opens with scores, if there are any, and with the board that has most lines
-        first = boards.index(max(boards, key=lambda board: (board.has_scores, len(board.lines))))
-        yield "<div class='choices' id='boards-choices'>"
-        for name, values in properties.items():
-            options = "".join(_option(value, selected=value == values[first]) for value in dict.fromkeys(values))
-            label = escape(name.replace("_", " "))
-            select = f"<select name='{_data_key(name)}'><option value=''>all</option>{options}</select>"
-            yield f"<label>{label}{select}</label>"
-        yield "</div>"
-    for i, board in enumerate(boards):
-        data = " ".join(f"data-{_data_key(name)}='{escape(values[i])}'" for name, values in properties.items())
-        yield f"<article class='board' {data}>"
-        yield f"<h3>{escape(notes.title([board]))}</h3>"
-        subtitle = [notes.conditions(board), board.machine]
-        yield f"<p class='quiet'>{escape(' · '.join(text for text in subtitle if text))}</p>"
+def _body(results: Results) -> Iterator[str]:
+    data = page_data(results.boards, results.rows, results.efficiency_lengths, results.machines)
+    data |= {
+        "summary": _summary(results),
+        "legend": notes.legend(results.boards),
+        "methods": notes.methods(results.boards),
+        "statuses": [[status, count.rows, count.cases] for status, count in status_counts(results.rows).items()],
+        "environments": [
+            {name: str(value) for name, value in each.items() if value not in (None, "")}
+            for each in records(results.used_environments)
+        ],
+        "publishedColumns": ["benchmark", "source", "mechanism", "pattern", "task", "metric", "value", "unit", "note"],
+        "publishedAbout": published.ABOUT,
+    }
+    yield "<div id='app'></div>"
+    yield "<noscript><main><h1>Which attention mechanism, for which pattern, at which length, and at what cost</h1>"
+    yield f"<p>{escape(_summary(results))}. With scripts, this page filters, sorts and draws.</p>"
+    yield from _static_boards(results.boards)
+    yield "</main></noscript>"
+    yield f"<script type='application/octet-stream' id='data'>{packed(data)}</script>"
+
+
+def _summary(results: Results) -> str:
+    """Say how much was measured, where, when and how it ended."""
+    measured = results.rows[results.rows["grade"] != "floor"]
+    counts = status_counts(results.rows)
+    ok, cases = counts["ok"].cases if "ok" in counts else 0, measured["case_id"].nunique()
+    words = [f"{ok:,}/{cases:,} cases ok", *dict.fromkeys(results.machines.values())]
+    commits = sorted({str(commit)[:7] for commit in measured["commit"].dropna() if commit})
+    if commits:
+        words.append(f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits")
+    dates = sorted(str(time)[:10] for time in measured["time"].dropna())
+    if dates and len(dates[0]) == 10:
+        words.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
+    return " · ".join(words)
+
+
+def _static_boards(boards: list[Board]) -> Iterator[str]:
+    """Yield a table of contents and, of each task and pattern, the longest board with most lines."""
+    chosen: dict[tuple[Any, Any], Board] = {}
+    for board in boards:
+        key = (board.question["task"], board.question["pattern"])
+        best = chosen.get(key)
+        if best is None or (board.question["n"], len(board.lines)) > (best.question["n"], len(best.lines)):
+            chosen[key] = board
+    yield "<nav aria-label='boards'><ul>"
+    for i, board in enumerate(chosen.values()):
+        yield f"<li><a href='#board-{i}'>{escape(notes.title([board]))}</a></li>"
+    yield "</ul></nav>"
+    for i, board in enumerate(chosen.values()):
+        yield f"<section id='board-{i}'><h2>{escape(notes.title([board]))}</h2>"
+        yield f"<p>{escape(notes.conditions(board))} · {escape(board.machine)}</p>"
         yield from html_table(board)
-        yield "<ul class='quiet'>"
-        yield from (f"<li>{escape(note)}</li>" for note in [*notes.legend([board]), *published_lines(board)])
-        yield "</ul></article>"
-
-
-def _option(text: str, selected: bool) -> str:
-    return f"<option value='{escape(text)}'{' selected' if selected else ''}>{escape(text)}</option>"
-
-
-def _distinguishing_properties(boards: Sequence[Board]) -> dict[str, list[str]]:
-    """Return name -> the value of each board, for the properties that boards are chosen by.
-
-    A property is left out where the ones before it already tell the same boards apart.
-    """
-    properties: dict[str, list[str]] = {}
-    differing = notes.settings_that_differ(boards)
-    for name in ("task", "pattern", "length", "pass", *QUESTION, "machine"):
-        if name in ("n", "m") or name in properties:
-            continue
-        values = [_property(name, board, differing) for board in boards]
-        told_apart = len(set(zip(*properties.values(), strict=True))) if properties else 1
-        if len(set(zip(*properties.values(), values, strict=True))) > told_apart:
-            properties[name] = values
-    return properties
-
-
-def _property(name: str, board: Board, differing: dict[str, str]) -> str:
-    if name == "machine":
-        return board.machine or "unknown"
-    if name == "length":
-        return notes.lengths(board.question)
-    if name == "settings":
-        return differing[settings_of(board)] or "none"
-    value = board.question[name]
-    return "none" if value in (None, "") else str(value)
-
-
-def _data_key(name: str) -> str:
-    """Return the name of a data attribute, which JavaScript would otherwise write in another way."""
-    return name.replace("_", "")
-
-
-def _plot(boards: Sequence[Board]) -> Iterator[str]:
-    from plotly.offline import get_plotlyjs
-
-    data = plot_data(boards, name_machines=len({board.machine for board in boards}) > 1)
-    if not data["views"]:
-        return
-    yield "<h2>Cost against length</h2>"
-    names = [view["name"] for view in data["views"]]
-    options = "".join(f"<option value='{i}'>{escape(name)}</option>" for i, name in enumerate(names))
-    yield "<div class='choices'>"
-    yield f"<label>question<select id='plot-view'>{options}</select></label>"
-    yield "<label>metric<select id='plot-metric'></select></label>"
-    for which, verb in _SHOW_BUTTONS.items():
-        yield f"<button type='button' data-show='{which}'>{verb} all</button>"
-    yield "</div><p class='quiet' id='plot-note'></p><div id='plot' role='img' aria-label='cost against length'></div>"
-    yield f"<script type='application/json' id='plot-data'>{_json(data)}</script>"
-    yield f"<script>{get_plotlyjs()}</script>"
-
-
-def _json(data: Any) -> str:
-    """Write JSON in which no HTML parser sees a tag."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _statuses(rows: "DataFrame") -> Iterator[str]:
-    yield "<h2>Statuses</h2><div class='scroll'><table><thead><tr><th scope='col'>status</th>"
-    yield "<th scope='col' class='number'>metrics</th><th scope='col' class='number'>cases</th></tr></thead><tbody>"
-    for status, count in status_counts(rows).items():
-        yield f"<tr><th scope='row' class='{status}'>{status}</th><td class='number'>{count.rows:,}</td>"
-        yield f"<td class='number'>{count.cases:,}</td></tr>"
-    yield "</tbody></table></div>"
-    listed = failures(rows)
-    if listed:
-        yield "<h3>Reasons</h3><div class='scroll'><table><thead><tr><th scope='col'>status</th>"
-        yield "<th scope='col' class='number'>metrics</th><th scope='col'>mechanisms</th>"
-        yield "<th scope='col'>reason</th></tr></thead><tbody>"
-        for failure in listed:
-            yield f"<tr><th scope='row' class='{failure.status}'>{failure.status}</th>"
-            yield f"<td class='number'>{failure.rows:,}</td><td>{escape(', '.join(failure.mechanisms))}</td>"
-            yield f"<td class='reason'>{escape(failure.reason)}</td></tr>"
-        yield "</tbody></table></div>"
-
-
-def _environments(environments: "DataFrame") -> Iterator[str]:
-    if environments.empty:
-        return
-    columns = records(environments)
-    names = [name for name in columns[0] if any(column[name] not in (None, "") for column in columns)]
-    yield "<h2>Environments</h2><div class='scroll'><table class='environments'><tbody>"
-    for name in names:
-        values = "".join(f"<td>{escape('' if column[name] is None else str(column[name]))}</td>" for column in columns)
-        yield f"<tr><th scope='row'>{escape(name.replace('_', ' '))}</th>{values}</tr>"
-    yield "</tbody></table></div>"
+        yield "</section>"
+    yield "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes.legend(boards)) + "</ul>"

@@ -1,10 +1,9 @@
-"""Published numbers in words, beside a board and on the page."""
+"""Published numbers in words, beside a board."""
 
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Iterator
 
 from cab.analysis.leaderboard import Board
-from cab.analysis.published import PublishedRow, comparisons, published_for_all
+from cab.analysis.published import PublishedRow, comparisons
 from cab.report.units import display_unit
 
 FLOOR, CEILING = "published floor", "published ceiling"
@@ -21,19 +20,6 @@ def published_lines(board: Board) -> Iterator[str]:
             softmax = "".join(f", softmax {_number(row)}" for row in comparison.softmax)
             floor = _number_and_mechanism(comparison.floor)
             yield f"{comparison.source}: {CEILING} {ceiling}, {FLOOR} {floor}{softmax}"
-
-
-def published_html(boards: Sequence[Board]) -> Iterator[str]:
-    """Yield the page's section: every published number of the tasks that were measured."""
-    rows = published_for_all(boards)
-    if not rows:
-        return
-    yield f"<h2>Published</h2><p class='note'>{escape(ABOUT)}.</p><div class='scroll'><table><thead><tr>"
-    yield "".join(f"<th scope='col'>{name}</th>" for name in rows[0])
-    yield "</tr></thead><tbody>"
-    for row in rows:
-        yield "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row.values()) + "</tr>"
-    yield "</tbody></table></div>"
 
 
 def _number_and_mechanism(row: PublishedRow) -> str:

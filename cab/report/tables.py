@@ -12,8 +12,8 @@ from rich.text import Text
 
 from cab.analysis.leaderboard import COST_UNITS, LINE_KINDS, Board, Cell, Line, Metric, metrics_of
 from cab.analysis.published import published_for
-from cab.analysis.questions import QUESTION, machine_names
-from cab.analysis.ranking import leaderboard
+from cab.analysis.questions import QUESTION
+from cab.analysis.results import Results
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import status_counts
 from cab.paths import PACKAGE
@@ -23,7 +23,6 @@ from cab.report import notes, published
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from rich.console import Console
 
 _STYLES = {"wrong": "bold red", "error": "red", "timeout": "yellow", "oom": "yellow"}
@@ -67,13 +66,13 @@ class _CellText(NamedTuple):
     style: str = ""  # of the value
 
 
-def print_report(rows: "DataFrame", environments: "DataFrame", console: "Console") -> None:
+def print_report(results: Results, console: "Console") -> None:
     """Print the notes on all leaderboards, and below them every leaderboard, so that these are what stays in view."""
-    if rows.empty:
+    boards = results.boards
+    if not boards:
         console.print(notes.EMPTY, markup=False)
         return
-    boards = leaderboard(rows, environments)
-    for note in _notes(boards, rows, environments):
+    for note in _notes(results):
         console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
     differing = notes.settings_that_differ(boards)
     name_machines = len({board.machine for board in boards}) > 1
@@ -87,15 +86,15 @@ def print_report(rows: "DataFrame", environments: "DataFrame", console: "Console
             console.print(Text(line, style="dim"))
 
 
-def _notes(boards: Sequence[Board], rows: "DataFrame", environments: "DataFrame") -> Iterator[str]:
+def _notes(results: Results) -> Iterator[str]:
+    boards = results.boards
     yield from notes.legend(boards)
     if any(published_for(board) for board in boards):
         yield published.ABOUT
     yield f"how each was measured: cab show metric={boards[0].headline.name}, and the page of cab report"
-    machines = machine_names(environments[environments["environment_id"].isin(rows["environment_id"])])
-    for machine in dict.fromkeys(machines.values()):
+    for machine in dict.fromkeys(results.machines.values()):
         yield f"machine: {machine}"
-    yield "asked for: " + ", ".join(f"{count.rows} {status}" for status, count in status_counts(rows).items())
+    yield "asked for: " + ", ".join(f"{count.rows} {status}" for status, count in status_counts(results.rows).items())
 
 
 def _boards_by_table(boards: Sequence[Board]) -> Iterator[list[Board]]:

@@ -103,7 +103,7 @@ def _print_estimates(estimates: "list[Estimate]", out: Console) -> None:
 
 def print_run(run: "Run", out: Console) -> None:
     """Print how the cases that were asked for ended, and then their results, so that these are what stays in view."""
-    from cab.report import print_report
+    from cab.report import Results, print_report
     from cab.store.table import environments
 
     for name in dict.fromkeys(case.mechanism for case in run.plan.cases):
@@ -114,7 +114,7 @@ def print_run(run: "Run", out: Console) -> None:
     counts = Counter(run.statuses().values())
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     out.print(f"cases: {summary}. Results: {run.store.folder}", highlight=False)
-    print_report(run.rows(), environments(run.store), out)
+    print_report(Results(run.rows(), environments(run.store)), out)
 
 
 def print_pairs(pairs: dict[str, Any], out: Console) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cab.analysis.leaderboard import Board, Metric
-from cab.report.published import published_html, published_lines
+from cab.report.published import published_lines
 
 ACCURACY = Metric("accuracy", "fraction", True, True)
 
@@ -23,4 +23,3 @@ def test_a_source_s_floor_and_ceiling_are_named_and_marked() -> None:
 
 def test_another_task_or_pattern_has_none() -> None:
     assert not list(published_lines(board(pattern="CS"))) and not list(published_lines(board(task="mine")))
-    assert not list(published_html([board(task="mine")]))

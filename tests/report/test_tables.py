@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cab.analysis.results import Results
 from cab.report import print_report
 from cab.report.notes import EMPTY
 from tests.analysis.example_rows import board_of, case_rows, environments, table_of, training_rows, with_columns
@@ -13,7 +14,7 @@ from tests.analysis.example_rows import board_of, case_rows, environments, table
 def printed(*cases: list[dict[str, Any]], width: int = 100) -> str:
     """Print the report of some cases and return the text."""
     out = io.StringIO()
-    print_report(table_of(*cases), environments(), Console(file=out, width=width))
+    print_report(Results(table_of(*cases), environments()), Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -91,7 +92,8 @@ def test_the_boards_come_last_and_the_method_is_named_in_a_line() -> None:
 
 def test_only_machines_of_the_rows_are_named() -> None:
     out = io.StringIO()
-    print_report(table_of(case_rows({"latency": 1.0})), environments("one", "two"), Console(file=out, width=120))
+    results = Results(table_of(case_rows({"latency": 1.0})), environments("one", "two"))
+    print_report(results, Console(file=out, width=120))
     assert "host-one" in out.getvalue() and "host-two" not in out.getvalue()
 
 

@@ -15,12 +15,13 @@ import sys
 import pandas as pd
 from pathlib import Path
 from rich.console import Console
-from cab.report import print_report, write_csv, write_page, write_parquet
+from cab.report import Results, print_report, write_csv, write_page, write_parquet
 folder = Path({str(tmp_path)!r})
 rows = pd.read_parquet(folder / "rows.parquet")
 environments = pd.read_parquet(folder / "environments.parquet")
-print_report(rows, environments, Console())
-write_page(rows, environments, folder / "page.html")
+results = Results(rows, environments)
+print_report(results, Console())
+write_page(results, folder / "page.html")
 write_csv(rows, folder / "rows.csv")
 write_parquet(rows, folder / "again.parquet")
 assert "torch" not in sys.modules

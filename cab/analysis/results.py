@@ -1,0 +1,47 @@
+"""The two tables of a store with what follows from them, each computed once, when it is first asked for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cab.analysis.efficiency_length import efficiency_lengths
+from cab.analysis.growth import growths
+from cab.analysis.leaderboard import Board
+from cab.analysis.questions import machine_names
+from cab.analysis.ranking import leaderboard
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """`rows` and `environments` are as `cab.store.table` makes them."""
+
+    rows: "DataFrame"
+    environments: "DataFrame"
+
+    @cached_property
+    def boards(self) -> list[Board]:
+        """Every board."""
+        return [] if self.rows.empty else leaderboard(self.rows, self.environments)
+
+    @cached_property
+    def efficiency_lengths(self) -> "DataFrame":
+        """From which length each mechanism beats softmax."""
+        return efficiency_lengths(self.rows)
+
+    @cached_property
+    def growths(self) -> "DataFrame":
+        """How each cost grows with the length."""
+        return growths(self.rows)
+
+    @cached_property
+    def used_environments(self) -> "DataFrame":
+        """The environments that rows of the table have."""
+        return self.environments[self.environments["environment_id"].isin(self.rows["environment_id"])]
+
+    @cached_property
+    def machines(self) -> dict[str, str]:
+        """Environment id -> its machine in one line."""
+        return machine_names(self.used_environments)

@@ -1,0 +1,186 @@
+"""What the page shows, packed in columns: the boards, their lines and cells, and where each mechanism starts to win.
+
+Numbers have five digits. The JSON is compressed (raw deflate) and written as base64, which the page's script decodes.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
+from cab.analysis.published import published_for_all
+from cab.analysis.questions import QUESTION
+from cab.analysis.settings import settings_of
+from cab.analysis.statuses import failures
+from cab.report import notes
+from cab.report.command import mechanism_words, question_words
+from cab.report.units import display_unit
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+INTERVAL_STEP = 1e-4  # of the value: the ends of an interval are whole multiples of it
+NO_END = -1  # stands for an end of an interval that is not there
+INFINITE = "the value is infinite"
+# columns that a curve of `cab.analysis.curves` shares with a board; boards that agree in them differ in length alone
+_CURVE_COLUMNS = (
+    "pattern", "task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings",
+)  # fmt: skip
+
+
+class _Codes:
+    """Numbers values in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._codes: dict[Any, int] = {}
+
+    def code(self, value: Any) -> int:
+        code = self._codes.setdefault(value, len(self.values))
+        if code == len(self.values):
+            self.values.append(value)
+        return code
+
+
+def packed(data: Any) -> str:
+    """Return JSON-able data as base64 of raw deflate."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return base64.b64encode(compressor.compress(text.encode()) + compressor.flush()).decode()
+
+
+def page_data(
+    boards: Sequence[Board], rows: "DataFrame", lengths: "DataFrame", machines: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what the page's script needs; `lengths` is the table of `efficiency_lengths`."""
+    curves, identities = _Codes(), _Codes()
+    data = {
+        "metrics": _metrics(boards),
+        "kinds": LINE_KINDS,
+        "intervalStep": INTERVAL_STEP,
+        **_columns(boards, curves, identities),
+        "wins": _wins(lengths, machines, curves, identities),
+        "failures": [[each.status, each.reason, each.rows, each.mechanisms] for each in failures(rows)],
+        "published": [list(row.values()) for row in published_for_all(boards)],
+    }
+    data["identities"] = [
+        [mechanism, params, backend, mechanism_words(mechanism, json.loads(params or "{}"), backend)]
+        for mechanism, params, backend in identities.values
+    ]
+    return data
+
+
+def _metrics(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    metrics = []
+    for metric in metrics_of(boards):
+        values = [
+            line.cells[metric.name].value for board in boards for line in board.lines if metric.name in line.cells
+        ]
+        unit = display_unit(metric.unit, values)
+        facts = {"name": metric.name, "title": unit.header(metric.name), "unit": unit.name, "factor": unit.factor}
+        metrics.append({**facts, "higher": metric.higher_is_better, "score": metric.is_score})
+    return metrics
+
+
+def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes) -> dict[str, Any]:
+    """Return the columns of boards, lines and cells."""
+    metric_codes = {metric.name: code for code, metric in enumerate(metrics_of(boards))}
+    texts, commands = _Codes(), _Codes()
+    property_names = [*(name for name in QUESTION if name not in ("n", "m")), "machine", "length"]
+    properties = {name: _Codes() for name in property_names}
+    of_board: dict[str, list[Any]] = {name: [] for name in ("command", "curve", "headline", "n", "m", "lines", "note")}
+    of_board["properties"] = [[] for _ in property_names]
+    names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "cells")
+    of_line: dict[str, list[Any]] = {name: [] for name in names}
+    names = ("metric", "value", "low", "high", "status", "seeds", "processes", "counted", "reasons")
+    of_cell: dict[str, list[Any]] = {name: [] for name in names}
+    differing = notes.settings_that_differ(boards)
+    for board in boards:
+        for i, name in enumerate(property_names):
+            of_board["properties"][i].append(properties[name].code(_property(name, board, differing)))
+        of_board["command"].append(commands.code(question_words(board.question)))
+        of_board["curve"].append(curves.code(_curve_of(board.question, board.machine)))
+        of_board["headline"].append(metric_codes[board.headline.name])
+        of_board["n"].append(board.question["n"])
+        of_board["m"].append(board.question["m"])
+        of_board["lines"].append(len(board.lines))
+        of_board["note"].append(texts.code(notes.conditions(board)))
+        for line in board.lines:
+            of_line["label"].append(texts.code(line.label))
+            params = json.dumps(line.params, sort_keys=True, separators=(",", ":"))
+            of_line["identity"].append(identities.code((line.mechanism, params, line.backend)))
+            of_line["grade"].append(texts.code(line.grade))
+            of_line["kind"].append(LINE_KINDS.index(line.kind))
+            of_line["floor"].append(int(line.at_floor))
+            of_line["cases"].append(",".join(line.case_ids))
+            of_line["seeds"].append(texts.code(",".join(map(str, line.seeds))))
+            of_line["cells"].append(len(line.cells))
+            for name, cell in line.cells.items():
+                _add_cell(of_cell, metric_codes[name], cell, texts)
+    return {
+        "properties": {name: codes.values for name, codes in properties.items()},
+        "texts": texts.values,
+        "commands": commands.values,
+        "boards": of_board,
+        "lines": of_line,
+        "cells": of_cell,
+    }
+
+
+def _add_cell(columns: dict[str, list[Any]], metric: int, cell: Cell, texts: _Codes) -> None:
+    value, reasons = cell.value, [*cell.reasons, *(f"wide interval: {each}" for each in cell.stop_reasons)]
+    if value is not None and not isfinite(value):
+        value, reasons = None, [*reasons, INFINITE]
+    columns["metric"].append(metric)
+    columns["value"].append(None if value is None else _five_digits(value))
+    columns["low"].append(_steps(value, cell.low, -1))
+    columns["high"].append(_steps(value, cell.high, 1))
+    columns["status"].append(texts.code("no interval" if cell.interval_unknown else cell.status))
+    columns["seeds"].append(cell.seeds)
+    columns["processes"].append(cell.processes)
+    columns["counted"].append(int(cell.counted))
+    columns["reasons"].append(texts.code("; ".join(reasons)))
+
+
+def _five_digits(value: float) -> float | int:
+    rounded = float(f"{value:.5g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+
+
+def _steps(value: float | None, end: float | None, sign: int) -> Any:
+    """Return how many INTERVAL_STEPs of the value its end lies away; where it is 0, the end itself as a text."""
+    if value is None or end is None or not isfinite(end):
+        return NO_END
+    return max(round(sign * (end - value) / (INTERVAL_STEP * abs(value))), 0) if value else f"{end:.5g}"
+
+
+def _property(name: str, board: Board, differing: Mapping[str, str]) -> str:
+    if name == "machine":
+        return board.machine or "unknown"
+    if name == "length":
+        n, m = board.question["n"], board.question["m"]
+        return f"{n}" if n == m else f"{n}:{m}"
+    if name == "settings":
+        return differing[settings_of(board)] or "none"
+    value = board.question[name]
+    return "none" if value in (None, "") else str(value)
+
+
+def _curve_of(columns: Mapping[str, Any], machine: str) -> tuple[str, ...]:
+    return (*(str(columns[name]) for name in _CURVE_COLUMNS), machine)
+
+
+def _wins(lengths: "DataFrame", machines: Mapping[str, str], curves: _Codes, identities: _Codes) -> list[list[Any]]:
+    """Return, a row each: curve, identity, metric, against, answer, length, low and high of an efficiency length."""
+    wins = []
+    for row in lengths.to_dict("records"):
+        curve = curves.code(_curve_of(row, machines.get(str(row["environment_id"]), str(row["environment_id"]))))
+        identity = identities.code((row["mechanism"], row["params"], row["backend"]))
+        ends = [
+            None if end is None or end != end else round(float(end)) for end in (row["length"], row["low"], row["high"])
+        ]
+        wins.append([curve, identity, row["metric"], row["against"], row["answer"], *ends])
+    return wins
