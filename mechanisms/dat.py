@@ -70,13 +70,15 @@ class Dat(Mechanism):
         points, seen = self._points(q, query_mask)
         if key_mask is not None:
             k, v = (t.masked_fill(~key_mask[:, None, :, None], 0.0) for t in (k, v))
-        raster = self.source if len(self.source) > 1 else (k.shape[2],)
-        at_points = corners(points, raster)
-        k, v = weighted_rows(k, *at_points), weighted_rows(v, *at_points)
+        raster, together = self.source if len(self.source) > 1 else (k.shape[2],), self.slot.heads // self.groups
+        index, weight = (t.repeat_interleave(together, 1) for t in corners(points, raster))
+        k, v = weighted_rows(k, index, weight), weighted_rows(v, index, weight)
+        # all heads of a group look the same offsets up
+        table = torch.unflatten(self.table.flatten(1), 0, (self.groups, -1)).transpose(1, 2).expand(len(q), -1, -1, -1)
+        offset = self._offsets(points, q.shape[2])
+        bias = weighted_rows(table, *corners(offset.flatten(2, 3), tuple(self.table.shape[1:])))
+        bias = torch.unflatten(bias, 2, offset.shape[2:4]).movedim(4, 2).flatten(1, 2)
         scores = (q * self.slot.dim**-0.5) @ k.transpose(-1, -2)
-        offset = self._offsets(points, q.shape[2]).flatten(2, 3)
-        table = self.table.flatten(1).unsqueeze(2).expand(len(q), -1, -1, -1)
-        bias = weighted_rows(table, *corners(offset, tuple(self.table.shape[1:]))).view(scores.shape)
         return masked_softmax(scores.to(bias.dtype) + bias, seen).to(v.dtype) @ v
 
     def reference(
@@ -84,6 +86,7 @@ class Dat(Mechanism):
     ) -> Tensor:
         """Weigh every place and every entry of the table by its distance from what is looked up."""
         points, seen = self._points(q, query_mask)
+        points = points.repeat_interleave(self.slot.heads // self.groups, 1)
         key = places(self.source, q.device)[: k.shape[2]]
         near = (1 - (points.unsqueeze(3) - key).abs()).clamp(min=0).prod(4)  # (1, heads, points, keys)
         if key_mask is not None:
@@ -104,7 +107,7 @@ class Dat(Mechanism):
         return 2.0 * points * (network + self.slot.heads * n * (self.slot.dim + self.slot.values))
 
     def _points(self, q: Tensor, query_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the points in places of the source (batch, heads, points, axes), and which of them count."""
+        """Return the points in places of the source (batch, groups, points, axes), and which of them count."""
         raster, seen = self.raster if len(self.raster) > 1 else (q.shape[2],), None
         if query_mask is not None:
             q = q.masked_fill(~query_mask[:, None, :, None], 0.0)
@@ -117,11 +120,10 @@ class Dat(Mechanism):
         moved = own + self.reach * self.move(hidden).to(wide).tanh()
         scale = [self.stride * m / n for n, m in zip(self.raster, self.source, strict=True)]
         points = torch.stack([part * share for part, share in zip(moved.unbind(2), scale, strict=True)], 2) - 0.5
-        points = torch.unflatten(points, 0, (-1, self.groups))
-        return points.repeat_interleave(self.slot.heads // self.groups, 1), seen
+        return torch.unflatten(points, 0, (-1, self.groups)), seen
 
     def _offsets(self, points: Tensor, n: int) -> Tensor:
-        """Return where the table holds the offset of each query and point: (batch, heads, n, points, axes)."""
+        """Return where the table holds the offset of each query and point: (batch, groups, n, points, axes)."""
         own = places(self.raster, points.device)[:n].to(points.dtype) + 0.5
         sides = zip(own.unbind(1), self.raster, self.source, strict=True)
         centre = torch.stack([place * (m / n) - 0.5 + m - 1 for place, n, m in sides], 1)

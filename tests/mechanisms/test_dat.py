@@ -72,9 +72,11 @@ def test_a_point_moves_no_further_than_the_reach() -> None:
 
 def test_each_group_of_heads_has_points_of_its_own() -> None:
     mechanism = build("NS", (8, 8), stride=2, conv=3, groups=2)
-    points, _ = mechanism._points(draw(mechanism)[0], None)
-    assert torch.equal(points[:, 0], points[:, 1]) and torch.equal(points[:, 2], points[:, 3])
-    assert not torch.equal(points[:, 1], points[:, 2])
+    q, k, v = draw(mechanism)
+    others = q.clone()
+    others[:, 0] *= -1  # moves the points of heads 0 and 1
+    same = (mechanism(others, k, v) == mechanism(q, k, v)).all(3).all(2)
+    assert same.tolist() == [[False, False, True, True]] * 2
 
 
 def test_a_hyperparameter_that_is_valid_nowhere_is_refused() -> None:
