@@ -21,7 +21,11 @@ from cab.paths import PACKAGE, cache, write_whole
 
 CONTRACTS = {"mechanism": "Mechanism", "task": "Task", "meter": "Meter"}  # kind -> the class that plug-ins derive from
 # arguments of a constructor that are no hyper-parameters: the harness passes them
-HARNESS_ARGUMENTS = {"mechanism": ("inner", "second"), "task": ("seq_len", "source_len", "heads", "dim"), "meter": ()}
+HARNESS_ARGUMENTS = {
+    "mechanism": ("inner", "second"),
+    "task": ("seq_len", "source_len", "heads", "dim", "pattern"),
+    "meter": (),
+}
 _WRAPPER = PACKAGE / "contracts" / "wrapper.py"  # a class that derives from it is a mechanism too
 REQUIRED = "<required>"  # the default of a hyper-parameter that has none
 

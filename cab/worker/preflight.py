@@ -46,7 +46,7 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
         reason = reasons[key]
         if reason is not None:
             refused[case.id] = reason
-    tasks = {json.dumps([c.task, c.task_params, c.n, c.m, c.heads, c.dim]): c for c in job.cases}
+    tasks = {json.dumps([c.task, c.task_params, c.pattern, c.n, c.m, c.heads, c.dim]): c for c in job.cases}
     for case in tasks.values():
         task = build_task(case)
         if task.trains:

@@ -18,7 +18,7 @@ def build_task(case: Case, cls: Any = None) -> Any:
     `UsageError` where its constructor refuses a size or a hyper-parameter.
     """
     cls = cls or registry.load("task", case.task)
-    sizes = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim}
+    sizes = {"seq_len": case.n, "source_len": case.m, "heads": case.heads, "dim": case.dim, "pattern": case.pattern}
     accepted = signature(cls).parameters
     try:
         return cls(**{name: size for name, size in sizes.items() if name in accepted}, **case.task_params)
