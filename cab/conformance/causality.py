@@ -166,6 +166,5 @@ def _require_zero(values: Tensor, scale: Tensor, what: str) -> None:
     broken = ~(errors <= 1e-9 * scale)  # True for NaN
     if broken.any():
         worst = int(torch.where(broken, errors, errors.new_zeros(())).nan_to_num(torch.inf).argmax())
-        raise LawBroken(
-            f"tokens from {worst} on {what}: by {errors[worst].item():.2e}; rounding explains at most {1e-9 * scale.max().item():.0e}"
-        )
+        found, limit = errors[worst].item(), 1e-9 * scale.max().item()
+        raise LawBroken(f"tokens from {worst} on {what}: by {found:.2e}; rounding explains at most {limit:.0e}")

@@ -70,7 +70,7 @@ def test_a_broken_law_is_printed_with_its_sentence_the_limit_and_the_usual_cause
     assert code == 1 and "rounding explains at most" in text
     assert "the law: A change of later tokens, small or large, changes no earlier row" in text
     assert "often: a mean, a norm, a softmax or a selection over the whole sequence" in text
-    assert "compared with eager `attend` of each sample alone" in text
+    assert "compare with eager `attend` of each sample alone" in text
     assert "untouched" not in text
     assert "the law: A call changes neither its inputs" in printed("./mine.py:Mine", "law=untouched", verbose=True)[1]
 
