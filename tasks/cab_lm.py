@@ -114,5 +114,5 @@ def _windowed_nll(model: nn.Module, target: Tensor, length: int) -> Tensor:
     """Sum the nats of bytes (batch, 2n) read in windows of `length`, a few examples at a time, and count them."""
     cut = target.view(-1, length)
     rows = max(1, len(target) * target.shape[1] // 2 // length)  # as many tokens at once as training has
-    parts = [sum_nll(model(shifted(part)), part) for part in cut.split(rows)]
+    parts = [sum_nll(model(shifted(part)), part) for part in (cut[i : i + rows] for i in range(0, len(cut), rows))]
     return torch.cat(parts).view(len(target), -1, 2).sum(1)
