@@ -7,18 +7,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cab.planning.variation import flat, varying
 from cab.plugins import registry
 
 if TYPE_CHECKING:
-    from cab.contracts.case import Case
     from cab.runner.cost_estimates import Estimate
     from cab.runner.run import Preview, Run
 
 MAX_CASES = 40  # of a preview that are printed
 MAX_REASONS = 5  # why cases were not estimated
-_PREVIEW_COLUMNS = (
-    "mechanism", "params", "pattern", "task", "n", "m", "batch", "level", "pass", "backend", "seed", "",
-)  # fmt: skip
+_FIRST = ("mechanism", "pattern", "task", "n", "m")  # columns of a preview, where they vary
 _NUMBER_COLUMNS = ("n", "m", "batch", "seed")
 
 
@@ -45,39 +43,32 @@ def print_preview(preview: "Preview", out: Console) -> None:
     out.print(f"measurements done already: {preview.done}; unsupported: {preview.refused}")
     estimates = {estimate.case.id: estimate for estimate in preview.estimates}
     refusals = {measurement.case.id: measurement.refusal[1] for measurement in plan.measurements if measurement.refusal}
+    differing = varying(plan.cases)
+    columns = [key for key in _FIRST if key in differing] or ["mechanism"]
+    columns += [key for key in differing if key not in columns]
+    if plan.cases:
+        of_one = tuple(f"{key}." for key in ("mechanism", "task") if key in differing)  # not of all
+        same = flat(plan.cases[0]).items()
+        text = " ".join(f"{key}={value}" for key, value in same if key not in columns and not key.startswith(of_one))
+        out.print(f"in all cases: {escape(text)}", highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name in _PREVIEW_COLUMNS:
+    for name in columns:
         table.add_column(name, justify="right" if name in _NUMBER_COLUMNS else "left", overflow="fold")
-    if estimates:
-        for name in ("time", "peak"):
-            table.add_column(name, justify="right")
+    for name in ("time", "peak") if estimates else ():
+        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
     for case in plan.cases[:MAX_CASES]:
-        cells = _case_cells(case, refusals.get(case.id))
+        values = flat(case)
+        cells = [values.get(name, "") for name in columns]
         if estimates:
             cells += _estimate_cells(estimates.get(case.id))
-        table.add_row(*map(escape, cells))
+        reason = refusals.get(case.id)
+        table.add_row(*map(escape, [*cells, "" if reason is None else f"unsupported: {reason}"]))
     out.print(table)
     if estimates:
         _print_estimates(preview.estimates, out)
     if len(plan.cases) > MAX_CASES:
         out.print(f"... and {len(plan.cases) - MAX_CASES} more")
-
-
-def _case_cells(case: "Case", refusal: str | None) -> list[str]:
-    return [
-        case.mechanism,
-        " ".join(f"{name}={value}" for name, value in case.params.items()),
-        case.pattern,
-        case.task,
-        str(case.n),
-        str(case.m),
-        str(case.batch),
-        case.level,
-        case.pass_,
-        case.backend,
-        str(case.seed),
-        "" if refusal is None else f"unsupported: {refusal}",
-    ]
 
 
 def _estimate_cells(estimate: "Estimate | None") -> list[str]:

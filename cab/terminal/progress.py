@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cab.planning.measurement import Measurement
+from cab.planning.variation import labels
 
 LOG_INTERVAL = 10.0  # seconds between two lines of a log that say what runs now
 _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
@@ -40,6 +41,7 @@ class Display:
         self.console = console
         self._pending: Counter[str] = Counter()  # case id -> measurements that have not ended
         self._cases = 0
+        self._labels: dict[str, str] = {}  # case id -> title, told apart from the others
         self._doing: dict[int | None, str] = {}  # worker (None: there is but one) -> what it does
         self._last_log_line, self._last_log_time = "", 0.0
         self._bar = Progress(
@@ -64,6 +66,7 @@ class Display:
         """Say how many cases are done already, and start the bar."""
         self._pending = Counter(each.case.id for each in pending)
         self._cases = len({each.case.id for each in measurements})
+        self._labels = labels(list({each.case.id: each.case for each in measurements}.values()))
         done = self._cases - len(self._pending)
         if done:
             self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
@@ -103,7 +106,8 @@ class Display:
             return
         colour = _COLOURS.get(status, "red")
         reason_text = f": {escape(reason)}" if reason else ""
-        name = f"{escape(measurement.case.title)} {measurement.meter}"
+        case = measurement.case
+        name = f"{escape(self._labels.get(case.id, case.title))} {measurement.meter}"
         line = f"[{self._case_count()}] {name} [{colour}]{status}[/]{reason_text}"
         self.console.print(line, highlight=False, soft_wrap=True)
 

@@ -1,0 +1,33 @@
+"""The preview of a run says what varies, a line a case, and the rest once."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from cab.runner.run import preview
+from cab.terminal.printing import print_preview
+
+
+def printed(results: Path, *overrides: str) -> str:
+    out = io.StringIO()
+    print_preview(preview([*overrides, "task=speed", "meters=[flops]"], results), Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_a_sweep_has_a_column_and_no_two_lines_alike(tmp_path: Path) -> None:
+    text = printed(tmp_path, "mechanism=linear", "mechanism.chunk=16,32", "threads=1,2")
+    same, table = text.partition("in all cases: ")[2].split("\n", 1)
+    assert "n=1024" in same and "threads" not in same and "mechanism.chunk" not in same
+    header, *rows = [line.split() for line in table.splitlines() if line.strip()]
+    assert header == ["mechanism", "mechanism.chunk", "threads"]
+    assert len({tuple(row) for row in rows}) == 4
+
+
+def test_hyperparameters_of_one_mechanism_are_not_said_of_all(tmp_path: Path) -> None:
+    assert "chunk" not in printed(tmp_path, "mechanism=linear,softmax")
+    assert "mechanism.chunk=" in printed(tmp_path, "mechanism=linear")
+
+
+def test_a_refusal_stands_beside_its_case(tmp_path: Path) -> None:
+    assert "unsupported: nystrom does not support CS" in printed(tmp_path, "mechanism=nystrom", "pattern=CS,NS")
