@@ -79,43 +79,40 @@ def run(
 @app.command()
 @with_exit_codes
 def report(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE | DIR]...", help="Filters, stores and bundles.")
+    ] = None,
     results: Results = Path("results"),
     out: Annotated[
         Path | None, typer.Option(help="Where the page and the tables go; results/report by default.")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print every line of every board.")] = False,
+    at_most: Annotated[
+        list[str] | None, typer.Option("--max", help="A limit, as in peak_allocated=64MiB; may be repeated.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="The metric to rank by.")] = "",
+    columns: Annotated[str, typer.Option(help="The metrics to show, as in latency,flops.")] = "",
+    format_: Annotated[str, typer.Option("--format", help="table, md, tex, csv, html, parquet or json.")] = "table",
+    compare: Annotated[tuple[str, str] | None, typer.Option(help="Two labels: A against B.")] = None,
+    beside: Annotated[Path | None, typer.Option(help="Another store or bundle, whose lines are marked.")] = None,
+    use_reference: Annotated[
+        bool, typer.Option("--reference", help="Read the reference results that come with cab.")
+    ] = False,
 ) -> None:
-    """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page."""
-    from cab.analysis.results import Results as Tables
-    from cab.analysis.utilisation import utilisation
-    from cab.api import load
-    from cab.report import print_efficiency, print_report, print_utilisation, write_csv, write_page, write_parquet
-    from cab.store import machine_peaks
-    from cab.store.store import Store
-    from cab.store.table import environments, outdated
-    from cab.terminal.printing import console
+    """Print the leaderboards of a store; write the tidy table (CSV, Parquet) and one HTML page.
 
-    store, folder = Store(results), out or results / "report"
-    rows = load(store)
-    tables_of_store = Tables(rows, environments(store))
-    tables = {
-        "results.csv": rows,
-        "efficiency.csv": tables_of_store.efficiency_lengths,
-        "growth.csv": tables_of_store.growths,
-        "utilisation.csv": utilisation(rows, machine_peaks.load(results)),
-    }
-    for name, table in tables.items():
-        write_csv(table, folder / name)
-    write_parquet(rows, folder / "results.parquet")
-    write_page(tables_of_store, folder / "index.html")
-    # the files are written first, because a closed pipe (`cab report | head`) ends the printing
-    print_report(tables_of_store, console())
-    print_efficiency(tables["efficiency.csv"], tables["growth.csv"], console())
-    print_utilisation(tables["utilisation.csv"], console())
-    for meter, count in outdated(store).items():
-        typer.echo(f"not shown: {meter} of {count} cases, by an older method; cab run measures it again", err=True)
-    for path in store.damaged:
-        typer.echo(f"a damaged results file was set aside: {path}", err=True)
-    typer.echo(f"written: {', '.join(str(folder / name) for name in [*tables, 'results.parquet', 'index.html'])}")
+    KEY=VALUE narrows what is printed, as in pattern=CC seq_len=2048 mechanism=agent,softmax; with filters, limits or
+    another order nothing is written.
+    """
+    from cab.terminal.printing import console
+    from cab.terminal.reporting import Request, print_request, read, reference
+
+    filters, folders = read(words or [], results)
+    if use_reference:
+        folders, out = reference(), out or Path("reference-report")
+    names = [name for name in columns.split(",") if name]
+    request = Request(filters, folders, at_most or [], sort, names, format_, full, compare, beside)
+    print_request(request, console(), out)
 
 
 @app.command(name="list")

@@ -137,6 +137,18 @@ def _cell(rows: list[Row]) -> Cell:
     return cell
 
 
+def reranked(board: Board, lines: list[Line], headline: Metric | None = None) -> Board:
+    """Return a board of some of its lines, ranked among themselves, by another metric where one is given."""
+    by = headline or board.headline
+    lines = [replace(line, cells={name: replace(cell, mark="") for name, cell in line.cells.items()}) for line in lines]
+    for metric in board.metrics:
+        _mark([line for line in lines if line.kind == "ranked"], metric)
+    for line in lines:
+        line.rank, line.ranks, line.at_floor = None, None, False
+    metrics = sorted(board.metrics, key=lambda metric: metric is not by)
+    return replace(board, lines=_ranked(lines, by), headline=by, metrics=metrics)
+
+
 def _label(lines: list[Line]) -> None:
     """Label each line with its mechanism and with what differs from the other lines of that mechanism."""
     of_mechanism: dict[str, list[Line]] = {}

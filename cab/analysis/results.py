@@ -8,7 +8,8 @@ from cab.analysis.efficiency_length import efficiency_lengths
 from cab.analysis.growth import growths
 from cab.analysis.leaderboard import Board
 from cab.analysis.questions import machine_names
-from cab.analysis.ranking import leaderboard
+from cab.analysis.ranking import leaderboard, reranked
+from cab.analysis.selection import Limit, within
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,11 +21,18 @@ class Results:
 
     rows: "DataFrame"
     environments: "DataFrame"
+    limits: tuple[Limit, ...] = ()  # lines that exceed one, or have no value for it, are left out
+    sort: str = ""  # the metric that lines are ranked by; "": each board's headline
 
     @cached_property
     def boards(self) -> list[Board]:
         """Every board."""
-        return [] if self.rows.empty else leaderboard(self.rows, self.environments)
+        boards = [] if self.rows.empty else leaderboard(self.rows, self.environments)
+        return [self._narrowed(board) for board in boards] if self.limits or self.sort else boards
+
+    def _narrowed(self, board: Board) -> Board:
+        by = next((metric for metric in board.metrics if metric.name == self.sort), None)
+        return reranked(board, within(board, self.limits), by)
 
     @cached_property
     def efficiency_lengths(self) -> "DataFrame":

@@ -4,17 +4,30 @@
 """
 
 from cab.analysis.results import Results
+from cab.analysis.selection import filters_of, limits_of, metric_units, selected
+from cab.analysis.utilisation import utilisation as utilisation_table
+from cab.report.comparison import print_comparison
 from cab.report.efficiency import print_efficiency
 from cab.report.export import write_csv, write_parquet
+from cab.report.formats import FORMATS, chosen_metrics, formatted
 from cab.report.html_page import write_page
 from cab.report.tables import print_report
 from cab.report.utilisation import print_utilisation
 
 __all__ = [
+    "FORMATS",
     "Results",
+    "chosen_metrics",
+    "filters_of",
+    "formatted",
+    "limits_of",
+    "metric_units",
+    "print_comparison",
     "print_efficiency",
     "print_report",
     "print_utilisation",
+    "selected",
+    "utilisation_table",
     "write_csv",
     "write_page",
     "write_parquet",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
 from cab.analysis.published import published_for_all
-from cab.analysis.questions import QUESTION
+from cab.analysis.questions import QUESTION, records
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import failures
 from cab.report import notes
@@ -95,8 +95,8 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes) -> dic
     of_board["properties"] = [[] for _ in property_names]
     names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "cells")
     of_line: dict[str, list[Any]] = {name: [] for name in names}
-    names = ("metric", "value", "low", "high", "status", "seeds", "processes", "counted", "reasons")
-    of_cell: dict[str, list[Any]] = {name: [] for name in names}
+    cell_names = ("metric", "value", "low", "high", "status", "seeds", "processes", "counted", "reasons")
+    of_cell: dict[str, list[Any]] = {name: [] for name in cell_names}
     differing = notes.settings_that_differ(boards)
     for board in boards:
         for i, name in enumerate(property_names):
@@ -176,7 +176,7 @@ def _curve_of(columns: Mapping[str, Any], machine: str) -> tuple[str, ...]:
 def _wins(lengths: "DataFrame", machines: Mapping[str, str], curves: _Codes, identities: _Codes) -> list[list[Any]]:
     """Return, a row each: curve, identity, metric, against, answer, length, low and high of an efficiency length."""
     wins = []
-    for row in lengths.to_dict("records"):
+    for row in records(lengths):
         curve = curves.code(_curve_of(row, machines.get(str(row["environment_id"]), str(row["environment_id"]))))
         identity = identities.code((row["mechanism"], row["params"], row["backend"]))
         ends = [

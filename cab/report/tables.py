@@ -20,12 +20,15 @@ from cab.paths import PACKAGE
 from cab.plugins.cards import Card
 from cab.plugins.registry import cards_of
 from cab.report import notes, published
+from cab.report.formats import chosen_metrics
+from cab.report.summary import print_summary
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {"wrong": "bold red", "error": "red", "timeout": "yellow", "oom": "yellow"}
+MOST_LINES = 40
 _GAP = 2  # characters between columns
 _RANK_WIDTH = 5
 _FOOTNOTE_WIDTH = 200
@@ -66,14 +69,21 @@ class _CellText(NamedTuple):
     style: str = ""  # of the value
 
 
-def print_report(results: Results, console: "Console") -> None:
-    """Print the notes on all leaderboards, and below them every leaderboard, so that these are what stays in view."""
+def print_report(results: Results, console: "Console", full: bool = False, columns: Sequence[str] = ()) -> None:
+    """Print the notes on all leaderboards, and below them the leaderboards, so that these are what stays in view.
+
+    Unless `full`, leaderboards of more than MOST_LINES lines are summarised. `columns` names the metrics to show.
+    """
     boards = results.boards
     if not boards:
         console.print(notes.EMPTY, markup=False)
         return
-    for note in _notes(results):
+    summarised = not full and _line_count(boards) > MOST_LINES
+    for note in _short_notes(results) if summarised else _notes(results):
         console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
+    if summarised:
+        print_summary(results, console)
+        return
     differing = notes.settings_that_differ(boards)
     name_machines = len({board.machine for board in boards}) > 1
     for group in _boards_by_table(boards):
@@ -81,9 +91,19 @@ def print_report(results: Results, console: "Console") -> None:
         subtitle = [notes.conditions(first), differing[settings_of(first)], first.machine if name_machines else ""]
         console.print(Text(f"\n{notes.title(group)}", style="bold"))
         console.print(Text(" · ".join(text for text in subtitle if text), style="dim"))
-        _print_tables(group, console)
+        _print_tables(group, console, columns)
         for line in published.published_lines(first):
             console.print(Text(line, style="dim"))
+
+
+def _line_count(boards: Sequence[Board]) -> int:
+    """Estimate how many lines the tables have."""
+    return sum(6 + max(len(board.lines) for board in group) for group in _boards_by_table(boards))
+
+
+def _short_notes(results: Results) -> Iterator[str]:
+    statuses = ", ".join(f"{count.rows} {status}" for status, count in status_counts(results.rows).items())
+    yield " · ".join([*dict.fromkeys(results.machines.values()), f"asked for: {statuses}"])
 
 
 def _notes(results: Results) -> Iterator[str]:
@@ -107,7 +127,7 @@ def _boards_by_table(boards: Sequence[Board]) -> Iterator[list[Board]]:
     yield from groups.values()
 
 
-def _print_tables(boards: Sequence[Board], console: "Console") -> None:
+def _print_tables(boards: Sequence[Board], console: "Console", chosen: Sequence[str]) -> None:
     """Print the tables of some boards: as many blocks side by side as the console is wide."""
     lines = _lines(boards)
     labels = [_label(line) for line in lines]
@@ -116,7 +136,7 @@ def _print_tables(boards: Sequence[Board], console: "Console") -> None:
     if ranks:
         width -= _RANK_WIDTH + _GAP
     footnotes: list[str] = []
-    shown, left_out = _shown_metrics(boards)
+    shown, left_out = (chosen_metrics(boards, chosen), []) if chosen else _shown_metrics(boards)
     blocks = [block for metric in shown for block in _blocks(metric, boards, lines, width - _GAP, footnotes)]
     for blocks_of_table in _blocks_by_table(blocks, width):
         console.print(Padding(_table(lines, labels, ranks, blocks_of_table), (1, 0, 0, 0)))

@@ -1,0 +1,160 @@
+"""The summary in the terminal: of each task and pattern, at the longest n, the best three and how sure they are."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from math import exp, hypot, log
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from cab.analysis.leaderboard import Board, Cell, Line
+from cab.analysis.questions import QUESTION
+from cab.analysis.results import Results
+from cab.report import notes
+from cab.report.units import display_unit, format_number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BEST = 3  # mechanisms of a board that are named
+MOST_LINES = 34  # of the table; with title, head and notes the summary stays within 40
+_LABEL_WIDTH = 28
+
+
+def print_summary(results: Results, console: "Console") -> None:
+    """Print the best of each question, a line each, or the best alone where there are too many questions."""
+    boards = longest_boards(results.boards)
+    best = BEST if sum(min(BEST, _ranked_count(board)) or 1 for board in boards) <= MOST_LINES else 1
+    names = _differing(boards)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"):
+        table.add_column(title, no_wrap=True, justify="right" if title in ("n", "value", "±", "× softmax") else "left")
+    wins = _wins(results)
+    shown = 0
+    while shown < len(boards) and table.row_count < MOST_LINES:
+        for row in _board_rows(boards[shown], best, names, wins):
+            table.add_row(*row)
+        shown += 1
+    console.print(table)
+    if shown < len(boards):
+        console.print(Text(f"… and {len(boards) - shown} more questions", style="dim"))
+    hint = "all lines: cab report --full; one board: cab report pattern=CC seq_len=2048; the page filters and draws"
+    console.print(Text(hint, style="dim"))
+
+
+def longest_boards(boards: Sequence[Board]) -> list[Board]:
+    """Return, of the boards that differ in nothing but their lengths, the longest."""
+    longest: dict[tuple[object, ...], Board] = {}
+    for board in boards:
+        key = (*(board.question[name] for name in QUESTION if name not in ("n", "m")), board.machine)
+        held = longest.get(key)
+        if held is None or (board.question["n"], board.question["m"]) > (held.question["n"], held.question["m"]):
+            longest[key] = board
+    return list(longest.values())
+
+
+def softmax_line(board: Board) -> Line | None:
+    """Return the line that costs are compared with: softmax, fused where it was measured."""
+    lines = [line for line in board.lines if line.mechanism == "softmax"]
+    return min(lines, key=lambda line: (line.backend != "sdpa", line.backend != "eager", line.label), default=None)
+
+
+def ratio(above: Cell | None, below: Cell | None) -> tuple[float, float | None, float | None] | None:
+    """Return the ratio of two positive values with its interval: the arms are added as squares on the log scale."""
+    if above is None or below is None or not above.value or not below.value or min(above.value, below.value) <= 0:
+        return None
+    value = above.value / below.value
+    (low, high), (low_below, high_below) = above.interval, below.interval
+    if above.interval_unknown or below.interval_unknown or min(low, low_below) <= 0:
+        return value, None, None
+    down = hypot(log(above.value / low), log(high_below / below.value))
+    up = hypot(log(high / above.value), log(below.value / low_below))
+    return value, value * exp(-down), value * exp(up)
+
+
+def _ranked_count(board: Board) -> int:
+    return sum(line.rank is not None for line in board.lines)
+
+
+def _differing(boards: Sequence[Board]) -> list[str]:
+    """Name the properties that tell the boards apart; task, pattern and n always."""
+    names = ["task", "pattern", "n"]
+    names += [
+        name
+        for name in QUESTION
+        if name not in (*names, "m", "settings", "schema") and len({str(board.question[name]) for board in boards}) > 1
+    ]
+    return names
+
+
+def _board_rows(
+    board: Board, best: int, names: Sequence[str], wins: dict[tuple[str, ...], str]
+) -> Iterator[list[Text]]:
+    headline = board.headline
+    ranked = [line for line in board.lines if line.rank is not None]
+    unit = display_unit(headline.unit, [line.cells[headline.name].value for line in ranked])
+    question = [Text(_words(board, name), style="bold") for name in names]
+    reference = softmax_line(board)
+    failed = Counter(
+        cell.status
+        for line in board.lines
+        if (cell := line.cells.get(headline.name)) is not None and cell.value is None
+    )
+    failures = ", ".join(f"{count} {status}" for status, count in failed.items())
+    for i, line in enumerate(ranked[:best]):
+        cell = line.cells[headline.name]
+        half_width = unit.half_width if headline.is_score else unit.relative_half_width
+        times = None if headline.is_score or reference is None else ratio(reference.cells.get(headline.name), cell)
+        texts = [
+            notes.ranks(line),
+            notes.shortened(line.label, _LABEL_WIDTH),
+            f"{unit.text(cell.value or 0.0)} {unit.name}{notes.marks(line, cell, True)}",
+            half_width(cell.value or 0.0, cell.low, cell.high),
+            f"{format_number(times[0])}" if times else "",
+            wins.get(_win_key(board, line), ""),
+            failures if i == 0 else "",
+        ]
+        yield [*(question if i == 0 else [Text()] * len(names)), *map(Text, texts)]
+    if not ranked:
+        yield [*question, *map(Text, ("", "no value", "", "", "", "", failures))]
+
+
+def _words(board: Board, name: str) -> str:
+    value = board.question[name]
+    if name != "n":
+        return str(value).replace("forward_backward", "fwd + bwd")
+    n, m = board.question["n"], board.question["m"]
+    return f"{n:,}" if n == m else f"{n:,} ← {m:,}"
+
+
+_WIN_COLUMNS = ("task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings", "pattern")
+
+
+def _win_key(board: Board, line: Line) -> tuple[str, ...]:
+    reference = softmax_line(board)
+    against = f"softmax {reference.backend}" if reference else ""
+    of_board = (str(board.question[name]) for name in _WIN_COLUMNS)
+    return (line.mechanism, str(line.params), line.backend, board.headline.name, against, board.machine, *of_board)
+
+
+def _wins(results: Results) -> dict[tuple[str, ...], str]:
+    """Return, by `_win_key`, from which length a mechanism wins, in few characters."""
+    import json
+
+    wins = {}
+    for row in results.efficiency_lengths.to_dict("records"):
+        machine = results.machines.get(str(row["environment_id"]), str(row["environment_id"]))
+        key = (row["mechanism"], str(json.loads(row["params"])), row["backend"], row["metric"], row["against"], machine)
+        wins[*key, *(str(row[name]) for name in _WIN_COLUMNS)] = _win_text(row)
+    return wins
+
+
+def _win_text(row: dict[object, object]) -> str:
+    low, high, length = (row[name] for name in ("low", "high", "length"))
+    if row["answer"] == "already":
+        return f"≤{high:,.0f}" + ("" if low is None or low != low else " ?")
+    if row["answer"] == "never":
+        return f">{low:,.0f}" + ("" if high is None or high != high else " ?")
+    ends = ", ".join("?" if end is None or end != end else f"{end:,.0f}" for end in (low, high))
+    return f"{length:,.0f} [{ends}]"

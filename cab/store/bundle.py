@@ -1,0 +1,124 @@
+"""Bundles: results as files that can be cited and read by other tools.
+
+A bundle is a folder with `results.parquet` (the tidy table), `environments.json` and `bundle.json` (version, commits,
+when, and the SHA-256 of the other files). The reference results are older: they have `environment.json` and no
+checksums.
+"""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cab.errors import UsageError
+from cab.paths import write_whole
+from cab.store.store import Store, now
+from cab.store.table import COLUMNS, environments, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS, ENVIRONMENTS, MANIFEST = "results.parquet", "environments.json", "bundle.json"
+_OLDER_ENVIRONMENTS = "environment.json"
+FORMAT = 1
+
+
+def read(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Return the rows and environments of a store or of a bundle, whose checksums are verified.
+
+    `UsageError` where there are no results, or where a file is not what its checksum says.
+    """
+    if (folder / "cases").is_dir():
+        store = Store(folder)
+        return table(store), environments(store)
+    if (folder / ROWS).is_file():
+        return _read_bundle(folder)
+    raise UsageError(f"there are no results in {folder.absolute()}: neither a store (cases/) nor a bundle ({ROWS})")
+
+
+def _read_bundle(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    import pandas as pd
+
+    if (folder / MANIFEST).is_file():
+        _verify(folder)
+    try:
+        rows = pd.read_parquet(folder / ROWS)
+    except Exception as error:  # whatever Arrow raises at a damaged file
+        raise UsageError(f"{folder / ROWS} cannot be read: {error}") from error
+    missing = [name for name in COLUMNS if name not in rows]
+    if missing:
+        raise UsageError(f"{folder / ROWS} is of another schema: it has no {', '.join(missing)}")
+    return rows[COLUMNS], pd.DataFrame(
+        _environments(folder) or None, columns=None if _environments(folder) else ["environment_id"]
+    )
+
+
+def _environments(folder: Path) -> list[dict[str, Any]]:
+    for name in (ENVIRONMENTS, _OLDER_ENVIRONMENTS):
+        if (folder / name).is_file():
+            by_id = json.loads((folder / name).read_bytes())["environments"]
+            return [{"environment_id": environment_id, **facts} for environment_id, facts in by_id.items()]
+    return []
+
+
+def _verify(folder: Path) -> None:
+    """Raise `UsageError` for the first file that is not what the manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        version, checksums = int(manifest["format"]), dict(manifest["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / MANIFEST} is no manifest of a bundle: {error}") from error
+    if version > FORMAT:
+        raise UsageError(f"{folder} is a bundle of format {version}; this version reads up to {FORMAT}: upgrade cab")
+    for name in (ROWS, ENVIRONMENTS):
+        path = folder / name
+        if not path.is_file():
+            raise UsageError(f"{folder} is not whole: there is no {name}")
+        if sha256(path.read_bytes()).hexdigest() != checksums.get(name):
+            raise UsageError(f"{path} is not the file that was exported: its checksum is another; get the bundle again")
+
+
+def write(source: Path, folder: Path, version: str) -> None:
+    """Write the results of a store or bundle as a bundle into `folder`, which must not hold another one's files."""
+    from io import BytesIO
+
+    rows, environment_table = read(source)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; give a new folder")
+    buffer = BytesIO()
+    rows.to_parquet(buffer, index=False)
+    facts = environment_table[environment_table["environment_id"].isin(rows["environment_id"])]
+    by_id = {
+        str(row.pop("environment_id")): {name: value for name, value in row.items() if value == value}
+        for row in facts.astype(object).to_dict("records")
+    }
+    files = {ROWS: buffer.getvalue(), ENVIRONMENTS: json.dumps({"environments": by_id}, indent=1, default=str).encode()}
+    manifest = {
+        "format": FORMAT,
+        "cab": version,
+        "exported": now(),
+        "rows": len(rows),
+        "commits": sorted({str(commit) for commit in rows["commit"].dropna() if commit}),
+        "sha256": {name: sha256(content).hexdigest() for name, content in files.items()},
+    }
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())  # last: a bundle with one is whole
+
+
+def merge(folders: list[Path]) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Return the rows and environments of several stores and bundles.
+
+    Of two rows that answer the same case and metric on one environment the newer counts.
+    """
+    import pandas as pd
+
+    parts = [read(folder) for folder in folders]
+    if len(parts) == 1:
+        return parts[0]
+    rows = pd.concat([rows for rows, _ in parts], ignore_index=True).sort_values("time", kind="stable")
+    identity = ["case_id", "mechanism", "metric", "step", "environment_id"]
+    rows = rows.drop_duplicates(identity, keep="last").reset_index(drop=True)
+    tables = [environments for _, environments in parts if len(environments)]
+    merged = pd.concat(tables, ignore_index=True) if tables else parts[0][1]
+    return rows, merged.drop_duplicates("environment_id", keep="last").reset_index(drop=True)

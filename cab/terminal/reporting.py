@@ -1,0 +1,140 @@
+"""`cab report`: reads stores and bundles, writes the page and the files, and prints what was asked for."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cab.errors import UsageError, unknown
+from cab.paths import beside
+from cab.report import (
+    FORMATS,
+    Results,
+    filters_of,
+    formatted,
+    limits_of,
+    metric_units,
+    print_comparison,
+    print_efficiency,
+    print_report,
+    print_utilisation,
+    selected,
+    utilisation_table,
+    write_csv,
+    write_page,
+    write_parquet,
+)
+from cab.store import bundle, machine_peaks
+from cab.store.store import Store
+from cab.store.table import outdated
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `cab report` was asked for."""
+
+    filters: dict[str, list[str]]
+    folders: list[Path]  # stores and bundles
+    limits: list[str] = field(default_factory=list)
+    sort: str = ""
+    columns: list[str] = field(default_factory=list)
+    format: str = "table"
+    full: bool = False
+    compare: tuple[str, str] | None = None
+    beside: Path | None = None
+
+    @property
+    def narrowed(self) -> bool:
+        """Say whether less than everything, or another order, was asked for: then no files are written."""
+        return bool(self.filters or self.limits or self.sort or self.compare or self.columns or self.beside)
+
+
+def read(words: Sequence[str], results: Path) -> tuple[dict[str, list[str]], list[Path]]:
+    """Tell filters (KEY=VALUE) from folders, of which `results` is the only one where none is named."""
+    folders = [Path(word) for word in words if "=" not in word]
+    return filters_of([word for word in words if "=" in word]), folders or [results]
+
+
+def reference() -> list[Path]:
+    """Return the bundles of reference results that come with this project."""
+    return sorted(path.parent for path in (beside("results") / "reference").glob(f"*/{bundle.ROWS}"))
+
+
+def tables_of(request: Request) -> Results:
+    """Return the tables of a request: its folders merged, narrowed by its filters and limits."""
+    rows, environments = bundle.merge(request.folders)
+    if request.beside is not None:
+        rows, environments = _beside(rows, environments, request.beside)
+    rows = selected(rows, request.filters)
+    units = metric_units(rows)
+    if request.sort and request.sort not in units:
+        raise unknown("metric", request.sort, units)
+    return Results(rows, environments, tuple(limits_of(request.limits, units)), request.sort)
+
+
+def _beside(rows: "pd.DataFrame", environments: "pd.DataFrame", folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Add the rows of another store, each marked by the name of its folder behind its mechanism's name."""
+    import pandas as pd
+
+    other_rows, other_environments = bundle.read(folder)
+    other_rows = other_rows.assign(mechanism=other_rows["mechanism"] + f" [{folder.name}]")
+    other_rows = other_rows[other_rows["grade"] != "floor"]
+    merged = pd.concat([environments, other_environments], ignore_index=True).drop_duplicates("environment_id")
+    return pd.concat([rows, other_rows], ignore_index=True), merged.reset_index(drop=True)
+
+
+def print_request(request: Request, out: Console, folder: Path | None) -> None:
+    """Print what was asked for. What is asked of a whole store is also written to files, into `folder`."""
+    if request.format not in FORMATS:
+        raise unknown("format", request.format, FORMATS)
+    tables = tables_of(request)
+    if request.compare is not None:
+        print_comparison(tables, *request.compare, out)
+    elif request.format != "table":
+        content = formatted(tables.boards, request.format, request.columns)
+        if request.format == "parquet" and sys.stdout.isatty():
+            raise UsageError("Parquet is no text: redirect the output to a file, as in > boards.parquet")
+        sys.stdout.buffer.write(content)
+    elif request.narrowed:
+        print_report(tables, out, request.full, request.columns)
+    else:
+        _write_and_print(request, tables, out, folder or request.folders[0] / "report")
+
+
+def _write_and_print(request: Request, tables: Results, out: Console, folder: Path) -> None:
+    peaks = machine_peaks.load(request.folders[0])
+    files = {
+        "results.csv": tables.rows,
+        "efficiency.csv": tables.efficiency_lengths,
+        "growth.csv": tables.growths,
+        "utilisation.csv": utilisation_table(tables.rows, peaks),
+    }
+    for name, table in files.items():
+        write_csv(table, folder / name)
+    write_parquet(tables.rows, folder / "results.parquet")
+    write_page(tables, folder / "index.html")
+    # the files are written first, because a closed pipe (`cab report | head`) ends the printing
+    if request.full:
+        print_efficiency(files["efficiency.csv"], files["growth.csv"], out)
+        print_utilisation(files["utilisation.csv"], out)
+    print_report(tables, out, request.full)
+    written = ", ".join(str(folder / name) for name in [*files, "results.parquet", "index.html"])
+    out.print(f"written: {written}", markup=False, highlight=False)
+    for each in request.folders:
+        _print_what_is_missing(Store(each))
+
+
+def _print_what_is_missing(store: Store) -> None:
+    """Say on stderr which results are not shown: those of an older method, and damaged files."""
+    if not (store.folder / "cases").is_dir():
+        return
+    for meter, count in outdated(store).items():
+        print(f"not shown: {meter} of {count} cases, by an older method; cab run measures it again", file=sys.stderr)
+    for path in store.damaged:
+        print(f"a damaged results file was set aside: {path}", file=sys.stderr)

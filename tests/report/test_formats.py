@@ -1,0 +1,40 @@
+"""Boards in the formats of other tools."""
+
+import io
+import json
+
+import pandas as pd
+import pytest
+
+from cab.errors import UsageError
+from cab.report.formats import formatted
+from tests.analysis.example_rows import board_of, case_rows
+
+NAME = "a|b<i>&_$\n=1"
+BOARD = board_of(
+    case_rows({"latency": (0.5, 0.45, 0.52), "flops": 2e9}, mechanism=NAME), case_rows({"latency": 1.0, "flops": 1e9})
+)
+
+
+def test_markdown_and_html_and_latex_escape_names() -> None:
+    markdown, html, tex = (formatted([BOARD], name).decode() for name in ("md", "html", "tex"))
+    assert r"| 1 | a\|b\<i\>&\_$ =1 | 500 ±10% | 2.00 |" in markdown and len(markdown.splitlines()) == 4
+    assert "a|b&lt;i&gt;&amp;_$\n=1" in html and "<i>" not in html
+    assert r"1 & a|b<i>\&\_\$ =1 & 500 $\pm$10\% & 2.00 \\" in tex
+
+
+def test_csv_json_and_parquet_hold_full_precision_in_the_units_of_the_rows() -> None:
+    csv = pd.read_csv(io.BytesIO(formatted([BOARD], "csv")))
+    parquet = pd.read_parquet(io.BytesIO(formatted([BOARD], "parquet")))
+    records = json.loads(formatted([BOARD], "json"))
+    for frame in (csv, parquet, pd.DataFrame(records)):
+        assert list(frame["latency"]) == [0.5, 1.0] and list(frame["latency_high"])[0] == 0.52
+        assert list(frame["mechanism"]) == [NAME, "softmax"]
+
+
+def test_columns_are_chosen_in_their_order() -> None:
+    assert "| FLOPs (GFLOP) | latency (ms) |" in formatted([BOARD], "md", ["flops", "latency"]).decode()
+    with pytest.raises(UsageError, match="did you mean 'latency'"):
+        formatted([BOARD], "md", ["latenci"])
+    with pytest.raises(UsageError, match="unknown format"):
+        formatted([BOARD], "xml")

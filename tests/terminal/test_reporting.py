@@ -1,0 +1,94 @@
+"""`cab report` in the terminal, on results without a store."""
+
+import io
+from pathlib import Path
+
+import pytest
+from cab.cli import app
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cab.store import bundle
+from cab.terminal.reporting import Request, print_request, read, reference
+from tests.analysis.example_rows import case_rows, table_of
+
+LENGTHS, PATTERNS = (256, 512, 1024), ("NS", "CS", "NC", "CC")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make results of 25 mechanisms in four patterns at three lengths."""
+    cases = []
+    for pattern in PATTERNS:
+        for n in LENGTHS:
+            for i in range(25):
+                seconds = (i + 1) * n / 1e6 if i else n * n / 1e8
+                name = f"m{i:02}" if i else "softmax"
+                metrics = {"latency": (seconds, seconds * 0.9, seconds * 1.1), "peak_allocated": 1e6 * (i + 1)}
+                cases.append(case_rows(metrics, mechanism=name, pattern=pattern, n=n, m=n))
+    folder = tmp_path / "results"
+    folder.mkdir()
+    table_of(*cases).to_parquet(folder / bundle.ROWS)
+    return folder
+
+
+def printed(folder: Path, *words: str, **request: object) -> str:
+    """Print a request and return the text."""
+    filters, folders = read(list(words), folder)
+    out = io.StringIO()
+    print_request(Request(filters, folders, **request), Console(file=out, width=120), folder / "report")  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_by_default_it_is_a_summary_of_at_most_40_lines(folder: Path) -> None:
+    lines = printed(folder).splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 120
+    text = "\n".join(lines)
+    assert all(f" {pattern} " in text for pattern in PATTERNS) and "1,024" in text and "wins from n" in text
+    assert (folder / "report" / "index.html").is_file()
+
+
+def test_full_prints_every_line_and_filters_write_nothing(folder: Path) -> None:
+    assert "m24" in printed(folder, "pattern=CC", "seq_len=512", full=True)
+    assert not (folder / "report").exists()
+
+
+def test_one_board_is_printed_whole(folder: Path) -> None:
+    text = printed(folder, "pattern=CC", "seq_len=512")
+    assert "m24" in text and len(text.splitlines()) <= 48
+
+
+def test_a_limit_and_another_order(folder: Path) -> None:
+    text = printed(folder, "pattern=CC", "seq_len=512", limits=["peak_allocated=5MB"], sort="peak_allocated")
+    assert "m04" in text and "m05" not in text and text.index("softmax") < text.index("m01")
+
+
+def test_one_against_another(folder: Path) -> None:
+    text = printed(folder, compare=("m01", "m20"))
+    assert "12 better, 0 worse, 0 not told apart of 12 cases" in " ".join(text.split())
+
+
+def test_another_store_stands_beside_and_is_marked(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    table_of(case_rows({"latency": 1e-5}, pattern="CC", n=512, m=512)).to_parquet(other / bundle.ROWS)
+    assert "softmax [other]" in printed(folder, "pattern=CC", "seq_len=512", beside=other)
+
+
+def test_the_reference_is_read_without_results_of_ones_own(tmp_path: Path) -> None:
+    assert reference()
+    done = CliRunner().invoke(app, ["report", "--reference", "pattern=CC", "seq_len=2048", "--format", "csv"])
+    assert done.exit_code == 0 and "efficient" in done.output
+
+
+def test_what_is_asked_wrongly_is_said(folder: Path) -> None:
+    for words, message in (
+        (["pattern=CX"], "the results have"),
+        (["--sort", "latenci"], "did you mean 'latency'"),
+        (["--format", "xml"], "unknown format"),
+        (["--max", "latency=1GB"], "not in bytes"),
+        (["--compare", "m01", "m99x"], "unknown mechanism"),
+        ([str(folder / "nothing")], "there are no results"),
+    ):
+        done = CliRunner().invoke(app, ["report", *words, "--results", str(folder)])
+        assert done.exit_code == 2 and message in done.output, done.output
