@@ -1,5 +1,6 @@
 """The commands. An error that the user can correct is one message and exit code 2; most commands import no torch."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 from cab.cli import app
 from typer.testing import CliRunner
+
+from cab.store.entry import Entry
+from cab.store.store import Store
 
 SLOW_IMPORTS = ("torch", "pandas", "hydra", "plotly", "numpy", "scipy")
 
@@ -124,3 +128,24 @@ def test_data_are_made_as_the_options_say(elsewhere: Path) -> None:
     code, output = cab("data", "get", "lra_pathfinder", "--folder", "d", "--images", "20", "--size=64")
     assert code == 0, output
     assert len(list((elsewhere / "d" / "pathfinder64" / "curv_contour_length_14" / "imgs" / "0").iterdir())) == 20
+
+
+def test_a_full_disk_ends_a_run_with_one_message_and_the_same_command_goes_on(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["mechanism=none", "task=speed", "seq_len=16,32", "batch=1", "threads=1", "meters=[flops]"]
+    write, written = Store.write, []
+
+    def until_full(store: Store, entry: Entry) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device", "results/cases/x")
+        written.append(entry)
+        write(store, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", until_full)
+        code, output = cab("run", *grid)
+    assert code == 1 and "Traceback" not in output, output
+    assert "No space left on device (results/cases/x); what is finished is kept" in output
+    code, output = cab("run", *grid)
+    assert code == 0 and "1 of 2 cases are done already" in output and "cases: 2 ok" in output, output
