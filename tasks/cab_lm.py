@@ -52,6 +52,7 @@ class CabLM(ByteText):
         norm: str = "pre",
         positions: str = "rotary",
         tied: bool = False,
+        embedding_std: float = 1.0,
     ) -> None:
         super().__init__(seq_len=seq_len, source_len=source_len)
         if seq_len % 4:
@@ -65,6 +66,7 @@ class CabLM(ByteText):
             "dropout": dropout,
             "norm": norm,
             "positions": positions,
+            "embedding_std": embedding_std,
         }
 
     def collate(self, examples: Sequence[Bytes], trim: bool = False) -> Batch:

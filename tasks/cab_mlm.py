@@ -1,15 +1,17 @@
 """CAB's masked language modelling (Zhang et al., arXiv 2210.07661, table 1): covered bytes of long text, by RoBERTa.
 
     bytes    T   h   e       c   a   t
-    x        T   0   e       c   q   t        each byte + 1; of those covered 8 in 10 are 0, 1 is random, 1 stays
+    x        T   0   e       c   0   t        each byte + 1, and 0 where it is covered
     target   .   h   .   .   .   a   .        the bytes that are covered
 
-A share `covered` of the bytes is covered (Devlin et al., arXiv 1810.04805, section 3.1). Which ones is a function of
-the window's bytes alone: they are the same in each epoch, and for each seed and mechanism.
+A share `covered` of the bytes is covered (Devlin et al., arXiv 1810.04805, section 3.1). A share `hidden` of these are
+0; the others are random bytes and stay, half each. Which ones is a function of the window's bytes alone: they are the
+same in each epoch, and for each seed and mechanism.
 
 Departures: bytes in place of BPE tokens, and nats a covered byte in place of perplexity, at every scale; RoBERTa draws
 other places in each epoch, and has a hidden layer before its logits. At quick and small scale the encoder is pre-norm
-with rotary positions, and the text is film reviews where there is no PG-19.
+with rotary positions, all covered bytes are hidden, because a model without attention reads those that stay, and the
+text is film reviews where there is no PG-19.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ from cab.data.counter_rng import CounterRNG
 from cab.suites.byte_text import VALUES, VOCABULARY, ByteText, bytes_of, log_frequencies
 
 MASK = 0  # the token of a covered byte
-RESOLUTION = 2**16  # `covered` is rounded to a multiple of 1 / RESOLUTION
+RESOLUTION = 2**16  # `covered` and `hidden` are rounded to multiples of 1 / RESOLUTION
 
 
 class CabMLM(ByteText):
@@ -47,17 +49,21 @@ class CabMLM(ByteText):
         heads: int = 4,
         dim: int = 16,
         covered: float = 0.15,
+        hidden: float = 1.0,
         layers: int = 2,
         mlp: int = 128,
         dropout: float = 0.0,
         norm: str = "pre",
         positions: str = "rotary",
         tied: bool = False,
+        embedding_std: float = 1.0,
     ) -> None:
         super().__init__(seq_len=seq_len, source_len=source_len)
         if not 0 < covered < 1:
             raise ValueError(f"covered={covered}: a share of the bytes, above 0 and below 1")
-        self.covered, self.tied = covered, tied
+        if not 0 <= hidden <= 1:
+            raise ValueError(f"hidden={hidden}: a share of the covered bytes, from 0 to 1")
+        self.covered, self.hidden, self.tied = covered, hidden, tied
         self.sizes: dict[str, Any] = {
             "heads": heads,
             "dim": dim,
@@ -66,24 +72,26 @@ class CabMLM(ByteText):
             "dropout": dropout,
             "norm": norm,
             "positions": positions,
+            "embedding_std": embedding_std,
         }
 
     def collate(self, examples: Sequence[Bytes], trim: bool = False) -> Batch:
         """Return x (batch, n) and target (batch, n), which is `IGNORED` at bytes that are not covered."""
         target = bytes_of(examples)
-        covered, kind, other = (torch.from_numpy(each) for each in self._draw(examples))
-        x = torch.where(covered & (kind < 8), MASK, target + 1)
-        x = torch.where(covered & (kind == 8), other + 1, x)
+        covered, hidden, random, other = (torch.from_numpy(each) for each in self._draw(examples))
+        x = torch.where(covered & hidden, MASK, target + 1)
+        x = torch.where(covered & ~hidden & random, other + 1, x)
         return Batch(x, target=target.masked_fill(~covered, IGNORED))
 
-    def _draw(self, examples: Sequence[Bytes]) -> tuple[Any, Any, Any]:
-        """Draw for each byte whether it is covered, what becomes of it (0 to 9), and a random byte: (batch, n) each."""
+    def _draw(self, examples: Sequence[Bytes]) -> tuple[Any, Any, Any, Any]:
+        """Draw whether each byte is covered, whether it is then hidden, else random, and a random byte: (batch, n)."""
         digests = [hashlib.sha256(example.tobytes()).digest() for example in examples]
         rng = CounterRNG([int.from_bytes(digest[:8], "big") for digest in digests])
         n = self.seq_len
         covered = rng.integers(RESOLUTION, n) < round(self.covered * RESOLUTION)
         np.put_along_axis(covered, rng.integers(n, 1), True, 1)  # one at least
-        return covered, rng.integers(10, n), rng.integers(VALUES, n)
+        hidden = rng.integers(RESOLUTION, n) < round(self.hidden * RESOLUTION)
+        return covered, hidden, rng.integers(2, n) == 0, rng.integers(VALUES, n)
 
     def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder with logits of the 256 bytes at every token."""

@@ -48,7 +48,10 @@ def test_what_is_not_covered_stays_and_has_no_label(task: Any) -> None:
             assert label == byte or token == byte + 1
 
 
-def test_covered_bytes_are_a_share_and_eight_in_ten_of_them_are_hidden(task: Any) -> None:
+def test_covered_bytes_are_a_share_and_so_are_those_of_them_that_are_hidden(tmp_path: Path, task: Any) -> None:
+    whole = task.collate(texts(task))
+    assert torch.equal(whole.x == 0, whole.target != -100)
+    task = build_task(tmp_path, hidden=0.8)
     b = task.collate(texts(task, 200))
     covered = b.target != -100
     number = covered.sum().item()
@@ -129,6 +132,12 @@ def test_the_paper_scale_has_robertas_blocks() -> None:
     blocks = sum(count for name, count in counts.items() if ".blocks." in name)
     assert blocks in (12 * (attention + feed_forward + norms), 12 * (attention + biases + feed_forward + norms))
     assert sum(counts.values()) == blocks + (257 + 2048) * width  # bytes and positions
+
+
+@pytest.mark.parametrize("hidden", [-0.1, 1.1])
+def test_a_share_of_the_covered_bytes_is_from_0_to_1(hidden: float) -> None:
+    with pytest.raises(ValueError, match=f"hidden={hidden}: a share of the covered bytes, from 0 to 1"):
+        CabMLM(seq_len=16, hidden=hidden)
 
 
 @pytest.mark.parametrize("covered", [0.0, 1.0, -0.1])

@@ -1,0 +1,27 @@
+"""`grid=cab_floors` and `grid=cab`: every slot of CAB's tasks with its floors, and eight mechanisms in each pattern."""
+
+from collections import Counter
+from pathlib import Path
+
+from cab.planning.plan import plan
+from cab.plugins import registry
+
+TASKS = [name for name in registry.names("task") if name.startswith("cab_")]
+CONTROLS = {"softmax", "mean", "none"}
+
+
+def test_the_floors_are_trained_in_every_slot_with_three_seeds(tmp_path: Path) -> None:
+    items = plan(["grid=cab_floors"], tmp_path).measurements
+    slots = {(task, slot) for task in TASKS for slot in registry.card("task", task).facts["slots"]}
+    trained = Counter((i.case.task, i.case.pattern, i.case.mechanism, i.case.seed) for i in items)
+    assert set(trained) == {(*slot, name, seed) for slot in slots for name in CONTROLS for seed in (0, 1, 2)}
+    assert set(trained.values()) == {1} and not [i for i in items if i.refusal is not None]
+
+
+def test_every_task_has_eight_mechanisms_beside_the_floors_and_none_is_refused(tmp_path: Path) -> None:
+    items = plan(["grid=cab"], tmp_path).measurements
+    assert not [i for i in items if i.refusal is not None]
+    for task in TASKS:
+        names = {i.case.mechanism for i in items if i.case.task == task}
+        assert names > CONTROLS and len(names - CONTROLS) == 8
+    assert {i.meter for i in items} == {"quality"} and {i.case.scale for i in items} == {"quick"}
