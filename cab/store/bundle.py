@@ -6,6 +6,7 @@ checksums.
 """
 
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,16 @@ _OLDER_ENVIRONMENTS = "environment.json"
 FORMAT = 1
 
 
-def read(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+def read(source: Path | Store) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Return the rows and environments of a store or of a bundle, whose checksums are verified.
+
+    A `Store` lists the damaged files that it sets aside.
 
     `UsageError` where there are no results, or where a file is not what its checksum says.
     """
+    folder = source.folder if isinstance(source, Store) else source
     if (folder / "cases").is_dir():
-        store = Store(folder)
+        store = source if isinstance(source, Store) else Store(folder)
         return table(store), environments(store)
     if (folder / ROWS).is_file():
         return _read_bundle(folder)
@@ -106,14 +110,14 @@ def write(source: Path, folder: Path, version: str) -> None:
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())  # last: a bundle with one is whole
 
 
-def merge(folders: list[Path]) -> "tuple[pd.DataFrame, pd.DataFrame]":
+def merge(sources: Sequence[Path | Store]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Return the rows and environments of several stores and bundles.
 
     Of two rows that answer the same case and metric on one environment the newer counts.
     """
     import pandas as pd
 
-    parts = [read(folder) for folder in folders]
+    parts = [read(source) for source in sources]
     if len(parts) == 1:
         return parts[0]
     rows = pd.concat([rows for rows, _ in parts], ignore_index=True).sort_values("time", kind="stable")

@@ -66,9 +66,9 @@ def reference() -> list[Path]:
     return sorted(path.parent for path in (beside("results") / "reference").glob(f"*/{bundle.ROWS}"))
 
 
-def tables_of(request: Request) -> Results:
+def tables_of(request: Request, stores: Sequence[Store] | None = None) -> Results:
     """Return the tables of a request: its folders merged, narrowed by its filters and limits."""
-    rows, environments = bundle.merge(request.folders)
+    rows, environments = bundle.merge(stores or [Store(folder) for folder in request.folders])
     if request.beside is not None:
         rows, environments = _beside(rows, environments, request.beside)
     rows = selected(rows, request.filters)
@@ -93,7 +93,8 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
     """Print what was asked for. What is asked of a whole store is also written to files, into `folder`."""
     if request.format not in FORMATS:
         raise unknown("format", request.format, FORMATS)
-    tables = tables_of(request)
+    stores = [Store(folder) for folder in request.folders]
+    tables = tables_of(request, stores)
     if request.compare is not None:
         print_comparison(tables, *request.compare, out)
     elif request.format != "table":
@@ -105,6 +106,8 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
         print_report(tables, out, request.full, request.columns)
     else:
         _write_and_print(request, tables, out, folder or request.folders[0] / "report")
+        for store in stores:
+            _print_what_is_missing(store)
 
 
 def _write_and_print(request: Request, tables: Results, out: Console, folder: Path) -> None:
@@ -126,8 +129,6 @@ def _write_and_print(request: Request, tables: Results, out: Console, folder: Pa
     print_report(tables, out, request.full)
     written = ", ".join(str(folder / name) for name in [*files, "results.parquet", "index.html"])
     out.print(f"written: {written}", markup=False, highlight=False)
-    for each in request.folders:
-        _print_what_is_missing(Store(each))
 
 
 def _print_what_is_missing(store: Store) -> None:
