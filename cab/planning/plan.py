@@ -4,18 +4,18 @@ Imports no torch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from cab import environment
-from cab.contracts.case import Case, digest
+from cab.contracts.case import Case
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
-from cab.errors import UsageError
+from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE
-from cab.planning.measurement import Measurement
+from cab.planning.measurement import Measurement, key_of
 from cab.planning.points import GridPoint, points
 from cab.planning.rasters import raster_settings
 from cab.planning.refusals import check_backends, grade_of, refusal
@@ -27,6 +27,16 @@ _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "thread
 _TRAINING_DEFAULTS = {"devices": 1, "patience": None, "validate": None, "test": None, "pretrain": None}
 
 
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How a cluster is asked for work."""
+
+    bundle_minutes: float = 30.0  # that one job shall take
+    retries: int = 2  # times that a lost job's unfinished work is submitted again
+    slurm: dict[str, Any] = field(default_factory=dict)  # the keys `slurm.*`
+    ray: dict[str, Any] = field(default_factory=dict)  # the keys `ray.*`
+
+
 @dataclass
 class Plan:
     """Everything that was asked for, in the order in which it is measured, and the engine that measures it."""
@@ -34,6 +44,7 @@ class Plan:
     measurements: list[Measurement] = field(default_factory=list)
     engine: str = "local"
     workers: int = 1  # children that may run side by side, where they are no timings
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)  # of the engines that are no `local`
 
     @property
     def cases(self) -> list[Case]:
@@ -49,6 +60,8 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     grid_points = points(list(overrides))
     check_backends(grid_points)
     engine, workers = str(_one("engine", grid_points)), int(_one("workers", grid_points))
+    settings = {each.name: _one(each.name, grid_points) for each in fields(ClusterSettings)}
+    cluster = ClusterSettings(**settings)
     by_file: dict[str, Measurement] = {}
     # data and sources as they are now, each read once
     data_fingerprint, source_fingerprint = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)
@@ -64,12 +77,15 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
         reasons = dict.fromkeys(each.refusal[1] for each in measurements if each.refusal)
         raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
     # seeds outermost: a drift of the machine then hits every mechanism alike, and a cut run has whole comparisons
-    return Plan(sorted(measurements, key=lambda each: each.case.seed), engine, workers)
+    return Plan(sorted(measurements, key=lambda each: each.case.seed), engine, workers, cluster)
 
 
 def _one(key: str, grid_points: list[GridPoint]) -> Any:
     """Return the value of a key that a whole run has one value of."""
-    values = list(dict.fromkeys(point.root[key] for point in grid_points))
+    values: list[Any] = []
+    for point in grid_points:
+        if point.root[key] not in values:
+            values.append(point.root[key])
     if len(values) > 1:
         raise UsageError(f"{key}={','.join(map(str, values))}: one run has one {key}")
     return values[0]
@@ -120,13 +136,14 @@ def _measurements(
     """Return one measurement a meter that has a metric for the case."""
     root, measurements = point.root, []
     inner_paths = [card.path for card in point.inners]
-    files = (point.mechanism.path, *inner_paths, point.task.path, *_layer_files(case))
-    source = source_fingerprint(*files)
+    common_files = (point.mechanism.path, *inner_paths, point.task.path, *_layer_files(case))
     data = data_fingerprint(tuple(point.task.facts["data"])) if case.level == "model" else ""
     refused = refusal(point, case)
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
         own_case = _case_of_meter(meter, case, root)
+        files = (*common_files, *_baseline_files(own_case))
+        source = source_fingerprint(*files)
         metrics = dict(meter.applies(own_case))
         if name == "quality" and point.task.facts["trains"] and case.pass_ == "train":
             metrics = {metric: (unit, higher) for metric, (unit, higher) in point.task.facts["metrics"].items()}
@@ -139,15 +156,14 @@ def _measurements(
         unavailable = meter.unavailable(case.device)
         reason = refused or unavailable
         identity = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
-        depends_on = [name, meter.version, source, identity if meter.environment else None]
-        depends_on += [text for text in (data, unavailable) if text]  # what is missing now may be installed later
+        on_host = identity if meter.environment else None
         measurements.append(
             Measurement(
                 case=own_case,
                 meter=name,
                 version=meter.version,
                 metrics=metrics,
-                key=digest(depends_on),
+                key=key_of(name, meter.version, source, on_host, data, unavailable or ""),
                 identity=identity,
                 processes=meter.processes,
                 pinned=meter.pinned_allocator,
@@ -161,9 +177,18 @@ def _measurements(
                 refusal=("unsupported", reason) if reason else None,
                 trains=name == "quality",
                 searches=meter.searches,
+                data=data,
+                unavailable=unavailable or "",
             )
         )
     return measurements
+
+
+def on_this_machine(measurement: Measurement) -> Measurement:
+    """Return a measurement that was planned elsewhere with the key and the refusal that it has here."""
+    case = measurement.case
+    identity = environment.identity(case.device, case.settings.get("threads"), measurement.pinned)
+    return measurement.on(identity, _meter(measurement.meter).unavailable(case.device) or "")
 
 
 def _case_of_meter(meter: Meter, case: Case, root: dict[str, Any]) -> Case:
@@ -172,6 +197,19 @@ def _case_of_meter(meter: Meter, case: Case, root: dict[str, Any]) -> Case:
     if "memory_limit" in settings:
         settings["memory_limit"] = memory_bytes(settings["memory_limit"])
     return replace(case, settings={**case.settings, **settings}) if settings else case
+
+
+def _baseline_files(case: Case) -> list[str]:
+    """Return the file of the mechanism that the case is held against; `UsageError` where there is no such baseline."""
+    baseline = case.baseline()
+    if baseline is None:
+        return []
+    card = registry.card("mechanism", baseline.mechanism)
+    if card.facts["patterns"] == "inner":
+        raise UsageError(f"baseline={card.name}: a wrapper has no usual mechanism inside; name a mechanism")
+    if baseline.backend not in card.backends:
+        raise unknown(f"backend of baseline {card.name}", baseline.backend, card.backends)
+    return [card.path]
 
 
 def _layer_files(case: Case) -> list[str]:

@@ -15,6 +15,8 @@ from cab.planning.plugin_config import PluginConfig, at_scale, chosen_plugins
 from cab.planning.schema import check_root
 from cab.plugins.cards import Card
 
+NESTED = ("training", "slurm", "ray")  # root keys that hold keys
+
 
 @dataclass(frozen=True)
 class GridPoint:
@@ -82,10 +84,13 @@ def _task_variants(
     axes = hyperparameter_axes(task, chosen, block)
     base, params = at_scale(task, scale)
     root_axes = {key: block[key] for key in block if "." not in key and key not in ("mechanism", "task", "scale")}
-    training_axes = {key.removeprefix("training."): block[key] for key in block if key.startswith("training.")}
+    nested_axes = {key: block[key] for key in block if key.partition(".")[0] in NESTED}
     variants = []
-    for root_keys, training in product(combinations(root_axes), combinations(training_axes)):
-        resolved = {**base, **root_keys, "training": {**base["training"], **training}}
+    for root_keys, nested in product(combinations(root_axes), combinations(nested_axes)):
+        resolved = {**base, **root_keys}
+        for group in NESTED:
+            replaced = {key.removeprefix(f"{group}."): nested[key] for key in nested if key.startswith(f"{group}.")}
+            resolved[group] = {**base[group], **replaced}
         check_root(resolved)
         variants += [(resolved, {**params, **values}) for values in combinations(axes)]
     return variants
@@ -93,13 +98,14 @@ def _task_variants(
 
 def _check_key(key: str) -> None:
     """Raise `UsageError` for a key that is no root key, no key of the recipe and no hyper-parameter."""
-    root_keys = [name for name in root() if name != "training"]
+    root_keys = [name for name in root() if name not in NESTED]
     training_keys = [f"training.{name}" for name in root()["training"]]
-    if key in root_keys or key in training_keys or key in INNER_KEYS.values():
+    nested_keys = [f"{group}.{name}" for group in NESTED for name in root()[group]]
+    if key in root_keys or key in nested_keys or key in INNER_KEYS.values():
         return
     group, _, name = key.partition(".")
-    if name and group == "training":
-        raise unknown("key", key, training_keys)
+    if name and group in NESTED:
+        raise unknown("key", key, [each for each in nested_keys if each.startswith(f"{group}.")])
     if not name and f"training.{key}" in training_keys:  # steps=100
         raise UsageError(f"unknown key '{key}'; did you mean 'training.{key}'? It is of the recipe")
     if not name or group not in ("mechanism", "task"):

@@ -11,7 +11,7 @@ from cab.errors import UsageError, unknown
 from cab.planning.rasters import check_raster
 from cab.plugins.registry import names
 
-ENGINES = ("local",)  # cab.runner.engines has one function for each
+ENGINES = ("local", "slurm", "ray")  # cab.runner.engines has one function for each
 TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.instruments.timers has them
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")
@@ -47,6 +47,12 @@ def check_root(root: dict[str, Any]) -> None:
         if root[key] is not None:
             check_whole(key, root[key], least=1)
     check_whole("workers", root["workers"], least=1)
+    check_whole("retries", root["retries"], least=0)
+    check_number("bundle_minutes", root["bundle_minutes"], above=0)
+    _check_slurm(root["slurm"])
+    address = root["ray"]["address"]
+    if address is not None and not isinstance(address, str):
+        raise UsageError(f"ray.address={address}: give host:port, auto, or null")
     check_whole("seed", root["seed"], least=0)
     if root["kv_heads"] is not None and root["heads"] % root["kv_heads"]:
         raise UsageError(f"kv_heads={root['kv_heads']}: it must divide heads={root['heads']}")
@@ -72,6 +78,19 @@ def check_root(root: dict[str, Any]) -> None:
     for meter in meters:
         check_choice("meter", meter, names("meter"))
     Recipe.of(root["training"])
+
+
+def _check_slurm(keys: dict[str, Any]) -> None:
+    for name in ("partition", "account", "constraint", "exclude", "time", "memory", "container", "python"):
+        value = keys[name]
+        if value is not None and ("\n" in str(value) or not str(value).strip() or isinstance(value, dict | list)):
+            raise UsageError(f"slurm.{name}={value!r}: give one line of text, or null")
+    for name, least in (("cpus", 1), ("gpus", 1)):
+        if keys[name] is not None:
+            check_whole(f"slurm.{name}", keys[name], least=least)
+    if not isinstance(keys["exclusive"], bool):
+        raise UsageError(f"slurm.exclusive={keys['exclusive']}: give true or false")
+    check_choice("slurm.interrupt", keys["interrupt"], ("cancel", "leave"))
 
 
 def memory_bytes(text: Any) -> int | None:

@@ -65,7 +65,7 @@ def execute(
         check_choice("status in --retry", status, STATUSES)
     store = Store(results).open_for_writing()
     options = Options(data=data.absolute(), force=force, retry=statuses, workers=planned.workers)
-    ENGINES[planned.engine](planned.measurements, store, options, listener)
+    planned.measurements = list(ENGINES[planned.engine](planned, store, options, listener))
     for path in store.damaged:
         listener.note(f"a damaged results file was set aside: {path}")
     make_current(store, _files(planned))

@@ -52,12 +52,34 @@ class Options:
     workers: int = 1  # children on the CPU side by side, where they are no timings
 
 
+def new_run_id() -> str:
+    """Return a name for a run, which no other has."""
+    return f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
+
+
+def counts(entry: Entry | None, measurement: Measurement, options: Options, run_id: str) -> bool:
+    """Whether an entry of the store counts in a run, or is to be measured anew."""
+    if entry is None:
+        return False
+    if entry.run_id == run_id:
+        return True
+    if options.force or entry.again or entry.statuses & options.retry:
+        return False
+    # under a limit that has been raised, what ran out of memory is tried again, and what was skipped for it
+    limit = measurement.memory_limit
+    raised = entry.memory_limit is not None and (limit is None or limit > entry.memory_limit)
+    return not (raised and entry.statuses & {"oom", "skipped"})
+
+
 class Supervisor:
     """Carries out measurements on this machine."""
 
-    def __init__(self, store: Store, client: ForkClient, options: Options, listener: Listener) -> None:
+    def __init__(
+        self, store: Store, client: ForkClient, options: Options, listener: Listener, run_id: str | None = None
+    ) -> None:
+        """`run_id` names the run, where several supervisors carry it out."""
         self.store, self.client, self.options, self.listener = store, client, options, listener
-        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        self.run_id = run_id or new_run_id()
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
         self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
@@ -102,7 +124,7 @@ class Supervisor:
     def carry_out(self, measurements: Sequence[Measurement]) -> None:
         """Do every measurement; each ends in the store with a status for every metric."""
         side_by_side = self._queues(measurements)
-        self._check_laws(measurements, least=1 if len(side_by_side) > 1 else 2)
+        self.check_laws(measurements, least=1 if len(side_by_side) > 1 else 2)
         if len(side_by_side) > 1:
             self._carry_out_side_by_side(side_by_side)
         for start in range(0, len(measurements), BLOCK):
@@ -232,7 +254,15 @@ class Supervisor:
             # longer ones are not even tried: a machine near its memory limit is not to be trusted
             if case.n >= n and case.m >= m and (case.n, case.m) != (n, m):
                 return Outcome("skipped", f"oom at n={n}" if n == m else f"oom at n={n} m={m}")
-        return self._laws.objection(measurement, self._run_laws)
+        return self._laws.objection(measurement, self._run_laws) or self._objection_to_baseline(measurement)
+
+    def _objection_to_baseline(self, measurement: Measurement) -> Outcome | None:
+        """Return why the mechanism that the case is held against may not be measured, where there is one."""
+        baseline = measurement.case.baseline()
+        if baseline is None:
+            return None
+        objection = self._laws.objection(replace(measurement, case=baseline), self._run_laws)
+        return objection and replace(objection, reason=f"baseline {baseline.mechanism}: {objection.reason}")
 
     def _threads(self, case: Case) -> int:
         return case.settings.get("threads") or self._cores
@@ -298,7 +328,7 @@ class Supervisor:
         lengths = (measurement.case.n, measurement.case.m)
         self._oom_lengths.setdefault(_all_but_lengths(measurement), set()).add(lengths)
 
-    def _check_laws(self, measurements: Sequence[Measurement], least: int = 2) -> None:
+    def check_laws(self, measurements: Sequence[Measurement], least: int = 1) -> None:
         """Run the laws that are not known to hold side by side, on all cores: they are no timings.
 
         Fewer than `least` are run when they are needed.
@@ -362,14 +392,8 @@ class Supervisor:
     def _entry(self, measurement: Measurement) -> Entry | None:
         """Return what the store holds of a measurement, or None where it is to be measured anew."""
         entry = self.store.read(measurement.file)
-        if entry is None or measurement.file in self._renewed:
-            return entry
-        if self.options.force or entry.again or entry.statuses & self.options.retry:
-            return None
-        # under a limit that has been raised, what ran out of memory is tried again, and what was skipped for it
-        limit = measurement.memory_limit
-        raised = entry.memory_limit is not None and (limit is None or limit > entry.memory_limit)
-        return None if raised and entry.statuses & {"oom", "skipped"} else entry
+        known = measurement.file in self._renewed or counts(entry, measurement, self.options, self.run_id)
+        return entry if known else None
 
     def _write_log(self, measurement: Measurement, outcome: Outcome) -> Path | None:
         """Write what a failed child printed into a file; return the file, or None where it printed nothing."""

@@ -3,6 +3,7 @@
 from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
 from cab.planning.overrides import options, root
+from cab.planning.points import NESTED
 from cab.plugins import registry
 
 _CHOICES = {"pattern": list(Pattern.__members__), "level": LEVELS, "pass": PASSES, "dtype": DTYPES}
@@ -17,8 +18,8 @@ def complete(args: list[str], incomplete: str) -> list[str]:
         return _values(args[-2], incomplete, args)
     if args and not incomplete and "=" not in args[-1] and args[-1].partition(".")[0] in root():
         return _values(args[-1], "", args)  # bash: key, and `=` is the last word
-    keys = [f"{key}=" for key in root() if key != "training"]
-    keys += [f"training.{key}=" for key in root()["training"]]
+    keys = [f"{key}=" for key in root() if key not in NESTED]
+    keys += [f"{group}.{key}=" for group in NESTED for key in root()[group]]
     for group in ("mechanism", "task"):
         keys += [f"{group}.{param}=" for name in _names_in(group, args) for param in registry.card(group, name).params]
     return [key for key in dict.fromkeys(keys) if key.startswith(incomplete)]

@@ -9,6 +9,7 @@ import yaml
 
 from cab.conformance.laws import LAWS
 from cab.contracts.case import STATUSES
+from cab.planning.points import NESTED
 from cab.plugins import registry
 from cab.store.table import COLUMNS
 
@@ -34,10 +35,11 @@ def test_every_key_stands_with_its_default() -> None:
         )
 
     root = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
-    training = root.pop("training")
+    nested = {group: root.pop(group) for group in NESTED}
     expected = {key: written(value) for key, value in root.items()}
-    expected |= {f"training.{key}": written(value) for key, value in training.items()}
-    rows = [row for part in ("What is asked", "How it is measured", "The training") for row in table("keys.md", part)]
+    expected |= {f"{group}.{key}": written(value) for group in NESTED for key, value in nested[group].items()}
+    parts = ("What is asked", "How it is measured", "The cluster", "The training")
+    rows = [row for part in parts for row in table("keys.md", part)]
     shown = {in_code(key)[0]: in_code(default)[0] if in_code(default) else "???" for key, default, _ in rows}
     assert shown == expected
 

@@ -1,0 +1,266 @@
+"""A run on a cluster: cut, submit, watch, submit again what was lost. The engines that are no `local` share this.
+
+What is finished is taken out before anything is submitted. A key holds for one machine and the node is not known yet,
+so a measurement counts as finished on whatever machine of this store it was measured.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cab.contracts.messages import LawsAnswer
+from cab.errors import UsageError
+from cab.planning.measurement import Measurement
+from cab.planning.plan import ClusterSettings
+from cab.runner import verdict_cache
+from cab.runner.bundles import Bundle, Done, cut, read_bundle, read_done, write_bundle
+from cab.runner.correctness_gate import Laws
+from cab.runner.entries import is_finished
+from cab.runner.listener import Listener
+from cab.runner.supervisor import Options, counts, new_run_id
+from cab.store.entry import Entry
+from cab.store.store import Store
+
+POLL = 2.0  # seconds between two looks at the jobs
+GRACE = 10.0  # seconds for which a job may be gone before the last file of its node is seen
+
+
+class Cluster(Protocol):
+    """A scheduler, through its public interface."""
+
+    def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+        """Submit bundles of one kind; return number -> name of its job. `UsageError` where the scheduler refuses."""
+
+    def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+        """Return job -> what it is and where (`pending`, `running on n1`) of those that have not ended.
+
+        None where the scheduler does not answer.
+        """
+
+    def cancel(self, jobs: Iterable[str]) -> None:
+        """End jobs."""
+
+    @property
+    def leaves_jobs(self) -> bool:
+        """Whether Ctrl-C leaves the jobs to themselves."""
+
+
+@dataclass
+class _Submitted:
+    bundle: Bundle
+    folder: Path
+    job: str
+    read: int = 0  # bytes of its progress that have been read
+    gone_since: float | None = None
+
+
+class ClusterRun:
+    """One run on a cluster, from the submitting machine."""
+
+    def __init__(
+        self, cluster: Cluster, store: Store, options: Options, listener: Listener, settings: ClusterSettings
+    ) -> None:
+        self.cluster, self.store, self.options, self.listener, self.settings = (
+            cluster, store, options, listener, settings,
+        )  # fmt: skip
+        self.run_id = new_run_id()
+        self.folder = (store.folder / "clusters" / self.run_id).absolute()
+        self._submitted = 0  # bundles so far
+        self._errors: list[str] = []
+        self._verdicts: dict[str, LawsAnswer] = {}
+
+    def carry_out(self, measurements: Sequence[Measurement]) -> list[Measurement]:
+        """Have the cluster measure what the store lacks; return the measurements as the store has them.
+
+        `UsageError` where nodes could not import or construct what was asked.
+        """
+        attached = self._attach()
+        in_flight = {each.file for submitted in attached for each in submitted.bundle.measurements}
+        pending = self.pending(measurements)
+        self.listener.start(measurements, pending)
+        fresh = [each for each in pending if each.file not in in_flight]
+        if fresh:
+            self.folder.mkdir(parents=True)
+            self._check_laws(fresh)
+        self._watch(
+            [*attached, *self._submit([self._bundle(piece) for piece in cut(fresh, self.settings.bundle_minutes)])]
+        )
+        if self._errors:
+            raise UsageError("; ".join(dict.fromkeys(self._errors)))
+        return [measurement for measurement, _ in self._stored(measurements)]
+
+    def pending(self, measurements: Sequence[Measurement]) -> list[Measurement]:
+        """Return the measurements that no machine has finished."""
+        return [
+            asked
+            for asked, (stored, entry) in zip(measurements, self._stored(measurements), strict=True)
+            if not is_finished(entry, stored)
+        ]
+
+    def _stored(self, measurements: Sequence[Measurement]) -> list[tuple[Measurement, Entry | None]]:
+        """Return each measurement with the key of the machine that measured it, and the entry that counts in this run.
+
+        Where several machines did, a finished entry goes before others, and then the newest.
+        """
+        files: dict[str, list[Path]] = {}
+        for path in (self.store.folder / "cases").glob("??/*.json"):
+            files.setdefault(path.stem.partition("-")[0], []).append(path)
+        stored: list[tuple[Measurement, Entry | None]] = []
+        for asked in measurements:
+            candidates: list[tuple[bool, str, Measurement, Entry]] = []
+            for path in files.get(asked.case.id, ()):
+                entry = self.store.load(path)
+                if entry is None or entry.meter != asked.meter:
+                    continue
+                for reason in ("", *(metric.reason for metric in entry.metrics.values())):
+                    there = asked.on(entry.environment, reason)
+                    if there.key == entry.key and counts(entry, there, self.options, self.run_id):
+                        candidates.append((is_finished(entry, there), entry.time, there, entry))
+                        break
+            best = max(candidates, key=lambda each: each[:2], default=None)
+            stored.append((best[2], best[3]) if best else (asked, None))
+        return stored
+
+    def _check_laws(self, measurements: Sequence[Measurement]) -> None:
+        """Have one job for each kind of device run the laws that are not known to hold; keep the verdicts."""
+        asked = [each for each in measurements if not each.refusal]
+        by_device: dict[str, list[Measurement]] = {}
+        for each in Laws().unknown(asked):
+            by_device.setdefault(each.case.device.partition(":")[0], []).append(each)
+        self._watch(self._submit([self._bundle(unknown, laws_only=True) for unknown in by_device.values()]))
+        for key in {verdict_cache.key(each.case) for each in asked}:
+            if (verdict := verdict_cache.load(key)) is not None:
+                self._verdicts[key] = verdict
+
+    def _bundle(self, measurements: Sequence[Measurement], laws_only: bool = False, attempt: int = 0) -> Bundle:
+        self._submitted += 1
+        keys = set() if laws_only else {verdict_cache.key(each.case) for each in measurements if not each.refusal}
+        return Bundle(
+            number=self._submitted,
+            run_id=self.run_id,
+            measurements=measurements,
+            results=str(self.store.folder.absolute()),
+            working_folder=os.getcwd(),
+            options=self.options,
+            laws_only=laws_only,
+            verdicts={key: verdict for key, verdict in self._verdicts.items() if key in keys},
+            attempt=attempt,
+        )
+
+    def _submit(self, bundles: Sequence[Bundle]) -> list[_Submitted]:
+        kinds: dict[tuple[str, bool], list[Bundle]] = {}
+        for each in bundles:
+            kinds.setdefault((each.device_kind, each.is_timed), []).append(each)
+        submitted = []
+        for of_kind in kinds.values():
+            for each in of_kind:
+                write_bundle(self.folder, each)
+            jobs = self.cluster.submit(self.folder, of_kind)
+            for each in of_kind:
+                (self.folder / f"{each.number}.job").write_text(jobs[each.number])
+                submitted.append(_Submitted(each, self.folder, jobs[each.number]))
+        return submitted
+
+    def _attach(self) -> list[_Submitted]:
+        """Return what earlier commands have submitted for this store and what has not ended."""
+        submitted = []
+        for path in sorted((self.store.folder / "clusters").glob("*/*.job")):
+            number = int(path.stem)
+            if read_done(path.parent, number) is None:
+                try:
+                    submitted.append(
+                        _Submitted(read_bundle(path.parent, number), path.parent.absolute(), path.read_text())
+                    )
+                except ValueError as error:
+                    self.listener.note(str(error))
+        living = self.cluster.living([each.job for each in submitted])
+        if living is None:
+            raise UsageError("the cluster does not answer: jobs of an earlier run may still be there")
+        running = [each for each in submitted if each.job in living and not each.bundle.laws_only]
+        if running:
+            self.listener.note(f"attached to {len(running)} jobs of an earlier run")
+        return running
+
+    def _watch(self, submitted: list[_Submitted]) -> None:
+        """Wait until every job has ended; what a lost one left is submitted again."""
+        live, silent = list(submitted), False
+        try:
+            while live:
+                states = self.cluster.living([each.job for each in live])
+                if states is None and not silent:
+                    self.listener.note("the cluster does not answer; waiting for it")
+                silent = states is None
+                for each in list(live):
+                    done = read_done(each.folder, each.bundle.number)  # before its progress, which is then whole
+                    self._report(each)
+                    if done is not None:
+                        live.remove(each)
+                        self._end(each, done)
+                    elif states is not None and self._is_lost(each, states):
+                        live.remove(each)
+                        live += self._again(each)
+                if live:
+                    time.sleep(POLL)
+        except BaseException:
+            if self.cluster.leaves_jobs:
+                self.listener.note(f"{len(live)} jobs are left running; the same command attaches to them")
+            else:
+                self.cluster.cancel([each.job for each in live])
+            raise
+
+    def _is_lost(self, submitted: _Submitted, states: Mapping[str, str]) -> bool:
+        if submitted.job in states:
+            submitted.gone_since = None
+            self.listener.doing(states[submitted.job], submitted.bundle.number)
+            return False
+        submitted.gone_since = submitted.gone_since or time.monotonic()
+        return time.monotonic() - submitted.gone_since > GRACE
+
+    def _end(self, submitted: _Submitted, done: Done) -> None:
+        self.listener.doing("", submitted.bundle.number)
+        if done.error:
+            self._errors.append(f"on {done.host}: {done.error}")
+        for key, verdict in done.verdicts.items():
+            verdict_cache.keep(key, verdict)
+
+    def _again(self, lost: _Submitted) -> list[_Submitted]:
+        """Submit what a lost job left, unless that has been tried often enough."""
+        bundle = lost.bundle
+        self.listener.doing("", bundle.number)
+        left = list(bundle.measurements) if bundle.laws_only else self.pending(bundle.measurements)
+        if not left:  # it was lost between its last result and its last file
+            return []
+        what = f"job {lost.job} was lost with {len(left)} of {len(bundle.measurements)} measurements left"
+        if bundle.attempt >= self.settings.retries:
+            self.listener.note(f"{what}; given up after {bundle.attempt + 1} attempts (its output: {lost.folder})")
+            return []
+        self.listener.note(f"{what}; they are submitted again")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self._submit([self._bundle(left, bundle.laws_only, bundle.attempt + 1)])
+
+    def _report(self, submitted: _Submitted) -> None:
+        """Pass on what a job has written of its progress since the last look."""
+        path = submitted.folder / f"{submitted.bundle.number}.progress"
+        try:
+            with open(path, "rb") as file:
+                file.seek(submitted.read)
+                text = file.read()
+        except OSError:
+            return
+        lines = text.split(b"\n")
+        submitted.read += len(text) - len(lines[-1])  # the last line may not be whole yet
+        for line in lines[:-1]:
+            event = json.loads(line)
+            if "done" in event:
+                measurement = submitted.bundle.measurements[event["done"]]
+                self.listener.done(measurement, event["status"], event["reason"])
+            elif "step" in event:
+                self.listener.step(event["step"])
+            elif "note" in event:
+                self.listener.note(event["note"])
+            elif "doing" in event:
+                self.listener.doing(event["doing"], submitted.bundle.number)

@@ -1,0 +1,189 @@
+"""A run on a cluster: nothing is lost or done twice, whatever becomes of the jobs. The cluster is a stub.
+
+Its jobs write what they were asked into the store as nodes with names of their own would.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from cab.contracts.messages import LawsAnswer, Samples
+from cab.errors import UsageError
+from cab.planning.measurement import Measurement
+from cab.planning.plan import ClusterSettings, plan
+from cab.runner import cluster
+from cab.runner.bundles import Bundle, Done, write_done
+from cab.runner.cluster import ClusterRun
+from cab.runner.entries import new_entry, with_outcome
+from cab.runner.outcomes import Outcome
+from cab.runner.supervisor import Options
+from cab.store.store import Store
+from tests.runner.example_runs import FAST, Notes
+
+GRID = [*FAST, "mechanism=none,mean", "seq_len=16,32", "meters=[latency]"]
+
+
+class StubCluster:
+    """Runs a job at once. `fates` says what becomes of each, in their order: how many measurements it finishes."""
+
+    def __init__(self, store: Store, fates: Iterable[int | str] = (), leaves_jobs: bool = False) -> None:
+        self.store, self.fates, self.leaves_jobs = store, list(fates), leaves_jobs
+        self.bundles: list[Bundle] = []
+        self.alive: dict[str, str] = {}
+        self.cancelled: list[str] = []
+        self.measured: list[str] = []  # case ids
+
+    def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+        for bundle in bundles:
+            self.bundles.append(bundle)
+            fate = self.fates.pop(0) if self.fates else "ends"
+            node = f"n{len(self.bundles)}"
+            if fate == "runs":
+                self.alive[f"job_{bundle.number}"] = f"running on {node}"
+                continue
+            finished = list(bundle.measurements)[: fate if isinstance(fate, int) else None]
+            for measurement in [] if bundle.laws_only or fate == "refuses" else finished:
+                self.measure(measurement, node, bundle.run_id)
+            if not isinstance(fate, int):
+                verdicts = {"key": LawsAnswer([], {}, 1)} if bundle.laws_only else {}
+                write_done(folder, bundle.number, Done(node, "no torch" if fate == "refuses" else "", verdicts))
+        return {bundle.number: f"job_{bundle.number}" for bundle in bundles}
+
+    def measure(self, measurement: Measurement, node: str, run_id: str) -> None:
+        there = measurement.on({**measurement.identity, "host": node})
+        samples = Samples({name: {"samples": [1.0, 2.0, 3.0]} for name in there.metrics})
+        entry = new_entry(there, run_id, "commit")
+        for _ in range(there.processes):
+            entry = with_outcome(entry, there, Outcome("ok", answer=samples), {})
+        self.store.write(entry)
+        self.measured.append(measurement.case.id)
+
+    def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+        return {job: self.alive[job] for job in jobs if job in self.alive}
+
+    def cancel(self, jobs: Iterable[str]) -> None:
+        self.cancelled += jobs
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "POLL", 0.01)
+    monkeypatch.setattr(cluster, "GRACE", 0.02)
+
+
+@pytest.fixture
+def store(elsewhere: Path) -> Store:
+    return Store(elsewhere / "results").open_for_writing()
+
+
+def run(stub: StubCluster, retries: int = 2, **options: object) -> tuple[list[Measurement], Notes]:
+    notes = Notes()
+    settings = ClusterSettings(bundle_minutes=0.01, retries=retries)  # a bundle a case
+    made = ClusterRun(stub, stub.store, Options(Path("data"), **options), notes, settings)  # type: ignore[arg-type]
+    return made.carry_out(plan(GRID).measurements), notes
+
+
+def test_every_case_is_measured_once_and_found_under_its_nodes_key(store: Store, lawful: None) -> None:
+    stub = StubCluster(store)
+    measurements, _ = run(stub)
+    assert len(stub.bundles) == len(set(stub.measured)) == len(stub.measured) == 4
+    entries = [store.read(each.file) for each in measurements]
+    assert {entry.environment["host"] for entry in entries if entry} == {"n1", "n2", "n3", "n4"}
+    again = StubCluster(store)
+    assert run(again)[0] == measurements and not again.bundles, "what any node has finished is not submitted"
+
+
+def test_what_a_lost_job_left_is_submitted_again_and_what_it_finished_stays(store: Store, lawful: None) -> None:
+    stub = StubCluster(store, fates=[0, 1, 0, "ends"])
+    measurements, notes = run(stub)
+    assert len(stub.bundles) == 6 and [bundle.attempt for bundle in stub.bundles] == [0, 0, 0, 0, 1, 1]
+    assert len(set(stub.measured)) == len(stub.measured) == 4
+    assert all(store.read(each.file) for each in measurements)
+    assert len([note for note in notes.notes if "submitted again" in note]) == 2
+
+
+def test_with_force_a_lost_job_costs_nothing_that_this_run_has_measured(store: Store, lawful: None) -> None:
+    run(StubCluster(store))
+    stub = StubCluster(store, fates=[1, 0])
+    run(stub, force=True)
+    assert sorted(stub.measured) == sorted(each.case.id for each in plan(GRID).measurements)
+
+
+def test_a_job_that_is_lost_too_often_is_given_up_and_named(store: Store, lawful: None) -> None:
+    stub = StubCluster(store, fates=["ends", "ends", "ends", 0, 0, 0])
+    measurements, notes = run(stub, retries=2)
+    assert [store.read(each.file) is None for each in measurements].count(True) == 1
+    assert "job_6 was lost" in notes.notes[-1] and "given up after 3 attempts" in notes.notes[-1]
+
+
+def test_what_nodes_cannot_import_is_an_error_that_names_the_node(store: Store, lawful: None) -> None:
+    with pytest.raises(UsageError, match="on n1: no torch"):
+        run(StubCluster(store, fates=["refuses"]))
+
+
+class Interrupted(StubCluster):
+    """Ctrl-C comes while two jobs run."""
+
+    def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+        if len(self.alive) == 2 and list(jobs):
+            raise KeyboardInterrupt
+        return super().living(jobs)
+
+
+def test_ctrl_c_cancels_the_jobs(store: Store, lawful: None) -> None:
+    stub = Interrupted(store, fates=["runs", "ends", "runs", "ends"])
+    with pytest.raises(KeyboardInterrupt):
+        run(stub)
+    assert {"job_1", "job_3"} <= set(stub.cancelled)
+
+
+def test_or_leaves_them_and_the_same_command_attaches(store: Store, lawful: None) -> None:
+    first = Interrupted(store, fates=["runs", "ends", "runs", "ends"], leaves_jobs=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    assert not first.cancelled
+
+    class Later(StubCluster):
+        looks = 0
+
+        def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+            self.looks += 1
+            if self.looks == 3:  # now they end
+                self.alive.clear()
+                for bundle in (first.bundles[0], first.bundles[2]):
+                    for measurement in bundle.measurements:
+                        self.measure(measurement, "n9", bundle.run_id)
+                    (folder,) = (store.folder / "clusters").glob(bundle.run_id)
+                    write_done(folder, bundle.number, Done("n9"))
+            return super().living(jobs)
+
+    second = Later(store)
+    second.alive = dict(first.alive)
+    measurements, notes = run(second)
+    assert not second.bundles and "attached to 2 jobs of an earlier run" in notes.notes
+    assert all(store.read(each.file) for each in measurements)
+
+
+def test_a_scheduler_that_does_not_answer_is_waited_for(store: Store, lawful: None) -> None:
+    class Silent(StubCluster):
+        looks = 0
+
+        def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+            self.looks += 1
+            return None if 2 <= self.looks <= 20 else super().living(jobs)
+
+    _, notes = run(Silent(store, fates=[0]))
+    assert notes.notes.count("the cluster does not answer; waiting for it") == 1
+    assert any("submitted again" in note for note in notes.notes)
+
+
+def test_laws_are_run_once_by_one_job_and_their_verdicts_travel(
+    store: Store, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(elsewhere / "cache"))
+    monkeypatch.setattr(cluster.verdict_cache, "key", lambda case: "key")
+    stub = StubCluster(store)
+    run(stub)
+    assert [bundle.laws_only for bundle in stub.bundles] == [True, False, False, False, False]
+    assert all(bundle.verdicts == {"key": LawsAnswer([], {}, 1)} for bundle in stub.bundles[1:])

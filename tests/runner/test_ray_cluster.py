@@ -1,0 +1,72 @@
+"""Ray: what is missing is named, and a real cluster of two nodes goes through the death of one of them."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cab
+from cab.errors import UsageError
+from cab.runner.ray_cluster import RayCluster
+
+GRID = ["mechanism=none,mean,softmax", "task=speed", "seq_len=16,32", "batch=1", "heads=1", "dim=4", "threads=1"]
+GRID += ["meters=[latency,flops]", "engine=ray", "bundle_minutes=1"]
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"needs the extra `ray`: pip install 'cab-bench\[ray\]'"):
+        RayCluster(None)
+
+
+# in a process of its own: Ray's daemons, and the warnings of its code, are no business of the test process
+_NODES = """
+import sys, time
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=1, resources={"bench": 1}, object_store_memory=80_000_000) for _ in range(2)]
+cluster.wait_for_nodes()
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    if line.startswith("kill"):
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        print("killed", flush=True)
+cluster.shutdown()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
+def test_a_real_cluster_loses_a_node_and_no_row(elsewhere: Path) -> None:
+    with (
+        open(elsewhere / "log", "w") as log,
+        subprocess.Popen([sys.executable, "-c", _NODES], stdin=-1, stdout=-1, stderr=log, text=True) as nodes,
+    ):
+        assert nodes.stdin and nodes.stdout
+        address = nodes.stdout.readline().strip()
+        assert address, (elsewhere / "log").read_text()
+        command = subprocess.Popen(
+            [sys.executable, "-m", "cab.cli", "run", *GRID, f"ray.address={address}"],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+        )
+        progress: set[Path] = set()
+        while command.poll() is None and len(progress) < 3:  # the laws', and a bundle on each node
+            time.sleep(0.2)
+            progress = set((elsewhere / "results").glob("clusters/*/*.progress"))
+        nodes.stdin.write("kill\n")
+        nodes.stdin.flush()
+        assert nodes.stdout.readline() == "killed\n"
+        code = command.wait(800)
+        nodes.stdin.close()
+    text = (elsewhere / "log").read_text()
+    assert code == 0 and "was lost" in text and "submitted again" in text, text
+    rows = cab.load(elsewhere / "results")
+    assert set(rows.status) == {"ok"} and set(rows.groupby(["mechanism", "n"]).size()) == {len(rows) // 6}
+    assert not rows.duplicated(["case_id", "metric"]).any()
