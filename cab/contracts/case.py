@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,17 @@ class Case:
         data = dict(question)
         data["pass_"] = data.pop("pass")
         return cls(**data)
+
+    def baseline(self) -> "Case | None":
+        """Return the case that this one's time is a multiple of, or None: a mechanism with its usual hyper-parameters.
+
+        It is named by the settings `baseline` and `baseline_backend`.
+        """
+        if "baseline" not in self.settings:
+            return None
+        settings = {key: value for key, value in self.settings.items() if key not in ("baseline", "baseline_backend")}
+        mechanism, backend = self.settings["baseline"], self.settings["baseline_backend"]
+        return replace(self, mechanism=mechanism, params={}, backend=backend, settings=settings)
 
     def contradiction(self) -> str | None:
         """Say which of the case's values exclude each other, whatever the mechanism and the task; or None."""

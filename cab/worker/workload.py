@@ -15,6 +15,7 @@ from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.task import Task
 from cab.errors import Unsupported
+from cab.plugins import registry
 from cab.worker import levels, reference_check
 from cab.worker.levels import Computation, Plugins, TrainingBatch
 from cab.worker.passes import Pass, build_pass
@@ -97,6 +98,13 @@ class Workload:
         """Return a workload of the same case on the same batch, with some fields of the case changed, as its device."""
         batch = self._computation.batch if self.case.level == "model" else None
         return Workload(replace(self.case, **changes), self.plugins, batch)
+
+    def baseline(self) -> "Workload":
+        """Return a workload of the mechanism that the case is held against, on the same inputs or batch."""
+        case = self.case.baseline()
+        assert case is not None, "only a meter that asks for a baseline has one"
+        plugins = replace(self.plugins, mechanism=registry.load("mechanism", case.mechanism))
+        return Workload(case, plugins, self._computation.batch if case.level == "model" else None)
 
     @cached_property
     def _pass(self) -> Pass:
