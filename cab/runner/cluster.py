@@ -80,9 +80,9 @@ class ClusterRun:
         """
         attached = self._attach()
         in_flight = {each.file for submitted in attached for each in submitted.bundle.measurements}
-        pending = self.pending(measurements)
-        self.listener.start(measurements, pending)
-        fresh = [each for each in pending if each.file not in in_flight]
+        left = self.pending(measurements)
+        self.listener.start(measurements, left)
+        fresh = [each for each in left if each.file not in in_flight]
         if fresh:
             self.folder.mkdir(parents=True)
             self._check_laws(fresh)
@@ -91,39 +91,11 @@ class ClusterRun:
         )
         if self._errors:
             raise UsageError("; ".join(dict.fromkeys(self._errors)))
-        return [measurement for measurement, _ in self._stored(measurements)]
+        return [measurement for measurement, _ in stored(self.store, measurements, self.options, self.run_id)]
 
     def pending(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Return the measurements that no machine has finished."""
-        return [
-            asked
-            for asked, (stored, entry) in zip(measurements, self._stored(measurements), strict=True)
-            if not is_finished(entry, stored)
-        ]
-
-    def _stored(self, measurements: Sequence[Measurement]) -> list[tuple[Measurement, Entry | None]]:
-        """Return each measurement with the key of the machine that measured it, and the entry that counts in this run.
-
-        Where several machines did, a finished entry goes before others, and then the newest.
-        """
-        files: dict[str, list[Path]] = {}
-        for path in (self.store.folder / "cases").glob("??/*.json"):
-            files.setdefault(path.stem.partition("-")[0], []).append(path)
-        stored: list[tuple[Measurement, Entry | None]] = []
-        for asked in measurements:
-            candidates: list[tuple[bool, str, Measurement, Entry]] = []
-            for path in files.get(asked.case.id, ()):
-                entry = self.store.load(path)
-                if entry is None or entry.meter != asked.meter:
-                    continue
-                for reason in ("", *(metric.reason for metric in entry.metrics.values())):
-                    there = asked.on(entry.environment, reason)
-                    if there.key == entry.key and counts(entry, there, self.options, self.run_id):
-                        candidates.append((is_finished(entry, there), entry.time, there, entry))
-                        break
-            best = max(candidates, key=lambda each: each[:2], default=None)
-            stored.append((best[2], best[3]) if best else (asked, None))
-        return stored
+        return pending(self.store, measurements, self.options, self.run_id)
 
     def _check_laws(self, measurements: Sequence[Measurement]) -> None:
         """Have one job for each kind of device run the laws that are not known to hold; keep the verdicts."""
@@ -152,11 +124,8 @@ class ClusterRun:
         )
 
     def _submit(self, bundles: Sequence[Bundle]) -> list[_Submitted]:
-        kinds: dict[tuple[str, bool], list[Bundle]] = {}
-        for each in bundles:
-            kinds.setdefault((each.device_kind, each.is_timed), []).append(each)
         submitted = []
-        for of_kind in kinds.values():
+        for of_kind in by_kind(bundles):
             for each in of_kind:
                 write_bundle(self.folder, each)
             jobs = self.cluster.submit(self.folder, of_kind)
@@ -264,3 +233,47 @@ class ClusterRun:
                 self.listener.note(event["note"])
             elif "doing" in event:
                 self.listener.doing(event["doing"], submitted.bundle.number)
+
+
+def pending(store: Store, measurements: Sequence[Measurement], options: Options, run_id: str = "") -> list[Measurement]:
+    """Return the measurements that no machine has finished."""
+    return [
+        asked
+        for asked, (measurement, entry) in zip(measurements, stored(store, measurements, options, run_id), strict=True)
+        if not is_finished(entry, measurement)
+    ]
+
+
+def stored(
+    store: Store, measurements: Sequence[Measurement], options: Options, run_id: str
+) -> list[tuple[Measurement, Entry | None]]:
+    """Return each measurement with the key of the machine that measured it, and the entry that counts in this run.
+
+    Where several machines did, a finished entry goes before others, and then the newest.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in (store.folder / "cases").glob("??/*.json"):
+        files.setdefault(path.stem.partition("-")[0], []).append(path)
+    pairs: list[tuple[Measurement, Entry | None]] = []
+    for asked in measurements:
+        candidates: list[tuple[bool, str, Measurement, Entry]] = []
+        for path in files.get(asked.case.id, ()):
+            entry = store.load(path)
+            if entry is None or entry.meter != asked.meter:
+                continue
+            for reason in ("", *(metric.reason for metric in entry.metrics.values())):
+                there = asked.on(entry.environment, reason)
+                if there.key == entry.key and counts(entry, there, options, run_id):
+                    candidates.append((is_finished(entry, there), entry.time, there, entry))
+                    break
+        best = max(candidates, key=lambda each: each[:2], default=None)
+        pairs.append((best[2], best[3]) if best else (asked, None))
+    return pairs
+
+
+def by_kind(bundles: Iterable[Bundle]) -> list[list[Bundle]]:
+    """Group bundles that ask a scheduler for the same."""
+    kinds: dict[tuple[str, bool], list[Bundle]] = {}
+    for each in bundles:
+        kinds.setdefault((each.device_kind, each.is_timed), []).append(each)
+    return list(kinds.values())

@@ -1,5 +1,6 @@
 """A run: plan, measure what is missing, and say how it ended. `cab run` and `cab.run` share this."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import TYPE_CHECKING
 
 from cab.contracts.case import STATUSES, worst
 from cab.contracts.values import check_choice
+from cab.planning.measurement import Measurement
 from cab.planning.plan import Plan, plan
+from cab.runner.bundles import Bundle, cut
+from cab.runner.cluster import by_kind, pending
 from cab.runner.cost_estimates import Estimate, estimate
 from cab.runner.engines import ENGINES
 from cab.runner.entries import is_finished
 from cab.runner.listener import Listener
+from cab.runner.slurm import Slurm
 from cab.runner.supervisor import Options
 from cab.store.store import Store
 from cab.store.table import make_current, table
@@ -80,6 +85,7 @@ class Preview:
     done: int  # measurements that the store holds already
     refused: int  # measurements that are `unsupported`
     estimates: list[Estimate] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)  # of engine=slurm: what sbatch would get
 
 
 def preview(
@@ -92,8 +98,26 @@ def preview(
     planned = plan(overrides, data)
     store, measurements = Store(results), planned.measurements
     refused = sum(each.refusal is not None for each in measurements)
-    done = sum(is_finished(store.read(each.file), each) for each in measurements) if results.is_dir() else 0
-    return Preview(planned, done, refused, estimate(planned, store, data.absolute()) if estimates else [])
+    if planned.engine == "local":
+        done = sum(is_finished(store.read(each.file), each) for each in measurements) if results.is_dir() else 0
+        scripts = []
+    else:
+        options = Options(data.absolute(), workers=planned.workers)
+        left = pending(store, measurements, options)
+        done = len(measurements) - len(left)
+        scripts = _scripts(left, planned, store, options) if planned.engine == "slurm" else []
+    return Preview(planned, done, refused, estimate(planned, store, data.absolute()) if estimates else [], scripts)
+
+
+def _scripts(left: Sequence[Measurement], planned: Plan, store: Store, options: Options) -> list[str]:
+    """Return the scripts that `sbatch` would get for what is left to measure; the laws' job comes before them."""
+    results = store.folder.absolute()
+    bundles = [
+        Bundle(number, "RUN", piece, str(results), os.getcwd(), options)
+        for number, piece in enumerate(cut(left, planned.cluster.bundle_minutes), 1)
+    ]
+    slurm = Slurm(planned.cluster.slurm)
+    return [slurm.script(results / "clusters" / "RUN", of_kind) for of_kind in by_kind(bundles)]
 
 
 def _files(planned: Plan) -> set[str]:

@@ -69,6 +69,8 @@ def print_preview(preview: "Preview", out: Console) -> None:
         _print_estimates(preview.estimates, out)
     if len(plan.cases) > MAX_CASES:
         out.print(f"... and {len(plan.cases) - MAX_CASES} more")
+    for script in preview.scripts:
+        out.print("sbatch would get:", script, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _estimate_cells(estimate: "Estimate | None") -> list[str]:

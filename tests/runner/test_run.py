@@ -60,3 +60,17 @@ def test_cab_run_needs_no_main_guard(elsewhere: Path) -> None:
     (elsewhere / "mechanisms.py").write_text("raise SystemExit('a foreign file was imported')\n")
     script_run = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=elsewhere)
     assert script_run.stdout == "ran 2\n", script_run.stderr
+
+
+def test_a_preview_prints_what_sbatch_would_get_for_what_is_left(
+    server: ForkClient, lawful: None, elsewhere: Path
+) -> None:
+    asked = [*FAST, "mechanism=none", "seq_len=16", "meters=[memory,flops]", "engine=slurm", "slurm.partition=long"]
+    counts, timings = sorted(preview(asked).scripts, key=lambda script: "--exclusive" in script)
+    assert "--exclusive" in timings and "--exclusive" not in counts
+    assert all("#SBATCH --partition=long" in script for script in (counts, timings))
+    assert not (elsewhere / "results").exists()
+    carry_out(server, ["mechanism=none", "seq_len=16", "meters=[memory]"], elsewhere)
+    assert preview(asked, elsewhere / "results").scripts == [counts.replace("--array=2", "--array=1")], (
+        "what is finished is taken out"
+    )
