@@ -1,0 +1,54 @@
+"""CAB's tasks at their paper scale: one step of training at batch 1 and an eighth of the length."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cab import Source
+from cab.attention.build import LayerBuilder
+from cab.data import forecasting, imdb
+from cab.planning.plan import case_of
+from cab.planning.points import points
+from cab.plugins import registry
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data of the right form: short reviews in place of text, and noise in place of ETTh1."""
+    reviews = [(f"{i} out of ten. ".encode() * 100, 0) for i in range(300)]
+    monkeypatch.setattr(imdb, "package_file", lambda: tmp_path)
+    monkeypatch.setattr(imdb, "read_package", lambda file: reviews)
+    rows = forecasting.RELEASED["ETTh1"].rows
+    times = np.datetime64("2016-07-01T00", "h") + np.arange(rows)
+    series = np.random.default_rng(0).normal(size=(rows, 7))
+    (tmp_path / "ETT-small").mkdir()
+    (tmp_path / "ETT-small" / "ETTh1.csv").touch()
+    monkeypatch.setattr(forecasting, "read_csv", lambda *_: (times, series))
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in registry.names("task") if name.startswith("cab_")])
+def test_one_step_of_the_paper_scale_moves_every_weight_that_has_a_gradient(name: str, folder: Path) -> None:
+    case = case_of(points([f"task={name}", "mechanism=softmax", "scale=paper"])[0])
+    changes: dict[str, Any] = {"label": case.task_params["label"] // 8} if "label" in case.task_params else {}
+    task = registry.load("task", name)(
+        seq_len=case.n // 8, source_len=case.m // 8, heads=case.heads, dim=case.dim, **{**case.task_params, **changes}
+    )
+    assert isinstance(task.source(folder), Source)
+    torch.manual_seed(0)
+    model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, case.pattern)).train()
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
+    batch = task.collate([task.split("train", 0)[0]])
+    assert batch.x.shape[:2] == (1, case.n // 8)
+    loss = task.loss(model, batch)
+    loss.backward()
+    optimiser.step()
+    assert loss.isfinite()
+    moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
+    with_gradient = {key for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == with_gradient and len(moved) > 0.8 * len(before)
