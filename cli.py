@@ -115,6 +115,28 @@ def report(
     print_request(request, console(), out)
 
 
+@app.command()
+@with_exit_codes
+def pick(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="pattern=CC seq_len=2048 [KEY=VALUE | DIR]...", help="What is needed.")
+    ] = None,
+    results: Results = Path("results"),
+    at_most: Annotated[
+        list[str] | None, typer.Option("--max", help="A limit, as in peak_allocated=64MiB; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, in the units of the rows.")] = False,
+) -> None:
+    """Say which mechanism to take: the lawful ones that fit, by score where one was measured, then by cost.
+
+    Without results of your own the reference results answer. task=NAME chooses whose score counts.
+    """
+    from cab.terminal.printing import console
+    from cab.terminal.reporting import print_choice
+
+    print_choice(words or [], results, at_most or [], as_json, console())
+
+
 @app.command(name="list")
 @with_exit_codes
 def list_(

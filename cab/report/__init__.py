@@ -3,6 +3,7 @@
 `cab.analysis.results.Results` holds the two tables of a store with what follows from them.
 """
 
+from cab.analysis.pick import pick as pick_mechanism
 from cab.analysis.results import Results
 from cab.analysis.selection import filters_of, limits_of, metric_units, selected
 from cab.analysis.utilisation import utilisation as utilisation_table
@@ -11,6 +12,7 @@ from cab.report.efficiency import print_efficiency
 from cab.report.export import write_csv, write_parquet
 from cab.report.formats import FORMATS, chosen_metrics, formatted
 from cab.report.html_page import write_page
+from cab.report.pick import pick_json, print_pick
 from cab.report.tables import print_report
 from cab.report.utilisation import print_utilisation
 
@@ -22,8 +24,11 @@ __all__ = [
     "formatted",
     "limits_of",
     "metric_units",
+    "pick_json",
+    "pick_mechanism",
     "print_comparison",
     "print_efficiency",
+    "print_pick",
     "print_report",
     "print_utilisation",
     "selected",

@@ -17,8 +17,11 @@ from cab.report import (
     formatted,
     limits_of,
     metric_units,
+    pick_json,
+    pick_mechanism,
     print_comparison,
     print_efficiency,
+    print_pick,
     print_report,
     print_utilisation,
     selected,
@@ -108,6 +111,21 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
         _write_and_print(request, tables, out, folder or request.folders[0] / "report")
         for store in stores:
             _print_what_is_missing(store)
+
+
+def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_json: bool, out: Console) -> None:
+    """Print which mechanisms fit, from the folders among `words`, from `results`, or else from the reference."""
+    filters, folders = read(words, results)
+    if folders == [results] and not ((results / "cases").is_dir() or (results / bundle.ROWS).is_file()):
+        folders = reference()
+        print(f"there are no results in {results}: these are the reference's, of another machine", file=sys.stderr)
+    rows, environments = bundle.merge(folders)
+    allowed = limits_of(limits, metric_units(rows))
+    choice = pick_mechanism(rows, environments, filters, allowed)
+    if as_json:
+        print(pick_json(choice, allowed, filters["pattern"][0]))
+    else:
+        print_pick(choice, allowed, filters["pattern"][0], out)
 
 
 def _write_and_print(request: Request, tables: Results, out: Console, folder: Path) -> None:

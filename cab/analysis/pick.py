@@ -1,0 +1,224 @@
+"""Which mechanism to take: the lawful ones that fit within limits at one length, by score where one was measured.
+
+A cost at a length that was not measured is interpolated between the two measured lengths around it, on the logs of
+both. Nothing is extrapolated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import exp, log
+from typing import TYPE_CHECKING, Any
+
+from cab.analysis.aggregates import mean_scores
+from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.ranking import leaderboard
+from cab.analysis.selection import Limit, selected
+from cab.errors import UsageError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# what is taken where nothing is asked for, and the results hold several values: the reference's conditions
+CONDITIONS = {
+    "level": "attend", "pass": "forward", "batch": "2", "heads": "4", "dim": "64", "dtype": "float32", "device": "cpu",
+}  # fmt: skip
+UNKNOWN_SCORE = "quality not measured"
+
+
+@dataclass
+class Candidate:
+    """A mechanism at the length that was asked for."""
+
+    label: str
+    line: Line
+    costs: dict[str, Cell]
+    interpolated: bool
+    score: Cell | None = None
+    why_not: str = ""  # it fell out; "" where it fits
+    group: int = 0  # candidates of one group cannot be told apart from the first of them
+
+
+@dataclass
+class Pick:
+    """The candidates, the best first, and those that fell out."""
+
+    conditions: dict[str, str]
+    n: int
+    machine: str
+    metric: Metric | None  # that candidates are ordered by: the score's, or the cost's
+    cost: Metric
+    fitting: list[Candidate] = field(default_factory=list)
+    out: list[Candidate] = field(default_factory=list)
+    quality: str = UNKNOWN_SCORE  # where the scores come from
+
+
+def pick(
+    rows: "DataFrame",
+    environments: "DataFrame",
+    filters: Mapping[str, Sequence[str]],
+    limits: Sequence[Limit],
+) -> Pick:
+    """Choose among the mechanisms of some rows.
+
+    `filters` must give one pattern and one seq_len; `task` names the task whose score counts. `UsageError` where the
+    results hold no cost in that pattern under these conditions.
+    """
+    for key in ("pattern", "seq_len"):
+        if len(filters.get(key, ())) != 1:
+            raise UsageError(f"cab pick needs one {key}, as in: cab pick pattern=CC seq_len=2048")
+    n, pattern = _length(filters["seq_len"][0]), filters["pattern"][0]
+    of_costs = {key: values for key, values in filters.items() if key not in ("seq_len", "task")}
+    costs = selected(rows[rows["step"].isna()], of_costs)
+    costs = costs[costs["pass"] != "train"] if "pass" not in filters else costs
+    if costs.empty:
+        raise UsageError(f"no cost was measured in {pattern}: cab run pattern={pattern} task=speed seq_len={n}")
+    conditions = {}
+    for name, usual in CONDITIONS.items():
+        present = costs[name].astype("string")
+        values = list(filters.get(name, ()))
+        value = values[0] if values else usual if (present == usual).any() else str(present.mode().iloc[0])
+        conditions[name] = value
+        costs = costs[present == value]
+    boards = [board for board in leaderboard(costs, environments) if not board.headline.is_score]
+    if not boards:
+        raise UsageError(f"no cost was measured in {pattern} under {_words(conditions)}; give other conditions")
+    machine = max(boards, key=lambda board: (len(board.lines), board.machine)).machine
+    boards = sorted((b for b in boards if b.machine == machine), key=lambda board: int(board.question["n"]))
+    cost = boards[0].headline
+    result = Pick(conditions, n, machine, cost, cost)
+    candidates = _candidates(boards, n)
+    scores = _scores(rows, environments, pattern, filters.get("task", ()), result)
+    for candidate in candidates:
+        candidate.score = scores.get((candidate.line.mechanism, str(candidate.line.params)))
+        if candidate.score is None:
+            candidate.score = scores.get((candidate.line.mechanism, ""))
+        candidate.why_not = candidate.why_not or _why_not(candidate, limits, cost, bool(scores))
+    result.out = sorted((c for c in candidates if c.why_not), key=lambda c: (c.why_not, c.label))
+    result.fitting = _ordered([c for c in candidates if not c.why_not], result)
+    return result
+
+
+def _length(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"seq_len={text}: give a whole number, as in seq_len=2048") from None
+
+
+def _words(conditions: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in conditions.items())
+
+
+def _candidates(boards: Sequence[Board], n: int) -> list[Candidate]:
+    """Return a candidate for each ranked line on any of the boards, which are in the order of their lengths."""
+    lines: dict[tuple[Any, ...], dict[int, Line]] = {}
+    for board in boards:
+        for line in board.lines:
+            if line.kind == "control":
+                continue
+            lines.setdefault((line.mechanism, str(line.params), line.backend), {})[int(board.question["n"])] = line
+    candidates = []
+    for by_length in lines.values():
+        line = by_length.get(n) or by_length[max(by_length)]
+        why_not = "leaky: its outputs depend on tokens that the pattern forbids" if line.kind == "leaky" else ""
+        if n in by_length:
+            candidates.append(Candidate(line.label, line, line.cells, False, why_not=why_not))
+            continue
+        below = max((each for each in by_length if each < n), default=None)
+        above = min((each for each in by_length if each > n), default=None)
+        if below is None or above is None:
+            measured = f"measured from {min(by_length):,} to {max(by_length):,} alone"
+            candidates.append(Candidate(line.label, line, {}, False, why_not=why_not or measured))
+        else:
+            costs = _interpolated(by_length[below], by_length[above], below, above, n)
+            candidates.append(Candidate(line.label, line, costs, True, why_not=why_not))
+    return candidates
+
+
+def _interpolated(first: Line, second: Line, below: int, above: int, n: int) -> dict[str, Cell]:
+    """Return the costs between two lengths, on the logs; a metric without a positive value at both ends has none."""
+    share = (log(n) - log(below)) / (log(above) - log(below))
+
+    def between(a: float, b: float) -> float:
+        return exp((1 - share) * log(a) + share * log(b))
+
+    cells = {}
+    for name in first.cells.keys() & second.cells.keys():
+        a, b = first.cells[name], second.cells[name]
+        if not a.value or not b.value or min(*a.interval, *b.interval) <= 0:
+            continue
+        low: float | None = between(a.interval[0], b.interval[0])
+        high: float | None = between(a.interval[1], b.interval[1])
+        if a.low is None and b.low is None:  # both are exact
+            low, high = None, None
+        cells[name] = replace(a, value=between(a.value, b.value), low=low, high=high, reasons=[], mark="")
+    return cells
+
+
+def _why_not(candidate: Candidate, limits: Sequence[Limit], cost: Metric, has_scores: bool) -> str:
+    own = candidate.costs.get(cost.name)
+    if own is None or own.value is None:
+        return f"{own.status}: {own.reasons[0].partition(': ')[2]}" if own and own.reasons else f"no {cost.name}"
+    for limit in limits:
+        cell = candidate.costs.get(limit.metric)
+        if cell is None or cell.value is None:
+            return f"{limit.metric} not measured"
+        if cell.value > limit.value:
+            return f"{limit.metric} above {limit.text}"
+    if has_scores and candidate.score is None:
+        return UNKNOWN_SCORE
+    return ""
+
+
+def _scores(
+    rows: "DataFrame", environments: "DataFrame", pattern: str, tasks: Sequence[str], result: Pick
+) -> dict[tuple[str, str], Cell]:
+    """Return (mechanism, params) -> score; params "" for a mechanism with whatever hyper-parameters scored best."""
+    trained = rows[(rows["pattern"] == pattern) & rows["step"].isna()]
+    boards = [board for board in leaderboard(trained, environments) if board.has_scores]
+    boards = [board for board in boards if not tasks or board.question["task"] in tasks]
+    if not boards:
+        return {}
+    if len(boards) > 1:
+        result.quality = f"mean over {len(boards)} boards between the floor (0) and softmax (1)"
+        result.metric = Metric("aggregate", "", True, True)
+        return {(mechanism, ""): cell for mechanism, cell in mean_scores(boards).items()}
+    (board,) = boards
+    result.metric, result.quality = board.headline, f"{board.question['task']} at n = {board.question['n']:,}"
+    scores = {}
+    for line in board.lines:
+        cell = line.cells.get(board.headline.name)
+        if line.kind == "ranked" and cell is not None and cell.value is not None:
+            scores[line.mechanism, str(line.params)] = cell
+            scores.setdefault((line.mechanism, ""), cell)
+    return scores
+
+
+def _ordered(candidates: list[Candidate], result: Pick) -> list[Candidate]:
+    """Order by score, then by cost. A group holds those that cannot be told apart from its first by the score.
+
+    Within a group of equal scores the cheaper one comes first; without scores, groups are those of equal cost.
+    """
+    metric, cost = result.metric, result.cost
+    by_cost = sorted(candidates, key=lambda c: c.costs[cost.name].value or 0.0)
+    if metric is None or not metric.is_score:
+        return _grouped(by_cost, lambda c: c.costs[cost.name])
+    sign = -1 if metric.higher_is_better else 1
+
+    def score(candidate: Candidate) -> Cell:
+        assert candidate.score is not None
+        return candidate.score
+
+    grouped = _grouped(sorted(by_cost, key=lambda c: sign * (score(c).value or 0.0)), score)
+    return sorted(grouped, key=lambda c: (c.group, c.costs[cost.name].value or 0.0))
+
+
+def _grouped(ordered: list[Candidate], cell_of: Any) -> list[Candidate]:
+    """Number the groups: each holds those whose intervals overlap that of its first."""
+    first: Candidate | None = None
+    group = -1
+    for candidate in ordered:
+        if first is None or not cell_of(candidate).overlaps(cell_of(first)):
+            first, group = candidate, group + 1
+        candidate.group = group
+    return ordered

@@ -1,0 +1,71 @@
+"""CAB's index as published, and the aggregate that needs no population."""
+
+import pytest
+
+from cab.analysis.aggregates import aggregated, compositional_index
+from cab.analysis.leaderboard import Board
+from cab.analysis.published import published_rows
+from cab.analysis.ranking import leaderboard
+from tests.analysis.example_rows import environments, table_of, training_rows
+
+ABC_PERPLEXITY = 31.53  # on CAB's board; its README says 29.13
+
+
+@pytest.mark.parametrize("pattern", ["NS", "CS", "NC", "CC"])
+def test_cabs_boards_follow_from_its_constants(pattern: str) -> None:
+    rows = [row for row in published_rows() if row["benchmark"] == "CAB" and row["pattern"] == pattern]
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        values.setdefault(row["mechanism"], {})[f"{row['task']} {row['metric']}"] = float(row["value"])
+    published = {name: of["all compositional_index"] for name, of in values.items() if "all compositional_index" in of}
+    assert len(published) >= 3
+    for name, index in published.items():
+        own = values[name]
+        if (pattern, name) == ("CS", "abc"):
+            own = {**own, "lm perplexity": ABC_PERPLEXITY}
+        assert compositional_index(pattern, own) == pytest.approx(index, abs=0.02), name
+
+
+def test_no_index_without_every_task() -> None:
+    assert compositional_index("CC", {"tts_transformer mcd": 4.0, "tts_transformer msd": 2.0}) is None
+
+
+def boards_of(scores: dict[str, dict[str, float]]) -> list[Board]:
+    """Make boards of task -> mechanism -> accuracy."""
+    cases = [
+        training_rows(mechanism, (value, value - 0.01, value + 0.01), task=task)
+        for task, of in scores.items()
+        for mechanism, value in of.items()
+    ]
+    return leaderboard(table_of(*cases), environments())
+
+
+def test_none_is_0_and_softmax_is_1_and_another_mechanism_changes_nobody() -> None:
+    scores = {
+        "a": {"none": 0.2, "softmax": 0.6, "linear": 0.4},
+        "b": {"none": 0.1, "softmax": 0.9, "linear": 0.7},
+    }
+    before = {each.mechanism: each for each in aggregated(boards_of(scores))}
+    assert before["softmax"].value == pytest.approx(1.0)
+    assert before["linear"].value == pytest.approx((0.5 + 0.75) / 2)
+    assert "none" not in before
+    scores["a"]["other"], scores["b"]["other"] = 0.99, 0.99
+    after = {each.mechanism: each for each in aggregated(boards_of(scores))}
+    assert after["linear"].value == before["linear"].value and after["linear"].low == before["linear"].low
+
+
+def test_ranks_range_over_leaving_one_task_out_and_a_missing_task_gives_no_rank() -> None:
+    scores = {
+        "a": {"none": 0.0, "softmax": 1.0, "x": 0.9, "y": 0.1, "z": 1.0},
+        "b": {"none": 0.0, "softmax": 1.0, "x": 0.2, "y": 0.5},
+        "c": {"none": 0.0, "softmax": 1.0, "x": 0.4, "y": 0.45},
+    }
+    by_name = {each.mechanism: each for each in aggregated(boards_of(scores))}
+    assert by_name["softmax"].ranks == (1, 1) and by_name["x"].ranks == (2, 3) and by_name["y"].ranks == (2, 3)
+    assert by_name["z"].ranks is None and by_name["z"].missing == ("b", "c")
+
+
+def test_a_task_on_which_softmax_learned_nothing_does_not_count() -> None:
+    scores = {"a": {"none": 0.2, "softmax": 0.6, "linear": 0.4}, "b": {"none": 0.5, "softmax": 0.5, "linear": 0.9}}
+    (linear,) = [each for each in aggregated(boards_of(scores)) if each.mechanism == "linear"]
+    assert linear.tasks == 1 and linear.value == pytest.approx(0.5) and linear.low is None
