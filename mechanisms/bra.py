@@ -42,7 +42,7 @@ class Bra(Mechanism):
     paper = "arXiv 2303.08810"
     cost = "O(n m t / s d + s^2 d)"  # t of s regions
     rasters = {"NS": (1, 2, 3), "NC": (1, 2)}
-    source_rasters = {"NC": (1, 2)}
+    source_rasters = {"NC": (1, 2), "CC": (1, 2)}
     checks = ({"regions": 7, "top": 2, "conv": 3}, {"regions": 4, "top": 3, "conv": 0}, {"regions": 3, "top": 20})
     exempt = {"heads": "one choice of regions is made for all heads, from the channels of all"}
 

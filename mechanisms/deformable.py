@@ -44,7 +44,7 @@ class Deformable(Mechanism):
     reads = "v"
     inputs = {"x": ("queries", "real", "width"), "depth": ("keys", "real", 16, {"depth": True})}
     rasters = {"NS": (1, 2, 3), "NC": (1, 2)}
-    source_rasters = {"NC": (1, 2)}
+    source_rasters = {"NC": (1, 2), "CC": (1, 2)}
     checks = ({"levels": 3, "points": 2}, {"levels": 1, "points": 3}, {"levels": 2, "points": 1, "depth": True})
 
     def __init__(self, slot: Any, *, levels: int = 4, points: int = 4, depth: bool = False) -> None:

@@ -83,7 +83,10 @@ def holes(subject: Subject) -> None:
     """On a raster any token may be masked: it equals `reference`, and the content of masked tokens changes nothing."""
     call = subject.draw(masks=True)
     generator = torch.Generator().manual_seed(3)
-    for _, mask_name in _masks(subject):
+    axes, source_axes = subject.surroundings.layout
+    for axis, mask_name in _masks(subject):
+        if (source_axes if axis == "keys" and subject.pattern.cross else axes) == 1:
+            continue  # in a sequence real tokens come first
         missing = torch.rand(call[mask_name].shape, generator=generator) < 0.3
         call[mask_name] = call[mask_name] & ~missing.to(subject.device)
     with torch.no_grad():

@@ -51,7 +51,7 @@ def default_sizes(pattern: Pattern, layout: Layout) -> Setting:
     """As long as default hyper-parameters need: 301 tokens, or some 300 on a raster."""
     if layout == (1, 1):
         return Setting("301 tokens", {"max_len": TOKENS}, ((TOKENS, SOURCE_TOKENS if pattern.cross else TOKENS),))
-    return _on_raster(pattern, layout, _LARGE, (TOKENS, SOURCE_TOKENS))
+    return _on_raster(pattern, layout, _LARGE, (TOKENS, SOURCE_TOKENS), (TOKENS, SOURCE_TOKENS))
 
 
 def longer_slots(pattern: Pattern, layout: Layout) -> Iterator[Setting]:
@@ -64,26 +64,29 @@ def longer_slots(pattern: Pattern, layout: Layout) -> Iterator[Setting]:
             )
         else:
             rasters = {2: ((side, side),) * 2, 3: ((4, side // 2, side // 2),) * 2}
-            yield _on_raster(pattern, layout, rasters, (side**2, side**2))
+            yield _on_raster(pattern, layout, rasters, (side**2, side**2), (TOKENS, SOURCE_TOKENS))
 
 
 def on_layout(pattern: Pattern, layout: Layout) -> Setting:
     """Queries and keys on small rasters of these numbers of axes, or as a sequence where the number is 1."""
-    return sequence(pattern) if layout == (1, 1) else _on_raster(pattern, layout, _SMALL, (MAX_LEN, MAX_LEN))
+    return sequence(pattern) if layout == (1, 1) else _on_raster(pattern, layout, _SMALL, (MAX_LEN, MAX_LEN), (N, M))
 
 
-def _on_raster(pattern: Pattern, layout: Layout, rasters: dict[int, Any], longest: tuple[int, int]) -> Setting:
+def _on_raster(
+    pattern: Pattern, layout: Layout, rasters: dict[int, Any], longest: tuple[int, int], drawn: tuple[int, int]
+) -> Setting:
+    """Make the setting; `longest` and `drawn` are the lengths (queries, keys) of what is a sequence."""
     axes, source_axes = layout
     slot: dict[str, Any] = {"max_len": longest[0]}
     if axes > 1:
         slot |= {"raster": rasters[axes][0], "max_len": prod(rasters[axes][0])}
-    n = slot["max_len"] if axes > 1 else min(N, slot["max_len"])
+    n = slot["max_len"] if axes > 1 else drawn[0]
     if not pattern.cross:
         return Setting(f"raster {_by(slot['raster'])}", slot, ((n, n), (n - 5, n - 5)), layout)
     slot["source_len"] = longest[1]
     if source_axes > 1:
         slot |= {"source_raster": rasters[source_axes][1], "source_len": prod(rasters[source_axes][1])}
-    m = slot["source_len"] if source_axes > 1 else min(M, slot["source_len"])
+    m = slot["source_len"] if source_axes > 1 else drawn[1]
     name = f"raster {_by(slot.get('raster'))} from {_by(slot.get('source_raster'))}"
     return Setting(name, slot, ((n, m - 6), (n - 5, m)), layout)
 
