@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "analysis": "plugins contracts paths intervals errors",
     "report": "analysis plugins contracts paths errors",
     "terminal": "runner report planning store plugins environment contracts paths errors",
-    "tracking": "terminal planning plugins environment contracts paths errors cab",  # speed regressions
+    "tracking": "terminal planning plugins environment contracts paths intervals errors cab",  # speed regressions
     # with torch
     "attention": "plugins contracts errors",  # a mechanism put into place
     "instruments": "intervals errors",

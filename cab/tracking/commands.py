@@ -47,6 +47,8 @@ def compare(
     """
     from cab.paths import write_whole
     from cab.terminal.printing import console
+    from cab.tracking.calibrating import calibration_file
+    from cab.tracking.calibration import load, refuse_thresholds_below
     from cab.tracking.cases import tracked_cases
     from cab.tracking.compare import Settings
     from cab.tracking.compare import compare as run
@@ -56,6 +58,7 @@ def compare(
 
     settings = Settings(Minimum(minimum, floor), settle)
     cases = tracked_cases(case or [])
+    refuse_thresholds_below(load(calibration_file(results)), [each.name for each in cases], settings.minimum)
     sides = requested_sides(base, head, against, same_environment)
     done = run(*sides, cases, settings, results, progress=lambda line: typer.echo(line, err=True))
     if json:
@@ -64,3 +67,51 @@ def compare(
         write_whole(comment, as_comment(done, ["cab", *sys.argv[1:]]))
     print_comparison(done, console())
     raise typer.Exit(done.exit_code)
+
+
+@app.command()
+@with_exit_codes
+def calibrate(
+    case: Case = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of 18 pairs of each case.")] = 2,
+    minimum: Minimum = 0.03,
+    floor: Floor = 5e-6,
+    results: Results = Path("results"),
+) -> None:
+    """Measure the same code on both sides: noise, false alarms, and the smallest slowdown that is found.
+
+    It is kept with the environment, and `compare` then refuses a --minimum below it.
+    """
+    from cab.terminal.printing import console
+    from cab.tracking.calibrating import calibrate_and_print
+    from cab.tracking.cases import tracked_cases
+    from cab.tracking.verdicts import Minimum
+
+    cases, least = tracked_cases(case or []), Minimum(minimum, floor)
+    calibrate_and_print(cases, runs, least, results, console(), lambda line: typer.echo(line, err=True))
+
+
+@app.command("bisect")
+@with_exit_codes
+def bisect_(
+    good: Annotated[str, typer.Argument(help="A revision that is fast.")],
+    bad: Annotated[str, typer.Argument(help="A later revision that is slow.")],
+    case: Annotated[list[str], typer.Argument(help="Overrides of cab run that give one case.")],
+    minimum: Minimum = 0.03,
+    floor: Floor = 5e-6,
+    same_environment: SameEnvironment = False,
+    results: Results = Path("results"),
+) -> None:
+    """Find the commit that made a case slower. The ends are reproduced first, unclear steps are repeated.
+
+    Where a commit cannot be told, a range is answered, and the exit code is 4.
+    """
+    from cab.terminal.printing import console
+    from cab.tracking.searching import search_and_print
+    from cab.tracking.verdicts import Minimum
+
+    least = Minimum(minimum, floor)
+    found = search_and_print(
+        (good, bad), case, least, same_environment, results, console(), lambda line: typer.echo(line, err=True)
+    )
+    raise typer.Exit(0 if len(found.commits) == 1 else 4)

@@ -14,7 +14,17 @@ from cab.tracking.cases import TrackedCase, reference_kernel
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.sides import NoData, Side
 from cab.tracking.state import State
-from cab.tracking.verdicts import SCREEN_PAIRS, Minimum, Samples, Verdict, exit_code, flagged, judge, wanted_pairs
+from cab.tracking.verdicts import (
+    CONFIRM_PAIRS,
+    SCREEN_PAIRS,
+    Minimum,
+    Samples,
+    Verdict,
+    exit_code,
+    flagged,
+    judge,
+    wanted_pairs,
+)
 
 EXACT_SHARE = 0.005  # a count that grows by more is a regression; a planted 1 % is, whatever the rounding
 CONTROLS = 2  # cases that are measured with the base on both sides
@@ -121,13 +131,13 @@ def compare(
     everything = [*measured, *controls]
     side_caches = cache() / "track" / "compiled"
     for number in range(SCREEN_PAIRS):
-        _round(everything, number, settings, state, side_caches, progress, measure)
+        _round(everything, number, CONFIRM_PAIRS if settings.settle else None, state, side_caches, progress, measure)
     # after the screen a case needs all pairs or no more
     number = SCREEN_PAIRS
     while any(
         not each.failure and len(each.pairs) < wanted_pairs(each.log_ratios, settings.settle) for each in everything
     ):
-        _round(everything, number, settings, state, side_caches, progress, measure)
+        _round(everything, number, CONFIRM_PAIRS if settings.settle else None, state, side_caches, progress, measure)
         number += 1
     there = {each.case.name: each for each in measured if not each.failure}
     missing = {each.case.name: each.failure for each in measured if each.failure}
@@ -141,6 +151,24 @@ def compare(
         {name: changes for name, each in there.items() if (changes := _changes(each.pairs[0]["counts"]))},
         identity,
     )
+
+
+def log_ratios_of(
+    side: Side,
+    cases: Sequence[TrackedCase],
+    pairs: int,
+    results: Path,
+    side_caches: Path,
+    progress: Callable[[str], None],
+    measure: Measure = measure_pair,
+) -> dict[str, list[float]]:
+    """Measure pairs of the same code on both sides; a case that cannot be measured is left out."""
+    identity = environment.identity("cpu", 1, True)
+    state = State(results / "track" / digest([side.identity, side.identity, identity], 16))
+    measured = [_Measured(case, (side, side)) for case in cases]
+    for number in range(pairs):
+        _round(measured, number, pairs, state, side_caches, progress, measure)
+    return {each.case.name: each.log_ratios for each in measured if not each.failure}
 
 
 def _judge_controls(controls: Sequence[_Measured], settings: Settings) -> dict[str, Verdict]:
@@ -159,17 +187,20 @@ def _spread(cases: Sequence[TrackedCase], count: int) -> list[TrackedCase]:
 def _round(
     everything: Sequence[_Measured],
     number: int,
-    settings: Settings,
+    wanted: int | None,
     state: State,
     side_caches: Path,
     progress: Callable[[str], None],
     measure: Measure,
 ) -> None:
-    """Measure one pair of each case that needs one, in an order of the round's own."""
+    """Measure one pair of each case that needs one, in an order of the round's own.
+
+    A case needs `wanted` pairs, or, where that is None, as many as its first ones ask for.
+    """
     due = [
         each
         for each in everything
-        if not each.failure and len(each.pairs) == number and number < wanted_pairs(each.log_ratios, settings.settle)
+        if not each.failure and len(each.pairs) == number and number < (wanted or wanted_pairs(each.log_ratios))
     ]
     random.Random(number).shuffle(due)
     for position, each in enumerate(due):

@@ -147,6 +147,18 @@ def merge_base(repository: Path, one: str, other: str) -> str:
         raise UsageError(f"{one} and {other} have no commit in common here: a shallow clone may lack it") from None
 
 
+def commits_between(repository: Path, good: str, bad: str) -> tuple[str, list[str]]:
+    """Return the commit `good`, and those that lead from it to `bad`, the oldest first, `bad` the last."""
+    first, last = _commit(good, repository), _commit(bad, repository)
+    listed = _git(repository, "rev-list", "--reverse", "--topo-order", "--ancestry-path", f"{first}..{last}")
+    return first, listed.decode().split()
+
+
+def subject_of(repository: Path, commit: str) -> str:
+    """Return the first line of a commit's message."""
+    return _git(repository, "log", "-1", "--format=%s", commit).decode(errors="replace").strip()
+
+
 def checkout(repository: Path, commit: str) -> Path:
     """Return a folder with the sources of a commit. Neither the user's tree nor the folder .git is written to."""
     destination = cache() / "track" / "sources" / commit

@@ -1,0 +1,58 @@
+"""Measure pairs of the same code, and print and keep what they say of this machine."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cab import environment
+from cab.paths import cache
+from cab.tracking.calibration import POWER, calibrate_case, false_alarms, keep
+from cab.tracking.cases import TrackedCase
+from cab.tracking.compare import Measure, log_ratios_of
+from cab.tracking.lockstep import measure_pair
+from cab.tracking.sides import installed_side
+from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def calibration_file(results: Path) -> Path:
+    """Return where the calibration of this environment is kept."""
+    identity = environment.environment_id(environment.identity("cpu", 1, True))
+    return results / "track" / f"calibration-{identity}.json"
+
+
+def calibrate_and_print(
+    cases: Sequence[TrackedCase],
+    runs: int,
+    minimum: Minimum,
+    results: Path,
+    out: "Console",
+    progress: Callable[[str], None],
+    measure: Measure = measure_pair,
+) -> None:
+    """Measure `runs` times 18 pairs of each case; what an earlier, killed run has measured is not measured again."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    side = installed_side()
+    pairs = log_ratios_of(side, cases, runs * CONFIRM_PAIRS, results, cache() / "track" / "compiled", progress, measure)
+    known = {name: calibrate_case(values, len(cases)) for name, values in pairs.items()}
+    keep(calibration_file(results), known)
+    table = Table(box=None, pad_edge=False)
+    for name in ("case", "noise", f"found in {POWER:.0%} of tries", "pairs"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for name, each in known.items():
+        smallest = f"{each.smallest:.0%}" if each.smallest is not None else "none"
+        table.add_row(escape(name), f"{each.noise:.1%}", smallest, str(each.pairs))
+    out.print(table)
+    alarms = false_alarms(pairs, minimum)
+    if alarms.runs:
+        low, high = alarms.interval
+        out.print(
+            f"false alarms: {alarms.alarms} of {alarms.runs} (95 % interval {low:.1%} to {high:.1%})", highlight=False
+        )
+    for case in cases:
+        if case.name not in pairs:
+            out.print(escape(f"no data: {case.name}"), highlight=False)
