@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo check test test-all test-parity docs clean
+.PHONY: install demo check test test-all test-engines test-parity docs clean
 
 install: .venv/installed
 
@@ -29,6 +29,11 @@ test: check
 # what takes more than 20 seconds, too: inductor, twenty kills, a wheel with torch
 test-all: test
 	$(BIN)/pytest -m long
+
+# a Slurm and a Ray of two nodes each on this machine, through deaths of jobs and nodes; what is not there is skipped with
+# its reason. Slurm: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge. Ray: the extra `ray`
+test-engines: install
+	$(BIN)/pytest -m long -n 0 -rs tests/runner/test_slurm.py tests/runner/test_ray_cluster.py
 
 # our mechanisms against independent implementations, which cannot all live in one environment
 test-parity: .venv-parity/installed .venv-parity-fla/installed

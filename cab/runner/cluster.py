@@ -124,14 +124,19 @@ class ClusterRun:
         )
 
     def _submit(self, bundles: Sequence[Bundle]) -> list[_Submitted]:
-        submitted = []
-        for of_kind in by_kind(bundles):
-            for each in of_kind:
-                write_bundle(self.folder, each)
-            jobs = self.cluster.submit(self.folder, of_kind)
-            for each in of_kind:
-                (self.folder / f"{each.number}.job").write_text(jobs[each.number])
-                submitted.append(_Submitted(each, self.folder, jobs[each.number]))
+        submitted: list[_Submitted] = []
+        try:
+            for of_kind in by_kind(bundles):
+                for each in of_kind:
+                    write_bundle(self.folder, each)
+                jobs = self.cluster.submit(self.folder, of_kind)
+                for each in of_kind:
+                    submitted.append(_Submitted(each, self.folder, jobs[each.number]))
+                    (self.folder / f"{each.number}.job").write_text(jobs[each.number])
+        except BaseException:  # one kind of bundles is refused: the others' jobs must not go on unwatched
+            if submitted:
+                self.cluster.cancel([each.job for each in submitted])
+            raise
         return submitted
 
     def _attach(self) -> list[_Submitted]:

@@ -122,6 +122,22 @@ def test_what_nodes_cannot_import_is_an_error_that_names_the_node(store: Store, 
         run(StubCluster(store, fates=["refuses"]))
 
 
+def test_where_one_kind_of_bundles_is_refused_the_others_do_not_go_on(
+    store: Store, lawful: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Choosy(StubCluster):
+        def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+            if not bundles[0].is_timed:
+                raise UsageError("sbatch refused: too many jobs")
+            return super().submit(folder, bundles)
+
+    monkeypatch.setitem(globals(), "GRID", [*GRID, "meters=[latency,flops]"])
+    stub = Choosy(store, fates=4 * ["runs"])
+    with pytest.raises(UsageError, match="too many jobs"):
+        run(stub)
+    assert sorted(stub.cancelled) == sorted(stub.alive) and len(stub.cancelled) == 4
+
+
 class Interrupted(StubCluster):
     """Ctrl-C comes while two jobs run."""
 

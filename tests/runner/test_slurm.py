@@ -17,7 +17,7 @@ from cab.runner.bundles import Bundle
 from cab.runner.slurm import Slurm
 from cab.runner.supervisor import Options
 from tests.runner.example_runs import FAST
-from tests.runner.slurm_cluster import MISSING, slurm_cluster
+from tests.runner.slurm_cluster import COMMANDS, MISSING, slurm_cluster
 
 GRID = [*FAST, "mechanism=none", "seq_len=16", "meters=[latency]"]
 KEYS = dict.fromkeys(
@@ -99,9 +99,14 @@ REAL = ["mechanism=none,mean,softmax", "task=speed", "seq_len=16,32", "batch=1",
 REAL += ["meters=[latency,flops]", "engine=slurm", "bundle_minutes=1", "retries=3"]
 
 
+needs_slurm = pytest.mark.skipif(
+    bool(MISSING) or os.getuid() != 0, reason=f"a Slurm of our own needs root and the commands {', '.join(COMMANDS)}"
+)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(bool(MISSING) or os.getuid() != 0, reason=f"a Slurm of our own needs root and {', '.join(MISSING)}")
+@needs_slurm
 def test_a_real_cluster_loses_jobs_and_a_node_and_no_row(
     elsewhere: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -139,6 +144,43 @@ def test_a_real_cluster_loses_jobs_and_a_node_and_no_row(
     assert set(rows.status) == {"ok"} and set(rows.groupby(["mechanism", "n"]).size()) == {len(rows) // 6}
     assert not rows.duplicated(["case_id", "metric"]).any()
     assert not _jobs_on_node(elsewhere), "a process was left"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@needs_slurm
+@pytest.mark.parametrize("interrupt", ["cancel", "leave"])
+def test_ctrl_c_ends_the_jobs_of_a_real_cluster_or_leaves_them_to_be_attached_to(
+    interrupt: str, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    command = [sys.executable, "-m", "cab.cli", "run", *REAL, f"slurm.interrupt={interrupt}"]
+    folder = tmp_path_factory.mktemp("slurm")
+    with slurm_cluster(folder, 21000 + os.getpid() % 9000 * 3) as variables:
+        environment = {**os.environ, **variables}
+
+        def queued() -> list[str]:
+            states = ["squeue", "-hr", "-o", "%i", "--states=PENDING,RUNNING"]
+            return subprocess.run(states, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+        first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 300
+        while not list((elsewhere / "results").glob("clusters/*/2.progress")):  # the laws are over
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+        first.send_signal(signal.SIGINT)
+        _, printed = first.communicate(timeout=60)
+        assert first.returncode == 130, printed
+        if interrupt == "cancel":
+            while (queued() or _jobs_on_node(elsewhere)) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            assert not queued() and not _jobs_on_node(elsewhere)
+        else:
+            assert "the same command attaches to them" in printed and queued()
+        second = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert second.returncode == 0, second.stderr
+        assert ("attached to" in second.stderr) == (interrupt == "leave")
+    rows = cab.load(elsewhere / "results")
+    assert set(rows.status) == {"ok"} and not rows.duplicated(["case_id", "metric"]).any()
 
 
 def _matching(words: list[str]) -> list[int]:
