@@ -68,7 +68,7 @@ class RecallSegments(GeneratedTask):
         dim: int = 32,
         pattern: str = "NS",
         documents: int = 4,
-        questions: int = 16,
+        questions: int = 32,
         examples: int = 1_000_000,
         halvings: int = 3,
         layers: int = 2,
