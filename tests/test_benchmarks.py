@@ -26,6 +26,7 @@ SHORT = {
     "scaling.py": ["linear", "--lengths", "64", "128", "256", "--rounds", "1", "--pairs", "1"],
     "startup.py": [],
     "timers.py": ["--rounds", "1"],
+    "track.py": ["--pairs", "1", "--cases", "mechanism=linear", "pattern=NS", "seq_len=64"],
 }
 
 

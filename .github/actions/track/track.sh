@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What the action does: compare with BASE, add the comment to the job's summary. Only a confirmed regression (1) and a
+# wrong request (2) fail; unproven (4) and nothing measured (3) are said and let pass.
+set -uo pipefail
+comment="${RUNNER_TEMP:-/tmp}/track.md"
+arguments=()
+while IFS= read -r line; do
+  [ -n "$line" ] && arguments+=(--case "$line")
+done <<< "${CASES:-}"
+code=0
+${CAB:-cab} track compare "$BASE" --comment "$comment" "${arguments[@]}" || code=$?
+[ -f "$comment" ] && cat "$comment" >> "${GITHUB_STEP_SUMMARY:-/dev/stdout}"
+{
+  echo "exit-code=$code"
+  echo "comment=$comment"
+} >> "${GITHUB_OUTPUT:-/dev/stdout}"
+case $code in
+  3 | 4) exit 0 ;;
+  *) exit "$code" ;;
+esac
