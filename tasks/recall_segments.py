@@ -12,9 +12,9 @@ Beside the tokens a batch offers
 
 - `segment` (batch, n): 1 to `documents`, in the order of the documents; `documents` + 1 for questions;
 - `modality` (batch, n): 1 for documents, 2 for questions;
-- `score` (batch, n, 1), from 0 to 1: what a retriever might say of the token's document. It is at least 1/2 for the one
-  with the answer, anything for the others, and 1 for questions;
-- `source_segment`, `source_modality`, `source_score`: those of the keys; in self patterns the same again.
+- `source_segment`, `source_modality`: those of the keys; in self patterns the same again;
+- `score` (batch, keys, 1), from 0 to 1: what a retriever might say of a key's document. It is at least 1/2 for the one
+  with the answer, anything for the others, and 1 for questions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class RecallSegments(GeneratedTask):
     """
 
     slots = ("NS", "CS", "NC", "CC")
-    inputs = ("segment", "modality", "score", "source_segment", "source_modality", "source_score")
+    inputs = ("segment", "modality", "source_segment", "source_modality", "score")
     metrics = {
         "accuracy": ("fraction", True),
         "accuracy_worst_position": ("fraction", True),
@@ -109,21 +109,23 @@ class RecallSegments(GeneratedTask):
         scores = torch.from_numpy(pairs.rng.integers(SCORES, self.documents)).float() / SCORES
         scores = torch.where(torch.arange(self.documents) == torch.from_numpy(answering), (1 + scores) / 2, scores)
         segments = torch.arange(1, self.documents + 1).repeat_interleave(size)
+        scores = scores.repeat_interleave(size, 1)[:, :, None]
         of_pairs = {
             "segment": segments.expand(len(labels), -1),
             "modality": torch.full_like(tokens[:, :, 0], DOCUMENT),
-            "score": scores.repeat_interleave(size, 1)[:, :, None],
         }
         of_questions = {
             "segment": torch.full_like(labels, self.documents + 1),
             "modality": torch.full_like(labels, QUESTION),
-            "score": torch.ones(*labels.shape, 1),
         }
         if self.pattern.cross:
-            return Batch(questions, None, tokens, None, labels, {**of_questions, **_of_source(of_pairs)})
+            inputs = {**of_questions, **_of_source(of_pairs), "score": scores}
+            return Batch(questions, None, tokens, None, labels, inputs)
         own = {name: torch.cat([of_pairs[name], of_questions[name]], 1) for name in of_pairs}
+        scores = torch.cat([scores, torch.ones(*labels.shape, 1)], 1)
         target = torch.cat([torch.full_like(tokens[:, :, 0], IGNORED), labels], 1)
-        return Batch(torch.cat([tokens, questions], 1), target=target, inputs={**own, **_of_source(own)})
+        inputs = {**own, **_of_source(own), "score": scores}
+        return Batch(torch.cat([tokens, questions], 1), target=target, inputs=inputs)
 
     def rotated(self, batch: Batch, places: int) -> Batch:
         """Return the batch with the documents, and their scores, moved on by `places`; the last ones come first."""
@@ -132,9 +134,7 @@ class RecallSegments(GeneratedTask):
         def moved(t: Tensor) -> Tensor:
             return torch.cat([t[:, : self.pairs].roll(shift, 1), t[:, self.pairs :]], 1)
 
-        inputs = dict(batch.inputs)
-        scores = ("source_score",) if self.pattern.cross else ("score", "source_score")
-        inputs |= {name: moved(inputs[name]) for name in scores}
+        inputs = {**batch.inputs, "score": moved(batch.inputs["score"])}
         if batch.y is not None:
             return replace(batch, y=moved(batch.y), inputs=inputs)
         return replace(batch, x=moved(batch.x), inputs=inputs)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from cab import Mechanism
 from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.planning.plan import plan
@@ -63,20 +64,15 @@ def test_all_questions_are_answered_by_the_pairs_of_one_document(pattern: str, s
 def test_what_a_batch_offers_beside_the_tokens(pattern: str) -> None:
     task = build_task(pattern)
     b = batch(task)
-    own, source = (
-        {name: b.inputs[prefix + name] for name in ("segment", "modality", "score")} for prefix in ("", "source_")
-    )
-    if pattern in CROSS:
-        assert (own["segment"] == 4).all() and (own["modality"] == 2).all() and (own["score"] == 1).all()
-        of_pairs = source
-    else:
-        assert all(torch.equal(own[name], source[name]) for name in own)
-        assert (own["segment"][:, 12:] == 4).all() and (own["modality"][:, 12:] == 2).all()
-        of_pairs = {name: t[:, :12] for name, t in own.items()}
+    own, source = ({name: b.inputs[prefix + name] for name in ("segment", "modality")} for prefix in ("", "source_"))
+    of_pairs = {name: t[:, :12] for name, t in source.items()}
+    of_questions = own if pattern in CROSS else {name: t[:, 12:] for name, t in own.items()}
+    assert (of_questions["segment"] == 4).all() and (of_questions["modality"] == 2).all()
+    assert pattern in CROSS or all(torch.equal(own[name], source[name]) for name in own)
     assert (of_pairs["segment"] == torch.tensor([1, 2, 3]).repeat_interleave(4)).all()
-    assert (of_pairs["modality"] == 1).all()
+    assert (of_pairs["modality"] == 1).all() and (b.inputs["score"][:, 12:] == 1).all()
     pairs, questions, _ = parts(b, pattern)
-    scores = of_pairs["score"].reshape(100, 3, 4)
+    scores = b.inputs["score"][:, :12].reshape(100, 3, 4)
     assert (scores == scores[:, :, :1]).all() and (scores >= 0).all() and (scores < 1).all()
     answering = (pairs[:, :, 0] == questions[:, :1, 0] - 24).int().argmax(1) // 4
     assert (scores[torch.arange(100), answering] >= 0.5).all() and (scores < 0.5).any()
@@ -94,7 +90,7 @@ def test_rotations_put_the_answer_in_each_place_once_and_change_nothing_else(pat
         assert torch.equal(moved, pairs.roll(4 * places, 1))
         assert torch.equal(same_questions, questions) and torch.equal(same_labels, labels)
         assert torch.equal(other.inputs["source_segment"], b.inputs["source_segment"])
-        assert torch.equal(other.inputs["source_score"][:, :12], b.inputs["source_score"][:, :12].roll(4 * places, 1))
+        assert torch.equal(other.inputs["score"][:, :12], b.inputs["score"][:, :12].roll(4 * places, 1))
         stood_at.append((moved[:, :, 0] == questions[:, :1, 0] - 24).int().argmax(1) // 4)
     assert (torch.stack(stood_at).sort(0).values == torch.arange(3)[:, None]).all()
 
@@ -142,6 +138,25 @@ def test_every_parameter_learns_and_every_slot_of_the_pattern_is_under_test(patt
     assert [m.slot.layer for m in layers.built] == [0, 1] and {m.slot.pattern.value for m in layers.built} == {pattern}
     task.loss(net, batch(task, "train")).backward()
     assert not [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+class ReadsAll(Mechanism):
+    """Takes all that the task offers; the harness checks kinds, sizes and lengths."""
+
+    patterns = dict.fromkeys(PATTERNS, "native")
+    inputs = {"segment": ("both", "sorted"), "modality": ("both", "index", 3), "score": ("keys", "real", 1)}
+
+    def attend(self, q: Any, k: Any, v: Any, key_mask: Any = None, query_mask: Any = None, **ids: Any) -> Any:
+        names = ("segment", "modality") if self.slot.pattern.cross else ()
+        assert set(ids) == {"segment", "modality", "score", *(f"source_{name}" for name in names)}
+        assert ids["score"].shape[1] == k.shape[2]
+        return q + 0 * (ids["score"].mean() + k.mean() + v.mean())
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_mechanism_may_read_all_that_is_offered(pattern: str) -> None:
+    task = build_task(pattern)
+    assert task.loss(task.model(LayerBuilder(ReadsAll, {}, pattern)), batch(task, count=4)).isfinite()
 
 
 def test_an_example_is_its_number_alone() -> None:
