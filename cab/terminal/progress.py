@@ -79,9 +79,9 @@ class Display:
         """Show what runs now, of several workers a line each. A log gets a line now and then: a training is alive."""
         if worker is None:
             self._doing.clear()  # what runs alone follows what ran side by side
+        if what and worker is not None:
+            what = f"worker {worker}: {what}"
         self._doing[worker] = what
-        if worker is not None:
-            what = f"worker {worker}: {what}" if what else ""
         if self._task is not None:
             width = max(20, self.console.width - _BAR_WIDTH)
             running = sorted((number or 0, text) for number, text in list(self._doing.items()) if text)

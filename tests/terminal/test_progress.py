@@ -66,3 +66,19 @@ def test_a_note_is_no_markup() -> None:
     out = io.StringIO()
     Display(Console(file=out, width=200)).note("set aside: [bold]x.json")
     assert lines_of(out) == ["note: set aside: [bold]x.json"]
+
+
+def test_a_terminal_has_a_line_for_each_worker_until_one_works_alone(measurements: list[Measurement]) -> None:
+    with Display(Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)) as display:
+        display.start(measurements, measurements)
+
+        def shown() -> list[str]:
+            return str(display._bar.tasks[0].description).split("\n")
+
+        display.doing("none: training", 0)
+        display.doing("mean: training", 1)
+        assert shown() == ["worker 0: none: training", "worker 1: mean: training"]
+        display.doing("", 0)
+        assert shown() == ["worker 1: mean: training"]
+        display.doing("none: latency")
+        assert shown() == ["none: latency"]
