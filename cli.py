@@ -220,6 +220,57 @@ def plot_mask(
     plot_masks(overrides or [], out, console())
 
 
+def _plot_command(kind: str, about: str) -> None:
+    """Add `cab plot KIND`: a picture of a store."""
+
+    @plot_app.command(kind, help=about)
+    @with_exit_codes
+    def plot(
+        words: Annotated[
+            list[str] | None, typer.Argument(metavar="[KEY=VALUE | DIR]...", help="Filters, stores and bundles.")
+        ] = None,
+        results: Results = Path("results"),
+        metric: Annotated[str, typer.Option(help="What is drawn; the headline by default.")] = "",
+        out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("results/plots"),
+        format_: Annotated[str, typer.Option("--format", help="png, svg or html.")] = "png",
+    ) -> None:
+        from cab.terminal.reporting import draw
+
+        typer.echo(f"written: {draw(kind, words or [], results, metric, out, format_)}")
+
+
+_plot_command("curve", "Draw a cost by length, as its ratio to softmax, a panel for each pattern.")
+_plot_command("tradeoff", "Draw latency against a score or memory; those that nothing beats in both are filled.")
+_plot_command("patterns", "Draw mechanism by pattern: how many times as good as softmax, or the score.")
+_plot_command("training", "Draw the validations of each training by step.")
+
+
+@app.command()
+@with_exit_codes
+def export(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the bundle.")],
+    results: Results = Path("results"),
+) -> None:
+    """Write the results as a bundle that can be cited: Parquet, environments, version and checksums."""
+    from cab import __version__
+    from cab.store import bundle
+
+    bundle.write(results, folder, __version__)
+    typer.echo(f"written: {folder}")
+
+
+@app.command(name="import")
+@with_exit_codes
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A bundle, as cab export writes it.")],
+    results: Results = Path("results"),
+) -> None:
+    """Verify a bundle and put it beside the results: cab report and cab pick read it with them."""
+    from cab.store import bundle
+
+    typer.echo(f"imported: {bundle.import_into(results, folder)}")
+
+
 @data_app.command("list")
 @with_exit_codes
 def data_list(data: Data = Path("data")) -> None:

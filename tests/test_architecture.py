@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "commands": "worker conformance attention planning plugins environment contracts paths errors",
     # above all
     "api": "terminal runner store plugins contracts errors",
-    "cli": "tracking terminal runner report analysis store api cab errors",
+    "cli": "tracking terminal runner store cab errors",
     "cab": "api contracts errors public_names",  # cab/__init__.py: public names, fetched when first used
 }
 # package -> packages that its functions alone may import

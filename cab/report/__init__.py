@@ -13,11 +13,13 @@ from cab.report.export import write_csv, write_parquet
 from cab.report.formats import FORMATS, chosen_metrics, formatted
 from cab.report.html_page import write_page
 from cab.report.pick import pick_json, print_pick
+from cab.report.pictures import PICTURES, write_picture
 from cab.report.tables import print_report
 from cab.report.utilisation import print_utilisation
 
 __all__ = [
     "FORMATS",
+    "PICTURES",
     "Results",
     "chosen_metrics",
     "filters_of",
@@ -36,4 +38,5 @@ __all__ = [
     "write_csv",
     "write_page",
     "write_parquet",
+    "write_picture",
 ]

@@ -1,4 +1,4 @@
-"""Boards as one table in the formats of other tools: Markdown, LaTeX, CSV, HTML, JSON and Parquet.
+"""Boards as one table in the formats of other tools: Markdown, LaTeX, CSV, HTML, JSON and Parquet; or as a badge.
 
 Markdown, LaTeX and HTML hold numbers as people read them, the others full precision in the units of the rows.
 """
@@ -14,12 +14,13 @@ from cab.analysis.leaderboard import COST_UNITS, Board, Line, Metric, metrics_of
 from cab.analysis.questions import QUESTION
 from cab.errors import UsageError, unknown
 from cab.report import notes
+from cab.report.badge import badge
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMATS = ("table", "md", "tex", "csv", "html", "parquet", "json")
+FORMATS = ("table", "md", "tex", "csv", "html", "parquet", "json", "badge")
 _MARKDOWN = re.compile(r"[\\|<>*_`\[\]]")
 _TEX = {
     "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}", "±": "$\\pm$", "≈": "$\\approx$", "–": "--",
@@ -35,6 +36,8 @@ def formatted(boards: Sequence[Board], name: str, columns: Sequence[str] = ()) -
         raise unknown("format", name, FORMATS)
     if not boards:
         raise UsageError(notes.EMPTY)
+    if name == "badge":
+        return badge(max(boards, key=lambda board: (int(board.question["n"]), len(board.lines)))).encode()
     metrics = chosen_metrics(boards, columns)
     if name in ("csv", "json", "parquet"):
         frame = _frame(boards, metrics)

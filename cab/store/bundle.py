@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROWS, ENVIRONMENTS, MANIFEST = "results.parquet", "environments.json", "bundle.json"
+IMPORTED = "bundles"  # the folder of a store that holds imported bundles
 _OLDER_ENVIRONMENTS = "environment.json"
 FORMAT = 1
 
@@ -110,6 +111,27 @@ def write(source: Path, folder: Path, version: str) -> None:
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())  # last: a bundle with one is whole
 
 
+def imported(source: Path | Store) -> list[Path]:
+    """Return the bundles that were imported into a store."""
+    folder = source.folder if isinstance(source, Store) else source
+    return sorted(path.parent for path in (folder / IMPORTED).glob(f"*/{ROWS}"))
+
+
+def import_into(folder: Path, bundle_folder: Path) -> Path:
+    """Verify a bundle, copy it into the results folder, and return where it lies. It is read with the results there.
+
+    It stays a bundle of its own, so that the results of this machine remain apart from those of others.
+    """
+    if not (bundle_folder / MANIFEST).is_file():
+        raise UsageError(f"{bundle_folder} is no bundle: there is no {MANIFEST}; make one with cab export")
+    read(bundle_folder)
+    manifest = (bundle_folder / MANIFEST).read_bytes()
+    target = folder / IMPORTED / sha256(manifest).hexdigest()[:12]
+    for name in (ROWS, ENVIRONMENTS, MANIFEST):
+        write_whole(target / name, (bundle_folder / name).read_bytes())
+    return target
+
+
 def merge(sources: Sequence[Path | Store]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Return the rows and environments of several stores and bundles.
 
@@ -117,7 +139,7 @@ def merge(sources: Sequence[Path | Store]) -> "tuple[pd.DataFrame, pd.DataFrame]
     """
     import pandas as pd
 
-    parts = [read(source) for source in sources]
+    parts = [read(each) for source in sources for each in (source, *imported(source))]
     if len(parts) == 1:
         return parts[0]
     rows = pd.concat([rows for rows, _ in parts], ignore_index=True).sort_values("time", kind="stable")

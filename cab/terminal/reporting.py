@@ -12,6 +12,7 @@ from cab.errors import UsageError, unknown
 from cab.paths import beside
 from cab.report import (
     FORMATS,
+    PICTURES,
     Results,
     filters_of,
     formatted,
@@ -29,6 +30,7 @@ from cab.report import (
     write_csv,
     write_page,
     write_parquet,
+    write_picture,
 )
 from cab.store import bundle, machine_peaks
 from cab.store.store import Store
@@ -126,6 +128,15 @@ def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_
         print(pick_json(choice, allowed, filters["pattern"][0]))
     else:
         print_pick(choice, allowed, filters["pattern"][0], out)
+
+
+def draw(kind: str, words: Sequence[str], results: Path, metric: str, out: Path, format_: str) -> Path:
+    """Draw one of PICTURES from the folders among `words` or from `results`, and return the file."""
+    filters, folders = read(words, results)
+    figure = PICTURES[kind](tables_of(Request(filters, folders)), metric)
+    path = out / f"{kind}.{format_}"
+    write_picture(figure, path)
+    return path
 
 
 def _write_and_print(request: Request, tables: Results, out: Console, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -38,3 +39,9 @@ def test_columns_are_chosen_in_their_order() -> None:
         formatted([BOARD], "md", ["latenci"])
     with pytest.raises(UsageError, match="unknown format"):
         formatted([BOARD], "xml")
+
+
+def test_a_badge_names_the_best_and_escapes_it() -> None:
+    text = formatted([BOARD], "badge").decode()
+    root = ElementTree.fromstring(text)
+    assert root.attrib["aria-label"].startswith("speed NS n=512: a|b<i>&_$") and text.count("<i>") == 0

@@ -53,3 +53,25 @@ def test_of_two_answers_to_one_case_the_newer_counts(tmp_path: Path) -> None:
 def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a store"):
         bundle.read(tmp_path)
+
+
+def test_an_imported_bundle_is_read_with_the_results(tmp_path: Path) -> None:
+    own = source(tmp_path / "own")
+    other = tmp_path / "other"
+    other.mkdir()
+    table_of(case_rows({"latency": 3.0}, n=64, m=64)).to_parquet(other / bundle.ROWS)
+    bundle.write(other, tmp_path / "bundle", "1.0")
+    where = bundle.import_into(own, tmp_path / "bundle")
+    assert where == bundle.import_into(own, tmp_path / "bundle")  # a second time changes nothing
+    rows, _ = bundle.merge([own])
+    assert sorted(rows["value"]) == [1.0, 3.0]
+
+
+def test_only_a_whole_bundle_is_imported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no bundle"):
+        bundle.import_into(tmp_path, source(tmp_path / "old"))
+    bundle.write(tmp_path / "old", tmp_path / "new", "1.0")
+    (tmp_path / "new" / bundle.ENVIRONMENTS).unlink()
+    with pytest.raises(UsageError, match="not whole"):
+        bundle.import_into(tmp_path, tmp_path / "new")
+    assert not (tmp_path / bundle.IMPORTED).exists()

@@ -1,0 +1,263 @@
+"""Pictures of a store with plotly: cost by length, trade-off, patterns, learning curves. As HTML, or as PNG or SVG."""
+
+from collections.abc import Callable, Sequence
+from math import log2
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.questions import QUESTION
+from cab.analysis.ranking import pattern_order
+from cab.analysis.results import Results
+from cab.errors import UsageError, unknown
+from cab.report import notes
+from cab.report.export import write_file
+from cab.report.summary import longest_boards, ratio, softmax_line
+from cab.report.units import display_unit
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FORMATS = ("png", "svg", "html")
+HIGHLIGHTED = 8  # lines that have a colour and a name; the others are grey
+COLOURS = ("#1a1e23", "#0b5cad", "#b3470d", "#00795b", "#a13d86", "#7a6000", "#4b5fd0", "#8c2d2d")
+GREY = "#c3c8ce"
+WIDTH, HEIGHT = 1100, 700
+
+
+def curve(results: Results, metric: str = "") -> "Figure":
+    """Draw a cost by length as its ratio to softmax, a panel for each pattern; a score as it is."""
+    from plotly.subplots import make_subplots
+
+    group = _largest_group(results.boards, ("pattern", "n", "m"))
+    chosen = _metric(group, metric)
+    patterns = sorted({str(board.question["pattern"]) for board in group}, key=pattern_order)
+    series: dict[str, dict[str, list[tuple[int, float, float | None, float | None]]]] = {name: {} for name in patterns}
+    for board in sorted(group, key=lambda board: int(board.question["n"])):
+        reference = softmax_line(board)
+        below = reference.cells.get(chosen.name) if reference else None
+        for line in board.lines:
+            cell = line.cells.get(chosen.name)
+            if line.kind != "ranked" or cell is None or cell.value is None:
+                continue
+            point = (cell.value, cell.low, cell.high) if chosen.is_score else ratio(cell, below)
+            if point is not None:
+                points = series[str(board.question["pattern"])].setdefault(line.label, [])
+                points.append((int(board.question["n"]), *point))
+    if max((len({p[0] for p in points}) for of in series.values() for points in of.values()), default=0) < 2:
+        raise UsageError("a curve needs two lengths of one question; measure more with seq_len=256,512,1024")
+    columns = 2 if len(patterns) > 1 else 1
+    titles = [notes.pattern_title(pattern) for pattern in patterns]
+    figure = make_subplots(
+        -(-len(patterns) // columns), columns, subplot_titles=titles, shared_xaxes=True, shared_yaxes=True,
+        horizontal_spacing=0.05, vertical_spacing=0.1,
+    )  # fmt: skip
+    highlighted = _best_of_curves(series, chosen)
+    for i, pattern in enumerate(patterns):
+        # grey lines first, so that the coloured ones lie above them
+        for label, points in sorted(series[pattern].items(), key=lambda item: item[0] in highlighted):
+            is_named = label in highlighted
+            colour = COLOURS[highlighted.index(label)] if is_named else GREY
+            above = [(value if high is None else high) - value for _, value, _, high in points]
+            arms_below = [value - (value if low is None else low) for _, value, low, _ in points]
+            arms = {"type": "data", "array": above, "arrayminus": arms_below, "thickness": 1}
+            figure.add_scatter(
+                x=[n for n, *_ in points], y=[value for _, value, *_ in points], name=_plain(label),
+                legendgroup=label, showlegend=is_named and not any(label in series[p] for p in patterns[:i]),
+                mode="lines+markers" if is_named else "lines", line={"color": colour, "width": 2 if is_named else 1},
+                error_y=arms if is_named else None,
+                row=i // columns + 1, col=i % columns + 1,
+            )  # fmt: skip
+    figure.update_xaxes(type="log", title="n", tickvals=sorted({int(board.question["n"]) for board in group}))
+    if not chosen.is_score:
+        figure.update_yaxes(type="log")
+        figure.add_hline(y=1, line={"dash": "dot", "color": "#59616b"})
+    axis = chosen.name.replace("_", " ") + ("" if chosen.is_score else ", ratio to softmax")
+    return _styled(figure, f"{axis} by length", group[0])
+
+
+def tradeoff(results: Results, metric: str = "") -> "Figure":
+    """Draw latency against peak memory or a score of the same board; those that nothing beats in both are filled."""
+    import plotly.graph_objects as go
+
+    boards = longest_boards(results.boards)
+    board = max(boards, key=lambda board: (board.has_scores, len(board.lines)))
+    across = next((m for m in board.metrics if m.name == "latency"), None) or board.metrics[-1]
+    names = [m.name for m in board.metrics if m is not across]
+    usual = board.headline.name if board.has_scores else "peak_allocated"
+    up = next((m for m in board.metrics if m.name == (metric or usual)), None)
+    if up is None or up is across:
+        raise unknown("metric", metric or usual, names)
+    points = [
+        (line, line.cells[across.name], line.cells[up.name])
+        for line in board.lines
+        if line.kind == "ranked" and _has(line, across) and _has(line, up)
+    ]
+    if not points:
+        raise UsageError(f"no mechanism has both {across.name} and {up.name}")
+    sign = -1 if up.higher_is_better else 1
+    front = [point for point in points if not any(_dominates(other, point, sign) for other in points)]
+    x_unit = display_unit(across.unit, [x.value for _, x, _ in points])
+    y_unit = display_unit(up.unit, [y.value for _, _, y in points])
+    figure = go.Figure()
+    for name, fill in (("dominated", "white"), ("frontier", COLOURS[1])):
+        members = [point for point in points if (point in front) == (name == "frontier")]
+        edge = COLOURS[1] if name == "frontier" else "#59616b"
+        figure.add_scatter(
+            x=[(x.value or 0.0) / x_unit.factor for _, x, _ in members],
+            y=[(y.value or 0.0) / y_unit.factor for _, _, y in members],
+            text=[_plain(line.label) for line, _, _ in members],
+            mode="markers+text" if name == "frontier" else "markers",  # names of all would hide each other
+            name=name,
+            textposition="top center",
+            marker={"size": 9, "color": fill, "line": {"width": 1.5, "color": edge}},
+        )
+    figure.update_xaxes(type="log", title=x_unit.header(across.name))
+    figure.update_yaxes(type="linear" if up.is_score else "log", title=y_unit.header(up.name))
+    return _styled(figure, notes.title([board]), board)
+
+
+def patterns(results: Results, metric: str = "") -> "Figure":
+    """Draw mechanism by pattern at the longest length: how many times as good as softmax, or the score."""
+    import plotly.graph_objects as go
+
+    group = longest_boards(_largest_group(results.boards, ("pattern", "n", "m")))
+    chosen = _metric(group, metric)
+    group.sort(key=lambda board: pattern_order(str(board.question["pattern"])))
+    values: dict[str, list[float | None]] = {}
+    for i, board in enumerate(group):
+        reference = softmax_line(board)
+        above = reference.cells.get(chosen.name) if reference else None
+        for line in board.lines:
+            cell = line.cells.get(chosen.name)
+            if line.kind != "ranked" or cell is None or cell.value is None:
+                continue
+            times = ratio(above, cell)
+            value = cell.value if chosen.is_score else times[0] if times else None
+            values.setdefault(line.label, [None] * len(group))[i] = value
+    labels = sorted(values, key=lambda label: sum(value or 0 for value in values[label]))
+    shades = [[None if v is None else v if chosen.is_score else log2(v) for v in values[label]] for label in labels]
+    heatmap = go.Heatmap(
+        x=[f"{board.question['pattern']}, n = {board.question['n']:,}" for board in group],
+        y=list(map(_plain, labels)),
+        z=shades,
+        text=[["" if v is None else f"{v:.3g}" for v in values[label]] for label in labels],
+        texttemplate="%{text}",
+        colorscale="Blues" if chosen.is_score else "RdBu",
+        zmid=None if chosen.is_score else 0,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure = go.Figure(heatmap)
+    what = chosen.name.replace("_", " ") + ("" if chosen.is_score else ": how many times as good as softmax")
+    return _styled(figure, what, group[0], height=max(HEIGHT, 22 * len(labels) + 140))
+
+
+def training(results: Results, metric: str = "") -> "Figure":
+    """Draw the validations of each training: a line for each mechanism and seed, by step."""
+    import plotly.graph_objects as go
+
+    rows = results.rows[results.rows["step"].notna() & (results.rows["grade"] != "floor")]
+    if rows.empty:
+        raise UsageError("no training was recorded; train with: cab run task=recall_ns mechanism=softmax")
+    names = sorted(rows["metric"].unique())
+    chosen = metric or names[0]
+    if chosen not in names:
+        raise unknown("metric", chosen, names)
+    rows = rows[rows["metric"] == chosen].sort_values("step")
+    figure = go.Figure()
+    labels = sorted(rows["mechanism"].unique(), key=lambda name: (name != "softmax", name))
+    keys = ["mechanism", "task", "pattern", "n", "seed", "case_id"]
+    legend: set[str] = set()
+    for (mechanism, task, pattern, n, _, _), of in rows.groupby(keys, sort=False):
+        name = f"{mechanism} {task} {pattern} n={n}"
+        colour = COLOURS[labels.index(mechanism) % len(COLOURS)]
+        figure.add_scatter(
+            x=list(of["step"]), y=list(of["value"]), name=_plain(name), legendgroup=name, showlegend=name not in legend,
+            mode="lines+markers", line={"color": colour},
+        )  # fmt: skip
+        legend.add(name)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title=chosen.replace("_", " "))
+    return _styled(figure, f"{chosen.replace('_', ' ')} on the validation examples, by step", None)
+
+
+PICTURES: dict[str, Callable[[Results, str], "Figure"]] = {
+    "curve": curve, "tradeoff": tradeoff, "patterns": patterns, "training": training,
+}  # fmt: skip
+
+
+def write_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format of the path's suffix; `UsageError` says what PNG and SVG need."""
+    kind = path.suffix.lstrip(".")
+    if kind not in FORMATS:
+        raise unknown("format", kind, FORMATS)
+    if kind == "html":
+        write_file(path, figure.to_html(include_plotlyjs=True))
+        return
+    try:
+        content = figure.to_image(format=kind)
+    except Exception as error:  # whatever plotly and kaleido raise where one of them or the browser is missing
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"cannot draw {kind}: {first}. PNG and SVG need the extra `pictures` and a Chromium or Chrome; "
+            f"--format html needs neither"
+        ) from error
+    write_file(path, content)
+
+
+def _largest_group(boards: Sequence[Board], free: Sequence[str]) -> list[Board]:
+    """Return, of the groups of boards that differ in nothing but `free`, the one with most lines."""
+    groups: dict[tuple[object, ...], list[Board]] = {}
+    for board in boards:
+        key = (*(board.question[name] for name in QUESTION if name not in free), board.machine)
+        groups.setdefault(key, []).append(board)
+    if not groups:
+        raise UsageError(notes.EMPTY)
+    return max(groups.values(), key=lambda group: sum(len(board.lines) for board in group))
+
+
+def _metric(boards: Sequence[Board], name: str) -> Metric:
+    metrics = {metric.name: metric for board in boards for metric in board.metrics}
+    if name and name not in metrics:
+        raise unknown("metric", name, metrics)
+    return metrics[name] if name else boards[0].headline
+
+
+def _has(line: Line, metric: Metric) -> bool:
+    cell = line.cells.get(metric.name)
+    return cell is not None and cell.value is not None
+
+
+def _dominates(other: tuple[Line, Cell, Cell], point: tuple[Line, Cell, Cell], sign: int) -> bool:
+    """Whether another point is at least as good in both, and better in one."""
+    less_x = (point[1].value or 0.0) - (other[1].value or 0.0)
+    less_y = sign * ((point[2].value or 0.0) - (other[2].value or 0.0))
+    return min(less_x, less_y) >= 0 and max(less_x, less_y) > 0
+
+
+def _best_of_curves(series: dict[str, dict[str, list[Any]]], metric: Metric) -> list[str]:
+    """Return the labels to highlight: softmax, and the best at the longest length over the patterns."""
+    sums: dict[str, list[float]] = {}
+    for of in series.values():
+        for label, points in of.items():
+            sums.setdefault(label, []).append(points[-1][1])
+    sign = -1 if metric.higher_is_better else 1
+    order = sorted(sums, key=lambda label: (-len(sums[label]), sign * sum(sums[label]) / len(sums[label])))
+    softmax = [label for label in sorted(sums, reverse=True) if label.split()[0] == "softmax"][:2]
+    return list(dict.fromkeys([*softmax, *order]))[:HIGHLIGHTED]
+
+
+def _plain(text: str) -> str:
+    """Return a text in which plotly sees no tag."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _styled(figure: "Figure", title: str, board: Board | None, height: int = HEIGHT) -> "Figure":
+    subtitle = "" if board is None else _plain(f"{notes.conditions(board)} · {board.machine}")
+    figure.update_layout(
+        template="plotly_white", width=WIDTH, height=height, font={"size": 13},
+        title={"text": f"{_plain(title)}<br><sup>{subtitle}</sup>"}, margin={"l": 70, "r": 20, "t": 90, "b": 60},
+    )  # fmt: skip
+    return figure

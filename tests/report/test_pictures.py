@@ -1,0 +1,89 @@
+"""Pictures of a store."""
+
+from pathlib import Path
+
+import pytest
+
+from cab.analysis.results import Results
+from cab.errors import UsageError
+from cab.report.pictures import curve, patterns, tradeoff, training, write_picture
+from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
+
+COSTS = {"softmax": (4.0, 400), "fast": (1.0, 100), "lean": (2.0, 10), "slow": (8.0, 200), "mean": (0.1, 0)}
+GRID = Results(
+    table_of(
+        *(
+            case_rows(
+                {"latency": (s * n, s * n * 0.9, s * n * 1.2), "peak_allocated": mebibytes * n},
+                mechanism=name, pattern=pattern, n=n, m=n,
+            )
+            for pattern in ("CC", "NS")
+            for n in (256, 512)
+            for name, (s, mebibytes) in COSTS.items()
+        )
+    ),
+    environments(),
+)  # fmt: skip
+
+
+def test_a_curve_is_the_ratio_to_softmax_of_every_ranked_line() -> None:
+    lines = {(trace.name, trace.yaxis): list(trace.y) for trace in curve(GRID).data}
+    assert len(lines) == 8 and lines["fast", "y"] == pytest.approx([0.25, 0.25])
+    assert not any(name == "mean" for name, _ in lines)
+
+
+def test_one_length_is_no_curve() -> None:
+    with pytest.raises(UsageError, match="two lengths"):
+        curve(Results(table_of(case_rows({"latency": 1.0})), environments()))
+
+
+def test_the_frontier_is_what_nothing_beats_in_both() -> None:
+    by_name = {trace.name: set(trace.text) for trace in tradeoff(GRID).data}
+    assert by_name == {"frontier": {"fast", "lean"}, "dominated": {"softmax", "slow"}}
+
+
+def test_patterns_hold_how_many_times_as_good_as_softmax() -> None:
+    (heatmap,) = patterns(GRID).data
+    assert list(heatmap.x) == ["NS, n = 512", "CC, n = 512"]
+    assert dict(zip(heatmap.y, heatmap.text, strict=True))["fast"] == ["4", "4"]
+
+
+def test_a_learning_curve_is_the_validations_by_step() -> None:
+    steps = [with_columns(training_rows("softmax", x), step=step) for step, x in ((20, 0.5), (10, 0.4))]
+    (line,) = training(Results(table_of(*steps), environments())).data
+    assert list(line.x) == [10, 20] and list(line.y) == [0.4, 0.5]
+    with pytest.raises(UsageError, match="no training"):
+        training(GRID)
+
+
+def test_a_name_is_no_markup() -> None:
+    rows = [case_rows({"latency": 1.0}, mechanism="<b>x</b>", n=n, m=n) for n in (256, 512)]
+    rows += [case_rows({"latency": 1.0}, n=n, m=n) for n in (256, 512)]
+    assert "&lt;b&gt;x&lt;/b&gt;" in {trace.name for trace in curve(Results(table_of(*rows), environments())).data}
+
+
+def test_html_holds_its_script_and_other_formats_say_what_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = curve(GRID)
+    write_picture(figure, tmp_path / "curve.html")
+    text = (tmp_path / "curve.html").read_text()
+    assert "plotly.js v" in text and "cdn.plot.ly/plotly" not in text
+
+    def no_browser(**_: object) -> bytes:
+        raise RuntimeError("no browser")
+
+    monkeypatch.setattr(type(figure), "to_image", lambda self, **options: no_browser(**options))
+    with pytest.raises(UsageError, match="the extra `pictures` and a Chromium"):
+        write_picture(figure, tmp_path / "curve.png")
+    with pytest.raises(UsageError, match="unknown format"):
+        write_picture(figure, tmp_path / "curve.gif")
+
+
+def test_a_png_is_drawn_where_there_is_a_browser(tmp_path: Path) -> None:
+    pytest.importorskip("kaleido", reason="no kaleido: PNG is not drawn")
+    try:
+        write_picture(curve(GRID), tmp_path / "curve.png")
+    except UsageError as error:
+        pytest.skip(f"PNG is not drawn here: {error}")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
