@@ -176,11 +176,22 @@ def list_(
 @app.command()
 @with_exit_codes
 def show(
-    what: Annotated[str, typer.Argument(metavar="mechanism=NAME | task=NAME", autocompletion=_complete)],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND=NAME", help="KIND: mechanism, task, meter, metric, grid or law.", autocompletion=_complete
+        ),
+    ],
 ) -> None:
     """Show a plug-in: what it is, its hyper-parameters and its sources."""
-    from cab.terminal.listing import print_plugin
     from cab.terminal.printing import console
+
+    if what.startswith("law="):
+        from cab.commands.check import print_law
+
+        print_law(what.removeprefix("law="), console())
+        return
+    from cab.terminal.listing import print_plugin
 
     print_plugin(what, console())
 

@@ -200,6 +200,21 @@ def _print(
     return lawful
 
 
+def print_law(name: str, out: Console) -> None:
+    """Print what a law demands, its usual breach, and whether a mechanism may be exempt."""
+    from cab.conformance import LAWS
+    from cab.conformance.hints import HINTS
+
+    if name not in LAWS:
+        raise unknown("law", name, LAWS)
+    law = LAWS[name]
+    exemption = "a mechanism may be exempt, with its reason" if law.exemptible else "none"
+    run = "where it is named, or backend=compile is" if law.long else "by cab check, and before cab run measures"
+    lines = (f"law: {law.doc}", f"often broken by: {HINTS[name]}", f"exemption: {exemption}", f"run: {run}")
+    for line in lines:
+        out.print(escape(line), highlight=False, soft_wrap=True)
+
+
 def _by_law(verdicts: "list[Verdict]") -> "dict[str, list[Verdict]]":
     by_law: dict[str, list[Verdict]] = {}
     for verdict in verdicts:

@@ -68,7 +68,7 @@ def _of_mechanism(card: Card) -> dict[str, Any]:
 
 
 def print_plugin(text: str, out: Console) -> None:
-    """Print what `mechanism=NAME`, `task=`, `meter=`, `metric=`, `grid=` or `law=` names, or a plug-in's name alone.
+    """Print what `mechanism=NAME`, `task=`, `meter=`, `metric=` or `grid=` names, or a plug-in's name alone.
 
     Of several plug-ins with one name, the first kind in `cab.plugins.registry.KINDS` is printed.
     """
@@ -83,9 +83,6 @@ def print_plugin(text: str, out: Console) -> None:
         return
     if kind == "metric":
         _print_metric(name, out)
-        return
-    if kind == "law":
-        _print_law(name, out)
         return
     if kind not in registry.KINDS:
         raise unknown("kind of plug-in", kind, [*registry.KINDS, "metric", "grid", "law"])
@@ -227,23 +224,6 @@ def _print_grid(name: str, out: Console) -> None:
         raise unknown("grid", name, options("grid"))
     for block in node("grid", name)["blocks"]:
         out.print(escape(" ".join(map(str, block))), highlight=False)
-
-
-def _print_law(name: str, out: Console) -> None:
-    """Print what a law demands, its usual breach, and who may be exempt."""
-    from cab.conformance import LAWS  # imports torch
-    from cab.conformance.hints import HINTS
-
-    if name not in LAWS:
-        raise unknown("law", name, LAWS)
-    law = LAWS[name]
-    facts = {
-        "law": law.doc,
-        "often broken by": HINTS[name],
-        "exemption": "a mechanism may be exempt, with its reason" if law.exemptible else "none",
-        "run": "where it is named, or backend=compile is" if law.long else "by cab check, and before cab run measures",
-    }
-    print_pairs(facts, out)
 
 
 def _print_metric(name: str, out: Console) -> None:

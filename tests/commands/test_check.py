@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cab.commands.check import check_and_print, requested
+from cab.commands.check import check_and_print, print_law, requested
 from cab.conformance import LAWS
 from cab.conformance.hints import HINTS
 from cab.errors import UsageError
-from cab.terminal.listing import print_plugin
 
 FILE = """
 import os
@@ -81,10 +80,10 @@ def test_every_law_has_a_usual_cause() -> None:
 
 def test_a_law_is_shown() -> None:
     out = StringIO()
-    print_plugin("law=padding", Console(file=out, width=200))
+    print_law("padding", Console(file=out, width=200))
     assert "masked tail" in out.getvalue() and "often broken by" in out.getvalue()
     with pytest.raises(UsageError, match="did you mean 'padding'"):
-        print_plugin("law=pading", Console(file=out))
+        print_law("pading", Console(file=out))
 
 
 @pytest.mark.parametrize(
