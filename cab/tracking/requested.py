@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cab.errors import UsageError
-from cab.tracking.sides import NoData, Side, changed, installed_side, repository_of, side_of
+from cab.tracking.sides import NoData, Side, changed, folder_side, installed_side, repository_of, side_of
 
 
 def requested_sides(
@@ -12,11 +12,19 @@ def requested_sides(
     """Return base and head; `UsageError` where they are not two, or where one cannot be made."""
     if (base is None) == (against is None):
         raise UsageError("compare with what? Give BASE, as HEAD~1, or --against backend=NAME, one of the two")
-    head_side = installed_side() if head is None else _side(head, same_environment)
+    head_side = _here() if head is None else _side(head, same_environment)
     if against is not None:
         return changed(head_side, against), head_side
     assert base is not None
     return _side(base, same_environment), head_side
+
+
+def _here() -> Side:
+    """Return the checkout that the working folder is in, as it is; elsewhere this installation."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "cab" / "__init__.py").is_file():
+            return folder_side(folder)
+    return installed_side()
 
 
 def _side(text: str, same_environment: bool) -> Side:

@@ -153,7 +153,7 @@ def parse(words: list[str]) -> None:
 
     group = typer.main.get_command(app)
     names = [word for word in words if not word.startswith("-")]
-    for name in names[:1] if names and names[0] not in ("data", "plot") else names[:2]:
+    for name in names[:1] if names and names[0] not in ("data", "plot", "track") else names[:2]:
         assert name in group.commands, f"there is no command {name}"  # type: ignore[attr-defined]
         group = group.commands[name]  # type: ignore[attr-defined]
         words = words[words.index(name) + 1 :]

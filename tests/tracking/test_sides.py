@@ -159,6 +159,16 @@ def test_compare_needs_a_base_or_what_it_is_against() -> None:
             requested_sides(base, None, against, False)
 
 
+def test_the_head_is_the_checkout_that_the_user_is_in(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "cab" / "__init__.py").write_text("dirty = 1")
+    monkeypatch.chdir(repository / "cab")
+    base, head = requested_sides("HEAD", None, None, False)
+    assert base.sources and "two = 2" in (Path(base.sources) / "cab" / "__init__.py").read_text()
+    assert head.sources and "dirty = 1" in (Path(head.sources) / "cab" / "__init__.py").read_text()
+    _, second = requested_sides("HEAD", "HEAD~1", None, False)
+    assert second.sources and "one = 1" in (Path(second.sources) / "cab" / "__init__.py").read_text()
+
+
 def test_a_worker_has_no_setting_of_the_user_that_would_change_its_speed(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
