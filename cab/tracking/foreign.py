@@ -1,0 +1,129 @@
+"""Results of other tools as points of the history, and points as pytest-benchmark's JSON."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cab.contracts.case import digest
+from cab.errors import UsageError
+from cab.tracking.history import Point
+
+_TO_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}  # google/benchmark's units
+
+
+def read_results(path: Path) -> list[Point]:
+    """Read the JSON of pytest-benchmark, asv (one file of results) or google/benchmark; medians, where there are some.
+
+    `UsageError` where it is none of these.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no JSON that can be read: {error}") from None
+    readers = {"pytest-benchmark": _pytest_benchmark, "asv": _asv, "google/benchmark": _google}
+    try:
+        kind = _kind(data)
+        if kind:
+            return list(readers[kind](data))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(f"{path} looks like {kind}'s JSON, but cannot be read: {error!r}") from None
+    raise UsageError(f"{path} is not the JSON of {', '.join(readers)}: write it with --benchmark-json, for example")
+
+
+def _kind(data: Any) -> str:
+    if not isinstance(data, dict):
+        return ""
+    if "machine_info" in data and "benchmarks" in data:
+        return "pytest-benchmark"
+    if "context" in data and "benchmarks" in data:
+        return "google/benchmark"
+    return "asv" if {"commit_hash", "results", "result_columns"} <= set(data) else ""
+
+
+def _pytest_benchmark(data: dict[str, Any]) -> Iterator[Point]:
+    commit = data["commit_info"]
+    when = _seconds(commit.get("time") or data["datetime"])
+    environment = digest(data["machine_info"], 12)
+    for each in data["benchmarks"]:
+        value = float(each["stats"]["median"])
+        yield _point(commit["id"], when, each["fullname"], environment, value, "pytest-benchmark")
+
+
+def _asv(data: dict[str, Any]) -> Iterator[Point]:
+    environment = digest([data.get("params", {}), data.get("env_name", "")], 12)
+    column = data["result_columns"].index("result")
+    for name, row in data["results"].items():
+        values = row[column] if isinstance(row, list) else row
+        # one value a combination of parameters; those that failed are null
+        for number, value in enumerate(values if isinstance(values, list) else [values]):
+            if isinstance(value, int | float) and value == value:
+                case = name if not isinstance(values, list) or len(values) == 1 else f"{name} [{number}]"
+                yield _point(data["commit_hash"], data["date"] / 1000, case, environment, float(value), "asv")
+
+
+def _google(data: dict[str, Any]) -> Iterator[Point]:
+    context = data["context"]
+    environment = digest({key: context.get(key) for key in ("host_name", "num_cpus", "mhz_per_cpu")}, 12)
+    rows = [row for row in data["benchmarks"] if row.get("aggregate_name", "median") == "median"]
+    for row in rows:
+        if row.get("run_type") == "iteration" and any(
+            r.get("run_name") == row["run_name"] and r is not row for r in rows
+        ):
+            continue  # its median is there
+        value = float(row["real_time"]) * _TO_SECONDS[row["time_unit"]]
+        commit = context.get("commit") or context.get("git_commit") or f"unknown at {context['date']}"
+        yield _point(commit, _seconds(context["date"]), row["run_name"], environment, value, "google/benchmark")
+
+
+def _point(commit: str, when: float, case: str, environment: str, value: float, source: str) -> Point:
+    return Point(commit, when, case, environment, "latency", value, "s", source, time.time())
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def as_pytest_benchmark(points: Sequence[Point]) -> str:
+    """Write the points of one commit and environment as pytest-benchmark's JSON, for `pytest-benchmark compare`.
+
+    One value a case is known, so all of its statistics are this value. `UsageError` for points of several commits.
+    """
+    commits, environments = {point.commit for point in points}, {point.environment for point in points}
+    if len(commits) != 1 or len(environments) != 1:
+        raise UsageError(f"a file is of one commit on one machine, not of {len(commits)} on {len(environments)}")
+    first = points[0]
+    names = ("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr")
+    benchmarks = [
+        {
+            "group": None,
+            "name": point.case,
+            "fullname": point.case,
+            "params": None,
+            "param": None,
+            "extra_info": {"environment": point.environment, "source": point.source},
+            "options": {},
+            "stats": {
+                **dict.fromkeys(names, point.value),
+                **dict.fromkeys(("stddev", "iqr", "iqr_outliers", "stddev_outliers"), 0),
+                **{"outliers": "0;0", "ops": 1 / point.value, "total": point.value, "rounds": 1, "iterations": 1},
+            },
+        }
+        for point in points
+        if point.unit == "s"
+    ]
+    when = datetime.fromtimestamp(first.time).astimezone().isoformat()
+    commit = {"id": first.commit, "time": when, "author_time": when, "dirty": False, "project": "cab", "branch": ""}
+    machine = {"node": first.environment, "cpu": {}}
+    return json.dumps(
+        {
+            "machine_info": machine,
+            "commit_info": commit,
+            "benchmarks": benchmarks,
+            "datetime": when,
+            "version": "5.3.1",
+        },
+        indent=1,
+    )

@@ -1,0 +1,98 @@
+"""The history: what is appended is read again, once, in order, and machines stay apart; other tools' results."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cab.errors import UsageError
+from cab.tracking import history
+from cab.tracking.foreign import as_pytest_benchmark, read_results
+from cab.tracking.history import Point, append, compact, read, series
+
+POINT = Point("c1", 1000.0, "softmax", "e1", "latency", 0.002, "s", "cab", 5000.0)
+
+
+def test_what_is_appended_is_read_in_the_order_of_the_commits(tmp_path: Path) -> None:
+    later, earlier = replace(POINT, commit="c2", time=2000.0), replace(POINT, commit="c0", time=500.0)
+    append(tmp_path, [later])
+    append(tmp_path, [POINT, earlier])
+    assert read(tmp_path) == [earlier, POINT, later]
+
+
+def test_a_point_that_is_recorded_again_counts_once(tmp_path: Path) -> None:
+    again = replace(POINT, value=0.003, recorded=6000.0)
+    append(tmp_path, [again])
+    append(tmp_path, [POINT])
+    assert read(tmp_path) == [again]
+
+
+def test_two_machines_are_two_histories(tmp_path: Path) -> None:
+    append(tmp_path, [POINT, replace(POINT, environment="e2")])
+    assert set(series(read(tmp_path))) == {("softmax", "latency", "e1"), ("softmax", "latency", "e2")}
+
+
+def test_many_files_become_one_and_nothing_is_lost(tmp_path: Path) -> None:
+    points = [replace(POINT, commit=f"c{i}", time=float(i)) for i in range(history.COMPACT_FROM)]
+    for point in points:
+        append(tmp_path, [point])
+    compact(tmp_path)
+    assert read(tmp_path) == points and len(list(tmp_path.iterdir())) == 1
+    compact(tmp_path)
+    assert read(tmp_path) == points
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    append(tmp_path, [POINT])
+    (tmp_path / "0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"0\.parquet cannot be read"):
+        read(tmp_path)
+    with pytest.raises(UsageError, match="nothing to record"):
+        append(tmp_path, [])
+
+
+def written(folder: Path, data: object) -> Path:
+    path = folder / "results.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_pytest_benchmarks_json_goes_in_and_out(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text(as_pytest_benchmark([POINT, replace(POINT, case="linear", value=0.004)]))
+    points = read_results(path)
+    assert [(p.commit, p.case, p.value, p.time) for p in points] == [
+        ("c1", "softmax", 0.002, 1000.0), ("c1", "linear", 0.004, 1000.0)
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="one commit on one machine, not of 2 on 1"):
+        as_pytest_benchmark([POINT, replace(POINT, commit="c2")])
+
+
+def test_asvs_results_are_read(tmp_path: Path) -> None:
+    data = {
+        "commit_hash": "abc", "date": 1700000000000, "params": {"machine": "m"}, "env_name": "v",
+        "result_columns": ["result", "params"],
+        "results": {"time_one": [[0.5], []], "time_many": [[0.1, None, 0.3], [["1", "2", "3"]]], "failed": None},
+    }  # fmt: skip
+    found = [(p.case, p.value, p.time) for p in read_results(written(tmp_path, data))]
+    assert found == [
+        ("time_one", 0.5, 1.7e9), ("time_many [0]", 0.1, 1.7e9), ("time_many [2]", 0.3, 1.7e9)
+    ]  # fmt: skip
+
+
+def test_google_benchmarks_medians_are_read_in_seconds(tmp_path: Path) -> None:
+    row = {"run_name": "BM_x", "run_type": "iteration", "real_time": 9.0, "time_unit": "us"}
+    middle = {**row, "run_type": "aggregate", "aggregate_name": "median", "real_time": 8.0}
+    mean = {**middle, "aggregate_name": "mean", "real_time": 10.0}
+    alone = {**row, "run_name": "BM_y", "real_time": 2.0, "time_unit": "ms"}
+    context = {"date": "2026-01-01T00:00:00+00:00", "host_name": "h", "num_cpus": 2, "mhz_per_cpu": 3}
+    data = {"context": context, "benchmarks": [row, mean, middle, alone]}
+    points = read_results(written(tmp_path, data))
+    assert [(p.case, p.value) for p in points] == [("BM_x", pytest.approx(8e-6)), ("BM_y", pytest.approx(2e-3))]
+
+
+@pytest.mark.parametrize("data", [[], {"a": 1}, {"machine_info": {}, "benchmarks": [{}]}])
+def test_what_is_none_of_these_is_one_message(tmp_path: Path, data: object) -> None:
+    with pytest.raises(UsageError, match="is not the JSON of|looks like"):
+        read_results(written(tmp_path, data))
