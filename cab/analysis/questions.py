@@ -25,6 +25,11 @@ _DATA_COLUMNS = ("task_version", "data_source", "protocol")  # empty where a cas
 MACHINE = ("host", "gpu", "cpu", "threads", "torch", "python", "driver")
 # units of machine-dependent metrics; used for meters that are not installed here, and so have no card
 MACHINE_DEPENDENT_UNITS = ("seconds", "bytes", "joules", "watts", "tokens", "instructions")
+# the columns that boards are made of
+COLUMNS = (
+    *QUESTION, "mechanism", "params", "backend", "grade", "seed", "case_id", "time", "environment_id", "metric", "unit",
+    "higher_is_better", "status", "reason", "value", "ci_low", "ci_high", "processes", "converged", "stop_reason",
+)  # fmt: skip
 NO_REASON = "no reason was kept"  # stands for the empty reason of a row
 Row = dict[str, Any]
 
@@ -49,7 +54,7 @@ def answers(rows: "DataFrame", environments: "DataFrame | None" = None) -> Itera
 
     depends_on_machine = _machine_dependent()
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in _newest(records(final_rows(rows)), machine, depends_on_machine):
+    for row in _newest(records(final_rows(rows)[list(COLUMNS)]), machine, depends_on_machine):
         groups.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
     _add_failures_without_data(groups)
     for values, group in groups.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from cab.analysis.efficiency_length import efficiency_lengths
 from cab.analysis.leaderboard import Board, Cell, Line
 from cab.analysis.questions import QUESTION
 from cab.analysis.results import Results
@@ -143,7 +144,9 @@ def _wins(results: Results) -> dict[tuple[str, ...], str]:
     import json
 
     wins = {}
-    for row in results.efficiency_lengths.to_dict("records"):
+    headlines = {board.headline.name for board in results.boards}
+    rows = results.rows[results.rows["metric"].isin(headlines)]
+    for row in efficiency_lengths(rows).to_dict("records"):
         machine = results.machines.get(str(row["environment_id"]), str(row["environment_id"]))
         key = (row["mechanism"], str(json.loads(row["params"])), row["backend"], row["metric"], row["against"], machine)
         wins[*key, *(str(row[name]) for name in _WIN_COLUMNS)] = _win_text(row)

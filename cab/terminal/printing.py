@@ -1,5 +1,6 @@
 """The terminal, and what a run and its preview print."""
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,12 @@ class _PipedConsole(Console):
 
 
 def console(stderr: bool = False) -> Console:
-    """Return the terminal, or, where the output is a file or a pipe, lines of 120 columns."""
+    """Return the terminal, or, where the output is a file or a pipe, lines of `COLUMNS`, or else 120, columns."""
     terminal = _PipedConsole(stderr=stderr)
-    return terminal if terminal.is_terminal else _PipedConsole(stderr=stderr, width=120)
+    if terminal.is_terminal:
+        return terminal
+    columns = os.environ.get("COLUMNS", "")
+    return _PipedConsole(stderr=stderr, width=int(columns) if columns.isdecimal() and int(columns) > 0 else 120)
 
 
 def print_preview(preview: "Preview", out: Console) -> None:
