@@ -115,3 +115,66 @@ def bisect_(
         (good, bad), case, least, same_environment, results, console(), lambda line: typer.echo(line, err=True)
     )
     raise typer.Exit(0 if len(found.commits) == 1 else 4)
+
+
+History = Annotated[Path, typer.Option("--history", help="The folder of the history.", envvar="CAB_TRACK_HISTORY")]
+
+
+@app.command("import")
+@with_exit_codes
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="JSON of pytest-benchmark, asv or google/benchmark.")],
+    folder: History = Path("results/track/history"),
+) -> None:
+    """Take other tools' results into the history."""
+    from cab.tracking.foreign import read_results
+    from cab.tracking.history import append, compact
+
+    points = [point for file in files for point in read_results(file)]
+    append(folder, points)
+    compact(folder)
+    typer.echo(f"{len(points)} points from {len(files)} files, in {folder}")
+
+
+@app.command()
+@with_exit_codes
+def export(
+    commit: Annotated[str, typer.Argument(help="Whose points, as the history names it.")],
+    out: Annotated[Path, typer.Argument(help="The file, as pytest-benchmark's JSON.")],
+    environment: Annotated[str | None, typer.Option(help="Of which machine, where there are several.")] = None,
+    folder: History = Path("results/track/history"),
+) -> None:
+    """Write a commit's points as pytest-benchmark's JSON."""
+    from cab.errors import unknown
+    from cab.paths import write_whole
+    from cab.tracking.foreign import as_pytest_benchmark
+    from cab.tracking.history import read
+
+    points = read(folder)
+    chosen = [each for each in points if each.commit == commit and environment in (None, each.environment)]
+    if not chosen:
+        raise unknown("commit of the history", commit, {each.commit for each in points})
+    write_whole(out, as_pytest_benchmark(chosen))
+    typer.echo(f"{len(chosen)} points, in {out}")
+
+
+@app.command()
+@with_exit_codes
+def history(
+    case: Annotated[str, typer.Option(help="Only cases whose name holds this.")] = "",
+    folder: History = Path("results/track/history"),
+) -> None:
+    """Print the history of each case on each machine, the newest point last."""
+    from rich.markup import escape
+
+    from cab.terminal.printing import console
+    from cab.tracking.history import read, series
+
+    out = console()
+    for (name, metric, environment), points in series(read(folder)).items():
+        if case in name:
+            out.print(escape(f"{name}, {metric}, environment {environment}"), highlight=False)
+            for point in points:
+                out.print(
+                    escape(f"  {point.commit[:12]}  {point.value:.6g} {point.unit}  {point.source}"), highlight=False
+                )

@@ -1,0 +1,52 @@
+"""The commands: they answer at once, and what is wrong is one message with exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cab.cli import app
+from typer.testing import CliRunner
+
+from cab.tracking.foreign import as_pytest_benchmark
+from cab.tracking.history import Point
+
+POINT = Point("abc", 1000.0, "softmax CS", "e1", "latency", 0.002, "s", "cab", 5000.0)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["track", *arguments])
+    return result.exit_code, result.output
+
+
+def test_help_imports_nothing_slow() -> None:
+    slow = ("torch", "scipy", "pandas", "hydra")
+    code = f"import sys, cab.tracking.commands; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["compare"], "Give BASE"),
+        (["compare", "nosuch-revision"], "is in no git checkout"),
+        (["compare", "--against", "seq_len=4"], "give backend=NAME or mechanism=NAME"),
+        (["compare", "--against", "backend=sdpa", "--minimum", "0"], "smallest change that counts"),
+        (["compare", "--against", "backend=sdpa", "--case", "mechanism=nosuch"], "unknown mechanism 'nosuch'"),
+        (["import", "nosuch.json"], "no JSON that can be read"),
+        (["export", "abc", "out.json"], "unknown commit of the history 'abc'"),
+    ],
+)
+def test_what_is_wrong_is_one_message(elsewhere: Path, arguments: list[str], message: str) -> None:
+    code, output = run(*arguments)
+    assert code == 2 and message in " ".join(output.split()) and "Traceback" not in output
+
+
+def test_results_of_others_go_through_the_history(elsewhere: Path) -> None:
+    Path("in.json").write_text(as_pytest_benchmark([POINT]))
+    assert run("import", "in.json")[0] == 0
+    code, output = run("history", "--case", "softmax")
+    assert code == 0 and "softmax CS, latency" in output and "0.002 s" in output
+    assert run("export", "abc", "out.json")[0] == 0
+    assert '"median": 0.002' in Path("out.json").read_text()
