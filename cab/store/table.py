@@ -211,10 +211,13 @@ def environments(store: Store) -> "pd.DataFrame":
     """Return the environments of a store, one a row."""
     import pandas as pd
 
-    by_id: dict[str, dict[str, Any]] = {}
-    for _, entry in store.entries():
-        by_id.setdefault(entry.environment_id, {"environment_id": entry.environment_id, **entry.environment})
-    return pd.DataFrame(list(by_id.values()), columns=None if by_id else ["environment_id"])
+    facts = []
+    # one file of each environment is enough, and the cached rows say which
+    for file in _all_rows(store).drop_duplicates("environment_id")["file"]:
+        entry = store.read(file)
+        if entry is not None:
+            facts.append({"environment_id": entry.environment_id, **entry.environment})
+    return pd.DataFrame(facts, columns=None if facts else ["environment_id"])
 
 
 def make_current(store: Store, files: Collection[str]) -> None:
