@@ -113,13 +113,25 @@ class Worker:
         arguments = self.draw(1, n, m)
         with torch.no_grad():
             output = mechanism(**arguments).double()
-            named = {name: arguments.get(name) for name in ("q", "k", "v")}
-            truth = mechanism.reference(**{**arguments, **named}).double()
+            truth = mechanism.reference(**self._without_masks(arguments)).double()
         error, largest = float((output - truth).abs().max()), float(truth.abs().max())
         limit = torch.finfo(self.dtype).eps ** 0.5 * max(largest, 1e-30)
         if error <= limit:  # NaN is not
             return ""
         return f"off from its reference by {error:.3g} at {n} tokens; at most {limit:.3g} is allowed"
+
+    def _without_masks(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments as a reference takes them: real tokens, without masks.
+
+        A mask stays only where nothing else tells how many queries there are.
+        """
+        mechanism = self.mechanism
+        kept = {name: tensor for name, tensor in arguments.items() if name not in ("key_mask", "query_mask")}
+        of_queries = ["q", *(name for name, (axis, *_) in dict(mechanism.inputs).items() if axis == "queries")]
+        tells = bool(kept) if not mechanism.slot.pattern.cross else any(name in kept for name in of_queries)
+        mask = next((arguments[name] for name in ("query_mask", "key_mask") if name in arguments), None)
+        masks = {} if tells or mask is None else {"query_mask": mask}
+        return {**dict.fromkeys(("q", "k", "v")), **kept, **masks}
 
     def calibrate(self, seconds: float) -> dict[str, Any]:
         """Warm up, and return how many calls take `seconds`, and the seconds of one."""
