@@ -7,6 +7,7 @@ from cab.analysis.pick import pick as pick_mechanism
 from cab.analysis.results import Results
 from cab.analysis.selection import filters_of, limits_of, metric_units, selected
 from cab.analysis.utilisation import utilisation as utilisation_table
+from cab.report.aggregates import print_aggregates
 from cab.report.comparison import print_comparison
 from cab.report.efficiency import print_efficiency
 from cab.report.export import write_csv, write_parquet
@@ -28,6 +29,7 @@ __all__ = [
     "metric_units",
     "pick_json",
     "pick_mechanism",
+    "print_aggregates",
     "print_comparison",
     "print_efficiency",
     "print_pick",

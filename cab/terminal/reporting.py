@@ -21,6 +21,7 @@ from cab.report import (
     metric_units,
     pick_json,
     pick_mechanism,
+    print_aggregates,
     print_comparison,
     print_efficiency,
     print_pick,
@@ -155,6 +156,7 @@ def _write_and_print(request: Request, tables: Results, out: Console, folder: Pa
     write_page(tables, folder / "index.html")
     # the files are written first, because a closed pipe (`cab report | head`) ends the printing
     if request.full:
+        print_aggregates(tables, out)
         print_efficiency(files["efficiency.csv"], files["growth.csv"], out)
         print_utilisation(files["utilisation.csv"], out)
     print_report(tables, out, request.full)
