@@ -12,6 +12,7 @@ from cab.meters.flops import Flops
 from cab.meters.frontier import Frontier
 from cab.meters.instructions import Instructions
 from cab.meters.latency import Latency
+from cab.meters.latency_ratio import LatencyRatio
 from cab.meters.memory import Memory
 from cab.meters.parameters import Parameters
 from cab.meters.quality import Quality
@@ -19,6 +20,7 @@ from cab.plugins import registry
 
 METERS: dict[str, type[Meter]] = {
     "latency": Latency,
+    "latency_ratio": LatencyRatio,
     "memory": Memory,
     "flops": Flops,
     "parameters": Parameters,
