@@ -19,7 +19,10 @@ def test_the_longest_length_of_each_curve_is_printed(capsys: pytest.CaptureFixtu
     assert len(table) == 2 and "25.0%" in shown and "50.0%" not in shown and "measured 2026-11-25" in shown
 
 
-def test_lines_of_one_mechanism_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_one_mechanism_are_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # the width in which no text is folded
     peak = {HERE: {"matmul": {"float32": 1e9}, "copy": 1e9, "time": "2026-11-25"}}
     one = rows(latency=1.0, flops_needed=5e8, bytes_needed=4.0).assign(batch=2, seed=0, settings="{}")
     padded = one.assign(settings='{"padding":0.5}', case_id="d")
