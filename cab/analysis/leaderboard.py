@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Units of what every mechanism costs, whatever the task. A metric in another unit is a task's own score.
 COST_UNITS = (
-    "FLOP", "seconds", "bytes", "joules", "watts", "parameters", "FLOP/byte", "tokens", "instructions",
+    "FLOP", "seconds", "ratio", "bytes", "joules", "watts", "parameters", "FLOP/byte", "tokens", "instructions",
 )  # fmt: skip
 LINE_KINDS = ("ranked", "control", "leaky")  # in the order in which they are shown
 

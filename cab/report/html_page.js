@@ -396,7 +396,7 @@ function columnsOf(board) {
   });
   const memory = MEMORY.find((name) => metrics.some((metric) => metric.name === name));
   const rest = metrics.filter((metric) => metric.name !== headline.name && metric.name !== memory);
-  const extra = state.columns ? state.columns.split(",") : rest.filter((metric) => metric.score || metric.name === "flops" || metric.name === "latency" || metric.name === "parameters").map((metric) => metric.name);
+  const extra = state.columns ? state.columns.split(",") : rest.filter((metric) => metric.score || metric.name === "flops" || metric.name === "latency" || metric.name === "latency_ratio" || metric.name === "parameters").map((metric) => metric.name);
   for (const metric of [...metrics.filter((each) => each.name === memory), ...rest.filter((each) => extra.includes(each.name))]) columns.push({
     key: metric.name, title: metric.title, wide: metric.name !== memory, best: metric.higher ? "descending" : "ascending",
     value: (line) => (valued(line, metric.name) || {}).value, text: (line) => cellText(line, metric.name),
