@@ -15,7 +15,7 @@ from cab.terminal.completion import complete
         (["pattern", "="], "N", ["NS", "NC"]),
         (["mechanism=linear"], "mechanism.c", ["mechanism.chunk="]),
         (["mechanism=softmax"], "backend=s", ["backend=sdpa"]),
-        ([], "meters=[la", ["meters=[latency]"]),
+        ([], "meters=[lat", ["meters=[latency]", "meters=[latency_ratio]"]),
         ([], "nothing=", []),
     ],
 )
