@@ -191,6 +191,8 @@ def _print_meters(asked: Selection, out: Console, with_methods: bool = False) ->
 
 
 def _grids(asked: Selection) -> list[str]:
+    if not asked.words:  # the blocks are slow to read
+        return list(options("grid"))
     return [name for name in options("grid") if asked.has_words(f"{name} {node('grid', name)['blocks']}")]
 
 

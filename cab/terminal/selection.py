@@ -38,8 +38,9 @@ class Selection:
             if isinstance(card, UsageError):
                 if not self.narrowed:
                     yield name, card
-            elif all(test(card) for test in self.tests) and self.has_words(f"{name} {card.doc} {card.facts}"):
-                yield name, card
+            elif all(test(card) for test in self.tests):
+                if not self.words or self.has_words(f"{name} {card.doc} {card.facts}"):
+                    yield name, card
 
     def has_words(self, text: str) -> bool:
         """Say whether every word that is searched for is in the text."""
