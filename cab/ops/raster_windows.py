@@ -41,32 +41,39 @@ class RasterWindows:
         )
         return RasterWindows(*scaled)
 
-    def cut(self, t: Tensor) -> Tensor:
+    def cut(self, t: Tensor, before: tuple[int, ...] | None = None, after: tuple[int, ...] | None = None) -> Tensor:
         """Cut t (batch, heads, n, size) into windows (batch, heads, windows, tokens, size).
 
-        Zeros fill up the windows, and a missing tail of the raster.
+        With `before` and `after` each window also holds so many places before and after it along each axis, so that
+        windows overlap; then there is no shift. Zeros fill up the windows, and a missing tail of the raster.
         """
         axes, (batch, heads, n, size) = len(self.raster), t.shape
         t = torch.cat([t, t.new_zeros(batch, heads, prod(self.raster) - n, size)], 2)
         t = torch.unflatten(t, 2, self.raster)
         for axis, (side, padded) in enumerate(zip(self.raster, self.padded, strict=True), 2):
-            if padded > side:  # `F.pad` of a mask does not compile (torch 2.13)
-                t = torch.cat([t, t.new_zeros(*t.shape[:axis], padded - side, *t.shape[axis + 1 :])], axis)
+            t = _filled(t, axis, 0, padded - side)
         if any(self.shift):
             t = t.roll([-shift for shift in self.shift], list(range(2, 2 + axes)))
         for axis, window in enumerate(self.window):
-            t = torch.unflatten(t, 2 + 2 * axis, (-1, window))
+            more = (before[axis] if before else 0, after[axis] if after else 0)
+            t = _overlapping(t, 2 + 2 * axis, window, *more)
         outer, inner = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
         return t.permute(0, 1, *outer, *inner, -1).reshape(batch, heads, self.count, -1, size)
 
-    def cut_mask(self, mask: Tensor | None, t: Tensor) -> Tensor:
+    def cut_mask(
+        self,
+        mask: Tensor | None,
+        t: Tensor,
+        before: tuple[int, ...] | None = None,
+        after: tuple[int, ...] | None = None,
+    ) -> Tensor:
         """Return which tokens of the windows of t (batch, heads, n, size) are real: (batch, 1, windows, tokens).
 
         mask is (batch, n), None for all. What fills the windows up is not real.
         """
         if mask is None:
             mask = torch.ones(t.shape[0], t.shape[2], dtype=torch.bool, device=t.device)
-        return self.cut(mask[:, None, :, None]).squeeze(4)
+        return self.cut(mask[:, None, :, None], before, after).squeeze(4)
 
     def join(self, t: Tensor) -> Tensor:
         """Invert `cut`: t (batch, heads, windows, tokens, size) gives (batch, heads, n, size)."""
@@ -97,3 +104,24 @@ def window_means(t: Tensor, real: Tensor) -> Tensor:
     """
     total = t.masked_fill(~real.unsqueeze(4), 0.0).sum(3, dtype=at_least_float32(t))
     return total / real.sum(3).clamp(min=1).unsqueeze(3)
+
+
+def _filled(t: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Put so many zeros before and after t along an axis."""
+    if not before and not after:
+        return t
+    zeros = [t.new_zeros(*t.shape[:axis], count, *t.shape[axis + 1 :]) for count in (before, after)]
+    return torch.cat([zeros[0], t, zeros[1]], axis)  # `F.pad` of a mask does not compile (torch 2.13)
+
+
+def _overlapping(t: Tensor, axis: int, window: int, before: int, after: int) -> Tensor:
+    """Split an axis of whole windows into windows, each with so many places more: (..., windows, places, ...).
+
+    It concatenates slices of whole windows: the gradient of `unfold` is several times slower.
+    """
+    width = before + window + after
+    count, spanned = t.shape[axis] // window, -(-width // window)
+    t = _filled(t, axis, before, (spanned - 1) * window - before)
+    t = torch.unflatten(t, axis, (-1, window))
+    slices = [t.narrow(axis, i, count).narrow(axis + 1, 0, min(window, width - i * window)) for i in range(spanned)]
+    return slices[0] if spanned == 1 else torch.cat(slices, axis + 1)

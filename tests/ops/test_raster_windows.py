@@ -56,3 +56,28 @@ def test_windows_of_a_finer_raster_are_as_many() -> None:
     windows = RasterWindows((6, 7), (3, 2), (1, 1))
     assert windows.times((2, 3)) == RasterWindows((12, 21), (6, 6), (2, 3))
     assert windows.times((2, 3)).count == windows.count
+
+
+@pytest.mark.parametrize(
+    ("raster", "window", "before", "after"),
+    [
+        ((7,), (3,), (2,), (1,)),
+        ((7,), (3,), (5,), (0,)),
+        ((6, 8), (3, 4), (1, 0), (2, 6)),
+        ((2, 4, 5), (2, 3, 2), (0, 1, 3), (1, 0, 1)),
+    ],
+)
+def test_overlapping_windows_hold_the_places_around_them(
+    raster: tuple[int, ...], window: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    windows, n = RasterWindows(raster, window, (0,) * len(raster)), prod(raster)
+    number = torch.arange(1.0, 1 + n).view(1, 1, -1, 1)  # 0 is what lies beyond the raster
+    held = windows.cut(number, before, after)[0, 0, :, :, 0].long()
+    counts = [range(-(-side // size)) for side, size in zip(raster, window, strict=True)]
+    for row, box in zip(held.tolist(), product(*counts), strict=True):
+        sizes = zip(box, window, before, after, strict=True)
+        ranges = [range(i * size - first, (i + 1) * size + last) for i, size, first, last in sizes]
+        places = {place: i for i, place in enumerate(product(*map(range, raster)), 1)}
+        assert row == [places.get(place, 0) for place in product(*ranges)]
+    real = windows.cut_mask(torch.ones(1, n, dtype=torch.bool), number, before, after)
+    assert torch.equal(real[0, 0], held > 0)
