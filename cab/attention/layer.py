@@ -5,6 +5,7 @@ positions, Su et al., arXiv 2104.09864, equation 34), unless the mechanism rotat
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +44,7 @@ class AttentionLayer(nn.Module):
         if cross != (y is not None):
             raise ValueError(f"y {'was given' if y is not None else 'is missing'} in {slot.pattern.title}")
         source = x if y is None else y
-        tensors: dict[str, Tensor] = {}
-        for name, projection in self.projections.items():
-            heads = slot.heads if name == "q" else slot.key_heads
-            tokens = x if name == "q" else source
-            tensors[name] = projection(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
-            if slot.rotary and not cross and name in "qk" and not mechanism.rotates:
-                tensors[name] = rotated(tensors[name], slot.rotary)
+        tensors = {**self._projected(x, "q"), **self._projected(source, "kv")}
         masks = {"key_mask": y_mask if cross else x_mask}
         if cross:
             masks["query_mask"] = x_mask
@@ -58,6 +53,51 @@ class AttentionLayer(nn.Module):
             if masks[name] is None:
                 masks[name] = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         out = mechanism(**tensors, **masks, **self._inputs(x, source, inputs or {}))
+        return self._merged(out, x)
+
+    @property
+    def streams(self) -> bool:
+        """Whether it can decode token by token."""
+        return self.mechanism.streams and self.mechanism.slot.pattern.causal
+
+    def init_state(self, x: Tensor, y: Tensor | None = None, y_mask: Tensor | None = None) -> Any:
+        """Begin a stream: x (batch, 0, width) before the first token, and in CC the whole source y (batch, m, width)."""
+        mechanism, cross = self.mechanism, self.mechanism.slot.pattern.cross
+        source = x if y is None else y
+        tensors = self._projected(source, "kv")
+        if not cross and "q" not in mechanism.reads:
+            y_mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        inputs = {name: t for name, t in self._inputs(x, source, {}).items() if mechanism.inputs[name].axis == "keys"}
+        return mechanism.init_state(tensors.get("k"), tensors.get("v"), y_mask, **inputs), 0
+
+    def step(self, state: Any, x: Tensor) -> tuple[Tensor, Any]:
+        """Take the next tokens x (batch, c, width); return their output, as `forward` has it, and the new state."""
+        mechanism, cross = self.mechanism, self.mechanism.slot.pattern.cross
+        state, start = state
+        tensors = self._projected(x, "q" if cross else "qkv", start)
+        mask = None if "q" in mechanism.reads else torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        inputs: dict[str, Any] = self._inputs(x, x, {})
+        if cross:  # `init_state` has read those of the source
+            inputs = {name: None if mechanism.inputs[name].axis == "keys" else t for name, t in inputs.items()}
+        q, k, v = (tensors.get(name) for name in "qkv")
+        out, state = mechanism.step(state, q, k, v, mask, **inputs)
+        return self._merged(out, x), (state, start + x.shape[1])
+
+    def _projected(self, tokens: Tensor, names: str, start: int = 0) -> dict[str, Tensor]:
+        """Return those of q, k and v that are named and read, by heads; the first token has the position `start`."""
+        mechanism, slot = self.mechanism, self.mechanism.slot
+        tensors: dict[str, Tensor] = {}
+        for name, projection in self.projections.items():
+            if name not in names:
+                continue
+            heads = slot.heads if name == "q" else slot.key_heads
+            tensors[name] = projection(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
+            if slot.rotary and not slot.pattern.cross and name in "qk" and not mechanism.rotates:
+                tensors[name] = rotated(tensors[name], slot.rotary, start)
+        return tensors
+
+    def _merged(self, out: Tensor, x: Tensor) -> Tensor:
+        """Join the heads and project back to the width of x."""
         return self.out(out.to(x.dtype).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _inputs(self, x: Tensor, y: Tensor, offered: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,14 +108,14 @@ class AttentionLayer(nn.Module):
         return {name: offered[name] for name in self.mechanism.inputs}
 
 
-def rotated(t: Tensor, base: float) -> Tensor:
+def rotated(t: Tensor, base: float, start: int = 0) -> Tensor:
     """Apply rotary positions to t (batch, heads, length, dim): rotate the channel pairs (i, i + dim // 2).
 
-    `base` is the base of the frequencies. A last channel without a partner (dim odd) stays as it is.
+    `base` is the base of the frequencies, `start` the position of the first token. A last channel without a partner (dim odd) stays as it is.
     """
     half = t.shape[-1] // 2
     frequency = base ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
-    angle = torch.arange(t.shape[-2], device=t.device, dtype=torch.float32)[:, None] * frequency
+    angle = torch.arange(start, start + t.shape[-2], device=t.device, dtype=torch.float32)[:, None] * frequency
     cos, sin = angle.cos().to(t.dtype), angle.sin().to(t.dtype)
     first, second, rest = t[..., :half], t[..., half : 2 * half], t[..., 2 * half :]
     return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], -1)
