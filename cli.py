@@ -143,24 +143,25 @@ def list_(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[mechanisms | tasks | meters | grids] [KEY=VALUE...] [WORD...]",
+            metavar="[mechanisms | tasks | meters | grids | titles] [KEY=VALUE...] [WORD...]",
             help="All by default.",
         ),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="With mechanisms: as docs/mechanisms.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Of mechanisms or titles: the docs' page.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The cards as JSON.")] = False,
 ) -> None:
-    """List mechanisms with what each can do, tasks, meters and grids.
+    """List mechanisms with what each can do, tasks, meters and grids, and the titles of the literature behind them.
 
     KEY=VALUE selects mechanisms: pattern=CS,CC streams=yes exact=no grouped=yes grade=native cost=linear backend=sdpa
-    task=lra_text. Words search names, descriptions and papers: cab list window.
+    task=lra_text. Words search names, descriptions, papers and titles: cab list window.
     """
     if markdown:
-        if what != ["mechanisms"]:
-            raise UsageError("--markdown is of mechanisms: cab list mechanisms --markdown")
-        from cab.terminal.handbook import markdown as page
+        from cab.terminal import coverage, handbook
 
-        typer.echo(page(), nl=False)
+        pages = {"mechanisms": handbook.markdown, "titles": coverage.markdown}
+        if what is None or len(what) != 1 or what[0] not in pages:
+            raise UsageError("--markdown is of mechanisms or titles alone: cab list mechanisms --markdown")
+        typer.echo(pages[what[0]](), nl=False)
         return
     from cab.terminal.listing import listed, print_list
     from cab.terminal.printing import console

@@ -34,6 +34,7 @@ class Agent(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
     paper = "arXiv 2312.08874"
+    titles = ("Agent Attention: On the Integration of Softmax and Linear Attention",)
     cost = "O((n + m) a d)"
     checks = ({"agents": 5, "chunk": 8}, {"agents": 2, "conv": 0, "chunk": 1})
 

@@ -20,6 +20,10 @@ class Efficient(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "native"}
     paper = "arXiv 1812.01243"
+    titles = (
+        "Self-Attention Amortized Distributional Projection Optimization for Sliced Wasserstein Point-Cloud "
+        "Reconstruction",
+    )
     cost = "O((n + m) d^2)"
     checks = ({"chunk": 8}, {"chunk": 1})
 

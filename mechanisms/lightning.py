@@ -34,6 +34,10 @@ class Lightning(Mechanism):
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2401.04658"
+    titles = (
+        "Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention",
+        "Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",
+    )
     cost = "O((n + m) d^2)"
     inputs = {"x": ("queries", "real", "width", {"gate": ("full", "low")})}
     checks = (

@@ -23,6 +23,10 @@ class Linformer(Mechanism):
     patterns = {"NS": "native", "NC": "native", "CC": "native"}
     refuses = {"CS": "every projected key mixes all positions, later ones too"}
     paper = "arXiv 2006.04768"
+    titles = (
+        "Self-Attention Amortized Distributional Projection Optimization for Sliced Wasserstein Point-Cloud "
+        "Reconstruction",
+    )
     cost = "O((n + m) r d)"
     grouped = True
     checks = ({"rank": 5}, {"rank": 16, "share": "kv"}, {"rank": 2, "share": "none"})

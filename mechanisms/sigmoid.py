@@ -20,6 +20,7 @@ class Sigmoid(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 2409.04431"
+    titles = ("Theory, Analysis, and Best Practices for Sigmoid Self-Attention",)
     cost = "O(n m d)"
     grouped = True
     checks = ({}, {"bias": -2.0})

@@ -50,6 +50,8 @@ class Mechanism(nn.Module, metaclass=_Resolving):
     patterns: ClassVar[dict[str, str] | str] = {}
     refuses: ClassVar[dict[str, str]] = {}  # pattern -> why it is impossible or meaningless
     paper: ClassVar[str] = ""
+    titles: ClassVar[tuple[str, ...]] = ()  # of cab/plugins/literature.csv, that it covers
+    parity: ClassVar[str] = ""  # the independent implementation that tests/against_others hold it equal to
     cost: ClassVar[str] = ""
     # which of q, k and v it uses, the others arrive as None; and what else: see cab.contracts.reads.
     # Of an instance: a string, and name -> Input

@@ -26,9 +26,9 @@ def markdown() -> str:
 
 
 def _matrix(cards: list[Card]) -> Iterator[str]:
-    yield from _head(["mechanism", *Pattern.__members__, "cost", "streams", "exact", "backends", "paper"])
+    yield from head(["mechanism", *Pattern.__members__, "cost", "streams", "exact", "backends", "paper"])
     for card in cards:
-        yield _row(
+        yield row(
             [
                 f"[{card.name}](#{card.name})",
                 *grades(card).values(),
@@ -45,7 +45,7 @@ def _refusals(cards: list[Card]) -> Iterator[str]:
     yield "## What is refused, and why\n"
     for card in cards:
         for reason, patterns in patterns_by_reason(card.facts["refuses"]).items():
-            yield f"- {card.name}, {', '.join(patterns)}: {_escape(reason)}"
+            yield f"- {card.name}, {', '.join(patterns)}: {escape(reason)}"
     yield ""
 
 
@@ -53,7 +53,7 @@ def _exemptions(cards: list[Card]) -> Iterator[str]:
     yield "## Exemptions from the laws\n"
     for card in cards:
         for law, reason in card.facts["exempt"].items():
-            yield f"- {card.name}, `{law}`: {_escape(reason)}"
+            yield f"- {card.name}, `{law}`: {escape(reason)}"
     yield ""
 
 
@@ -61,16 +61,16 @@ def _sections(cards: list[Card]) -> Iterator[str]:
     for card in cards:
         comments = _yaml_comments(card.name)
         summary, _, details = card.doc.strip().partition("\n\n")
-        yield f"## {card.name}\n\n{_escape(summary)}\n"
+        yield f"## {card.name}\n\n{escape(summary)}\n"
         if details:
             yield f"```text\n{details}\n```\n"
         reads = card.facts["reads"]
         texts = [*(reads if isinstance(reads, str) else [reads_text(card)]), *input_texts(card)]
         yield f"Reads {', '.join(texts) or 'nothing'}. Source: `mechanisms/{card.name}.py`.\n"
         if card.params:
-            yield from _head(["hyper-parameter", "default", ""])
+            yield from head(["hyper-parameter", "default", ""])
             for name, default in card.params.items():
-                yield _row([f"`{name}`", f"`{default}`", _escape(comments.get(name, ""))])
+                yield row([f"`{name}`", f"`{default}`", escape(comments.get(name, ""))])
             yield ""
 
 
@@ -87,15 +87,17 @@ def _paper_link(paper: str) -> str:
     return re.sub(r"^arXiv (\S+)$", r"[\1](https://arxiv.org/abs/\1)", paper)
 
 
-def _head(cells: list[str]) -> Iterator[str]:
-    yield _row(cells)
-    yield _row(["---"] * len(cells))
+def head(cells: list[str]) -> Iterator[str]:
+    """Yield the first two lines of a Markdown table."""
+    yield row(cells)
+    yield row(["---"] * len(cells))
 
 
-def _row(cells: list[str]) -> str:
+def row(cells: list[str]) -> str:
+    """Return a line of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return the text in one line, with Markdown's special characters escaped."""
     return re.sub(r"([*_|<\\])", r"\\\1", " ".join(text.split()))

@@ -11,6 +11,7 @@ from cab.errors import UsageError, unknown
 from cab.planning.overrides import node, options
 from cab.plugins import cards, registry
 from cab.plugins.cards import Card
+from cab.plugins.literature import Title, literature
 from cab.terminal.printing import print_pairs
 from cab.terminal.selection import Selection, grades, growth, selection
 
@@ -28,6 +29,7 @@ def print_list(arguments: list[str], out: Console) -> None:
             "tasks": _print_tasks,
             "meters": _print_meters,
             "grids": _print_grids,
+            "titles": _print_titles,
         }
         for kind in asked.kinds():
             printers[kind](asked, out)
@@ -47,10 +49,15 @@ def listed(arguments: list[str]) -> dict[str, list[dict[str, Any]]]:
             for name, card in asked.cards(kind.removesuffix("s"))
         ]
         for kind in asked.kinds()
-        if kind != "grids"
+        if kind not in ("grids", "titles")
     }
     if "grids" in asked.kinds():
         plugins["grids"] = [{"name": name, "blocks": node("grid", name)["blocks"]} for name in _grids(asked)]
+    if "titles" in asked.kinds():
+        plugins["titles"] = [
+            {"title": each.title, "plugins": [card.name for card in each.plugins], "becomes": each.verdict}
+            for each in _titles(asked)
+        ]
     cards.keep()
     return plugins
 
@@ -200,6 +207,18 @@ def _print_grids(asked: Selection, out: Console) -> None:
     names = _grids(asked)
     if names or not asked.narrowed:
         out.print(f"[bold]Grids[/]: {escape(', '.join(names) or 'none')}", highlight=False)
+
+
+def _titles(asked: Selection) -> list[Title]:
+    return [each for each in literature() if asked.has_words(f"{each.title} {each.verdict}")]
+
+
+def _print_titles(asked: Selection, out: Console) -> None:
+    """Print titles of the founding literature, and below each the plug-ins that cover it, or why there is none."""
+    lines = [line for each in _titles(asked) for line in (each.title, f"    {each.verdict}")]
+    if lines:
+        out.print("Titles", style="bold")
+        out.print("\n".join([*lines, ""]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _shortened(text: str, width: int) -> str:

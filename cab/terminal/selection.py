@@ -11,7 +11,7 @@ from cab.errors import UsageError, unknown
 from cab.plugins import registry
 from cab.plugins.cards import Card
 
-KINDS = ("mechanisms", "tasks", "meters", "grids")
+KINDS = ("mechanisms", "tasks", "meters", "grids", "titles")
 COSTS = ("constant", "linear", "quadratic")
 
 
@@ -29,8 +29,10 @@ class Selection:
         return bool(self.tests or self.words)
 
     def kinds(self) -> tuple[str, ...]:
-        """Return which of KINDS to list: keys are the mechanisms' own."""
-        return (self.kind,) if self.kind else ("mechanisms",) if self.tests else KINDS
+        """Return which of KINDS to list: keys are the mechanisms' own, and titles are listed when they are sought."""
+        if self.kind:
+            return (self.kind,)
+        return ("mechanisms",) if self.tests else KINDS if self.words else KINDS[:-1]
 
     def cards(self, kind: str) -> Iterator[tuple[str, Card | UsageError]]:
         """Yield name and card, or what is wrong with it, of the selected plug-ins of a kind ("mechanism")."""
