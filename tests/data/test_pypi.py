@@ -39,3 +39,14 @@ def test_another_wheel_and_a_failing_pip_are_errors(digest: str) -> None:
         pypi.wheel_file("weather", "1.0", "00", "weather/rain.csv")
     with pytest.raises(UsageError, match="pip download weather==2.0 failed: ERROR: no such version"):
         pypi.wheel_file("weather", "2.0", digest, "weather/rain.csv")
+
+
+def test_a_wheel_of_a_platform_is_asked_for_by_its_name(digest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **rest: (asked.append(command), run(command, **rest))[1])
+    with pypi.wheel("weather", "1.0", digest, "cp311-cp311-manylinux2014_x86_64") as archive:
+        assert archive.namelist() == ["weather/rain.csv"]
+    options = dict(zip(asked[0][4:], asked[0][5:], strict=False))
+    assert options["--python-version"] == "311" and options["--implementation"] == "cp"
+    assert options["--abi"] == "cp311" and options["--platform"] == "manylinux2014_x86_64"
