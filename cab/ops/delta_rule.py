@@ -16,6 +16,7 @@ are known. No exponent is above zero.
 import torch
 from torch import Tensor
 
+from cab.ops.gated import fade_factors
 from cab.ops.precision import full_precision
 from cab.ops.prefix import chunked
 
@@ -32,10 +33,7 @@ def delta_rule(
     n, size, chunk = v.shape[2], v.shape[3], min(chunk, v.shape[2])
     with full_precision(v.device.type):
         k, v, beta, decay = (chunked(t, chunk) for t in (k, v, beta, decay))
-        # log g_i / g_j as a sum from j + 1 to i: a difference of prefix sums is inexact after a strong decay
-        sums = decay.expand(*decay.shape[:4], chunk).tril(-1).cumsum(3)
-        future = torch.ones(chunk, chunk, dtype=torch.bool, device=v.device).triu(1)
-        fade, to_end = sums.masked_fill(future, -torch.inf).exp(), sums[:, :, :, -1:].mT.exp()
+        fade, to_end = fade_factors(decay)  # g_i / g_j, and g_j to the end
         total = decay.cumsum(3)  # log g
         right = beta * torch.cat([v, k * total.exp()], -1)
         solved = torch.linalg.solve_triangular(beta * (k @ k.mT) * fade, right, upper=False, unitriangular=True)

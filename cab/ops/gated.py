@@ -4,8 +4,9 @@ Gates are logarithms of decay factors, at most zero. `gated_linear` reads q_i^T 
 
     S_i = diag(exp(gate_i)) S_(i-1) + k_i v_i^T
 
-(GLA, arXiv 2312.06635, equation 3). `gated_scores` reads S_i q_i from a state whose rows are slots (gated slot
-attention, arXiv 2409.07146).
+(GLA, arXiv 2312.06635, equation 3). `scalar_gated_linear` has one gate for all channels of a token (the structured
+state-space duality of Mamba-2, arXiv 2405.21060), whose weights inside a chunk are one product. `gated_scores` reads
+S_i q_i from a state whose rows are slots (gated slot attention, arXiv 2409.07146).
 
 With B the inclusive prefix sums of the gates in a chunk, token i weighs token j of the same chunk by exp(B_i - B_j),
 channel by channel. exp(B_i) exp(-B_j) would overflow, so the chunk is split in halves again and again, down to single
@@ -50,6 +51,48 @@ def _linear_chunks(
         scores = (_second_halves(q, half) * from_middle) @ (_first_halves(k, half) * to_middle).transpose(-1, -2)
         out = out + _pad_first_halves(scores @ _first_halves(v, half))
     return out.flatten(2, 3)[:, :, :n], state
+
+
+def scalar_gated_linear(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Return q_i^T S_i where S_i = exp(gate_i) S_(i-1) + k_i v_i^T, and the last S; S_0 is `state`.
+
+    Shapes as for `gated_linear`, but gate is (batch, heads, n, 1), and `chunk` is any number of tokens.
+    """
+    chunk = min(chunk, q.shape[2])
+    with full_precision(q.device.type):
+        return scan_segments(partial(_scalar_chunks, chunk=chunk), (q, k, v, gate), state, chunk)
+
+
+def _scalar_chunks(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor, *, chunk: int
+) -> tuple[Tensor, Tensor]:
+    n = q.shape[2]
+    q, k, v, gate = (chunked(t, chunk) for t in (q, k, v, gate))
+    fade, to_end = fade_factors(gate)
+    from_start = gate.cumsum(3).exp()
+    states, state = _states_before_chunks(outer_sum(k * to_end, v), from_start[:, :, :, -1:], state)
+    out = (q * from_start) @ states + ((q @ k.transpose(-1, -2)) * fade) @ v
+    return out.flatten(2, 3)[:, :, :n], state
+
+
+def scalar_gated_flops(n: int, features: int, size: int, chunk: int) -> float:
+    """Count the FLOPs of `scalar_gated_linear` for one head: two products in a chunk, two with the state."""
+    chunk = min(chunk, n)
+    return 2.0 * -(-n // chunk) * chunk * (chunk * (features + size) + 2 * features * size)
+
+
+def fade_factors(gate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is left of each token at each later one of its chunk, and at the chunk's end.
+
+    Gates (batch, heads, chunks, chunk, 1) give exp(sum of the gates from j + 1 to i), (..., chunk i, chunk j), zero
+    for j > i, and (..., chunk j, 1). The sums are no differences of prefix sums, which are inexact after a strong gate.
+    """
+    chunk = gate.shape[3]
+    sums = gate.expand(*gate.shape[:4], chunk).tril(-1).cumsum(3)
+    future = torch.ones(chunk, chunk, dtype=torch.bool, device=gate.device).triu(1)
+    return sums.masked_fill(future, -torch.inf).exp(), sums[:, :, :, -1:].mT.exp()
 
 
 def gated_scores(q: Tensor, k: Tensor, write: Tensor, gate: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,16 @@ from cab.ops.ragged import gather_tokens, real_first
 class ShortConvolution(nn.Module):
     """Convolve each channel of each head for itself: out_i = sum over p < width of kernel_p x_(i - width + 1 + p).
 
-    Tokens are (batch, heads, n, size). Before the first one stand zeros. Set masked tokens to zero where real ones
-    follow them.
+    With `bias` a learned number is added to each channel. Tokens are (batch, heads, n, size). Before the first one
+    stand zeros. Set masked tokens to zero where real ones follow them.
     """
 
-    def __init__(self, heads: int, size: int, width: int) -> None:
+    def __init__(self, heads: int, size: int, width: int, bias: bool = False) -> None:
         super().__init__()
         self.width = width
         self.kernel = nn.Parameter(torch.empty(heads * size, 1, width))
         nn.init.uniform_(self.kernel, -(width**-0.5), width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(heads * size)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve a whole sequence."""
@@ -47,5 +48,5 @@ class ShortConvolution(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         channels = x.transpose(2, 3).flatten(1, 2)
-        out = F.conv1d(channels, self.kernel, groups=channels.shape[1])
+        out = F.conv1d(channels, self.kernel, self.bias, groups=channels.shape[1])
         return torch.unflatten(out, 1, (x.shape[1], -1)).transpose(2, 3)
