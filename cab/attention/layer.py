@@ -61,7 +61,7 @@ class AttentionLayer(nn.Module):
         return self.mechanism.streams and self.mechanism.slot.pattern.causal
 
     def init_state(self, x: Tensor, y: Tensor | None = None, y_mask: Tensor | None = None) -> Any:
-        """Begin a stream: x (batch, 0, width) before the first token, and in CC the whole source y (batch, m, width)."""
+        """Begin a stream: x (batch, 0, width) is what precedes the first token, y (batch, m, width) CC's source."""
         mechanism, cross = self.mechanism, self.mechanism.slot.pattern.cross
         source = x if y is None else y
         tensors = self._projected(source, "kv")
@@ -111,7 +111,8 @@ class AttentionLayer(nn.Module):
 def rotated(t: Tensor, base: float, start: int = 0) -> Tensor:
     """Apply rotary positions to t (batch, heads, length, dim): rotate the channel pairs (i, i + dim // 2).
 
-    `base` is the base of the frequencies, `start` the position of the first token. A last channel without a partner (dim odd) stays as it is.
+    `base` is the base of the frequencies, `start` the position of the first token. A last channel without a partner
+    (dim odd) stays as it is.
     """
     half = t.shape[-1] // 2
     frequency = base ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)

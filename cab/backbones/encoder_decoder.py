@@ -4,11 +4,15 @@ Every self and cross attention layer is a slot. The encoder's slots are NS. The 
 a decoder that is not causal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from cab.backbones.block_stream import BlockStream
+from cab.backbones.decoder import TiedHead
 from cab.backbones.dropout import Dropout
 from cab.backbones.encoder import NORMS, Encoder
 from cab.backbones.positions import ROTARY_BASE, position_encoding
@@ -37,12 +41,43 @@ class DecoderBlock(nn.Module):
         self, x: Tensor, x_mask: Tensor | None, y: Tensor, y_mask: Tensor | None, inputs: Mapping[str, Tensor]
     ) -> Tensor:
         """Return the block's output (batch, n, width) for target x (batch, n, width) and source y (batch, m, width)."""
+        return self._composed(
+            x,
+            lambda t: self.attention(t, x_mask, inputs=inputs),
+            lambda t: self.cross(t, x_mask, y, y_mask, inputs=inputs),
+        )
+
+    @property
+    def streams(self) -> bool:
+        """Whether both layers can decode token by token."""
+        return all(getattr(layer, "streams", False) for layer in (self.attention, self.cross))
+
+    def init_state(self, x: Tensor, y: Tensor, y_mask: Tensor | None) -> Any:
+        """Begin a stream: x (batch, 0, width) is what precedes the first token, y (batch, m, width) the source."""
+        return self.attention.init_state(x), self.cross.init_state(x, y, y_mask)  # type: ignore[operator]
+
+    def step(self, state: Any, x: Tensor) -> tuple[Tensor, Any]:
+        """Return the output of the next tokens x (batch, c, width), as `forward` has it, and the new state."""
+        states = list(state)
+
+        def step_of(index: int, layer: Any) -> Callable[[Tensor], Tensor]:
+            def stepped(t: Tensor) -> Tensor:
+                out: Tensor
+                out, states[index] = layer.step(states[index], t)
+                return out
+
+            return stepped
+
+        return self._composed(x, step_of(0, self.attention), step_of(1, self.cross)), tuple(states)
+
+    def _composed(self, x: Tensor, attend: Callable[[Tensor], Tensor], cross: Callable[[Tensor], Tensor]) -> Tensor:
+        """Put the sublayers around x, with residual connections and norms."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), x_mask, inputs=inputs))
-            x = x + self.dropout(self.cross(self.cross_norm(x), x_mask, y, y_mask, inputs=inputs))
+            x = x + self.dropout(attend(self.attention_norm(x)))
+            x = x + self.dropout(cross(self.cross_norm(x)))
             return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
-        x = self.attention_norm(x + self.dropout(self.attention(x, x_mask, inputs=inputs)))
-        x = self.cross_norm(x + self.dropout(self.cross(x, x_mask, y, y_mask, inputs=inputs)))
+        x = self.attention_norm(x + self.dropout(attend(x)))
+        x = self.cross_norm(x + self.dropout(cross(x)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))  # type: ignore[no-any-return]
 
 
@@ -51,7 +86,8 @@ class EncoderDecoder(nn.Module):
 
     The encoder is built by the caller, has the decoder's width and may have no layers. `pattern` is that of the
     decoder's cross attention: with CC its self attention is causal (CS), with NC noncausal (NS). `raster` and
-    `source_raster` are the layouts of the target's and of the source's tokens.
+    `source_raster` are the layouts of the target's and of the source's tokens. With `tied` the embeddings of source and
+    target and the weights of the logits are one table (section 3.4).
     """
 
     def __init__(
@@ -73,6 +109,7 @@ class EncoderDecoder(nn.Module):
         norm: str = "pre",
         positions: str = "learned",
         embedding_std: float = 1.0,
+        tied: bool = False,
         raster: tuple[int, ...] | None = None,
         source_raster: tuple[int, ...] | None = None,
     ) -> None:
@@ -83,8 +120,11 @@ class EncoderDecoder(nn.Module):
         if encoder.width != width:
             raise ValueError(f"the encoder's width is {encoder.width}, the decoder's {width}: they must be equal")
         self.encoder, self.width = encoder, width
-        self.tokens = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.tokens.weight, std=embedding_std)
+        if tied and encoder.tokens.num_embeddings != vocabulary:
+            raise ValueError(f"vocabulary={vocabulary}: tied, it is the encoder's {encoder.tokens.num_embeddings}")
+        self.tokens = encoder.tokens if tied else nn.Embedding(vocabulary, width)
+        if not tied:
+            nn.init.normal_(self.tokens.weight, std=embedding_std)
         self.positions = position_encoding(positions, max_len, width)
         rotary = ROTARY_BASE if positions == "rotary" else None
         self_pattern = Pattern.CS if pattern.causal else Pattern.NS
@@ -112,7 +152,7 @@ class EncoderDecoder(nn.Module):
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
-        self.head = nn.Linear(width, classes)
+        self.head: nn.Module = TiedHead(self.tokens, classes) if tied else nn.Linear(width, classes)
 
     def forward(
         self,
@@ -128,3 +168,45 @@ class EncoderDecoder(nn.Module):
         for block in self.blocks:
             out = block(out, x_mask, source, y_mask, inputs or {})
         return self.head(self.norm(out))  # type: ignore[no-any-return]
+
+    def stream(self, y: Tensor, y_mask: Tensor | None = None) -> "LogitStream":
+        """Encode a source (batch, m), and begin a target."""
+        return LogitStream(self, y, y_mask)
+
+
+class LogitStream:
+    """Logits of a target of a causal `EncoderDecoder`, token by token."""
+
+    def __init__(self, model: EncoderDecoder, y: Tensor, y_mask: Tensor | None) -> None:
+        self.model, self.start = model, 0
+        source, y_mask = model.encoder(y, y_mask)
+        self.blocks = BlockStream(list(model.blocks), source, y_mask)
+
+    def step(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, c, classes) of the next tokens x (batch, c)."""
+        model = self.model
+        out = self.blocks.step(model.positions(model.tokens(x), self.start))
+        self.start += x.shape[1]
+        return model.head(model.norm(out))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def greedy(
+    model: EncoderDecoder, y: Tensor, y_mask: Tensor | None, *, first: int, end: int, most: int, least: int = 0
+) -> Tensor:
+    """Continue the token `first` by the most likely tokens until each example has `end`: ids (batch, most at most).
+
+    No example ends before `least` tokens; after its `end` it has `end` alone.
+    """
+    stream = model.stream(y, y_mask)
+    token = y.new_full((len(y), 1), first)
+    tokens: list[Tensor] = []
+    ended = torch.zeros(len(y), 1, dtype=torch.bool, device=y.device)
+    while len(tokens) < most and not ended.all():
+        logits = stream.step(token)
+        if len(tokens) < least:
+            logits[..., end] = torch.finfo(logits.dtype).min
+        token = logits.argmax(-1).masked_fill(ended, end)
+        ended = ended | (token == end)
+        tokens.append(token)
+    return torch.cat(tokens, 1)

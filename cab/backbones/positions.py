@@ -10,12 +10,22 @@ ROTARY_BASE = 10_000.0  # Su et al., arXiv 2104.09864, section 3.3
 
 
 def position_encoding(kind: str, max_len: int, width: int) -> nn.Module:
-    """Return the module that adds encodings of `kind` to tokens (batch, n, width): the identity for rotary and none."""
+    """Return the module that adds encodings of `kind` to tokens (batch, n, width): nothing for rotary and none.
+
+    It takes the tokens and the position of the first of them, 0 by default.
+    """
     if kind not in POSITIONS:
         raise ValueError(str(unknown("positions", kind, POSITIONS)))
     if kind == "learned":
         return LearnedPositions(max_len, width)
-    return SinusoidalPositions(max_len, width) if kind == "sinusoidal" else nn.Identity()
+    return SinusoidalPositions(max_len, width) if kind == "sinusoidal" else NoPositions()
+
+
+class NoPositions(nn.Module):
+    """Adds nothing."""
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        return x
 
 
 class LearnedPositions(nn.Module):
@@ -26,8 +36,8 @@ class LearnedPositions(nn.Module):
         self.embedding = nn.Embedding(max_len, width)  # an embedding, so that the optimiser does not decay it
         nn.init.normal_(self.embedding.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.embedding.weight[: x.shape[1]]
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        return x + self.embedding.weight[start : start + x.shape[1]]
 
 
 class SinusoidalPositions(nn.Module):
@@ -44,5 +54,5 @@ class SinusoidalPositions(nn.Module):
         table[:, 1::2] = (position * frequency[: width // 2]).cos()
         self.register_buffer("table", table, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.table[: x.shape[1]].to(x.dtype)
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        return x + self.table[start : start + x.shape[1]].to(x.dtype)

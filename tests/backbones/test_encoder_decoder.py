@@ -11,7 +11,7 @@ from cab import Pattern, Slot
 from cab.attention.build import LayerBuilder
 from cab.attention.layer import AttentionLayer
 from cab.backbones.encoder import NORMS, Encoder
-from cab.backbones.encoder_decoder import DecoderBlock, EncoderDecoder
+from cab.backbones.encoder_decoder import DecoderBlock, EncoderDecoder, greedy
 from cab.backbones.positions import POSITIONS
 from cab.plugins import registry
 
@@ -142,3 +142,48 @@ def test_what_does_not_fit_together_is_refused() -> None:
         encoder_decoder(Pattern.CC, width=12)
     with pytest.raises(ValueError, match="unknown norm 'before'"):
         DecoderBlock(nn.Identity(), nn.Identity(), 4, 4, dropout=0.0, norm="before")
+
+
+# Decoding.
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("pattern", "name"), [("CC", "softmax"), ("CS", "linear"), ("CC", "none"), ("CS", "none")])
+def test_a_stream_has_the_logits_of_the_whole_target(pattern: str, name: str, positions: str, norm: str) -> None:
+    model = encoder_decoder(Pattern.CC, attention(name, pattern), positions=positions, norm=norm)
+    x, y = ids()
+    y_mask = torch.arange(M) < torch.tensor([2, 6, 3])[:, None]
+    stream = model.stream(y, y_mask)
+    assert stream.blocks.streams == (name != "none")  # which is computed anew
+    out = [stream.step(x[:, :2]), *(stream.step(x[:, i : i + 1]) for i in range(2, N))]
+    torch.testing.assert_close(torch.cat(out, 1), model(x, None, y, y_mask))
+
+
+@pytest.mark.parametrize("name", ["softmax", "none"])
+def test_greedy_takes_the_most_likely_token_until_the_end(name: str) -> None:
+    model = encoder_decoder(Pattern.CC, attention(name), tied=True, vocabulary=11)
+    model.head.classes = 11
+    y = ids()[1]
+    found = greedy(model, y, None, first=1, end=2, most=N)
+    x = torch.cat([torch.ones_like(y[:, :1]), found[:, :-1]], 1)
+    expected = model(x, None, y).argmax(-1)
+    over = torch.cat([torch.zeros_like(found[:, :1]), (found == 2)[:, :-1]], 1).cumsum(1) > 0
+    assert torch.equal(found, expected.masked_fill(over, 2))
+
+
+def test_no_example_ends_before_the_least_tokens_and_all_end_at_the_most() -> None:
+    model, y = encoder_decoder(Pattern.CC), ids()[1]
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    assert greedy(model, y, None, first=1, end=2, most=5).tolist() == [[2]] * 3
+    assert greedy(model, y, None, first=1, end=2, most=5, least=3).tolist() == [[1, 1, 1, 2]] * 3
+    assert greedy(model, y, None, first=1, end=2, most=5, least=9).tolist() == [[1] * 5] * 3
+
+
+def test_tied_weights_are_one_table_and_need_one_vocabulary() -> None:
+    model = encoder_decoder(Pattern.CC, tied=True)
+    assert model.tokens is model.encoder.tokens and not hasattr(model.head, "weight")
+    with pytest.raises(ValueError, match="vocabulary=12: tied, it is the encoder's 11"):
+        encoder_decoder(Pattern.CC, tied=True, vocabulary=12)
