@@ -42,6 +42,7 @@ class Rala(Mechanism):
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
     paper = "arXiv 2411.07635"
     cost = "O((n + m) d^2)"
+    titles = ("Breaking the Low-Rank Dilemma of Linear Attention",)
     inputs = {"x": ("queries", "real", "width")}
     rasters = {"NS": (1, 2), "NC": (1, 2)}
     rotates = True
