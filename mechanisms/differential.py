@@ -18,18 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache, next_positions, visible_in_cache
+from cab import Pattern
 from cab.ops.norms import rms_norm
-from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.pairwise import Pairwise
+from cab.ops.precision import full_precision, widened
 from cab.ops.rotary import rotate
-from cab.ops.softmax import masked_softmax, repeat_heads, visible
+from cab.ops.softmax import masked_softmax, repeat_heads
 
 EPS = 1e-5  # of the norm
-Mask = Tensor | None
 
 
-class Differential(Mechanism):
+class Differential(Pairwise):
     """Every query weighs every key twice, and reads with the difference of the weights."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
@@ -46,19 +45,25 @@ class Differential(Mechanism):
         self.vectors = nn.Parameter(0.1 * torch.randn(4, slot.dim // 2))  # l_q1, l_k1, l_q2, l_k2
         self.scale = nn.Parameter(torch.ones(slot.values))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
-        """Write both (queries, keys) matrices of weights, and read once with their difference."""
-        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        return self._read(self._halves(q), self._halves(k), v, seen)
+    def keep(self, k: Tensor, v: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        """Keep the halves of the key as two heads, rotated, and the value."""
+        return self._halves(k, position), v
 
-    def attend_sdpa(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
+    def read(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Tensor | None, position: Tensor, **_: Any) -> Tensor:
+        """Write both matrices of weights, and read once with their difference."""
+        q = self._halves(q, position)
+        scores = (q * q.shape[-1] ** -0.5) @ repeat_heads(k, q.shape[1]).mT
+        first, second = masked_softmax(scores, seen).chunk(2, 1)
+        return self._normed((first - self._lambda(first) * second) @ repeat_heads(v, self.slot.heads))
+
+    def attend_sdpa(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Read with each map by PyTorch's fused kernels, and take the difference of the results."""
-        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        q, k = self._halves(q), self._halves(k)
+        seen, (k, v) = self.seen(q, k, v, key_mask), self.keep_all(k, v)
+        q = self._halves(q, torch.arange(q.shape[2], device=q.device))
         grouped = k.shape[1] != q.shape[1]
         out = F.scaled_dot_product_attention(q, k, torch.cat([v, v], 1), attn_mask=seen, enable_gqa=grouped)
         first, second = out.chunk(2, 1)
-        return self._normed(first - self._weight(first) * second)
+        return self._normed(first - self._lambda(first) * second)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Equations 1 to 3, head by head, each exponential written out."""
@@ -84,40 +89,14 @@ class Differential(Mechanism):
         reads = 2 if backend == "sdpa" else 1
         return 2.0 * self.slot.heads * n * m * (self.slot.dim + reads * self.slot.values)
 
-    def flops_needed(self, n: int, m: int) -> float:
-        """In causal self attention, count the pairs on and below the diagonal alone."""
-        pairs = n * (n + 1) // 2 if self.slot.pattern is Pattern.CS else n * m
-        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
-
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
-        """Cache the source (CC), or nothing yet (CS)."""
-        k = self._halves(k)
-        return extend_cache(empty_cache(k[:, :, :0], v[:, :, :0]), (k, v), key_mask)[0]
-
-    def step(
-        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Mask = None
-    ) -> tuple[Tensor, Any]:
-        """Cache the new tokens (CS), and let each read what is cached up to it."""
-        position = next_positions(state, q.shape[2], key_mask)
-        if k is not None and v is not None:
-            state, position = extend_cache(state, (self._halves(k, position), v), key_mask)
-        seen = visible_in_cache(state, None if self.slot.pattern.cross else position)
-        return self._read(self._halves(q, position), *state[0], seen), state
-
-    def _halves(self, t: Tensor, position: Tensor | None = None) -> Tensor:
+    def _halves(self, t: Tensor, position: Tensor) -> Tensor:
         """Return both halves as heads of their own, first those of map 1: (batch, 2 heads, length, dim / 2)."""
-        position = torch.arange(t.shape[2], device=t.device) if position is None else position
         return rotate(torch.cat(t.chunk(2, -1), 1), position, self.base)
 
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-        scores = (q * q.shape[-1] ** -0.5) @ repeat_heads(k, q.shape[1]).transpose(-1, -2)
-        first, second = masked_softmax(scores, seen).chunk(2, 1)
-        return self._normed((first - self._weight(first) * second) @ repeat_heads(v, self.slot.heads))
-
-    def _weight(self, like: Tensor) -> Tensor:
+    def _lambda(self, like: Tensor) -> Tensor:
         """Return lambda; it is a difference of exponentials, hence computed in float32."""
         with full_precision(like.device.type):
-            l_q, l_k = self.vectors.to(at_least_float32(self.vectors)).unflatten(0, (2, 2)).unbind(1)
+            l_q, l_k = widened(self.vectors).unflatten(0, (2, 2)).unbind(1)
             first, second = (l_q * l_k).sum(-1).exp()
             return (first - second + self.initial).to(like.dtype)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cab.attention.build import INNERS
 from cab.conformance.subject import LawBroken
+from cab.contracts.accepted import refusal
 from cab.contracts.mechanism import GRADES, Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import axes_of
@@ -22,6 +23,7 @@ def card(cls: type[Mechanism]) -> None:
     _check_reads(cls, names)
     _check_inputs(cls, names)
     _check_rasters(cls)
+    _check_accepts(cls, names)
     _check_exemptions(cls)
     if not cls.checks:
         raise LawBroken("checks is empty: no law would be run")
@@ -78,6 +80,21 @@ def _check_condition(where: str, condition: Any, names: list[str]) -> None:
     for name in condition:
         if name not in names:
             raise LawBroken(f"{where} depends on {name!r}, which is no hyper-parameter; there are: {', '.join(names)}")
+
+
+def _check_accepts(cls: type[Mechanism], names: list[str]) -> None:
+    """Each entry is of a hyper-parameter, has its form, and accepts the default."""
+    parameters = inspect.signature(cls.__init__).parameters
+    for name, rule in cls.accepts.items():
+        if name not in names:
+            raise LawBroken(f"accepts: {name!r} is no hyper-parameter; there are: {', '.join(names)}")
+        default = parameters[name].default
+        try:
+            reason = refusal(name, default, rule, default)
+        except ValueError as error:
+            raise LawBroken(f"accepts: {name!r}: {error}") from None
+        if reason:
+            raise LawBroken(f"accepts: the default is refused: {reason}")
 
 
 def _check_rasters(cls: type[Mechanism]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from cab.contracts.accepted import check_accepted
 from cab.contracts.arguments import Arguments
 from cab.contracts.rasters import Layout, describe, layout_of, layouts
 from cab.contracts.reads import Input, resolve_inputs, resolve_reads
@@ -21,11 +22,13 @@ GRADES = ("native", "extension", "leaky")
 
 
 class _Resolving(type):
-    """Fills in, after the constructor, what an instance reads: the card may make it depend on hyper-parameters."""
+    """Checks hyper-parameters against the card before the constructor runs, and fills in what they make it read."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        params = cls._hyperparameters(*args, **kwargs)
+        check_accepted(cls.accepts, params, cls._defaults())  # type: ignore[attr-defined]
         instance = super().__call__(*args, **kwargs)
-        instance.resolve(cls._hyperparameters(*args, **kwargs))
+        instance.resolve(params)
         return instance
 
     @property
@@ -38,6 +41,10 @@ class _Resolving(type):
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
         bound.apply_defaults()
         return dict(bound.arguments)
+
+    def _defaults(cls) -> dict[str, Any]:
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return {name: parameter.default for name, parameter in signature.parameters.items()}
 
 
 class Mechanism(nn.Module, metaclass=_Resolving):
@@ -62,6 +69,7 @@ class Mechanism(nn.Module, metaclass=_Resolving):
     exact: bool = False  # is softmax attention; an instance whose hyper-parameters make it another says so
     grouped: ClassVar[bool] = False  # takes kv_heads < heads
     rotates: bool = False  # rotates q and k itself
+    accepts: ClassVar[dict[str, Any]] = {}  # hyper-parameter -> what values it may have: see cab.contracts.accepted
     # hyper-parameters that the laws run with; with "patterns" a list of those that have them, elsewhere `Unsupported`
     checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     # limit cases: "params" and what it "equals" with them ("softmax", or another mechanism with its "equals_params"),

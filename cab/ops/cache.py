@@ -14,6 +14,11 @@ def empty_cache(*tensors: Tensor) -> Cache:
     return tensors, torch.zeros(tensors[0].shape[0], dtype=torch.long, device=tensors[0].device)
 
 
+def cache_of(tensors: tuple[Tensor, ...], mask: Tensor | None) -> Cache:
+    """Return the cache of a whole sequence: tensors (batch, heads, length, size), mask (batch, length)."""
+    return extend_cache(empty_cache(*(t[:, :, :0] for t in tensors)), tensors, mask)[0]
+
+
 def next_positions(cache: Cache, c: int, mask: Tensor | None) -> Tensor:
     """Return the position of each of the next c tokens, (batch, c). mask is (batch, c).
 

@@ -25,6 +25,11 @@ def at_least_float32(t: Tensor) -> torch.dtype:
     return torch.promote_types(t.dtype, torch.float32)
 
 
+def widened(t: Tensor) -> Tensor:
+    """Return t in float32 where it has 16 bits, else t itself."""
+    return t.to(at_least_float32(t))
+
+
 def product_dtype(t: Tensor) -> torch.dtype:
     """Return the dtype in which autocast, if it is on, computes matrix products of t."""
     device = t.device.type

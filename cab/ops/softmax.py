@@ -70,6 +70,15 @@ def repeat_heads(t: Tensor, heads: int) -> Tensor:
     return t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], 1)
 
 
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """Return softmax attention (batch, heads, n, size), its weights written out. q is not scaled yet.
+
+    k and v may have fewer heads, which consecutive query heads share.
+    """
+    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+    return masked_softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), seen) @ v
+
+
 def masked_attention(
     q: Tensor,
     k: Tensor,

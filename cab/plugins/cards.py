@@ -26,7 +26,8 @@ HARNESS_ARGUMENTS = {
     "task": ("seq_len", "source_len", "heads", "dim", "pattern"),
     "meter": (),
 }
-_WRAPPER = PACKAGE / "contracts" / "wrapper.py"  # a class that derives from it is a mechanism too
+# a class that derives from one of theirs is a mechanism too
+_MECHANISM_BASES = (PACKAGE / "contracts" / "wrapper.py", PACKAGE / "ops" / "pairwise.py")
 REQUIRED = "<required>"  # the default of a hyper-parameter that has none
 
 
@@ -119,7 +120,7 @@ def _shared_source(kind: str) -> bytes:
     """Return what every card of a kind is read through: the contract, this module, and of tasks the suites."""
     contract = (PACKAGE / "contracts" / f"{kind}.py").read_bytes() + Path(__file__).read_bytes()
     if kind == "mechanism":
-        contract += _WRAPPER.read_bytes()
+        contract += b"".join(path.read_bytes() for path in _MECHANISM_BASES)
     return contract + b"".join(_suite_sources().values() if kind == "task" else ())
 
 
@@ -129,7 +130,7 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{kind} '{name}': {path} is not valid Python: {error}") from error
     own_classes = _classes(tree)
-    classes = _suite_classes(tree) | (_wrapper_classes() if kind == "mechanism" else {}) | own_classes
+    classes = _suite_classes(tree) | (_mechanism_bases() if kind == "mechanism" else {}) | own_classes
     class_name = _class_of_plugin(kind, name, path, class_name, own_classes, classes)
     bases, _ = _with_bases(class_name, classes)
     facts, methods = dict(_contract_facts(kind)), set()
@@ -208,8 +209,11 @@ def _suite_classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
 
 
 @lru_cache
-def _wrapper_classes() -> dict[str, ast.ClassDef]:
-    return _classes(ast.parse(_WRAPPER.read_bytes()))
+def _mechanism_bases() -> dict[str, ast.ClassDef]:
+    """Return the classes between the contract and a mechanism: wrappers, and what all pairs share."""
+    return {
+        name: node for path in _MECHANISM_BASES for name, node in _classes(ast.parse(path.read_bytes())).items()
+    }
 
 
 @lru_cache
