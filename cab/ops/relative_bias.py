@@ -5,7 +5,9 @@ from math import log2, prod
 import torch
 from torch import Tensor, nn
 
+from cab.ops.precision import at_least_float32
 from cab.ops.raster_places import places
+from cab.ops.softmax import BlockAttention, masked_softmax
 
 HIDDEN = 512  # units of the network of `ContinuousBias`
 
@@ -73,3 +75,14 @@ class ContinuousBias(nn.Module):
     def forward(self) -> Tensor:
         """Return the bias of each query and key of a window: (heads, queries, keys)."""
         return self.of_offsets()[:, self.index]
+
+
+def biased_attention(bias: Tensor) -> BlockAttention:
+    """Return softmax attention in blocks (batch, heads, blocks, tokens, ·) with a bias (heads, queries, keys)."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        scores = scores.to(at_least_float32(scores)) + bias.unsqueeze(1)  # the bias is not rounded to 16 bits
+        return masked_softmax(scores, seen).to(v.dtype) @ v
+
+    return attention
