@@ -37,14 +37,18 @@ class Mamba2(Mechanism):
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2405.21060"
+    titles = (
+        "Understanding the differences in Foundation Models: Attention, State Space Models, and Recurrent Neural "
+        "Networks",
+    )
+    parity = "transformers (Mamba2Mixer)"
     cost = "O((n + m) d^2)"
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
+    accepts = {"conv": ">= 1", "chunk": ">= 1"}
     checks = ({"chunk": 8}, {"chunk": 5, "conv": 1})
 
     def __init__(self, slot: Any, *, conv: int = 4, chunk: int = 64) -> None:
         super().__init__(slot)
-        if conv < 1 or chunk < 1:
-            raise ValueError(f"conv={conv}, chunk={chunk}: at least 1 token is needed")
         self.chunk, self.ways = chunk, 2 if slot.pattern is Pattern.NS else 1
         sizes = slot.dim, slot.dim, slot.values
         self.convs = nn.ModuleList(ShortConvolution(slot.heads, size, conv, bias=True) for size in sizes)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cab.ops.decay import decayed_linear
-from cab.ops.gated import gated_linear
+from cab.ops.gated import gated_linear, scalar_gated_linear
 from cab.ops.prefix import causal_linear
 
 
@@ -36,3 +36,20 @@ def test_gates_that_forget_everything_at_once_are_exact_in_float32() -> None:
         state = gate[:, :, t].exp().unsqueeze(-1) * state + k[:, :, t].unsqueeze(-1) * v[:, :, t].unsqueeze(-2)
         rows.append((q[:, :, t].unsqueeze(-2) @ state).squeeze(-2))
     torch.testing.assert_close(out, torch.stack(rows, 2))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_one_gate_of_a_token_is_the_same_gate_in_every_channel(chunk: int) -> None:
+    q, k, v = qkv(37)
+    gate, state = -normal(2, 2, 37, 1, seed=3).exp(), normal(2, 2, 8, 8, seed=4)
+    expected = gated_linear(q, k, v, gate.expand_as(k), state, 8)
+    torch.testing.assert_close(scalar_gated_linear(q, k, v, gate, state, chunk), expected)
+
+
+def test_a_token_is_exact_after_one_that_forgets_everything() -> None:
+    q, k, v = (t.float() for t in qkv(64))
+    gate = torch.full((2, 2, 64, 1), -0.1)
+    gate[:, :, 40] = -1e6
+    out = scalar_gated_linear(q, k, v, gate, k.new_zeros(2, 2, 8, 8), 64)[0]
+    after = [t[:, :, 40:] for t in (q, k, v, gate)]
+    torch.testing.assert_close(out[:, :, 40:], scalar_gated_linear(*after, k.new_zeros(2, 2, 8, 8), 64)[0])
