@@ -21,10 +21,14 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern, Unsupported
 from cab.ops import kernels
+from cab.ops.cache import next_positions
+from cab.ops.precision import at_least_float32
+from cab.ops.ragged import gather_tokens, real_first
 from cab.ops.raster_places import aligned_positions, centres, places
 from cab.ops.raster_windows import RasterWindows
 from cab.ops.relative_bias import biased_attention
@@ -55,6 +59,10 @@ class Neighborhood(Mechanism):
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2204.07143"
     cost = "O(n w d)"
+    titles = (
+        "Dilated Neighborhood Attention Transformer",
+        "Faster Neighborhood Attention: Reducing the O(n^2) Cost of Self Attention at the Threadblock Level",
+    )
     rasters = (1, 2, 3)
     grouped = True
     checks = ({"window": 3}, {"window": 4, "dilation": 3}, {"window": 5, "dilation": 2, "bias": True})
@@ -175,6 +183,63 @@ class Neighborhood(Mechanism):
             count = torch.minimum(count, place // self.dilation + 1) if self.causal else count
             pairs *= int(count.clamp(max=self.window).sum())
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
+
+    @property
+    def streams(self) -> bool:
+        """Whether tokens are a sequence: a raster is always there as a whole."""
+        return len(self.raster) == 1
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Any:
+        """Keep the source and the number of queries so far (CC), or masked zeros as the last keys (CS)."""
+        real = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
+        if self.slot.pattern.cross:
+            return k, v, real if key_mask is None else key_mask, real.new_zeros(len(real), dtype=torch.long)
+        last = (min(self.window, self.slot.max_len) - 1) * self.dilation
+        return F.pad(k, (0, 0, last, 0)), F.pad(v, (0, 0, last, 0)), real.new_zeros(len(real), last)
+
+    def step(
+        self, state: Any, q: Tensor, k: Tensor | None = None, v: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Gather the neighborhood of each new query: of the source (CC), or of the last keys and the new ones (CS)."""
+        (n,), (m,), c = self.raster, self.source, q.shape[2]
+        keys, values, real, *queries = state
+        key = torch.arange(min(self.window, m), device=q.device)
+        if k is None or v is None:
+            centre = next_positions(((), queries[0]), c, key_mask).unsqueeze(2) * m // n
+            count = (m - centre % self.dilation - 1) // self.dilation + 1
+            first = torch.minimum(centre // self.dilation - self.window // 2, count - self.window).clamp(min=0)
+            offset = first + key - centre // self.dilation
+            index = (first + key) * self.dilation + centre % self.dilation  # (batch, c, window)
+            seen = (first + key < count) & (index < keys.shape[2])
+            out = self._gathered(q, keys, values, index.clamp(max=keys.shape[2] - 1), real, seen, offset)
+            return out, (*state[:3], queries[0] + (c if key_mask is None else key_mask.sum(1)))
+        new, order, inverse = real.new_ones(len(real), c), None, None
+        if key_mask is not None:
+            order, inverse = real_first(key_mask)
+            q, k, v, new = *(gather_tokens(t, order) for t in (q, k, v)), key_mask.gather(1, order)
+        last = real.shape[1]
+        keys, values, real = torch.cat([keys, k], 2), torch.cat([values, v], 2), torch.cat([real, new], 1)
+        offset = (key - (len(key) - 1)).expand(len(q), c, -1)
+        index = torch.arange(c, device=q.device)[:, None] + last + offset * self.dilation
+        out = self._gathered(q, keys, values, index, real, torch.ones_like(index, dtype=torch.bool), offset)
+        kept = torch.arange(last, device=q.device) + new.sum(1, keepdim=True)
+        state = gather_tokens(keys, kept), gather_tokens(values, kept), real.gather(1, kept)
+        return out if inverse is None else gather_tokens(out, inverse), state
+
+    def _gathered(
+        self, q: Tensor, keys: Tensor, values: Tensor, index: Tensor, real: Tensor, seen: Tensor, offset: Tensor
+    ) -> Tensor:
+        """Attend to the keys at index (batch, queries, window), `offset` of the queries, that are real and seen."""
+        seen = seen & real.gather(1, index.flatten(1)).view(index.shape)
+        keys, values = (
+            torch.unflatten(gather_tokens(repeat_heads(t, self.slot.heads), index.flatten(1)), 2, index.shape[1:])
+            for t in (keys, values)
+        )
+        scores = (q * self.slot.dim**-0.5).unsqueeze(3) @ keys.transpose(-1, -2)
+        if self.table is not None:
+            bias = self.table[:, (offset + self.reach[0]).clamp(0, self.table.shape[1] - 1)]
+            scores = scores.to(at_least_float32(scores)) + bias.transpose(0, 1).unsqueeze(3)
+        return (masked_softmax(scores, seen[:, None, :, None]).to(values.dtype) @ values).squeeze(3)
 
     def _in_tiles(self, attention: BlockAttention, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         m, axes = k.shape[2], self._axes(k.shape[2])
