@@ -1,0 +1,117 @@
+"""Multi-query self-attention (MQSA, arXiv 2311.01056): attention by the last item, and by the mean of the last L items.
+
+    o_i = a sum over j of softmax_j(q_i . k_j / sqrt(dim)) v_j
+        + (1 - a) sum over j of softmax_j(p_i . k_j / sqrt(dim)) v_j,   p_i = mean of the queries i - L + 1, ..., i
+
+Before the L-th item the mean is of the items that there are. The authors average the items' embeddings, and project
+the mean: an affine projection and a mean may change places. Their two attentions stand in two towers with weights of
+their own; here they share queries, keys and values. A mean query is rotated at the position of its last item.
+
+- CS is the paper's. NS is ours: a query is still the mean of items up to its own.
+- NC and CC are ours: items of the target are averaged, and read the source.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cab import Mechanism, Pattern
+from cab.ops.cache import empty_cache, extend_cache, next_positions, visible_in_cache
+from cab.ops.precision import at_least_float32
+from cab.ops.ragged import gather_tokens, real_first
+from cab.ops.rotary import rotate
+from cab.ops.softmax import masked_softmax, repeat_heads, visible
+
+Mask = Tensor | None
+
+
+class Mqsa(Mechanism):
+    """Softmax attention by each query and by the mean of the last few, weighed against each other."""
+
+    patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    paper = "arXiv 2311.01056"
+    titles = (
+        "Collaboration and Transition: Distilling Item Transitions into Multi-Query Self-Attention for Sequential "
+        "Recommendation",
+    )
+    cost = "O(n m d)"
+    grouped = True
+    rotates = True
+    checks = ({"queries": 3, "short": 0.3}, {"queries": 5, "short": 0.0})
+    limits = (
+        {"params": {"queries": 1}, "equals": "softmax"},
+        {"params": {"short": 1.0}, "equals": "softmax"},
+    )
+
+    def __init__(self, slot: Any, *, queries: int = 3, short: float = 0.5) -> None:
+        super().__init__(slot)
+        if queries < 1 or not 0 <= short <= 1:
+            raise ValueError(f"queries={queries}, short={short}: at least 1 query, and a share from 0 to 1")
+        self.queries, self.short, self.base = queries, short, None if slot.pattern.cross else slot.rotary
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
+        """Average, and write both (queries, keys) matrices of weights."""
+        n, m = q.shape[2], k.shape[2]
+        position = torch.arange(max(n, m), device=q.device)
+        mean = self._means(F.pad(q, (0, 0, self.queries - 1, 0)), position[:n])
+        k = rotate(k, position[:m], self.base)
+        return self._read(q, mean, k, v, position[:n], visible(self.slot.pattern, n, m, key_mask, q.device))
+
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Take one query after the other, by itself and averaged."""
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        keys, rows = rotate(k, torch.arange(k.shape[2]), self.base), []
+        for i in range(q.shape[2]):
+            seen = i + 1 if self.slot.pattern is Pattern.CS else k.shape[2]
+            mean = q[:, :, max(i + 1 - self.queries, 0) : i + 1].mean(2, keepdim=True)
+            short, long = (
+                (rotate(query, torch.tensor([i]), self.base) @ keys[:, :, :seen].mT / self.slot.dim**0.5).softmax(-1)
+                for query in (q[:, :, i : i + 1], mean)
+            )
+            rows.append(self.short * (short @ v[:, :, :seen]) + (1 - self.short) * (long @ v[:, :, :seen]))
+        return torch.cat(rows, 2)
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Count two products of queries and keys, and one of the weights' sum and the values."""
+        return 2.0 * self.slot.heads * n * m * (2 * self.slot.dim + self.slot.values)
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """Leave out, in CS, the pairs above the diagonal."""
+        pairs = n * (n + 1) / 2 if self.slot.pattern is Pattern.CS else n * m
+        return 2.0 * self.slot.heads * pairs * (2 * self.slot.dim + self.slot.values)
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
+        """Keep the source (CC), or nothing yet (CS); no last queries, and their number so far."""
+        cache, _ = extend_cache(empty_cache(k[:, :, :0], v[:, :, :0]), (k, v), key_mask)
+        last = k.new_zeros(k.shape[0], self.slot.heads, self.queries - 1, k.shape[3])
+        return cache, last, torch.zeros_like(cache[1])
+
+    def step(self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None) -> tuple[Tensor, Any]:
+        """Average the new queries with the last ones, keep the new keys (CS), and attend."""
+        cache, last, count = state
+        mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
+        position = next_positions(((), count), q.shape[2], mask)
+        order, back = real_first(mask)
+        window = torch.cat([last, gather_tokens(q, order)], 2)
+        mean = self._means(window, position.gather(1, order))
+        end = torch.arange(self.queries - 1, device=q.device) + mask.sum(1, keepdim=True)
+        if k is not None and v is not None:
+            cache, _ = extend_cache(cache, (rotate(k, position, self.base), v), mask)
+        seen = visible_in_cache(cache, None if k is None else position)
+        out = self._read(q, gather_tokens(mean, back), *cache[0], position, seen)
+        return out, (cache, gather_tokens(window, end), count + mask.sum(1))
+
+    def _means(self, window: Tensor, position: Tensor) -> Tensor:
+        """Average, at each token, as many queries of `window` (batch, heads, L - 1 + n, dim) as there are up to it."""
+        sums = window.unfold(2, self.queries, 1).sum(-1, dtype=at_least_float32(window))
+        count = (position + 1).clamp(max=self.queries)
+        return (sums / count.unsqueeze(-1).unsqueeze(-3)).to(window.dtype)
+
+    def _read(self, q: Tensor, mean: Tensor, k: Tensor, v: Tensor, position: Tensor, seen: Mask) -> Tensor:
+        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
+        short, long = (
+            masked_softmax((rotate(t, position, self.base) * self.slot.dim**-0.5) @ k.mT, seen) for t in (q, mean)
+        )
+        return (self.short * short + (1 - self.short) * long) @ v
