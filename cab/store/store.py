@@ -6,12 +6,15 @@ A file is written whole, by rename.
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cab.errors import UsageError
 from cab.paths import write_whole
 from cab.store.entry import Entry
+
+COPIED = "merge-"  # how the folder begins that holds what a merge has copied completely
 
 
 @dataclass
@@ -32,7 +35,21 @@ class Store:
                 f"the results folder {self.folder.absolute()} cannot be written: {error.strerror}; "
                 "choose another with --results DIR"
             ) from error
+        self.finish_merges()
         return self
+
+    def finish_merges(self) -> None:
+        """Move what a merge has copied here completely into its place; see `cab.store.merging`.
+
+        The merge itself calls this, or, where it was killed, whoever reads the store next.
+        """
+        for copied in self.folder.glob(f"{COPIED}*"):
+            for path in copied.iterdir():
+                with suppress(FileNotFoundError):  # another process has moved it
+                    self.path(path.stem).parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(self.path(path.stem))
+            with suppress(OSError):
+                copied.rmdir()
 
     def path(self, file: str) -> Path:
         """Return where the file of a measurement (`<case id>-<key>`) lies."""
@@ -52,6 +69,7 @@ class Store:
 
     def entries(self) -> Iterator[tuple[Path, Entry]]:
         """Yield every entry that can be read, with its file."""
+        self.finish_merges()
         for path in sorted((self.folder / "cases").glob("??/*.json")):
             if (entry := self.load(path)) is not None:
                 yield path, entry

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cab.contracts.case import canonical
+from cab.contracts.case import canonical, worst
 from cab.paths import write_whole
 from cab.store.entry import Entry, MetricResult
 from cab.store.store import Store, now
@@ -161,6 +161,20 @@ def table(store: Store, history: bool = False, files: Collection[str] | None = N
     return everything[COLUMNS].sort_values(["time", "case_id", "metric"], kind="stable").reset_index(drop=True)
 
 
+def measurements(store: Store, history: bool = False) -> "pd.DataFrame":
+    """Return the answers of a store, without floors and learning curves, with `file`, `meter` and `ended` of each row.
+
+    `ended` is the worst status of the row's file, which holds one meter of one case. As in `table`, `history` adds the
+    files that a newer one has replaced.
+    """
+    everything = _all_rows(store)
+    kept = everything if history else _newest(everything)
+    answers = kept[kept["step"].isna() & (kept["grade"] != "floor").fillna(True)]
+    by_file = {file: worst(group) for file, group in answers.groupby("file")["status"]}
+    answers = answers.assign(ended=answers["file"].map(by_file).astype("string"))
+    return answers.sort_values(["time", "case_id", "meter"], kind="stable").reset_index(drop=True)
+
+
 def outdated(store: Store) -> dict[str, int]:
     """Return meter -> how many cases it has measured by an older method alone: no table shows them."""
     everything = _all_rows(store)
@@ -174,6 +188,7 @@ def _all_rows(store: Store) -> "pd.DataFrame":
     """Return the rows of every file, with the columns of the cache; of unchanged files they come from the cache."""
     import pandas as pd
 
+    store.finish_merges()
     cached = _read_cache(store.folder)
     paths = {path.stem: path for path in (store.folder / "cases").glob("??/*.json")}
     stamps = {file: path.stat().st_mtime_ns for file, path in paths.items() if path.is_file()}
