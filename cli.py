@@ -180,11 +180,13 @@ def show(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="KIND=NAME", help="KIND: mechanism, task, meter, metric, grid or law.", autocompletion=_complete
+            metavar="[KIND=NAME | NAME | KEY]",
+            help="KIND: mechanism, task, meter, metric, grid or law; KEY: one of `cab run`, as in threads.",
+            autocompletion=_complete,
         ),
     ],
 ) -> None:
-    """Show a plug-in: what it is, its hyper-parameters and its sources."""
+    """Show a plug-in, a metric, a grid or a law, or what a key of `cab run` means and accepts."""
     from cab.terminal.printing import console
 
     if what.startswith("law="):

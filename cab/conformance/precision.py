@@ -4,7 +4,7 @@ An error is the difference from a float64 baseline on the same rounded weights a
 on top: the unit in the last place, in bfloat16, of the largest entry of the result.
 """
 
-from math import floor, log2
+from math import floor, isfinite, log2
 
 import torch
 from torch import Tensor
@@ -90,6 +90,8 @@ def _rms_error(actual: Tensor, baseline: Tensor) -> float:
 
 
 def _ulp(t: Tensor) -> float:
-    """Return the unit in the last place of the largest entry, in bfloat16."""
+    """Return the unit in the last place of the largest entry, in bfloat16; `LawBroken` where one is not finite."""
     largest = t.abs().max().item()
+    if not isfinite(largest):
+        raise LawBroken("already in float64, of the arguments rounded to bfloat16, the result is not finite")
     return torch.finfo(torch.bfloat16).eps * 2.0 ** floor(log2(largest)) if largest else 0.0

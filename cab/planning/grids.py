@@ -4,10 +4,11 @@ A grid is a list of blocks, each a list of overrides: the keys of a block multip
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cab.errors import UsageError, unknown
-from cab.planning.overrides import INNER_KEYS, Axes, node, options, parse
+from cab.planning.overrides import INNER_KEYS, Axes, node, options, parse, read_yaml
 from cab.planning.plugin_config import configured
 
 
@@ -37,14 +38,35 @@ def blocks_of(grid: Any, user_keys: Axes) -> Iterator[Axes]:
         raise UsageError(f"'{unused[0]}': no block of grid={grid} holds a mechanism that this is for")
 
 
+def grid_texts(grid: str) -> list[list[str]]:
+    """Return the overrides of each block of a grid: of a name in conf/grid, or of a YAML file, `./mine.yaml`.
+
+    `UsageError` for an unknown name, a file that is not there, and a YAML that holds no blocks.
+    """
+    is_file = grid.endswith((".yaml", ".yml")) or "/" in grid
+    if not is_file and grid not in options("grid"):
+        raise unknown("grid", grid, options("grid"), "A file of your own: grid=./file.yaml")
+    if is_file and not Path(grid).is_file():
+        raise UsageError(f"grid={grid}: there is no file {Path(grid).absolute()}")
+    blocks = (read_yaml(Path(grid)) if is_file else node("grid", grid)).get("blocks")
+    if not isinstance(blocks, list) or not blocks or not all(isinstance(block, list) for block in blocks):
+        raise UsageError(
+            f"grid '{grid}' must hold `blocks`, each a list of overrides, as in: blocks: [[mechanism=softmax,agent, "
+            "task=speed, 'seq_len=512,1024']]"
+        )
+    return [[_override(text, grid) for text in block] for block in blocks]
+
+
+def _override(entry: Any, grid: str) -> str:
+    """Return an entry of a block as it would stand on the command line; `UsageError` where it is no text."""
+    if not isinstance(entry, str):
+        raise UsageError(f"grid '{grid}': {entry!r} is no override; write it as text, as in - seq_len=512,1024")
+    return entry
+
+
 def _blocks(grid: Any) -> list[Axes]:
     """Read the blocks of a grid."""
-    if grid not in options("grid"):
-        raise unknown("grid", str(grid), options("grid"))
-    blocks = node("grid", grid).get("blocks")
-    if not isinstance(blocks, list) or not all(isinstance(block, list) for block in blocks):
-        raise UsageError(f"grid '{grid}' must hold `blocks`, each a list of overrides")
-    return [parse([str(text) for text in block]) for block in blocks]
+    return [parse(block) for block in grid_texts(str(grid))]
 
 
 def _in_block(index: int, blocks: list[Axes], user_keys: Axes) -> Axes | None:

@@ -84,7 +84,7 @@ def _axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], keys: Axes, pref
         if len(scope) > 1:
             raise UsageError(f"'{key}' has too many parts: write {prefix}.KEY=VALUE or {prefix}.NAME.KEY=VALUE")
         if scope and not any(scope[0] in each.scopes for each in chosen):
-            accepted = [each.option for each in chosen]
+            accepted = [_scope_of(each) for each in chosen]
             raise unknown(f"{prefix} in '{key}'", scope[0], accepted, f"It must be one of the chosen: {chooser}=...")
         if scope and scope[0] not in plugin.scopes:
             continue
@@ -102,9 +102,13 @@ def _check_name(name: str, plugin: PluginConfig, chosen: Sequence[PluginConfig],
     owner = next((each for each in chosen if name in each.card.params), None)
     hint = ""
     if owner is not None:
-        scope = owner.card.class_name if is_file(owner.option) else owner.option
-        hint = f"Only some take it: {prefix}.{scope}.{name}=..."
+        hint = f"Only some take it: {prefix}.{_scope_of(owner)}.{name}=..."
     raise unknown(f"hyper-parameter of {plugin.card.kind} '{plugin.option}'", name, plugin.card.params, hint)
+
+
+def _scope_of(plugin: PluginConfig) -> str:
+    """Return what stands for a plug-in in PREFIX.NAME.KEY: its name, or the class of a user's file."""
+    return plugin.card.class_name if is_file(plugin.option) else plugin.option
 
 
 def _check_type(key: str, value: Any, plugin: PluginConfig, default: Any) -> None:

@@ -3,8 +3,10 @@
 An option of a group is what `mechanism=NAME`, `task=NAME` or `grid=NAME` chooses.
 """
 
+import re
 from contextlib import suppress
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,14 @@ def options(group: str) -> list[str]:
     return sorted(files | set(registry.names(group) if group in registry.KINDS else ()))
 
 
+def grid_headline(name: str) -> str:
+    """Return the first sentence of a grid's comment, read without its blocks; "" where there is none."""
+    files = [path for folder in folders() if (path := folder / "grid" / f"{name}.yaml").is_file()]
+    lines = files[0].read_text().splitlines() if files else []
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=[.:]) ", comment, maxsplit=1)[0].rstrip(".:")
+
+
 def _standing_alone(group: str) -> list[str]:
     """Return what a glob chooses from: the options of a group but wrappers, which would need an inner mechanism."""
     names = options(group)
@@ -95,16 +105,17 @@ def node(group: str, name: str) -> dict[str, Any]:
     paths = [path for folder in folders() if (path := folder / group / f"{name}.yaml").is_file()]
     if len(paths) > 1:
         raise UsageError(f"two files define {group}={name}: {' and '.join(map(str, paths))}")
-    return _read(paths[0], group, name) if paths else {"name": name}
+    return read_yaml(paths[0], group, name) if paths else {"name": name}
 
 
 def beside_file(file: str) -> dict[str, Any]:
     """Return what the YAML beside a user's file says: of `mine.py` it is `mine.yaml`. {} where there is none."""
     path = Path(file.partition(":")[0]).with_suffix(".yaml")
-    return _read(path) if path.is_file() else {}
+    return read_yaml(path) if path.is_file() else {}
 
 
-def _read(path: Path, group: str = "", name: str = "") -> dict[str, Any]:
+def read_yaml(path: Path, group: str = "", name: str = "") -> dict[str, Any]:
+    """Return what a YAML file says, of a `group` with what its defaults say; `UsageError` names what is wrong."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

@@ -9,14 +9,14 @@ from cab.contracts.recipe import Recipe
 from cab.contracts.values import check_choice, check_number, check_whole
 from cab.errors import UsageError, unknown
 from cab.planning.rasters import check_raster
-from cab.plugins.registry import names
+from cab.plugins.registry import is_file, names
 
 ENGINES = ("local", "slurm", "ray")  # cab.runner.engines has one function for each
 TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.instruments.timers has them
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")
 _OPTIONAL_COUNTS = ("source_len", "kv_heads", "value_dim", "threads")
-_CHOICES = {
+CHOICES = {  # key -> its values
     "pattern": tuple(Pattern.__members__),
     "level": LEVELS,
     "pass": PASSES,
@@ -60,7 +60,7 @@ def check_root(root: dict[str, Any]) -> None:
         raise UsageError(
             f"backend={root['backend']}: give a name, as in backend=sdpa, or several, as in backend=eager,sdpa"
         )
-    for key, accepted in _CHOICES.items():
+    for key, accepted in CHOICES.items():
         check_choice(key, root[key], accepted)
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", str(root["device"])):
         raise unknown("device", str(root["device"]), ["cpu", "cuda", "cuda:0", "mps"])
@@ -76,7 +76,8 @@ def check_root(root: dict[str, Any]) -> None:
         accepted_meters = ", ".join(names("meter"))
         raise UsageError(f"meters={meters}: give a list, as in meters=[latency,memory]. Accepted: {accepted_meters}")
     for meter in meters:
-        check_choice("meter", meter, names("meter"))
+        if not is_file(str(meter)):
+            check_choice("meter", meter, [*names("meter"), "./file.py:Class"])
     Recipe.of(root["training"])
 
 

@@ -8,10 +8,12 @@ from rich.markup import escape
 
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
-from cab.planning.overrides import node, options
+from cab.planning.grids import grid_texts
+from cab.planning.overrides import grid_headline, node, options
 from cab.plugins import cards, registry
 from cab.plugins.cards import Card
 from cab.plugins.literature import Title, literature
+from cab.terminal.keys import is_key, keys, print_key
 from cab.terminal.printing import print_pairs
 from cab.terminal.selection import Selection, grades, growth, selection
 
@@ -52,7 +54,7 @@ def listed(arguments: list[str]) -> dict[str, list[dict[str, Any]]]:
         if kind not in ("grids", "titles")
     }
     if "grids" in asked.kinds():
-        plugins["grids"] = [{"name": name, "blocks": node("grid", name)["blocks"]} for name in _grids(asked)]
+        plugins["grids"] = [{"name": name, "blocks": grid_texts(name)} for name in _grids(asked)]
     if "titles" in asked.kinds():
         plugins["titles"] = [
             {"title": each.title, "plugins": [card.name for card in each.plugins], "becomes": each.verdict}
@@ -75,15 +77,19 @@ def _of_mechanism(card: Card) -> dict[str, Any]:
 
 
 def print_plugin(text: str, out: Console) -> None:
-    """Print what `mechanism=NAME`, `task=`, `meter=`, `metric=` or `grid=` names, or a plug-in's name alone.
+    """Print what `mechanism=NAME`, `task=`, `meter=`, `metric=` or `grid=` names, a plug-in's name, or a key.
 
     Of several plug-ins with one name, the first kind in `cab.plugins.registry.KINDS` is printed.
     """
     kind, equals, name = text.partition("=")
     if not equals:
         kinds = [kind for kind in registry.KINDS if text in registry.names(kind)]
+        if not kinds and is_key(text):
+            print_key(text, out)
+            return
         if not kinds and not registry.is_file(text):
-            raise unknown("plug-in", text, [name for kind in registry.KINDS for name in registry.names(kind)])
+            accepted = [*keys(), *(name for kind in registry.KINDS for name in registry.names(kind))]
+            raise unknown("plug-in or key", text, accepted)
         kind, name = (kinds or ["mechanism"])[0], text
     if kind == "grid":
         _print_grid(name, out)
@@ -200,13 +206,12 @@ def _print_meters(asked: Selection, out: Console, with_methods: bool = False) ->
 def _grids(asked: Selection) -> list[str]:
     if not asked.words:  # the blocks are slow to read
         return list(options("grid"))
-    return [name for name in options("grid") if asked.has_words(f"{name} {node('grid', name)['blocks']}")]
+    return [name for name in options("grid") if asked.has_words(f"{name} {grid_texts(name)}")]
 
 
 def _print_grids(asked: Selection, out: Console) -> None:
-    names = _grids(asked)
-    if names or not asked.narrowed:
-        out.print(f"[bold]Grids[/]: {escape(', '.join(names) or 'none')}", highlight=False)
+    rows = [("name", "what it is"), *((name, grid_headline(name)) for name in _grids(asked))]
+    _print_columns("Grids", rows, [], asked, out)
 
 
 def _titles(asked: Selection) -> list[Title]:
@@ -241,10 +246,8 @@ def _print_columns(
 
 
 def _print_grid(name: str, out: Console) -> None:
-    if name not in options("grid"):
-        raise unknown("grid", name, options("grid"))
-    for block in node("grid", name)["blocks"]:
-        out.print(escape(" ".join(map(str, block))), highlight=False)
+    for block in grid_texts(name):
+        out.print(escape(" ".join(block)), highlight=False)
 
 
 def _print_metric(name: str, out: Console) -> None:
@@ -298,9 +301,18 @@ def _task_facts(card: Card) -> dict[str, Any]:
         },
         "version": facts["version"],
         "paper": facts["paper"] or "none",
-        **{f"scale {name}": settings for name, settings in scales.items()},
+        **{f"scale {name}": _keys_text(settings) for name, settings in scales.items()},
         **_params("task", card),
     }
+
+
+def _keys_text(settings: dict[str, Any], prefix: str = "") -> str:
+    """Write nested settings as they stand on the command line: `training.steps=100 seq_len=64`."""
+    texts = []
+    for key, value in settings.items():
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        texts.append(_keys_text(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={shown}")
+    return " ".join(texts)
 
 
 def _meter_facts(card: Card) -> dict[str, Any]:

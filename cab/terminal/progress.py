@@ -16,6 +16,7 @@ from cab.planning.measurement import Measurement
 from cab.planning.variation import labels
 
 LOG_INTERVAL = 10.0  # seconds between two lines of a log that say what runs now
+ETA_INTERVAL = 30.0  # seconds between two lines of a log that say how long the rest will take
 _COLOURS = {"ok": "green", "unsupported": "dim", "skipped": "dim"}
 _BAR_WIDTH = 75  # characters of the terminal that the description must leave to the rest of the bar
 
@@ -44,6 +45,8 @@ class Display:
         self._labels: dict[str, str] = {}  # case id -> title, told apart from the others
         self._doing: dict[int | None, str] = {}  # worker (None: there is but one) -> what it does
         self._last_log_line, self._last_log_time = "", 0.0
+        self._children, self._ended = 0, 0  # child processes in all, and those that have ended
+        self._started = self._last_eta_time = 0.0
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
             TextColumn("{task.fields[cases]}"),
@@ -70,9 +73,10 @@ class Display:
         done = self._cases - len(self._pending)
         if done:
             self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
+        self._children = sum(each.processes for each in pending)
+        self._started = self._last_eta_time = time.monotonic()
         if self.console.is_terminal and pending:
-            processes = sum(each.processes for each in pending)
-            self._task = self._bar.add_task("", total=processes, cases=self._case_count())
+            self._task = self._bar.add_task("", total=self._children, cases=self._case_count())
             self._bar.start()
 
     def doing(self, what: str, worker: int | None = None) -> None:
@@ -85,17 +89,20 @@ class Display:
         if self._task is not None:
             width = max(20, self.console.width - _BAR_WIDTH)
             running = sorted((number or 0, text) for number, text in list(self._doing.items()) if text)
-            self._bar.update(self._task, description="\n".join(escape(text[:width]) for _, text in running))
+            self._bar.update(self._task, description="\n".join(escape(fitted(text, width)) for _, text in running))
         elif what and not self.console.is_terminal:
             now = time.monotonic()
             if what != self._last_log_line and now - self._last_log_time > LOG_INTERVAL:
                 self._last_log_line, self._last_log_time = what, now
                 self.console.print(escape(what), highlight=False, soft_wrap=True)
+        self._log_time_left()
 
     def step(self, children: int) -> None:
         """Advance the bar by the child processes that have ended."""
+        self._ended += children
         if self._task is not None:
             self._bar.advance(self._task, children)
+        self._log_time_left()
 
     def done(self, measurement: Measurement, status: str, reason: str) -> None:
         """Print how a measurement ended. A terminal shows only those that are not ok."""
@@ -115,6 +122,40 @@ class Display:
         """Print a remark to the user."""
         self.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
+    def _log_time_left(self) -> None:
+        """Print now and then, into a log, how long the rest will take at the pace so far."""
+        now = time.monotonic()
+        if self.console.is_terminal or not self._ended or now - self._last_eta_time < ETA_INTERVAL:
+            return
+        self._last_eta_time = now
+        elapsed = now - self._started
+        left = elapsed / self._ended * (self._children - self._ended)
+        self.console.print(
+            f"{self._ended} of {self._children} processes in {_clock(elapsed)}, about {_clock(left)} left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
     def _case_count(self) -> str:
         pending = sum(count > 0 for count in self._pending.values())
         return f"{self._cases - pending}/{self._cases} cases"
+
+
+def fitted(text: str, width: int) -> str:
+    """Shorten "title: progress" at the end of the title, so that a training's step and loss stay in sight.
+
+    >>> fitted("softmax NS lra_text n=1024 seed=0: step 120/1000 loss 0.6931", 45)
+    'softmax NS lra_te…: step 120/1000 loss 0.6931'
+    """
+    title, colon, progress = text.partition(": ")
+    room = width - len(colon) - len(progress)
+    if len(text) <= width or room < 10:
+        return text[:width]
+    return f"{title[: room - 1]}…{colon}{progress}"
+
+
+def _clock(seconds: float) -> str:
+    """Write 0:07, 12:34 or 1:02:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

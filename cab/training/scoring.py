@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ def evaluate(
         examples = task.collate([split[i] for i in indices], trim=True).to(device)
         with autocast(device, precision):
             batch_scores = task.score(model, examples)
+        _check_scores(task, batch_scores, len(indices))
         for name, values in batch_scores.items():
             scores.setdefault(name, []).append(values.float().cpu())
     gathered: dict[str, list[Tensor]] = {}
@@ -62,6 +64,23 @@ def evaluate(
             gathered.setdefault(name, []).extend(parts)
     order = torch.tensor(scored_indices).argsort()
     return {name: torch.cat(parts)[order] for name, parts in gathered.items()}
+
+
+def _check_scores(task: Task, scores: dict[str, Tensor], examples: int) -> None:
+    """Raise `ValueError` where a task's `score` does not return one value an example of metrics on its card."""
+    if not isinstance(scores, dict):
+        raise ValueError(f"score returned {type(scores).__name__}: give a dict, metric -> one value an example")
+    for name, values in scores.items():
+        if name not in task.metrics:
+            near = get_close_matches(str(name), task.metrics, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its metrics are {', '.join(task.metrics)}"
+            raise ValueError(f"score returned the metric {name!r}, which is not in `metrics` of the task: {hint}")
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if shape not in ((examples,), (examples, 2)):
+            raise ValueError(
+                f"score returned {name} of shape {shape} for {examples} examples: give one value an example, "
+                f"({examples},), or its sum and count, ({examples}, 2); the harness takes the mean"
+            )
 
 
 def mean(values: Tensor) -> float:

@@ -23,6 +23,7 @@ FILLED_IN = {
     "grid=NAME": "grid=lra_lr",
     "grid=lra_lr task=parity": "grid=lra_lr task=lra_text",
     "get TASK": "get lra_text",
+    "show KEY": "show seq_len",
     "check NAME": "check softmax",
     "--retry STATUS": "--retry oom",
     "check fading": "check ./fading.py:Fading",
@@ -149,6 +150,7 @@ def parse(words: list[str]) -> None:
 
     from cab.planning.plan import plan
     from cab.plugins import registry
+    from cab.terminal.keys import is_key
     from cab.terminal.selection import selection
 
     group = typer.main.get_command(app)
@@ -176,6 +178,8 @@ def parse(words: list[str]) -> None:
             registry.card("mechanism", name)
     elif names[0] == "list":
         selection([word for word in words if not word.startswith("-")])
+    elif names[0] == "show" and not given:
+        assert is_key(names[1]), names[1]
     elif names[0] == "show" and not given[0].startswith("grid="):
         registry.card(*given[0].split("=", 1))
 

@@ -90,3 +90,37 @@ def test_a_grid_is_a_list_of_blocks(add_option: Callable[..., None]) -> None:
     add_option("grid", "flat", {"blocks": ["mechanism=softmax"]})
     with pytest.raises(UsageError, match="grid 'flat' must hold `blocks`, each a list of overrides"):
         points(["task=speed", "grid=flat"])
+
+
+def test_a_grid_may_be_a_file_of_the_users(elsewhere: Path) -> None:
+    (elsewhere / "mine.yaml").write_text("blocks:\n  - [mechanism=softmax, 'seq_len=8,16']\n  - [mechanism=linear]\n")
+    expanded = points(["grid=./mine.yaml", "task=speed", "dim=8"])
+    assert [(point.mechanism.name, point.root["seq_len"]) for point in expanded] == [
+        ("softmax", 8), ("softmax", 16), ("linear", 1024),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"grid=\./mine\.yaml: there is no file"),
+        ("blocks: 5", "must hold `blocks`, each a list of overrides, as in"),
+        ("blocks: [[mechanism: softmax]]", "is no override; write it as text"),
+        ("blocks: [", "not valid YAML"),
+        ("- a", "expected keys and values"),
+    ],
+)
+def test_a_file_that_holds_no_grid_is_named(text: str | None, message: str, elsewhere: Path) -> None:
+    if text is not None:
+        (elsewhere / "mine.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        points(["grid=./mine.yaml", "task=speed"])
+
+
+def test_a_misspelt_name_in_a_key_of_a_file_offers_what_can_be_typed(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(
+        "from cab import Mechanism\n\n\nclass Mine(Mechanism):\n    patterns = {'NS': 'native'}\n\n"
+        "    def __init__(self, slot, *, chunk=1):\n        super().__init__(slot)\n"
+    )
+    with pytest.raises(UsageError, match="did you mean 'Mine'|Accepted: Mine"):
+        points(["mechanism=./mine.py:Mine", "task=speed", "mechanism.Min.chunk=4"])

@@ -102,7 +102,7 @@ def test_one_run_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     from cab.errors import UsageError
     from cab.planning import schema
 
-    monkeypatch.setitem(schema._CHOICES, "engine", ("local", "elsewhere"))
+    monkeypatch.setitem(schema.CHOICES, "engine", ("local", "elsewhere"))
     with pytest.raises(UsageError, match="engine=local,elsewhere: one run has one engine"):
         plan([*SPEED, "engine=local,elsewhere"])
 

@@ -82,3 +82,27 @@ def test_a_terminal_has_a_line_for_each_worker_until_one_works_alone(measurement
         assert shown() == ["worker 1: mean: training"]
         display.doing("none: latency")
         assert shown() == ["none: latency"]
+
+
+def test_a_log_says_every_half_minute_how_long_the_rest_takes(
+    measurements: list[Measurement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    display = Display(Console(file=out, width=200))
+    display.start(measurements, measurements)
+    total = sum(each.processes for each in measurements)
+    for now in (1010.0, 1031.0, 1045.0, 1062.0):
+        display.step(1)
+    assert lines_of(out) == [
+        f"2 of {total} processes in 0:31, about 0:{round(31 / 2 * (total - 2)):02d} left",
+        f"4 of {total} processes in 1:02, about 0:{round(62 / 4 * (total - 4)):02d} left",
+    ]
+
+
+def test_a_narrow_terminal_keeps_the_step_and_the_loss_in_sight() -> None:
+    text = "softmax NS lra_text n=1024 lr=0.001 seed=0: step 120/1000 loss 0.6931 12 s"
+    shown = progress.fitted(text, 45)
+    assert len(shown) <= 45 and shown.endswith(": step 120/1000 loss 0.6931 12 s") and shown.startswith("softmax")
+    assert progress.fitted("softmax: laws", 45) == "softmax: laws"

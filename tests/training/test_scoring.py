@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +48,21 @@ def test_evaluate_leaves_no_graph_and_takes_sums_with_counts() -> None:
     scores = evaluate(Sums(seq_len=1), model, list(range(4)), batch=3, device=torch.device("cpu"))["error"]
     assert scores.shape == (4, 2) and not scores.requires_grad
     assert scores[:, 1].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"error": torch.tensor(0.5)}, r"score returned error of shape \(\) for 2 examples: give one value an example"),
+        ({"eror": torch.zeros(2)}, "the metric 'eror', which is not in `metrics` of the task: did you mean 'error'"),
+        ({"error": 0.5}, "of shape float for 2 examples"),
+        (torch.zeros(2), "score returned Tensor: give a dict"),
+    ],
+)
+def test_a_wrong_score_is_told_in_words_of_the_task(scores: Any, message: str) -> None:
+    class Wrong(Sums):
+        def score(self, model: Any, batch: Batch) -> Any:
+            return scores
+
+    with pytest.raises(ValueError, match=message):
+        evaluate(Wrong(seq_len=1), nn.Module(), [1, 2], batch=2, device=torch.device("cpu"))
