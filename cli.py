@@ -10,6 +10,7 @@ import typer
 
 from cab.errors import UsageError
 from cab.terminal.exit_codes import with_exit_codes
+from cab.terminal.results_commands import app as results_app
 from cab.tracking.commands import app as track_app
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(data_app, name="data")
 plot_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pictures of what mechanisms do.")
 app.add_typer(plot_app, name="plot")
 app.add_typer(track_app, name="track")
+app.add_typer(results_app, name="results")
 
 Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
 Data = Annotated[Path, typer.Option(help="The folder of the tasks' data.", envvar="CAB_DATA")]

@@ -5,9 +5,11 @@
 
 from cab.analysis.pick import pick as pick_mechanism
 from cab.analysis.results import Results
-from cab.analysis.selection import filters_of, limits_of, metric_units, selected
+from cab.analysis.selection import FILTERS, filters_of, limits_of, metric_units, selected
 from cab.analysis.utilisation import utilisation as utilisation_table
 from cab.report.aggregates import print_aggregates
+from cab.report.case_ids import short_ids
+from cab.report.command import command
 from cab.report.comparison import print_comparison
 from cab.report.efficiency import print_efficiency
 from cab.report.export import write_csv, write_parquet
@@ -15,15 +17,24 @@ from cab.report.formats import FORMATS, chosen_metrics, formatted
 from cab.report.html_page import write_page
 from cab.report.pick import pick_json, print_pick
 from cab.report.pictures import PICTURES, write_picture
+from cab.report.store_difference import Difference, Pair, difference
 from cab.report.tables import print_report
+from cab.report.units import display_unit, format_number
 from cab.report.utilisation import print_utilisation
 
 __all__ = [
+    "FILTERS",
     "FORMATS",
+    "Difference",
+    "Pair",
     "PICTURES",
     "Results",
     "chosen_metrics",
+    "command",
+    "difference",
+    "display_unit",
     "filters_of",
+    "format_number",
     "formatted",
     "limits_of",
     "metric_units",
@@ -36,6 +47,7 @@ __all__ = [
     "print_report",
     "print_utilisation",
     "selected",
+    "short_ids",
     "utilisation_table",
     "write_csv",
     "write_page",
