@@ -7,9 +7,13 @@ from torch import Tensor
 IGNORED = -100  # the label of a token without one: the default `ignore_index` of torch's cross-entropy
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Average the cross-entropy over all labelled tokens: logits (batch, n, classes), labels (batch, n)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Average the cross-entropy over all labelled tokens: logits (batch, n, classes), labels (batch, n).
+
+    With `smoothing` a share of each label's probability is spread over all classes (Szegedy et al., arXiv 1512.00567).
+    """
+    flat = logits.flatten(0, 1).float()
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing)
 
 
 def count_correct(logits: Tensor, labels: Tensor, scored: Tensor | None = None) -> Tensor:
