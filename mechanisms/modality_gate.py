@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.cache import empty_cache, extend_cache, visible_in_cache
-from cab.ops.softmax import masked_softmax, visible
+from cab.ops.softmax import softmax_attention, visible
 
 GATED = 1  # of the input `source_modality`
 Mask = Tensor | None
@@ -50,7 +50,7 @@ class ModalityGate(Mechanism):
     ) -> Tensor:
         """Gate the values, and attend."""
         seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        return self._read(q, k, self._gated(v, y, source_modality), seen)
+        return softmax_attention(q, k, self._gated(v, y, source_modality), seen)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, y: Tensor, source_modality: Tensor) -> Tensor:
         """Token by token, multiply the values of the gated modality."""
@@ -92,11 +92,8 @@ class ModalityGate(Mechanism):
         position = None
         if v is not None and y is not None and source_modality is not None:
             state, position = extend_cache(state, (k, self._gated(v, y, source_modality)), key_mask)
-        return self._read(q, *state[0], visible_in_cache(state, position)), state
+        return softmax_attention(q, *state[0], visible_in_cache(state, position)), state
 
     def _gated(self, v: Tensor, y: Tensor, modality: Tensor) -> Tensor:
         gates = torch.tanh(self.gate(y)).masked_fill((modality != GATED).unsqueeze(-1), 1.0)
         return v * gates.transpose(1, 2).unsqueeze(-1).to(v.dtype)
-
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Mask) -> Tensor:
-        return masked_softmax((q * self.slot.dim**-0.5) @ k.mT, seen) @ v

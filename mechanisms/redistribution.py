@@ -1,0 +1,185 @@
+"""Softmax attention whose map is changed before it weighs values: weight is moved, or its fast waves are amplified.
+
+`form=sinks` (VAR, "See What You Are Told", arXiv 2503.03321). A key is a sink where a channel c of its token y_j has
+|y_jc| > threshold sqrt(width) rms(y_j). In a row, of a head, whose image tokens hold a weight of at least `image_mass`,
+sinks among them at most the share `sink_share` of it, every sink keeps `kept` of its weight. What is freed goes to the
+image tokens that are no sinks, in proportion to their weights; the row's sum stays. `source_modality` is 1 for image
+tokens. The authors' threshold, 20 at a width of 4096, is .3125 of the largest value that a channel can have; they look
+at the two channels where their model's sinks show, here any channel counts. Whether a key is a sink has no gradient.
+
+`form=spectrum` (BroadWay, arXiv 2410.06241), provisional: its formula is from a summary, and the authors' other step, a
+blend with the map of an earlier layer, is left out. Along its m keys, in their order, each row is taken apart into
+waves. Those of more than max(m / 2 - band, 0) periods are amplified by `amplify`. The row's sum stays; a weight may be
+negative. The filter is the matrix of its circular convolution, of each sample's own number of keys.
+
+- Both are published for trained models, as a change at inference; here the same is computed in training.
+- `sinks`: CS is the paper's. NS, NC and CC (ours) do the same in each row.
+- `spectrum`: NS is the paper's. NC and CC are ours. In CS rows see different numbers of keys, and there is none.
+"""
+
+from math import pi
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cab import Mechanism, Pattern, Unsupported
+from cab.ops.cache import empty_cache, extend_cache, visible_in_cache
+from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.softmax import masked_softmax, repeat_heads, visible
+
+IMAGE = 1  # of the input `source_modality`
+Mask = Tensor | None
+
+
+class Redistribution(Mechanism):
+    """Softmax attention, and a change of its map."""
+
+    patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
+    paper = "arXiv 2503.03321"
+    titles = (
+        "See What You Are Told: Visual Attention Sink in Large Multimodal Models",
+        "BroadWay: Boost Your Text-to-Video Generation Model in a Training-free Way",
+    )
+    cost = "O(n m d), and O(n m^2) for form=spectrum"
+    inputs = {
+        "y": ("keys", "real", "width", {"form": "sinks"}),
+        "source_modality": ("keys", "index", 3, {"form": "sinks"}),
+    }
+    grouped = True
+    checks = (
+        {"threshold": 0.5, "sink_share": 0.6, "image_mass": 0.1},
+        {"threshold": 0.55, "kept": 0.1, "sink_share": 0.6},
+        {"form": "spectrum", "amplify": 1.5, "band": 7, "patterns": ["NS", "NC", "CC"]},
+    )
+    limits = (
+        {"params": {"kept": 1.0}, "equals": "softmax"},
+        {"params": {"form": "spectrum", "amplify": 1.0}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},
+    )
+    exempt = {"learning:y": "whether a token is a sink has no gradient (arXiv 2503.03321, section 5)"}
+
+    def __init__(
+        self,
+        slot: Any,
+        *,
+        form: str = "sinks",
+        threshold: float = 0.3125,
+        image_mass: float = 0.2,
+        sink_share: float = 0.5,
+        kept: float = 0.6,
+        amplify: float = 1.5,
+        band: int = 7,
+    ) -> None:
+        super().__init__(slot)
+        if form not in ("sinks", "spectrum"):
+            raise ValueError(f"form={form!r}: one of sinks, spectrum")
+        if not (0 < threshold <= 1 and 0 < image_mass <= 1 and 0 <= sink_share < 1 and 0 <= kept <= 1):
+            shares = f"threshold={threshold}, image_mass={image_mass}, sink_share={sink_share}, kept={kept}"
+            raise ValueError(f"{shares}: shares above 0 (sink_share, kept: from 0) and at most 1 (sink_share: below 1)")
+        if amplify <= 0 or band < 1:
+            raise ValueError(f"amplify={amplify}, band={band}: above 0, and at least 1")
+        if form == "spectrum" and slot.pattern is Pattern.CS:
+            raise Unsupported("form=spectrum in CS: a filter along the keys needs as many in every row")
+        if form == "sinks" and slot.pattern is Pattern.NS or form == "spectrum" and slot.pattern.cross:
+            self.grade = "extension"
+        self.form, self.threshold, self.image_mass, self.sink_share = form, threshold, image_mass, sink_share
+        self.kept, self.amplify, self.band = kept, amplify, band
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, **inputs: Tensor
+    ) -> Tensor:
+        """Write the whole (queries, keys) matrix of weights, and change it."""
+        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
+        if self.form == "sinks":
+            return self._read(q, k, v, seen, self._kinds(**inputs))
+        real = torch.ones_like(k[:, 0, :, 0], dtype=torch.bool) if key_mask is None else key_mask
+        return self._read(q, k, v, seen, real)
+
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, **inputs: Tensor) -> Tensor:
+        """Row by row: move the weight of sinks, or filter by a Fourier transform."""
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        scores = (q @ k.mT).to(at_least_float32(q)) / self.slot.dim**0.5
+        if self.slot.pattern is Pattern.CS:
+            scores = scores.masked_fill(torch.ones_like(scores[0, 0]).triu(1).bool(), -torch.inf)
+        weights = scores.softmax(-1)
+        if self.form == "spectrum":
+            m = k.shape[2]
+            waves = torch.fft.fft(weights)
+            periods = torch.fft.fftfreq(m, 1 / m).to(weights).abs()
+            factor = torch.where(periods > max(m / 2 - self.band, 0), self.amplify, 1.0)
+            return torch.fft.ifft(waves * factor).real.to(v.dtype) @ v
+        y = inputs["y"][0].detach().to(scores.dtype)
+        image, limit = inputs["source_modality"][0] == IMAGE, self.threshold * y.shape[1] ** 0.5
+        sink, rows = (y.abs() > limit * y.square().mean(1, keepdim=True).sqrt()).any(1), []
+        for row in weights.flatten(0, 2):
+            seen, lost = row[image].sum(), row[image & sink].sum()
+            if seen >= self.image_mass and lost <= self.sink_share * seen:
+                freed = (1 - self.kept) * row[sink].sum()
+                more = torch.where(image & ~sink, row / row[image & ~sink].sum() * freed, 0.0)
+                row = torch.where(sink, self.kept * row, row + more)
+            rows.append(row)
+        return torch.stack(rows).view_as(weights).to(v.dtype) @ v
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Count two products over all pairs, and the filter's."""
+        filtering = m if self.form == "spectrum" else 0
+        return 2.0 * self.slot.heads * n * m * (self.slot.dim + self.slot.values + filtering)
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """Leave out, in CS, the pairs above the diagonal, and the filter."""
+        pairs = n * (n + 1) / 2 if self.slot.pattern is Pattern.CS else n * m
+        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None, **inputs: Tensor) -> Any:
+        """Keep the source (CC), or nothing yet (CS); of each key whether it is an image token and a sink."""
+        kinds = self._kinds(**inputs) if inputs else k.new_zeros(k.shape[0], k.shape[2], dtype=torch.long)
+        new = k, v, kinds[:, None, :, None]
+        return extend_cache(empty_cache(*(t[:, :, :0] for t in new)), new, key_mask)[0]
+
+    def step(
+        self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None, **inputs: Any
+    ) -> tuple[Tensor, Any]:
+        """Keep the new tokens (CS), and attend to all that are kept."""
+        position = None
+        if k is not None:
+            state, position = extend_cache(state, (k, v, self._kinds(**inputs)[:, None, :, None]), key_mask)
+        keys, values, kinds = state[0]
+        real = visible_in_cache(state)[:, 0, 0]
+        seen = visible_in_cache(state, position)
+        return self._read(q, keys, values, seen, kinds[:, 0, :, 0] if self.form == "sinks" else real), state
+
+    def _kinds(self, y: Tensor, source_modality: Tensor) -> Tensor:
+        """Return 1 for an image token, 2 for a sink, 3 for both, 0 for neither."""
+        y = y.detach().to(at_least_float32(y))
+        largest, size = y.abs().amax(-1), y.square().mean(-1).sqrt()
+        sink = largest > self.threshold * y.shape[-1] ** 0.5 * size
+        return (source_modality == IMAGE).long() + 2 * sink.long()
+
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Mask, of_keys: Tensor) -> Tensor:
+        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
+        scores = ((q * self.slot.dim**-0.5) @ k.mT).to(at_least_float32(q))
+        with full_precision(q.device.type):
+            weights = masked_softmax(scores, seen)
+            weights = self._moved(weights, of_keys) if self.form == "sinks" else self._filtered(weights, of_keys)
+        return weights.to(v.dtype) @ v
+
+    def _moved(self, weights: Tensor, kinds: Tensor) -> Tensor:
+        image, sink = (kinds % 2 == 1)[:, None, None], (kinds >= 2)[:, None, None]
+        others, lost = ((weights * where).sum(-1, keepdim=True) for where in (image & ~sink, image & sink))
+        changed = (others + lost >= self.image_mass) & (lost <= self.sink_share * (others + lost))
+        freed = (1 - self.kept) * (weights * sink).sum(-1, keepdim=True)
+        more = 1 + freed / others.where(changed, 1.0)
+        factor = torch.where(sink, self.kept, more.where(image, 1.0))
+        return weights * factor.where(changed, 1.0)
+
+    def _filtered(self, weights: Tensor, real: Tensor) -> Tensor:
+        """Take the slow waves out, by the matrix of their sum (a Dirichlet kernel), and amplify the rest."""
+        m = real.sum(1)[:, None, None].clamp(min=1)
+        most = (m / 2 - self.band).floor().clamp(min=0).long()
+        place = torch.arange(real.shape[1], device=real.device)
+        away = (place[:, None] - place).abs()
+        turns = ((2 * most + 1) * away % (2 * m)).to(weights.dtype) / m  # of half a circle
+        ratio = torch.sin(pi * turns) / torch.sin(pi * away.to(weights.dtype) / m).where(away % m != 0, 1.0)
+        slow = torch.where(away % m == 0, (2 * most + 1).to(weights.dtype), ratio) / m
+        slow = slow.where(real[:, None] & real[:, :, None], 0.0).unsqueeze(1)
+        return self.amplify * weights + (1 - self.amplify) * (weights @ slow)
