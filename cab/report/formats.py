@@ -15,6 +15,7 @@ from cab.analysis.questions import QUESTION
 from cab.errors import UsageError, unknown
 from cab.report import notes
 from cab.report.badge import badge
+from cab.report.repeating import line_command
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _frame(boards: Sequence[Board], metrics: Sequence[Metric]) -> "DataFrame":
                     f"{metric.name}_high": cell.high if cell else None,
                     f"{metric.name}_status": cell.status if cell else "",
                 }
+            row |= {"case_ids": ",".join(line.case_ids), "command": line_command(line, board)}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -515,7 +515,7 @@ function detail(line) {
     h("div", { class: "columns" },
       h("table", {}, h("tbody", {}, rows)), lengths,
       h("div", {}, h("p", {}, `${mechanism}, backend ${backend || "none"}, ${line.grade}`), h("p", {}, values || "no hyper-parameters"), h("p", { class: "quiet" }, line.board.machine),
-        line.cases ? h("p", { class: "quiet" }, "cases ", h("code", {}, line.cases.split(",").map((id) => `cases/${id.slice(0, 2)}/${id}-*.json`).join(" "))) : "")),
+        line.cases ? h("p", { class: "quiet" }, line.cases.split(",").map((id) => [h("code", {}, `cab results show ${id.slice(0, 12)}`), " ", h("code", {}, `cases/${id.slice(0, 2)}/${id}-*.json`), h("br")])) : "")),
   ];
 }
 

@@ -21,6 +21,7 @@ from cab.plugins.cards import Card
 from cab.plugins.registry import cards_of
 from cab.report import notes, published
 from cab.report.formats import chosen_metrics
+from cab.report.repeating import repeating
 from cab.report.summary import print_summary
 from cab.report.units import DisplayUnit, display_unit
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"wrong": "bold red", "error": "red", "timeout": "yellow", "oom": "yellow"}
 MOST_LINES = 40
+REPEATING = "the cases of each row, for cab results show, and the command that repeats it:"
 _GAP = 2  # characters between columns
 _RANK_WIDTH = 5
 _FOOTNOTE_WIDTH = 200
@@ -94,6 +96,17 @@ def print_report(results: Results, console: "Console", full: bool = False, colum
         _print_tables(group, console, columns)
         for line in published.published_lines(first):
             console.print(Text(line, style="dim"))
+        if full:
+            _print_commands(group, console)
+
+
+def _print_commands(boards: Sequence[Board], console: "Console") -> None:
+    """Print the case ids of each row of a table, and the command that repeats it, uncut, so that it can be copied."""
+    texts = list(repeating(boards))
+    if texts:
+        console.print(Text(REPEATING, style="dim"))
+    for text in texts:
+        console.print(Text(text, style="dim"), soft_wrap=True)
 
 
 def _line_count(boards: Sequence[Board]) -> int:

@@ -33,6 +33,16 @@ def test_csv_json_and_parquet_hold_full_precision_in_the_units_of_the_rows() -> 
         assert list(frame["mechanism"]) == [NAME, "softmax"]
 
 
+def test_csv_and_json_name_each_rows_cases_and_the_command_that_repeats_it() -> None:
+    rows = [case_rows({"latency": 1.0}, mechanism="agent", params={"agents": 8}, seed=seed) for seed in (0, 1)]
+    board = board_of(*rows)
+    csv = pd.read_csv(io.BytesIO(formatted([board], "csv")))
+    for record in (csv.to_dict("records")[0], json.loads(formatted([board], "json"))[0]):
+        assert record["case_ids"].split(",") == [rows[0][0]["case_id"], rows[1][0]["case_id"]]
+        assert record["command"].startswith("cab run mechanism=agent mechanism.agents=8 backend=eager task=speed")
+        assert record["command"].endswith(" seed=0,1")
+
+
 def test_columns_are_chosen_in_their_order() -> None:
     assert "| FLOPs (GFLOP) | latency (ms) |" in formatted([BOARD], "md", ["flops", "latency"]).decode()
     with pytest.raises(UsageError, match="did you mean 'latency'"):
