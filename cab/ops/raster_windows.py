@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cab.contracts.slot import Slot
 from cab.ops.precision import at_least_float32
+from cab.ops.raster_places import aligned_positions, centres, places
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,59 @@ class RasterWindows:
             moved = torch.arange(side, device=device) < shift
             region = 2 * region + moved.view(-1, *[1] * (len(self.raster) - 1 - axis))
         return self.cut(region.view(1, 1, -1, 1))[0, 0, :, :, 0]
+
+
+class AlignedWindows(nn.Module):
+    """Windows of the keys of a slot, each with the queries that stand in it (`centres`).
+
+    In self patterns a query stands at its own key. `window` and `shift` are sizes along the axes of the keys' raster.
+    A sequence in a self pattern is as long as the tensors, in a cross pattern as long as the slot: where a query stands
+    may not depend on the tokens at hand.
+    """
+
+    position: Tensor | None  # of each query of a cross pattern, in the raster of the queries' windows
+
+    def __init__(self, slot: Slot, window: tuple[int, ...], shift: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.cross, self.window, self.shift = slot.pattern.cross, window, shift or (0,) * len(window)
+        self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
+        position, self.rates = aligned_positions(self.raster, self.source)  # places of queries for each key
+        self.register_buffer("position", position if self.cross else None, persistent=False)
+
+    def of_keys(self, m: int) -> RasterWindows:
+        """Return the windows of m keys."""
+        raster = self.source if self.cross or len(self.source) > 1 else (m,)
+        return RasterWindows(raster, self.window, self.shift)
+
+    def of_queries(self, m: int) -> RasterWindows:
+        """Return the windows of the queries, beside those of m keys."""
+        return self.of_keys(m).times(self.rates)
+
+    def cut_queries(self, q: Tensor, m: int) -> Tensor:
+        """Cut q (batch, heads, n, size) into windows (batch, heads, windows, queries, size), beside those of m keys."""
+        windows = self.of_queries(m)
+        if self.position is not None:
+            free = q.new_zeros(*q.shape[:2], prod(windows.raster), q.shape[3])
+            q = free.index_copy(2, self.position[: q.shape[2]], q)
+        return windows.cut(q)
+
+    def join_queries(self, t: Tensor, n: int, m: int) -> Tensor:
+        """Invert `cut_queries`, for n queries and m keys."""
+        t = self.of_queries(m).join(t)
+        return t if self.position is None else t.index_select(2, self.position[:n])
+
+    def numbers(self, n: int, m: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Return a number for the window of each of n queries and m keys: (n,) and (m,)."""
+        where = torch.cat([centres(self.raster, self.source, device)[:n], places(self.source, device)[:m]])
+        window, shift = (torch.tensor(sizes, device=device) for sizes in (self.window, self.shift))
+        along_axes = (where - shift).div(window, rounding_mode="floor")
+        number = torch.unique(along_axes, dim=0, return_inverse=True)[1]
+        return number[:n], number[n:]
+
+    def pairs(self, n: int, m: int) -> int:
+        """Count the pairs of n queries and m keys that share a window."""
+        queries, keys = (number.bincount(minlength=n + m) for number in self.numbers(n, m))
+        return int((queries * keys).sum())
 
 
 def window_means(t: Tensor, real: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from math import prod
 import pytest
 import torch
 
-from cab.ops.raster_windows import RasterWindows
+from cab import Pattern, Slot
+from cab.ops.raster_windows import AlignedWindows, RasterWindows
 
 CASES = [
     RasterWindows((7,), (3,), (0,)),
@@ -81,3 +82,27 @@ def test_overlapping_windows_hold_the_places_around_them(
         assert row == [places.get(place, 0) for place in product(*ranges)]
     real = windows.cut_mask(torch.ones(1, n, dtype=torch.bool), number, before, after)
     assert torch.equal(real[0, 0], held > 0)
+
+
+@pytest.mark.parametrize(
+    ("raster", "source", "window"),
+    [((13,), (7,), (3,)), ((6, 4), (9, 8), (4, 3)), ((8, 6), (4, 3), (2, 2)), ((2, 4, 5), (3, 2, 5), (2, 2, 2))],
+)
+def test_queries_stand_in_the_window_of_their_place_of_the_source(
+    raster: tuple[int, ...], source: tuple[int, ...], window: tuple[int, ...]
+) -> None:
+    n, m, rasters = prod(raster), prod(source), {"raster": raster, "source_raster": source}
+    slot = Slot(Pattern.NC, heads=1, dim=1, max_len=n, source_len=m, **{k: r for k, r in rasters.items() if len(r) > 1})
+    windows = AlignedWindows(slot, window)
+    number = torch.arange(1.0, 1 + n).view(1, 1, -1, 1)  # 0 is a free place
+    cut = windows.cut_queries(number, m)
+    assert torch.equal(windows.join_queries(cut, n, m), number)
+    keys = windows.of_keys(m).cut(torch.arange(1.0, 1 + m).view(1, 1, -1, 1))
+    assert cut.shape[2] == keys.shape[2]
+    of_query, of_key = windows.numbers(n, m)
+    pairs = 0
+    for box, held in zip(cut[0, 0, :, :, 0].long().tolist(), keys[0, 0, :, :, 0].long().tolist(), strict=True):
+        queries, own = [i - 1 for i in box if i], [j - 1 for j in held if j]
+        assert len({*of_query[queries].tolist(), *of_key[own].tolist()}) == 1
+        pairs += len(queries) * len(own)
+    assert windows.pairs(n, m) == pairs
