@@ -23,7 +23,7 @@ from cab.ops.norms import rms_norm
 from cab.ops.pairwise import Pairwise
 from cab.ops.precision import full_precision, widened
 from cab.ops.rotary import rotate
-from cab.ops.softmax import masked_softmax, repeat_heads
+from cab.ops.softmax import repeat_heads, softmax_weights
 
 EPS = 1e-5  # of the norm
 
@@ -51,10 +51,8 @@ class Differential(Pairwise):
 
     def read(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Tensor | None, position: Tensor, **_: Any) -> Tensor:
         """Write both matrices of weights, and read once with their difference."""
-        q = self._halves(q, position)
-        scores = (q * q.shape[-1] ** -0.5) @ repeat_heads(k, q.shape[1]).mT
-        first, second = masked_softmax(scores, seen).chunk(2, 1)
-        return self._normed((first - self._lambda(first) * second) @ repeat_heads(v, self.slot.heads))
+        first, second = softmax_weights(self._halves(q, position), k, seen).chunk(2, 1)
+        return self._normed((first - self._weight(first) * second) @ repeat_heads(v, self.slot.heads))
 
     def attend_sdpa(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Read with each map by PyTorch's fused kernels, and take the difference of the results."""
@@ -63,7 +61,7 @@ class Differential(Pairwise):
         grouped = k.shape[1] != q.shape[1]
         out = F.scaled_dot_product_attention(q, k, torch.cat([v, v], 1), attn_mask=seen, enable_gqa=grouped)
         first, second = out.chunk(2, 1)
-        return self._normed(first - self._lambda(first) * second)
+        return self._normed(first - self._weight(first) * second)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Equations 1 to 3, head by head, each exponential written out."""
@@ -74,8 +72,8 @@ class Differential(Pairwise):
         for head in range(self.slot.heads):
             key_head, maps = head * k.shape[1] // self.slot.heads, []
             for part in (slice(half), slice(half, None)):
-                one_q = rotate(q[:, [head], :, part], torch.arange(q.shape[2]), self.base)[:, 0]
-                one_k = rotate(k[:, [key_head], :, part], torch.arange(k.shape[2]), self.base)[:, 0]
+                one_q = rotate(q[:, head, :, part], torch.arange(q.shape[2], device=q.device), self.base)
+                one_k = rotate(k[:, key_head, :, part], torch.arange(k.shape[2], device=q.device), self.base)
                 scores = (one_q @ one_k.mT / half**0.5).exp()
                 scores = scores.tril() if self.slot.pattern is Pattern.CS else scores
                 maps.append(scores / scores.sum(-1, keepdim=True))
@@ -93,7 +91,7 @@ class Differential(Pairwise):
         """Return both halves as heads of their own, first those of map 1: (batch, 2 heads, length, dim / 2)."""
         return rotate(torch.cat(t.chunk(2, -1), 1), position, self.base)
 
-    def _lambda(self, like: Tensor) -> Tensor:
+    def _weight(self, like: Tensor) -> Tensor:
         """Return lambda; it is a difference of exponentials, hence computed in float32."""
         with full_precision(like.device.type):
             l_q, l_k = widened(self.vectors).unflatten(0, (2, 2)).unbind(1)

@@ -12,7 +12,7 @@ on to the tokens. Half of its channels are rotated, and q and k as the layer wou
 - CS is the paper's, which makes q, k and v by multi-head latent attention; here they are the layer's.
 - NS (ours) chooses from all keys. NC and CC (ours) choose from the source, and nothing is rotated.
 
-`attend` computes the attention to all keys and masks it. Gathering the chosen keys of every query writes out
+The attention to all keys is computed and masked. Gathering the chosen keys of every query writes out
 selected (dim + value_dim) numbers a query and head, where the whole row of scores has m.
 """
 
@@ -22,17 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache, next_positions, visible_in_cache
-from cab.ops.precision import at_least_float32, full_precision
+from cab import Pattern
+from cab.ops.pairwise import Pairwise
+from cab.ops.precision import full_precision, wide_linear
 from cab.ops.rotary import rotate
-from cab.ops.softmax import masked_softmax, repeat_heads, visible
-from cab.ops.top_k import top_k
-
-Maybe = Tensor | None
+from cab.ops.softmax import repeat_heads, softmax_weights
+from cab.ops.top_k import top_k_mask
 
 
-class Dsa(Mechanism):
+class Dsa(Pairwise):
     """Softmax attention to the keys that an indexer finds."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
@@ -41,6 +39,7 @@ class Dsa(Mechanism):
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
     rotates = True
     grouped = True
+    accepts = {"selected": ">= 1", "index_heads": ">= 1", "index_size": ">= 1"}
     checks = ({"selected": 5, "index_heads": 3, "index_size": 6}, {"selected": 7, "index_heads": 1, "index_size": 2})
     limits = ({"params": {"selected": 1000}, "equals": "softmax"},)
     exempt = {
@@ -50,9 +49,6 @@ class Dsa(Mechanism):
 
     def __init__(self, slot: Any, *, selected: int = 128, index_heads: int = 4, index_size: int = 32) -> None:
         super().__init__(slot)
-        if min(selected, index_heads, index_size) < 1:
-            sizes = f"selected={selected}, index_heads={index_heads}, index_size={index_size}"
-            raise ValueError(f"{sizes}: at least 1 of each is needed")
         self.selected, self.heads, self.size, self.turned = selected, index_heads, index_size, 2 * (index_size // 4)
         self.base = None if slot.pattern.cross else slot.rotary
         self.of_query = nn.Linear(slot.tokens, index_heads * index_size, bias=False)
@@ -60,32 +56,47 @@ class Dsa(Mechanism):
         self.of_key = nn.Linear(slot.tokens, index_size, bias=False)
         self.norm = nn.LayerNorm(index_size, eps=1e-6)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None, *, x: Tensor, y: Tensor
+    def keep(self, k: Tensor, v: Tensor, position: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Keep key, value and the indexer's key."""
+        return rotate(k, position, self.base), v, self.index_keys(y, position)
+
+    def read(
+        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, *, seen: Any, position: Tensor, query_mask: Any, x: Tensor
     ) -> Tensor:
         """Score, choose, and attend; in training leave the indexer's loss."""
-        position = torch.arange(max(q.shape[2], k.shape[2]), device=q.device)
-        q, k = (rotate(t, position[: t.shape[2]], self.base) for t in (q, k))
-        index = self._index(x, position[: q.shape[2]], self._index_keys(y, position[: k.shape[2]]))
-        chosen = self._choose(index, visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device))
-        weights = self._weights(q, k, chosen)
+        index = self.index(x, position, keys)
+        chosen = top_k_mask(index, self.selected, seen)
+        weights = softmax_weights(rotate(q, position, self.base), k, chosen)
         if self.training:
             self.aux_loss = _divergence(weights, index, chosen, query_mask)
         return weights @ repeat_heads(v, self.slot.heads)
 
+    def index_keys(self, y: Tensor, position: Tensor) -> Tensor:
+        """Return the indexer's keys, (batch, 1, m, size), in float32 at least, because scores are compared."""
+        keys = wide_linear(self.of_key, y.detach()).unsqueeze(1)
+        scale, shift = self.norm.weight.to(keys.dtype), self.norm.bias.to(keys.dtype)
+        return rotate(F.layer_norm(keys, (self.size,), scale, shift, 1e-6), position, self.base, self.turned)
+
+    def index(self, x: Tensor, position: Tensor, keys: Tensor) -> Tensor:
+        """Return the indexer's scores, (batch, 1, n, m)."""
+        q = wide_linear(self.of_query, x.detach()).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        weight = wide_linear(self.of_weight, x.detach()).mT.unsqueeze(-1) * (self.heads * self.size) ** -0.5
+        with full_precision(x.device.type):
+            scores = rotate(q, position, self.base, self.turned) @ keys.mT
+        return (weight * scores.relu()).sum(1, keepdim=True)
+
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor, y: Tensor) -> Tensor:
         """Choose the keys of each query by sorting, and attend to them."""
-        i, j = torch.arange(q.shape[2], device=q.device), torch.arange(k.shape[2], device=q.device)
-        with full_precision(q.device.type):
-            dtype, (x, y) = at_least_float32(x), (t.to(at_least_float32(t)) for t in (x, y))
-            of_query, of_weight, of_key = (t.weight.to(dtype).T for t in (self.of_query, self.of_weight, self.of_key))
-            keys = F.layer_norm(y @ of_key, (self.size,), self.norm.weight.to(dtype), self.norm.bias.to(dtype), 1e-6)
-            keys, index = rotate(keys, j, self.base, self.turned), 0.0
-            for head, weight in zip((x @ of_query).split(self.size, -1), (x @ of_weight).unbind(-1), strict=True):
-                scores = (rotate(head, i, self.base, self.turned) @ keys.mT).clamp(min=0)
-                index = index + weight[..., None] * scores / (self.heads * self.size) ** 0.5
-        q, k = rotate(q, i, self.base), rotate(k, j, self.base).repeat_interleave(q.shape[1] // k.shape[1], 1)
-        v, rows = v.repeat_interleave(q.shape[1] // v.shape[1], 1), []
+        i, j = (torch.arange(t.shape[2], device=q.device) for t in (q, k))
+        keys, scale, shift = wide_linear(self.of_key, y), self.norm.weight, self.norm.bias
+        keys = rotate(F.layer_norm(keys, (self.size,), scale.to(keys), shift.to(keys), 1e-6), j, self.base, self.turned)
+        of_heads = wide_linear(self.of_query, x).split(self.size, -1), wide_linear(self.of_weight, x).unbind(-1)
+        index, rows = 0.0, []
+        for head, weight in zip(*of_heads, strict=True):
+            scores = (rotate(head, i, self.base, self.turned) @ keys.mT).clamp(min=0)
+            index = index + weight[..., None] * scores / (self.heads * self.size) ** 0.5
+        q, k = rotate(q, i, self.base), rotate(k, j, self.base)
+        k, v = (t.repeat_interleave(self.slot.heads // t.shape[1], 1) for t in (k, v))
         for row, scores in enumerate(index[0].tolist()):
             past = scores[: row + 1] if self.slot.pattern is Pattern.CS else scores
             best = sorted(range(len(past)), key=lambda key: (-past[key], key))[: self.selected]
@@ -93,79 +104,25 @@ class Dsa(Mechanism):
             rows.append(weights @ v[:, :, best])
         return torch.cat(rows, 2)
 
-    def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count the indexer's projections and scores, and attention to all keys."""
-        attention = self.slot.heads * n * m * (self.slot.dim + self.slot.values)
-        return self._indexing(n, m, n * m) + 2.0 * attention
+    def own_flops(self, n: int, m: int) -> float:
+        """Count the indexer's projections."""
+        of_queries = n * (self.of_query.weight.numel() + self.of_weight.weight.numel())
+        return 2.0 * (of_queries + m * self.of_key.weight.numel())
+
+    @property
+    def pair_flops(self) -> float:
+        """Count a score of the indexer, and one of attention with a weighed value."""
+        return 2.0 * self.heads * self.size + super().pair_flops
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Count attention to the chosen keys alone; in CS no query scores a later key."""
+        """Leave out attention to the keys that are not chosen."""
         full = min(self.selected, m)
-        pairs, chosen = n * m, n * full
-        if self.slot.pattern is Pattern.CS:
-            pairs, chosen = n * (n + 1) // 2, n * full - full * (full - 1) // 2
-        return self._indexing(n, m, pairs) + 2.0 * self.slot.heads * chosen * (self.slot.dim + self.slot.values)
-
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Maybe = None, *, y: Tensor) -> Any:
-        """Keep keys, values and the indexer's keys: of the source (CC), or of no token (CS)."""
-        position = torch.arange(k.shape[2], device=k.device)
-        source = rotate(k, position, self.base), v, self._index_keys(y, position)
-        return extend_cache(empty_cache(*(t[:, :, :0] for t in source)), source, key_mask)[0]
-
-    def step(
-        self,
-        state: Any,
-        q: Tensor,
-        k: Maybe = None,
-        v: Maybe = None,
-        key_mask: Maybe = None,
-        *,
-        x: Tensor,
-        y: Maybe = None,
-    ) -> tuple[Tensor, Any]:
-        """Keep the new tokens (CS), and choose among all that are kept."""
-        position = None
-        if k is not None:
-            position = next_positions(state, k.shape[2], key_mask)
-            new = rotate(k, position, self.base), v, self._index_keys(y, position)
-            state, _ = extend_cache(state, new, key_mask)
-            q = rotate(q, position, self.base)
-        keys, values, index_keys = state[0]
-        chosen = self._choose(self._index(x, position, index_keys), visible_in_cache(state, position))
-        return self._weights(q, keys, chosen) @ repeat_heads(values, self.slot.heads), state
-
-    def _index_keys(self, y: Tensor, position: Tensor) -> Tensor:
-        """Return the indexer's keys, (batch, 1, m, size), in float32 at least, as scores that are compared."""
-        y, norm = y.detach().to(at_least_float32(y)), self.norm
-        with full_precision(y.device.type):
-            keys = F.linear(y, self.of_key.weight.to(y.dtype))
-            keys = F.layer_norm(keys, (self.size,), norm.weight.to(y.dtype), norm.bias.to(y.dtype), norm.eps)
-            return rotate(keys.unsqueeze(1), position, self.base, self.turned)
-
-    def _index(self, x: Tensor, position: Maybe, keys: Tensor) -> Tensor:
-        """Return the indexer's scores, (batch, 1, n, m), in float32 at least."""
-        x = x.detach().to(keys.dtype)
-        with full_precision(x.device.type):
-            q = F.linear(x, self.of_query.weight.to(x.dtype)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            weight = F.linear(x, self.of_weight.weight.to(x.dtype)).mT.unsqueeze(-1) * (self.heads * self.size) ** -0.5
-            scores = rotate(q, position, self.base, self.turned) @ keys.mT
-            return (weight * scores.relu()).sum(1, keepdim=True)
-
-    def _choose(self, index: Tensor, seen: Maybe) -> Tensor:
-        """Return the mask of the chosen keys, (batch, 1, n, m)."""
-        keys, counts = top_k(index, self.selected, seen)
-        counts = torch.ones_like(keys, dtype=torch.bool) if counts is None else counts
-        return torch.zeros_like(index, dtype=torch.bool).scatter(-1, keys, counts)
-
-    def _weights(self, q: Tensor, k: Tensor, chosen: Tensor) -> Tensor:
-        return masked_softmax((q * self.slot.dim**-0.5) @ repeat_heads(k, self.slot.heads).mT, chosen)
-
-    def _indexing(self, n: int, m: int, pairs: int) -> float:
-        of_queries = n * (self.of_query.weight.numel() + self.of_weight.weight.numel())
-        return 2.0 * (of_queries + m * self.of_key.weight.numel() + pairs * self.heads * self.size)
+        attended = n * full - (full * (full - 1) // 2 if self.past_only else 0)
+        scored = n * (n + 1) // 2 if self.past_only else n * m
+        return self.own_flops(n, m) + 2.0 * self.heads * self.size * scored + super().pair_flops * attended
 
 
-def _divergence(weights: Tensor, index: Tensor, chosen: Tensor, query_mask: Maybe) -> Tensor:
+def _divergence(weights: Tensor, index: Tensor, chosen: Tensor, query_mask: Tensor | None) -> Tensor:
     """Return KL(mean of the heads' weights || softmax of the scores) over the chosen keys, the mean of all queries."""
     target = weights.detach().to(index.dtype).mean(1, keepdim=True)
     log_softmax = index.masked_fill(~chosen, -1e30).log_softmax(-1)

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Unsupported
-from cab.ops.precision import at_least_float32
+from cab.ops.precision import at_least_float32, widened
+
+EPS = 1e-5  # beside the variance in the norm
 
 
 class Ela(Mechanism):
@@ -36,26 +38,20 @@ class Ela(Mechanism):
     cost = "O(n d)"
     reads = "v"
     rasters = (2,)
+    accepts = {"conv": "odd, >= 1", "share": ">= 1", "groups": ">= 1"}
     checks = ({}, {"conv": 7, "groups": 16}, {"share": 8, "groups": 4})
 
-    def __init__(self, slot: Any, *, conv: int = 5, share: int = 1, groups: int = 32, eps: float = 1e-5) -> None:
+    def __init__(self, slot: Any, *, conv: int = 5, share: int = 1, groups: int = 32) -> None:
         super().__init__(slot)
-        if conv < 1 or conv % 2 == 0:
-            raise ValueError(f"conv={conv}: an odd number of places is needed")
-        if min(share, groups) < 1:
-            raise ValueError(f"share={share}, groups={groups}: at least 1 of each is needed")
         channels = slot.heads * slot.values
         if channels % share or channels % groups:
             raise Unsupported(f"ELA needs heads value_dim ({channels}) divisible by share={share} and groups={groups}")
-        self.groups, self.eps = groups, eps
+        self.groups = groups
         self.conv = nn.Conv1d(channels, channels, conv, padding=conv // 2, groups=channels // share, bias=False)
         self.gain, self.shift = nn.Parameter(torch.ones(channels, 1)), nn.Parameter(torch.zeros(channels, 1))
 
-    def attend(
-        self, q: None, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, q: None, k: None, v: Tensor, key_mask: Tensor, query_mask: Tensor) -> Tensor:
         """Average rows and columns, and gate the values with both."""
-        assert key_mask is not None  # always given where q is not read
         real = torch.unflatten(key_mask, 1, self.slot.raster).unsqueeze(1)  # (batch, 1, rows, columns)
         values = torch.unflatten(v.transpose(2, 3).flatten(1, 2), 2, self.slot.raster)
         of_row, of_column = (self._gate(values, real, axis).unsqueeze(axis) for axis in (3, 2))
@@ -67,32 +63,25 @@ class Ela(Mechanism):
         total = values.masked_fill(~real, 0.0).sum(axis, dtype=at_least_float32(values))
         mean = (total / real.sum(axis).clamp(min=1)).to(values.dtype)
         counts = real.any(axis).unsqueeze(2)  # (batch, 1, 1, places)
-        z = torch.unflatten(self.conv(mean), 1, (self.groups, -1))
-        z = z.to(at_least_float32(z))
+        z = widened(torch.unflatten(self.conv(mean), 1, (self.groups, -1)))
         number = (counts.sum(3, keepdim=True) * z.shape[2]).clamp(min=1)
         z = z - z.masked_fill(~counts, 0.0).sum((2, 3), keepdim=True) / number
         variance = z.masked_fill(~counts, 0.0).square().sum((2, 3), keepdim=True) / number
-        normed = (z * (variance + self.eps).rsqrt()).flatten(1, 2)
+        normed = (z * (variance + EPS).rsqrt()).flatten(1, 2)
         return (normed * self.gain + self.shift).sigmoid()
 
-    def reference(
-        self, q: None, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def reference(self, q: None, k: None, v: Tensor, key_mask: Tensor, query_mask: Tensor) -> Tensor:
         """Compute the gates channel group by channel group, from the rows and columns that hold a token."""
-        assert key_mask is not None
         if not key_mask.any():
             return torch.zeros_like(v)
         real = key_mask[0].view(self.slot.raster)
-        values = v[0].transpose(1, 2).reshape(-1, *self.slot.raster)
-        out = values
+        out = values = v[0].transpose(1, 2).reshape(-1, *self.slot.raster)
         for axis in (2, 1):
             counts = real.any(axis - 1)
             mean = (values * real).sum(axis) / real.sum(axis - 1).clamp(min=1)
             z = F.conv1d(mean, self.conv.weight, padding=self.conv.padding, groups=self.conv.groups)
-            normed = []
-            for group in z.chunk(self.groups):
-                seen = group[:, counts]
-                normed.append((group - seen.mean()) / (seen.var(correction=0) + self.eps).sqrt())
+            groups = ((group, group[:, counts]) for group in z.chunk(self.groups))
+            normed = [(group - seen.mean()) / (seen.var(correction=0) + EPS).sqrt() for group, seen in groups]
             out = out * (torch.cat(normed) * self.gain + self.shift).sigmoid().unsqueeze(axis)
         return out.flatten(1).unflatten(0, (self.slot.heads, -1)).transpose(1, 2).unsqueeze(0)
 

@@ -9,6 +9,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.reads import TWIN
 from cab.contracts.slot import Slot
+from cab.errors import Unsupported
 from cab.ops.cache import cache_of, extend_cache, next_positions, visible_in_cache
 from cab.ops.softmax import softmax_attention, visible
 
@@ -22,7 +23,7 @@ class Pairwise(Mechanism):
 
     def __init__(self, slot: Slot) -> None:
         super().__init__(slot)
-        self.past_only = slot.pattern is Pattern.CS  # whether no query sees a later key
+        self.past_only = slot.pattern is Pattern.CS  # whether no query sees a later key; a leaky one sets it
 
     # What an author writes.
 
@@ -66,7 +67,7 @@ class Pairwise(Mechanism):
         """Write the whole (queries, keys) matrix of weights."""
         kept, seen = self.keep_all(k, v, **inputs), self.seen(q, k, v, key_mask, **inputs)
         position = torch.arange(q.shape[2], device=q.device)
-        return self.read(q, *kept, seen=seen, position=position, query_mask=query_mask, **self._of_queries(inputs))
+        return self.read(q, *kept, seen=seen, position=position, query_mask=query_mask, **self.of_queries(inputs))
 
     def keep_all(self, k: Any, v: Any, **inputs: Any) -> tuple[Tensor, ...]:
         """Return `keep` of whole sequences."""
@@ -79,6 +80,11 @@ class Pairwise(Mechanism):
         pattern = Pattern.CS if self.past_only else Pattern.NS
         return visible(pattern, q.shape[2], _length(k, v, *self._of_keys(inputs).values())[0], key_mask, q.device)
 
+    @property
+    def streams(self) -> bool:
+        """Whether no query waits for later keys."""
+        return self.past_only or self.slot.pattern is not Pattern.CS
+
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Count all n m pairs, and what is computed beside them."""
         return self.own_flops(n, m) + self.pair_flops * n * m
@@ -89,6 +95,8 @@ class Pairwise(Mechanism):
 
     def init_state(self, k: Any, v: Any, key_mask: Tensor | None = None, **inputs: Any) -> Any:
         """Cache what is kept of the source (CC), or of no token (CS); and count the queries so far."""
+        if not self.streams:
+            raise Unsupported(f"{type(self).__name__} shows later keys here, so it has no steps")
         if not self.slot.pattern.cross:
             inputs |= self._empty_inputs(k, v, inputs)
         cache = cache_of(self.keep_all(k, v, **inputs), key_mask)
@@ -103,10 +111,11 @@ class Pairwise(Mechanism):
         if not self.slot.pattern.cross:
             cache, _ = extend_cache(cache, self.keep(k, v, position=position, **self._of_keys(inputs)), key_mask)
         seen = visible_in_cache(cache, position if self.past_only else None)
-        out = self.read(q, *cache[0], seen=seen, position=position, query_mask=key_mask, **self._of_queries(inputs))
+        out = self.read(q, *cache[0], seen=seen, position=position, query_mask=key_mask, **self.of_queries(inputs))
         return out, (cache, queries + (q.shape[2] if key_mask is None else key_mask.sum(1)))
 
-    def _of_queries(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def of_queries(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs on the axis of the queries, and the queries' part of those of both."""
         return {name: t for name, t in inputs.items() if self._axis(name) in ("queries", "both")}
 
     def _of_keys(self, inputs: dict[str, Any]) -> dict[str, Any]:

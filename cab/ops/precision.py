@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any, None]:
@@ -28,6 +29,13 @@ def at_least_float32(t: Tensor) -> torch.dtype:
 def widened(t: Tensor) -> Tensor:
     """Return t in float32 where it has 16 bits, else t itself."""
     return t.to(at_least_float32(t))
+
+
+def wide_linear(linear: nn.Linear, t: Tensor) -> Tensor:
+    """Apply a linear layer in float32 at least, inside autocast too: what is selected by its result is not rounded."""
+    t = widened(t)
+    with full_precision(t.device.type):
+        return F.linear(t, linear.weight.to(t.dtype), None if linear.bias is None else linear.bias.to(t.dtype))
 
 
 def product_dtype(t: Tensor) -> torch.dtype:

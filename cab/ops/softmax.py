@@ -75,8 +75,12 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> T
 
     k and v may have fewer heads, which consecutive query heads share.
     """
-    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-    return masked_softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), seen) @ v
+    return softmax_weights(q, k, seen) @ repeat_heads(v, q.shape[1])
+
+
+def softmax_weights(q: Tensor, k: Tensor, seen: Tensor | None) -> Tensor:
+    """Return the weights of `softmax_attention`, (batch, heads, n, m)."""
+    return masked_softmax((q * q.shape[-1] ** -0.5) @ repeat_heads(k, q.shape[1]).mT, seen)
 
 
 def masked_attention(

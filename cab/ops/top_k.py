@@ -21,3 +21,10 @@ def top_k(scores: Tensor, count: int, seen: Tensor | None = None) -> tuple[Tenso
     hidden = scores.masked_fill(~seen, -torch.inf)
     positions = hidden.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     return positions, seen.expand_as(scores).gather(-1, positions)
+
+
+def top_k_mask(scores: Tensor, count: int, seen: Tensor | None = None) -> Tensor:
+    """Return the mask of what `top_k` selects, of the shape of `scores`."""
+    positions, counts = top_k(scores, count, seen)
+    counts = torch.ones_like(positions, dtype=torch.bool) if counts is None else counts
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, positions, counts)

@@ -64,7 +64,7 @@ def test_the_indexer_chooses_the_same_keys() -> None:
     hidden = torch.full((2, N, N), -torch.inf).triu(1)
     keys = theirs.indexer(x, x, embedding(x, place.expand(2, N)), hidden, place)
     expected = torch.zeros(2, N, N).bool().scatter(-1, keys.long(), True).tril()
-    index = ours._index(x, place, ours._index_keys(x, place))
+    index = ours.index(x, place, ours.index_keys(x, place))
     assert torch.equal(ours._choose(index, visible(Pattern.CS, N, N, None, x.device))[:, 0], expected)
     assert expected.sum(-1).tolist() == [[min(i + 1, SELECTED) for i in range(N)]] * 2
 

@@ -28,7 +28,7 @@ def test_equals_theirs_forward_and_backward(selected: int, kv_heads: int) -> Non
     q, k, v = (torch.randn(2, heads, N, DIM, requires_grad=True) for heads in (HEADS, kv_heads, kv_heads))
     x = torch.randn(2, N, WIDTH).abs()
     index_q, weight = ours.of_query(x).unflatten(-1, (8, 6)), ours.of_weight(x)
-    index_k = ours._index_keys(x, torch.arange(N)).squeeze(1)
+    index_k = ours.index_keys(x, torch.arange(N)).squeeze(1)
     expected = naive_dsa(*(t.transpose(1, 2) for t in (q, k, v)), index_q, index_k, weight, topk=selected)
     out, expected = ours.eval()(q, k, v, x=x, y=x), expected.transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cab import Pattern, Slot
 from cab.contracts.mechanism import collect_auxiliary_losses
+from cab.ops.top_k import top_k_mask
 from cab.plugins import registry
 
 HEADS, DIM, WIDTH, N = 2, 8, 12, 23
@@ -54,7 +55,7 @@ def test_the_loss_is_the_divergence_of_the_scores_from_the_attention_and_reaches
     loss = collect_auxiliary_losses(mechanism)
     assert loss is not None
     place = torch.arange(N)
-    index = mechanism._index(inputs["x"], place, mechanism._index_keys(inputs["y"], place))[0, 0]
+    index = mechanism.index(inputs["x"], place, mechanism.index_keys(inputs["y"], place))[0, 0]
     with torch.no_grad():
         attention = weights(mechanism.eval(), inputs)[0].mean(0)
         divergences = []
@@ -85,8 +86,8 @@ def test_the_loss_teaches_the_indexer_to_choose_the_keys_that_weigh_most() -> No
         """Return the share of full attention that the chosen keys hold."""
         with torch.no_grad():
             place = torch.arange(N)
-            index = mechanism._index(tokens, place, mechanism._index_keys(tokens, place))
-            return (whole * mechanism._choose(index, None)).sum(-1).mean().item()
+            index = mechanism.index(tokens, place, mechanism.index_keys(tokens, place))
+            return (whole * top_k_mask(index, mechanism.selected)).sum(-1).mean().item()
 
     before = mass()
     for _ in range(100):

@@ -48,8 +48,8 @@ def test_a_window_shows_what_is_near_and_the_first_keys(window: int, sinks: int,
     assert seen(build("NS", **params).use(backend)) == picture(near)
     assert seen(build("CS", **params).use(backend)) == picture(lambda i, j: near(i, j) and j <= i)
     for pattern in ("NC", "CC"):
-        crossed = build(pattern, ratio=0.7, **params).use(backend)
-        assert seen(crossed) == picture(lambda i, j: near(int(0.7 * i), j), M)
+        crossed = build(pattern, **params).use(backend)
+        assert seen(crossed) == picture(lambda i, j: near(i * M // N, j), M)
 
 
 def test_groups_show_their_own_members_and_a_query_without_any_gives_zeros() -> None:
@@ -81,9 +81,8 @@ def test_images_see_the_question_that_follows_and_nothing_else_ahead(pattern: st
 @pytest.mark.parametrize("pattern", Pattern.__members__)
 @pytest.mark.parametrize("window", [1, 3, 7, 30])
 @pytest.mark.parametrize("sinks", [0, 2, 30])
-@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.9])
-def test_what_a_window_needs_is_the_pairs_that_it_shows(pattern: str, window: int, sinks: int, ratio: float) -> None:
-    mechanism = build(pattern, window=window, sinks=sinks, ratio=ratio)
+def test_what_a_window_needs_is_the_pairs_that_it_shows(pattern: str, window: int, sinks: int) -> None:
+    mechanism = build(pattern, window=window, sinks=sinks)
     pairs = sum(row.count("x") for row in seen(mechanism))
     slot = mechanism.slot
     assert mechanism.flops_needed(N, slot.keys) == 2 * 2 * pairs * (slot.dim + slot.values)
@@ -119,7 +118,6 @@ def test_a_mask_of_the_order_of_tokens_is_refused_between_two_sequences(mask: st
         ({"mask": "none"}, "one of window, groups"),
         ({"window": 0}, "window=0"),
         ({"sinks": -1}, "sinks=-1"),
-        ({"ratio": 0.0}, "ratio=0"),
     ],
 )
 def test_a_mask_that_is_not_in_the_catalogue_is_refused(params: Any, message: str) -> None:

@@ -27,7 +27,7 @@ def test_the_cache_holds_a_latent_and_a_key_a_token_for_all_heads(pattern: str) 
         state = mla.init_state(None, None, y=tokens if pattern == "CC" else tokens[:, :0])
         if pattern == "CS":
             _, state = mla.step(state, torch.randn(2, 4, 9, 12), y=tokens)
-    stored, _ = state
+    (stored, _), _ = state
     assert sum(t.numel() for t in stored) == 2 * 9 * (5 + 4)
 
 
