@@ -79,6 +79,7 @@ class Line:
     ranks: tuple[int, int] | None = None  # the lowest and the highest rank that the intervals allow
     case_ids: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    environment_ids: set[str] = field(default_factory=set)  # that its values were measured in
     at_floor: bool = False  # not distinguishable from a floor, or worse: nothing shows that it learned
 
     @property

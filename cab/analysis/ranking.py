@@ -98,8 +98,9 @@ def _line(key: tuple[str, ...], rows_by_metric: dict[str, list[Row]]) -> Line:
         rows_by_metric = {name: rows[:1] for name, rows in rows_by_metric.items()}
     cells = {name: _cell(rows) for name, rows in rows_by_metric.items()}
     line = Line(mechanism, json.loads(params or "{}"), backend, grade, kind, cells)
+    every_row = [row for rows in rows_by_metric.values() for row in rows]
+    line.environment_ids = {str(row["environment_id"]) for row in every_row if row["environment_id"]}
     if grade != "floor":
-        every_row = [row for rows in rows_by_metric.values() for row in rows]
         line.case_ids = list(dict.fromkeys(row["case_id"] for row in every_row))
         line.seeds = sorted({row["seed"] for row in every_row if row["seed"] is not None})
     return line

@@ -26,9 +26,11 @@ class Results:
 
     @cached_property
     def boards(self) -> list[Board]:
-        """Every board."""
+        """Every board that has a line within the limits."""
         boards = [] if self.rows.empty else leaderboard(self.rows, self.environments)
-        return [self._narrowed(board) for board in boards] if self.limits or self.sort else boards
+        if not self.limits and not self.sort:
+            return boards
+        return [narrowed for board in boards if (narrowed := self._narrowed(board)).lines]
 
     def _narrowed(self, board: Board) -> Board:
         by = next((metric for metric in board.metrics if metric.name == self.sort), None)
@@ -48,6 +50,15 @@ class Results:
     def used_environments(self) -> "DataFrame":
         """The environments that rows of the table have."""
         return self.environments[self.environments["environment_id"].isin(self.rows["environment_id"])]
+
+    @cached_property
+    def shown_machines(self) -> list[str]:
+        """The machines that the lines of the boards were measured on, each once.
+
+        A count that another machine has repeated stands in the rows twice and on the boards once.
+        """
+        shown = {each for board in self.boards for line in board.lines for each in line.environment_ids}
+        return list(dict.fromkeys(name for each, name in self.machines.items() if each in shown))
 
     @cached_property
     def machines(self) -> dict[str, str]:

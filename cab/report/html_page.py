@@ -81,7 +81,7 @@ def _summary(results: Results) -> str:
     measured = results.rows[results.rows["grade"] != "floor"]
     counts = status_counts(results.rows)
     ok, cases = counts["ok"].cases if "ok" in counts else 0, measured["case_id"].nunique()
-    words = [f"{ok:,}/{cases:,} cases ok", *dict.fromkeys(results.machines.values())]
+    words = [f"{ok:,}/{cases:,} cases ok", *results.shown_machines]
     commits = sorted({str(commit)[:7] for commit in measured["commit"].dropna() if commit})
     if commits:
         words.append(f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits")

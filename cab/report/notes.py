@@ -9,6 +9,7 @@ from cab.contracts.pattern import Pattern
 from cab.plugins.registry import cards_of
 
 EMPTY = "no results yet: run `cab run mechanism=softmax task=speed` first, or name another folder with --results"
+BEYOND_LIMITS = "no line is within the limits of --max; raise one, or leave it out"
 NOT_COMPARABLE = "(not comparable"  # in the name of a data source whose scores are not comparable with published ones
 EXPECTED_STATUSES = ("unsupported", "skipped")  # nothing failed: a dash is shown, with the reason beside it
 MARKS = {"best": "", "tied": "≈", "at floor": "⌊", "no interval": "†", "counted": "*"}

@@ -78,7 +78,7 @@ def print_report(results: Results, console: "Console", full: bool = False, colum
     """
     boards = results.boards
     if not boards:
-        console.print(notes.EMPTY, markup=False)
+        console.print(notes.EMPTY if results.rows.empty else notes.BEYOND_LIMITS, markup=False)
         return
     summarised = not full and _line_count(boards) > MOST_LINES
     for note in _short_notes(results) if summarised else _notes(results):
@@ -116,7 +116,7 @@ def _line_count(boards: Sequence[Board]) -> int:
 
 def _short_notes(results: Results) -> Iterator[str]:
     statuses = ", ".join(f"{count.rows} {status}" for status, count in status_counts(results.rows).items())
-    yield " · ".join([*dict.fromkeys(results.machines.values()), f"asked for: {statuses}"])
+    yield " · ".join([*results.shown_machines, f"asked for: {statuses}"])
 
 
 def _notes(results: Results) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _notes(results: Results) -> Iterator[str]:
     if any(published_for(board) for board in boards):
         yield published.ABOUT
     yield f"how each was measured: cab show metric={boards[0].headline.name}, and the page of cab report"
-    for machine in dict.fromkeys(results.machines.values()):
+    for machine in results.shown_machines:
         yield f"machine: {machine}"
     yield "asked for: " + ", ".join(f"{count.rows} {status}" for status, count in status_counts(results.rows).items())
 

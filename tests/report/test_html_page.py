@@ -162,6 +162,7 @@ def test_a_row_opens_with_the_command_that_repeats_it(show: Callable[..., Any]) 
     page.locator("tr.line[data-label=lean] button").click()
     command = page.locator(".command code").inner_text()
     assert command.startswith("cab run mechanism=lean backend=eager task=speed pattern=CC seq_len=2048 ")
+    assert re.search(r"cab results show [0-9a-f]{12}\b", page.locator("tr.open, #panel").first.inner_text())
 
 
 def test_the_board_is_a_table_for_a_paper(show: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from cab.analysis.results import Results
+from cab.analysis.selection import Limit
 from cab.report import print_report
 from cab.report.notes import EMPTY
 from tests.analysis.example_rows import board_of, case_rows, environments, table_of, training_rows, with_columns
@@ -113,3 +114,25 @@ def test_published_numbers_stand_beside_a_board_and_are_not_ranked() -> None:
     text = " ".join(printed(measured, width=200).split())
     assert "published ceiling 65.9 % (linear), published floor 53.0 % (local)" in text and "not ranked" in text
     assert "published" not in printed(training_rows("softmax", (0.6, 0.5, 0.7), task="mine"))
+
+
+def test_the_machines_that_are_named_are_those_of_the_lines() -> None:
+    timed = case_rows({"latency": 1.0}, environment_id="one")
+    counted = [case_rows({"flops": 1e9}, environment_id=name, time=time) for name, time in (("two", "1"), ("one", "2"))]
+    over_limit = case_rows({"latency": 9.0}, mechanism="slow", environment_id="three", n=64, m=64)
+    out = io.StringIO()
+    # `four` is an environment of the store that no row has; what was counted on `two` was counted again on `one`
+    results = Results(
+        table_of(timed, *counted, over_limit),
+        environments("one", "two", "three", "four"),
+        limits=(Limit("latency", 2.0, "2s"),),
+    )
+    print_report(results, Console(file=out, width=100))
+    assert [line.split()[1] for line in out.getvalue().splitlines() if "machine:" in line] == ["host-one,"]
+
+
+def test_a_limit_that_nothing_keeps_is_said() -> None:
+    out = io.StringIO()
+    results = Results(table_of(case_rows({"latency": 9.0})), environments(), limits=(Limit("latency", 2.0, "2s"),))
+    print_report(results, Console(file=out, width=100))
+    assert out.getvalue().strip() == "no line is within the limits of --max; raise one, or leave it out"
