@@ -1,6 +1,8 @@
 # Set-up, demo and checks. On a fresh machine with Python 3.11 and make, each target needs nothing before it.
 PYTHON ?= python3
 BIN := .venv/bin
+# pip's errors, and none of its warnings about mirrors, versions and paths
+QUIET := --quiet --quiet --disable-pip-version-check
 
 .PHONY: install demo check test test-all test-engines test-parity docs clean
 
@@ -9,8 +11,8 @@ install: .venv/installed
 # the pinned torch first: an unpinned one pulls gigabytes of CUDA packages
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,devices]"
+	$(BIN)/pip install $(QUIET) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[dev,devices]"
 	touch $@
 
 # the main job on real data, and its report
@@ -42,8 +44,8 @@ test-parity: .venv-parity/installed .venv-parity-fla/installed
 
 .venv-%/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	.venv-$*/bin/pip install --quiet -c constraints.txt -e ".[dev,$*]"
+	.venv-$*/bin/pip install $(QUIET) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	.venv-$*/bin/pip install $(QUIET) -c constraints.txt -e ".[dev,$*]"
 	touch $@
 
 # the site of docs/, in build/site; a link that leads nowhere is an error. Needs neither torch nor `make install`
@@ -53,7 +55,7 @@ docs: .venv-docs/installed
 .venv-docs/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
 	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
-		| xargs .venv-docs/bin/pip install --quiet -c constraints.txt
+		| xargs .venv-docs/bin/pip install $(QUIET) -c constraints.txt
 	touch $@
 
 clean:
