@@ -39,14 +39,15 @@ def fading_sums(k: Tensor, v: Tensor, rate: Tensor, state: Tensor, chunk: int) -
     The fourth result is the state after the last token.
     """
     size, faded = v.shape[3], rate.detach().cumsum(2)
-    before, shift = state.split([2 * size, size], 2)
+    before, shift = torch.split(state, [2 * size, size], 2)
     shifts = torch.cat([shift.unsqueeze(2), k.detach() + faded], 2).cummax(2).values
     shifts = shifts - F.pad(faded, (0, 0, 1, 0))  # m before each token, and after the last
     weight = (k - shifts[:, :, 1:]).exp()
     decay = (shifts[:, :, :-1] - shifts[:, :, 1:] - rate).exp()
     sums, last = linear_scan(torch.cat([decay, decay], 3), torch.cat([weight * v, weight], 3), before, chunk)
     earlier = torch.cat([before.unsqueeze(2), sums[:, :, :-1]], 2)
-    return *earlier.chunk(2, 3), shifts[:, :, :-1], torch.cat([last, shifts[:, :, -1]], 2)
+    values, weights = earlier.chunk(2, 3)
+    return values, weights, shifts[:, :, :-1], torch.cat([last, shifts[:, :, -1]], 2)
 
 
 def _segment(k: Tensor, v: Tensor, rate: Tensor, state: Tensor, *, bonus: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
