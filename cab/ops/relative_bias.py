@@ -12,17 +12,27 @@ from cab.ops.softmax import BlockAttention, masked_softmax
 HIDDEN = 512  # units of the network of `ContinuousBias`
 
 
-def offset_index(window: tuple[int, ...], rates: tuple[int, ...]) -> Tensor:
-    """Return for each query and key of a window the number of their offset: (queries, keys).
+def offset_index(
+    window: tuple[int, ...],
+    rates: tuple[int, ...],
+    before: tuple[int, ...] | None = None,
+    after: tuple[int, ...] | None = None,
+) -> Tensor:
+    """Return for each query of a window and each key in and around it the number of their offset: (queries, keys).
 
-    On an axis of M keys an offset is from -(M - 1) to M - 1. The offsets of all axes are numbered in row-major order.
-    `rates` are the places of queries for each key, on each axis.
+    On an axis of M places the keys are those, `before` more before them and `after` more behind. So an offset is from
+    -(M - 1) - after to M - 1 + before. The offsets of all axes are numbered in row-major order. `rates` are the places
+    of queries for each key, on each axis.
     """
-    key, index = places(window), torch.zeros((), dtype=torch.long)
-    query = places(tuple(side * rate for side, rate in zip(window, rates, strict=True))) // torch.tensor(rates)
-    for axis, side in enumerate(window):
-        offset = query[:, None, axis] - key[None, :, axis]
-        index = index * (2 * side - 1) + offset + side - 1
+    index = torch.zeros(1, 1, dtype=torch.long)
+    for axis, (side, rate) in enumerate(zip(window, rates, strict=True)):
+        first, last = before[axis] if before else 0, after[axis] if after else 0
+        query = torch.arange(side * rate) // rate
+        offset = query[:, None] - torch.arange(-first, side + last)
+        count = first + 2 * side - 1 + last
+        index = (
+            (index[:, None, :, None] * count + (offset + side - 1 + last)[None, :, None, :]).flatten(2).flatten(0, 1)
+        )
     return index
 
 
@@ -31,11 +41,20 @@ class TableBias(nn.Module):
 
     index: Tensor
 
-    def __init__(self, heads: int, window: tuple[int, ...], rates: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        heads: int,
+        window: tuple[int, ...],
+        rates: tuple[int, ...],
+        before: tuple[int, ...] | None = None,
+        after: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(heads, prod(2 * side - 1 for side in window)))
+        around = zip(window, before or (0,) * len(window), after or (0,) * len(window), strict=True)
+        self.offsets = tuple(2 * side - 1 + first + last for side, first, last in around)
+        self.table = nn.Parameter(torch.empty(heads, prod(self.offsets)))
         nn.init.trunc_normal_(self.table, std=0.02)
-        self.register_buffer("index", offset_index(window, rates), persistent=False)
+        self.register_buffer("index", offset_index(window, rates, before, after), persistent=False)
         self.flops = 0.0
 
     def of_offsets(self) -> Tensor:
