@@ -35,6 +35,7 @@ class Hilo(Mechanism):
     titles = ("Fast Vision Transformers with HiLo Attention",)
     rasters = (1, 2, 3)
     grouped = True
+    accepts = {"window": ">= 1", "share": ">= 0, <= 1"}
     checks = ({"window": 3}, {"window": 2, "share": 1.0}, {"window": 4, "share": 0.0})
     limits = (
         {"params": {"window": 1, "share": 1.0}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},
@@ -44,8 +45,6 @@ class Hilo(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 2, share: float = 0.9) -> None:
         super().__init__(slot)
-        if window < 1 or not 0 <= share <= 1:
-            raise ValueError(f"window={window}, share={share}: at least 1 place, and a share from 0 to 1")
         self.low = int(slot.heads * share)  # heads
         source = slot.source_raster or (slot.keys,)
         self.windows = AlignedWindows(slot, tuple(min(window, side) for side in source))

@@ -58,6 +58,7 @@ class Neighborhood(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2204.07143"
+    parity = "natten (na1d, na2d, na3d)"
     cost = "O(n w d)"
     titles = (
         "Dilated Neighborhood Attention Transformer",
@@ -65,6 +66,7 @@ class Neighborhood(Mechanism):
     )
     rasters = (1, 2, 3)
     grouped = True
+    accepts = {"window": ">= 1", "dilation": ">= 1"}
     checks = ({"window": 3}, {"window": 4, "dilation": 3}, {"window": 5, "dilation": 2, "bias": True})
     limits = (
         {"params": {"window": 1000}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},
@@ -75,8 +77,6 @@ class Neighborhood(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 7, dilation: int = 1, bias: bool = False) -> None:
         super().__init__(slot)
-        if min(window, dilation) < 1:
-            raise ValueError(f"window={window}, dilation={dilation}: at least 1 of each is needed")
         self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
         self.window, self.dilation, self.causal = window, dilation, slot.pattern is Pattern.CS
         position, self.rates = aligned_positions(self.raster, self.source)

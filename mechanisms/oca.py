@@ -37,6 +37,7 @@ class Oca(Mechanism):
     titles = ("HAT: Hybrid Attention Transformer for Image Restoration",)
     rasters = (1, 2, 3)
     grouped = True
+    accepts = {"window": ">= 1", "overlap": ">= 0"}
     checks = ({"window": 4}, {"window": 3, "overlap": 0.7}, {"window": 2, "overlap": 2.5, "bias": False})
     limits = (
         {"params": {"window": 1000}, "weights": {"bias.table": 0.0}, "equals": "softmax"},
@@ -49,8 +50,6 @@ class Oca(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 16, overlap: float = 0.5, bias: bool = True) -> None:
         super().__init__(slot)
-        if window < 1 or overlap < 0:
-            raise ValueError(f"window={window}, overlap={overlap}: at least 1 place, and a share of 0 or more")
         source = slot.source_raster or (slot.keys,)
         self.windows = AlignedWindows(slot, tuple(min(window, side) for side in source))
         more = [int(overlap * size) for size in self.windows.window]

@@ -122,5 +122,5 @@ def test_what_a_backend_does_not_compute_is_unsupported_and_says_why() -> None:
 
 def test_a_hyperparameter_that_is_valid_nowhere_is_refused() -> None:
     for params in ({"window": 0}, {"dilation": 0}):
-        with pytest.raises(ValueError, match="at least 1 of each"):
+        with pytest.raises(ValueError, match=">= 1"):
             build("NS", (9,), **params)
