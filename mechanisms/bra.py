@@ -43,43 +43,29 @@ class Bra(Mechanism):
     cost = "O(n m t / s d + s^2 d)"  # t of s regions
     rasters = {"NS": (1, 2, 3), "NC": (1, 2)}
     source_rasters = {"NC": (1, 2), "CC": (1, 2)}
+    accepts = {"regions": ">= 1", "top": ">= 1", "conv": "0 or odd, >= 1"}
     checks = ({"regions": 7, "top": 2, "conv": 3}, {"regions": 4, "top": 3, "conv": 0}, {"regions": 3, "top": 20})
     exempt = {"heads": "one choice of regions is made for all heads, from the channels of all"}
 
     def __init__(self, slot: Any, *, regions: int = 7, top: int = 4, conv: int = 5) -> None:
         super().__init__(slot)
-        if min(regions, top) < 1:
-            raise ValueError(f"regions={regions}, top={top}: at least 1 of each is needed")
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"conv={conv}: an odd number of places, or 0 for no convolution")
         self.top, self.causal_self = top, slot.pattern is Pattern.CS
-        self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
-        self.boxes = [tuple(-(-side // regions) for side in sides) for sides in (self.raster, self.source)]
+        self.boxes = [tuple(-(-side // regions) for side in sides) for sides in (slot.sides, slot.source_sides)]
         self.conv = None
         if conv and not slot.pattern.cross:
-            self.conv = RasterConvolution(slot.heads, slot.values, conv, len(self.raster), self.causal_self)
+            self.conv = RasterConvolution(slot.heads, slot.values, conv, len(slot.sides), self.causal_self)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Gather what each region reads, and attend in all regions at once."""
         return self._routed(explicit_attention, q, k, v, key_mask, query_mask)
 
-    def attend_sdpa(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def attend_sdpa(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Compute the regions with PyTorch's fused kernels."""
         return self._routed(fused_attention, q, k, v, key_mask, query_mask)
 
     def _routed(
-        self,
-        attention: BlockAttention,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        key_mask: Tensor | None,
-        query_mask: Tensor | None,
-    ) -> Tensor:
+        self, attention: BlockAttention, q: Tensor, k: Tensor, v: Tensor, key_mask: Any, query_mask: Any
+    ) -> Any:
         of_queries, of_keys = self._regions(q.shape[2], k.shape[2])
         queries, keys, values = of_queries.cut(q), of_keys.cut(k), of_keys.cut(v)
         asks, real = of_queries.cut_mask(query_mask, q), of_keys.cut_mask(key_mask, k)
@@ -96,11 +82,10 @@ class Bra(Mechanism):
 
     def _choose(self, queries: Tensor, keys: Tensor, asks: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Return which regions each region reads (batch, regions, chosen), and which of these count."""
+        counted = asks & (asks.cumsum(3) == 1) if self.slot.pattern.causal else asks
         with torch.no_grad(), full_precision(queries.device.type):
-            of_key = window_means(keys, real)
-            first = asks & (asks.cumsum(3) == 1) if self.slot.pattern.causal else asks
-            of_query = window_means(queries, first)
-            scores = of_query.transpose(1, 2).flatten(2) @ of_key.transpose(1, 2).flatten(2).transpose(1, 2)
+            of_query, of_key = window_means(queries, counted), window_means(keys, real)
+            scores = of_query.transpose(1, 2).flatten(2) @ of_key.transpose(1, 2).flatten(2).mT
         not_empty, own = real.any(3), torch.arange(scores.shape[2], device=scores.device)
         may = not_empty & (own < own[:, None]) if self.causal_self else not_empty
         chosen, counts = top_k(scores, self.top - self.causal_self, may)
@@ -110,9 +95,7 @@ class Bra(Mechanism):
             counts = F.pad(counts.int(), (0, 1), value=1).bool()
         return chosen, counts
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Choose for one region after the other, and write every weight."""
         wide, device = at_least_float32(q), q.device
         asks, real = (
@@ -120,9 +103,10 @@ class Bra(Mechanism):
             for t, mask in ((q, query_mask), (k, key_mask))
         )
         of_query, of_key = (
-            (places(sides, device) // torch.tensor(box, device=device)).unique(dim=0, return_inverse=True)[1][:count]
-            for sides, box, count in zip((self.raster, self.source), self.boxes, (len(asks), len(real)), strict=True)
+            (places(sides, device) // torch.tensor(box, device=device)).unique(dim=0, return_inverse=True)[1]
+            for sides, box in zip((self.slot.sides, self.slot.source_sides), self.boxes, strict=True)
         )
+        of_query, of_key = of_query[: len(asks)], of_key[: len(real)]
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         for region in of_query[asks].unique().tolist():
             rows = (asks & (of_query == region)).nonzero()[:, 0]
@@ -150,5 +134,5 @@ class Bra(Mechanism):
 
     def _regions(self, n: int, m: int) -> list[RasterWindows]:
         """Return the regions of n queries and of m keys."""
-        rasters = self.raster if len(self.raster) > 1 else (n,), self.source if len(self.source) > 1 else (m,)
+        rasters = self.slot.raster or (n,), self.slot.source_raster or (m,)
         return [RasterWindows(raster, box, (0,) * len(box)) for raster, box in zip(rasters, self.boxes, strict=True)]

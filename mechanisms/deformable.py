@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.interpolation import corners, weighted_rows
-from cab.ops.precision import at_least_float32
+from cab.ops.precision import at_least_float32, widened
 from cab.ops.raster_places import places
 from cab.ops.raster_windows import RasterWindows, window_means
 
@@ -45,13 +45,12 @@ class Deformable(Mechanism):
     inputs = {"x": ("queries", "real", "width"), "depth": ("keys", "real", 16, {"depth": True})}
     rasters = {"NS": (1, 2, 3), "NC": (1, 2)}
     source_rasters = {"NC": (1, 2), "CC": (1, 2)}
+    accepts = {"levels": ">= 1", "points": ">= 1"}
     checks = ({"levels": 3, "points": 2}, {"levels": 1, "points": 3}, {"levels": 2, "points": 1, "depth": True})
 
     def __init__(self, slot: Any, *, levels: int = 4, points: int = 4, depth: bool = False) -> None:
         super().__init__(slot)
-        if min(levels, points) < 1:
-            raise ValueError(f"levels={levels}, points={points}: at least 1 of each is needed")
-        self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
+        self.raster, self.source = slot.sides, slot.source_sides
         axes = len(self.source) + depth
         predicted = int(depth) if len(self.raster) == len(self.source) else axes
         self.samples = (slot.heads, levels, points)  # of a query
@@ -66,18 +65,10 @@ class Deformable(Mechanism):
             self.offset.bias.copy_((steps * directions[:, None, None]).expand(*self.samples, axes).flatten())
 
     def attend(
-        self,
-        q: None,
-        k: None,
-        v: Tensor,
-        key_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
-        *,
-        x: Tensor,
-        depth: Tensor | None = None,
+        self, q: None, k: None, v: Tensor, key_mask: Tensor, query_mask: Tensor, x: Tensor, depth: Any = None
     ) -> Tensor:
         """Find the places around all samples of all levels, and sum over them at once."""
-        raster, first = self._raster(v), 0
+        raster, first = self.slot.source_raster or (v.shape[2],), 0
         rows, indices, weights = [], [], []
         for level, (location, weight) in enumerate(self._sampled(x)):
             index, share = corners(location[..., : len(raster)], tuple(-(-side // 2**level) for side in raster))
@@ -92,18 +83,10 @@ class Deformable(Mechanism):
         return weighted_rows(torch.cat(rows, 2), torch.cat(indices, 3), torch.cat(weights, 3))
 
     def reference(
-        self,
-        q: None,
-        k: None,
-        v: Tensor,
-        key_mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
-        *,
-        x: Tensor,
-        depth: Tensor | None = None,
+        self, q: None, k: None, v: Tensor, key_mask: Any = None, query_mask: Any = None, *, x: Tensor, depth: Any = None
     ) -> Tensor:
         """Weigh every box of every level by its distance from a sample: 1 - |distance| on each axis, at least zero."""
-        raster, out = self._raster(v), torch.zeros_like(v[:, :, :1])
+        raster, out = self.slot.source_raster or (v.shape[2],), torch.zeros_like(v[:, :, :1])
         real = torch.ones_like(v[0, 0, :, 0]) if key_mask is None else key_mask[0].to(v.dtype)
         for level, (location, weight) in enumerate(self._sampled(x)):
             box = places(tuple(-(-side // 2**level) for side in raster), v.device)
@@ -121,9 +104,6 @@ class Deformable(Mechanism):
         outputs = sum(linear.out_features for linear in (self.offset, self.weight, self.point) if linear is not None)
         return 2.0 * n * self.slot.tokens * outputs
 
-    def _raster(self, v: Tensor) -> tuple[int, ...]:
-        return self.source if len(self.source) > 1 else (v.shape[2],)
-
     def _sampled(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for each level where samples lie, in its boxes (batch, heads, n, points, axes), and their weights."""
         n, wide, axes = x.shape[1], at_least_float32(x), len(self.source)
@@ -134,22 +114,22 @@ class Deformable(Mechanism):
         for level in range(self.samples[1]):
             location = torch.cat([centre[..., :axes] / 2**level, centre[..., axes:]], -1) - 0.5 + offset[:, :, :, level]
             if self.slot.pattern is Pattern.CS:
-                complete = torch.arange(1, n + 1, device=x.device) // 2**level - 1
-                in_time = location[..., :1].minimum(complete[:, None, None])
-                location = torch.cat([in_time, location[..., 1:]], -1)
+                complete = (torch.arange(1, n + 1, device=x.device) // 2**level - 1)[:, None, None]
+                location = torch.cat([location[..., :1].minimum(complete), location[..., 1:]], -1)
             yield location, weight[:, :, :, level]
 
     def _centres(self, x: Tensor) -> Tensor:
         """Return the reference points: (batch, n, axes), each from 0 to the side of the source, or of the bins."""
-        wide, coordinates = at_least_float32(x), []
+        coordinates: list[Tensor] = []
         if len(self.raster) == len(self.source):
-            own = places(self.raster, x.device)[: x.shape[1]].to(wide) + 0.5
+            own = places(self.raster, x.device)[: x.shape[1]].to(at_least_float32(x)) + 0.5
             shares = zip(own.unbind(1), self.raster, self.source, strict=True)
             coordinates = [(place * (m / n)).expand(len(x), -1) for place, n, m in shares]
-        if self.point is not None:
-            sides = [*self.source, BINS][len(coordinates) :]  # the bins are left over where there is no depth
-            predicted = self.point(x).to(wide).sigmoid().unbind(2)
-            coordinates += [share * side for share, side in zip(predicted, sides, strict=False)]
+        if self.point is not None:  # of all axes, or of the depth alone
+            sides = [*self.source, BINS][len(coordinates) :]
+            coordinates += [
+                share * side for share, side in zip(widened(self.point(x)).sigmoid().unbind(2), sides, strict=False)
+            ]
         return torch.stack(coordinates, 2)
 
 

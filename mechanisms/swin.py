@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
-from cab.ops.precision import at_least_float32
+from cab.ops.precision import widened
 from cab.ops.raster_places import aligned_positions, centres, places
 from cab.ops.raster_windows import RasterWindows
 from cab.ops.relative_bias import ContinuousBias, TableBias
@@ -38,6 +38,7 @@ class Swin(Mechanism):
     cost = "O(n w d)"
     rasters = (1, 2, 3)
     grouped = True
+    accepts = {"window": ">= 1", "bias": ("table", "continuous", "none")}
     checks = ({"window": 3}, {"window": 4, "cosine": True, "bias": "continuous"}, {"window": 2, "bias": "none"})
     limits = (
         {"params": {"window": 1000}, "weights": {"bias.table": 0.0}, "equals": "softmax"},
@@ -48,84 +49,65 @@ class Swin(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 7, cosine: bool = False, bias: str = "table") -> None:
         super().__init__(slot)
-        if window < 1:
-            raise ValueError(f"window={window}: at least 1 place is needed")
-        if bias not in ("table", "continuous", "none"):
-            raise ValueError(f"bias={bias!r}: table, continuous or none")
-        self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
+        self.source = slot.source_sides
         self.window = tuple(min(window, side) for side in self.source)
         self.shift = tuple(
             size // 2 if slot.layer % 2 and size < side else 0
             for size, side in zip(self.window, self.source, strict=True)
         )
-        position, self.rates = aligned_positions(self.raster, self.source)
+        position, self.rates = aligned_positions(slot.sides, self.source)
         self.register_buffer("position", position if slot.pattern.cross else None, persistent=False)
         biases = {"table": TableBias, "continuous": ContinuousBias}
         self.bias = biases[bias](slot.heads, self.window, self.rates) if bias in biases else None
         self.log_scale = nn.Parameter(torch.full((slot.heads, 1, 1, 1), log(10))) if cosine else None
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Attend in all windows at once; in cross patterns the queries are laid out among the keys."""
         n, (of_queries, of_keys) = q.shape[2], self._windows(k.shape[2])
         if self.slot.pattern.cross:
             q = q.new_zeros(*q.shape[:2], prod(of_queries.raster), q.shape[3]).index_copy(2, self.position[:n], q)
         together = of_queries.regions(q.device).unsqueeze(2) == of_keys.regions(q.device).unsqueeze(1)
         seen = of_keys.cut_mask(key_mask, k).unsqueeze(3) & together  # (batch, 1, windows, queries, keys)
-        if self.slot.pattern is Pattern.CS:
-            seen = seen.tril()
+        seen = seen.tril() if self.slot.pattern is Pattern.CS else seen
         q, k, v = of_queries.cut(q), *(of_keys.cut(repeat_heads(t, self.slot.heads)) for t in (k, v))
         if self.log_scale is None:
-            q = q * self.slot.dim**-0.5
+            scores = widened((q * self.slot.dim**-0.5) @ k.mT)
         else:
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        scores = q @ k.transpose(-1, -2)
-        scores = scores.to(at_least_float32(scores))  # factor and bias are not rounded to 16 bits
-        if self.log_scale is not None:
-            scores = scores * self._scale()
+            scores = widened(F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT) * self._scale()
         if self.bias is not None:
             scores = scores + self.bias().unsqueeze(1)
         out = of_queries.join(masked_softmax(scores, seen).to(v.dtype) @ v)
         return out.index_select(2, self.position[:n]) if self.slot.pattern.cross else out
 
-    def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None) -> Tensor:
         """Write every weight, and keep those of one window."""
-        of_query, of_key = self._numbers(q.shape[2], k.shape[2], q.device)
+        query, key = self._places(q.shape[2], k.shape[2], q.device)
+        of_query, of_key = self._numbers(query, key)
         seen = of_query[:, None] == of_key
-        if self.slot.pattern is Pattern.CS:
-            seen = seen.tril()
+        seen = seen.tril() if self.slot.pattern is Pattern.CS else seen
         k, v = (t.repeat_interleave(self.slot.heads // t.shape[1], 1) for t in (k, v))
-        scores = torch.einsum("bhid,bhjd->bhij", q, k)
         if self.log_scale is None:
-            scores = scores / self.slot.dim**0.5
+            scores = q @ k.mT / self.slot.dim**0.5
         else:
-            q_norm, k_norm = (t.norm(dim=3).clamp(min=1e-12) for t in (q, k))
-            scores = scores / q_norm.unsqueeze(3) / k_norm.unsqueeze(2) * self._scale()[:, 0]
+            q, k = (t / t.norm(dim=3, keepdim=True).clamp(min=1e-12) for t in (q, k))
+            scores = q @ k.mT * self._scale()[:, 0]
         if self.bias is not None:
-            query, key = self._places(q.shape[2], k.shape[2], q.device)
             offset = query[:, None] - key + torch.tensor(self.window, device=q.device) - 1
-            offset = offset.masked_fill(~seen.unsqueeze(2), 0)
             table = self.bias.of_offsets().unflatten(1, [2 * size - 1 for size in self.window])
-            scores = scores + table[:, *offset.unbind(2)]
-        if key_mask is not None:
-            seen = seen & key_mask[:, None, None, :]
-        return masked_softmax(scores, seen) @ v
+            scores = scores + table[:, *offset.masked_fill(~seen.unsqueeze(2), 0).unbind(2)]
+        return masked_softmax(scores, seen if key_mask is None else seen & key_mask[:, None, None]) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Two products over the pairs of each window, with what fills it up, and the network of the bias."""
-        pairs = self._windows(m)[1].count * prod(self.window) ** 2 * prod(self.rates)
-        of_bias = 0.0 if self.bias is None else self.bias.flops
-        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values) + of_bias
+        return self._flops(self._windows(m)[1].count * prod(self.window) ** 2 * prod(self.rates))
 
     def flops_needed(self, n: int, m: int) -> float:
         """The pairs that are seen alone."""
-        queries, keys = (number.bincount(minlength=n + m) for number in self._numbers(n, m))
+        queries, keys = (number.bincount(minlength=n + m) for number in self._numbers(*self._places(n, m)))
         pairs = int((queries * keys).sum())
-        if self.slot.pattern is Pattern.CS:
-            pairs = (pairs + n) // 2
+        return self._flops((pairs + n) // 2 if self.slot.pattern is Pattern.CS else pairs)
+
+    def _flops(self, pairs: int) -> float:
         of_bias = 0.0 if self.bias is None else self.bias.flops
         return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values) + of_bias
 
@@ -137,16 +119,15 @@ class Swin(Mechanism):
 
     def _places(self, n: int, m: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Return where n queries and m keys stand among the keys: (n, axes) and (m, axes)."""
-        return centres(self.raster, self.source, device)[:n], places(self.source, device)[:m]
+        return centres(self.slot.sides, self.source, device)[:n], places(self.source, device)[:m]
 
-    def _numbers(self, n: int, m: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """Return a number for the window of each of n queries and m keys: (n,) and (m,)."""
-        window, shift = (torch.tensor(sizes, device=device) for sizes in (self.window, self.shift))
-        along_axes = (torch.cat(self._places(n, m, device)) - shift).div(window, rounding_mode="floor")
-        of_query, of_key = along_axes.unique(dim=0, return_inverse=True)[1].split([n, m])
+    def _numbers(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a number for the window of each place (n, axes) and (m, axes): (n,) and (m,)."""
+        window, shift = (torch.tensor(sizes, device=key.device) for sizes in (self.window, self.shift))
+        along_axes = (torch.cat([query, key]) - shift).div(window, rounding_mode="floor")
+        of_query, of_key = along_axes.unique(dim=0, return_inverse=True)[1].split([len(query), len(key)])
         return of_query, of_key
 
     def _scale(self) -> Tensor:
         """Return the factor of each head's cosines, at most 100."""
-        assert self.log_scale is not None
         return self.log_scale.clamp(max=log(100)).exp()

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
 from cab.ops.norms import rms_norm
-from cab.ops.precision import at_least_float32
-from cab.ops.softmax import masked_softmax, repeat_heads, visible
+from cab.ops.precision import widened
+from cab.ops.raster_places import places
+from cab.ops.softmax import repeat_heads, softmax_weights, visible
 
 EPS = 1e-5  # of the norm
-Mask = Tensor | None
 
 
 class Tap(Mechanism):
@@ -42,13 +42,12 @@ class Tap(Mechanism):
     inputs = {"y": ("keys", "real", "width")}
     rasters = {"NS": (1, 2), "NC": (1, 2), "CC": (1, 2)}
     grouped = True
+    accepts = {"pools": ">= 1"}
     checks = ({"pools": 3}, {"pools": 2, "diversify": 0.0})
     limits = ({"params": {"pools": 1}, "equals": "softmax"},)
 
     def __init__(self, slot: Any, *, pools: int = 4, diversify: float = 1.0) -> None:
         super().__init__(slot)
-        if pools < 1:
-            raise ValueError(f"pools={pools}: at least 1, the token itself")
         self.pools, self.diversify, self.back = pools, diversify, 2 if slot.pattern is Pattern.CS else 1
         self.raster = slot.source_raster or (-1,)
         if pools > 1:
@@ -57,7 +56,7 @@ class Tap(Mechanism):
             self.scale = nn.Parameter(torch.ones(pools))
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, *, y: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None, *, y: Tensor
     ) -> Tensor:
         """Pool, and write the whole (queries, keys) matrix of weights."""
         if self.pools > 1:
@@ -66,22 +65,24 @@ class Tap(Mechanism):
             k, v = (self._pooled(t, share, real.unsqueeze(1)) for t in (k, v))
             q = q if self.slot.pattern.cross else self._pooled(q, share, real.unsqueeze(1))
         seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        scores = (q * self.slot.dim**-0.5) @ repeat_heads(k, self.slot.heads).transpose(-1, -2)
-        weights = masked_softmax(scores, seen)
+        weights = softmax_weights(q, k, seen)
         if self.training and self.diversify:
             self.aux_loss = self.diversify * similarity(weights, seen, query_mask)
         return weights @ repeat_heads(v, self.slot.heads)
 
     def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, *, y: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None, *, y: Tensor
     ) -> Tensor:
         """One sample, with a matrix for each offset of a neighbour."""
-        real = torch.ones(k.shape[2], dtype=torch.bool) if key_mask is None else key_mask[0]
+        real = torch.ones(k.shape[2], dtype=torch.bool, device=k.device) if key_mask is None else key_mask[0]
+
+        def convolved(t: Tensor, conv: nn.Module) -> Tensor:
+            return sum(near @ t @ tap.T for near, tap in zip(nearest, conv.weight.flatten(2).unbind(-1), strict=True))
+
         if self.pools > 1:
-            taps = [conv.weight.flatten(2).unbind(-1) for conv in (self.first, self.last)]
-            hidden = sum(near @ y[0] @ tap.T for near, tap in zip(self._neighbours(1, real, y), taps[0], strict=True))
-            hidden = hidden / ((hidden**2).mean(-1, keepdim=True) + EPS) ** 0.5 * self.scale
-            share = sum(near @ hidden @ tap.T for near, tap in zip(self._neighbours(1, real, y), taps[1], strict=True))
+            nearest = self._neighbours(1, real, y)
+            hidden = convolved(y[0], self.first)
+            share = convolved(hidden / ((hidden**2).mean(-1, keepdim=True) + EPS) ** 0.5 * self.scale, self.last)
             mix = torch.diag(share.softmax(-1)[:, 0])
             for step in range(1, self.pools):
                 near = sum(self._neighbours(step, real, y))
@@ -132,16 +133,14 @@ class Tap(Mechanism):
 
     def _neighbours(self, step: int, real: Tensor, like: Tensor) -> list[Tensor]:
         """Return a matrix (m, m) for each offset: 1 where a token's neighbour there is a real token."""
-        axes = [torch.arange(side) for side in (self.raster if len(self.raster) == 2 else real.shape)]
-        place = torch.cartesian_prod(*axes).view(len(real), -1)
-        offsets = product(*[[(tap - self.back) * step for tap in range(3)]] * len(axes))
-        near = [(place == (place + torch.tensor(each))[:, None]).all(-1) & real for each in offsets]
-        return [each.to(like.dtype) for each in near]
+        place = places(self.raster if len(self.raster) == 2 else real.shape, real.device)
+        offsets = torch.tensor(list(product([-self.back, 1 - self.back, 2 - self.back], repeat=len(self.raster))))
+        return [((place == (place + o)[:, None]).all(-1) & real).to(like) for o in step * offsets.to(place)]
 
 
 def similarity(weights: Tensor, seen: Tensor | None, query_mask: Tensor | None) -> Tensor:
     """Return the mean cosine of the rows' large weights with the mean row, over real rows, heads averaged."""
-    rows = weights.to(at_least_float32(weights)).mean(1)
+    rows = widened(weights).mean(1)
     real = torch.ones_like(rows[..., :1]) if query_mask is None else query_mask.unsqueeze(-1).to(rows.dtype)
     count = rows.shape[-1] if seen is None else seen.view(-1, *seen.shape[-2:]).sum(-1, keepdim=True).clamp(min=1)
     large = rows.where(rows >= 2 / count, 0.0)

@@ -55,6 +55,15 @@ class Slot:
                 raise ValueError(f"{name}={raster} has {prod(raster)} places, but the slot has {length} tokens")
 
     @property
+    def text(self) -> str:
+        """Write the pattern, the sizes, and what is not as it is where nobody says otherwise: `CS, heads=4, ...`."""
+        usual = Slot(self.pattern, self.heads, self.dim, self.max_len)
+        always = ("heads", "dim", "max_len")
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "pattern"}
+        told = [f"{name}={each}" for name, each in values.items() if name in always or each != getattr(usual, name)]
+        return ", ".join([self.pattern.value, *told])
+
+    @property
     def layout(self) -> str:
         """Say in words how its tokens lie."""
 
@@ -63,6 +72,16 @@ class Slot:
 
         target, source = one(self.raster), one(self.source_raster)
         return target if not self.pattern.cross or target == source else f"{target} that reads {source}"
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The raster of the queries; a sequence is one with a single axis."""
+        return self.raster or (self.max_len,)
+
+    @property
+    def source_sides(self) -> tuple[int, ...]:
+        """The raster of the keys; a sequence is one with a single axis."""
+        return self.source_raster or (self.keys,)
 
     # the filled-in values, as the type checker sees them
     @property
