@@ -93,7 +93,11 @@ def report(
         list[str] | None, typer.Option("--max", help="A limit, as in peak_allocated=64MiB; may be repeated.")
     ] = None,
     sort: Annotated[str, typer.Option(help="The metric to rank by.")] = "",
-    columns: Annotated[str, typer.Option(help="The metrics to show, as in latency,flops.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="The metrics to show, as in latency,flops; with --value, the key of the columns.")
+    ] = "",
+    rows: Annotated[str, typer.Option(help="With --value: the key of the rows, as in pattern.")] = "",
+    value: Annotated[str, typer.Option(help="A metric as a table of two keys: mechanism by n, unless told.")] = "",
     format_: Annotated[str, typer.Option("--format", help="table, md, tex, csv, html, parquet or json.")] = "table",
     compare: Annotated[tuple[str, str] | None, typer.Option(help="Two labels: A against B.")] = None,
     beside: Annotated[Path | None, typer.Option(help="Another store or bundle, whose lines are marked.")] = None,
@@ -113,7 +117,7 @@ def report(
     if use_reference:
         folders, out = reference(), out or Path("reference-report")
     names = [name for name in columns.split(",") if name]
-    request = Request(filters, folders, at_most or [], sort, names, format_, full, compare, beside)
+    request = Request(filters, folders, at_most or [], sort, names, format_, full, compare, beside, rows, value)
     print_request(request, console(), out)
 
 

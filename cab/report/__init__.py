@@ -17,6 +17,7 @@ from cab.report.formats import FORMATS, chosen_metrics, formatted
 from cab.report.html_page import write_page
 from cab.report.pick import pick_json, print_pick
 from cab.report.pictures import PICTURES, write_picture
+from cab.report.pivot import pivot, print_pivot, written_pivot
 from cab.report.store_difference import Difference, Pair, difference
 from cab.report.tables import print_report
 from cab.report.units import display_unit, format_number
@@ -40,10 +41,12 @@ __all__ = [
     "metric_units",
     "pick_json",
     "pick_mechanism",
+    "pivot",
     "print_aggregates",
     "print_comparison",
     "print_efficiency",
     "print_pick",
+    "print_pivot",
     "print_report",
     "print_utilisation",
     "selected",
@@ -53,4 +56,5 @@ __all__ = [
     "write_page",
     "write_parquet",
     "write_picture",
+    "written_pivot",
 ]

@@ -49,9 +49,13 @@ def formatted(boards: Sequence[Board], name: str, columns: Sequence[str] = ()) -
         buffer = BytesIO()
         frame.to_parquet(buffer, index=False)
         return buffer.getvalue()
-    heads, rows = _texts(boards, metrics)
+    return write_table(name, *_texts(boards, metrics)).encode()
+
+
+def write_table(form: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts as `md`, `tex` or `html`, with what these formats mean otherwise escaped."""
     writers = {"md": _markdown, "tex": _latex, "html": _html}
-    return writers[name](heads, rows).encode()
+    return writers[form](heads, rows)
 
 
 def chosen_metrics(boards: Sequence[Board], columns: Sequence[str]) -> list[Metric]:

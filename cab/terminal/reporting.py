@@ -21,10 +21,12 @@ from cab.report import (
     metric_units,
     pick_json,
     pick_mechanism,
+    pivot,
     print_aggregates,
     print_comparison,
     print_efficiency,
     print_pick,
+    print_pivot,
     print_report,
     print_utilisation,
     selected,
@@ -33,6 +35,7 @@ from cab.report import (
     write_page,
     write_parquet,
     write_picture,
+    written_pivot,
 )
 from cab.store import bundle, machine_peaks
 from cab.store.store import Store
@@ -50,11 +53,13 @@ class Request:
     folders: list[Path]  # stores and bundles
     limits: list[str] = field(default_factory=list)
     sort: str = ""
-    columns: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # metrics, or with a `value` the key of a table's columns
     format: str = "table"
     full: bool = False
     compare: tuple[str, str] | None = None
     beside: Path | None = None
+    rows: str = ""  # with a `value`: the key of a table's rows
+    value: str = ""  # a metric: a table of it by two keys
 
     @property
     def narrowed(self) -> bool:
@@ -103,7 +108,9 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
     gc.disable()  # the command ends soon, and looking for garbage among many rows takes a third of its time
     stores = [Store(folder) for folder in request.folders]
     tables = tables_of(request, stores)
-    if request.compare is not None:
+    if request.value or request.rows:
+        _print_pivot(request, tables, out)
+    elif request.compare is not None:
         print_comparison(tables, *request.compare, out)
     elif request.format != "table":
         content = formatted(tables.boards, request.format, request.columns)
@@ -116,6 +123,19 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
         _write_and_print(request, tables, out, folder or request.folders[0] / "report")
         for store in stores:
             _print_what_is_missing(store)
+
+
+def _print_pivot(request: Request, tables: Results, out: Console) -> None:
+    if not request.value:
+        raise UsageError(f"--rows {request.rows}: of which metric? Give --value, as in --value latency")
+    if len(request.columns) > 1:
+        raise UsageError(f"--columns {','.join(request.columns)}: with --value it is one key, as in --columns n")
+    column_key = request.columns[0] if request.columns else "n"
+    table = pivot(tables.boards, request.rows or "mechanism", column_key, request.value)
+    if request.format == "table":
+        print_pivot(table, out)
+    else:
+        sys.stdout.buffer.write(written_pivot(table, request.format))
 
 
 def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_json: bool, out: Console) -> None:
