@@ -61,8 +61,8 @@ class EdgeConvolution(nn.Module):
     def forward(self, x: Tensor, source: Tensor, place: Tensor, source_place: Tensor) -> Tensor:
         """Return (batch, n, out) of x (batch, n, channels) at place (batch, n, 3), and the same of the source."""
         edges = self.edges(x, source, neighbours(place, source_place, GROUPED))
-        normed = self.norm(edges.flatten(1, 2).transpose(1, 2)).transpose(1, 2).view_as(edges)
-        return F.leaky_relu(normed, SLOPE).amax(2)
+        normed: Tensor = self.norm(edges.flatten(1, 2).transpose(1, 2)).transpose(1, 2).view_as(edges)
+        return F.leaky_relu(normed, SLOPE).amax(2)  # type: ignore[no-any-return]
 
 
 class Grouping(nn.Module):
@@ -253,4 +253,4 @@ def _repeated(pooled: Tensor, points: Tensor) -> Tensor:
 def _gathered(source: Tensor, index: Tensor) -> Tensor:
     """Return the vectors (batch, n, k, channels) of source (batch, m, channels) at index (batch, n, k)."""
     flat = index.flatten(1)[:, :, None].expand(-1, -1, source.shape[2])
-    return source.gather(1, flat).unflatten(1, index.shape[1:])
+    return source.gather(1, flat).view(*index.shape, -1)

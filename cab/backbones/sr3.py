@@ -62,7 +62,7 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.positions(self.norm(x).flatten(2).transpose(1, 2))
-        return x + self.attention(tokens).transpose(1, 2).view_as(x)
+        return x + self.attention(tokens).transpose(1, 2).view_as(x)  # type: ignore[no-any-return]
 
 
 class UNet(nn.Module):

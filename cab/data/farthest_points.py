@@ -20,7 +20,7 @@ def farthest_first(points: Array, count: int) -> Array:
     return order
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _farthest_first(points: Any, count: int) -> Any:
     order = np.zeros(count, np.int64)
     squares = np.full(len(points), np.inf)  # of each point's distance to the nearest in the order

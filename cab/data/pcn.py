@@ -144,7 +144,7 @@ def _decompressed(body: bytes) -> bytes:
     return out.tobytes()
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _lzf(source: Any, out: Any) -> int:
     """Fill `out`, and return how many bytes there were; -1 where the data are damaged."""
     i = written = 0
