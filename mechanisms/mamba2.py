@@ -5,8 +5,8 @@ After a short convolution and SiLU, with q for the paper's C, k for B and v for 
     S_t = exp(Delta_t A) S_(t-1) + Delta_t k_t v_t^T,   o_t = S_t^T q_t + D v_t,   A < 0                   (equation 1)
     Delta = softplus(W y + b)
 
-and an RMS norm of each head's o * swish(x W). So a head is linear attention without a normaliser, with a scalar gate
-(section 5). Every head has its own q and k, which the paper calls as many groups as heads. The layer's projections are
+and an RMS norm of each head's o * swish(x W). So a head is linear attention without a normaliser, with a scalar gate.
+Every head has its own q and k, which the paper calls as many groups as heads. The layer's projections are
 the paper's, without its expansion: the channels are heads * value_dim.
 
 - CS is the paper's, in chunks (`cab.ops.gated`).

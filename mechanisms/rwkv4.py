@@ -2,15 +2,14 @@
 
 With y'_t = the token before y_t, and mu, w > 0 and u learned for each channel,
 
-    r, k, v = W (mu y_t + (1 - mu) y'_t), each with a mu and a W of its own                        (equations 11 to 13)
-    wkv_t = (sum over j < t of exp(k_j - (t - 1 - j) w) v_j + exp(u + k_t) v_t) / (the sum of the weights)        (16)
-    out_t = sigmoid(r_t) * wkv_t                                                                                  (17)
+    r, k, v = W (mu y_t + (1 - mu) y'_t), each with a mu and a W of its own
+    wkv_t = (sum over j < t of exp(k_j - (t - 1 - j) w) v_j + exp(u + k_t) v_t) / (the sum of the weights)
+    out_t = sigmoid(r_t) * wkv_t
 
 The channels are heads * value_dim, and the output projection is the layer's. mu, w and u begin as the authors' do,
 which differ by layer. CS is the paper's. Sums run in chunks (`cab.ops.wkv`).
 """
 
-from math import log
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from cab import Mechanism
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.token_shift import token_shift
-from cab.ops.wkv import FLOOR, empty_wkv, wkv
+from cab.ops.wkv import FLOOR, empty_wkv, initial_bonus, initial_rates, wkv
 
 Maybe = Tensor | None
 
@@ -45,13 +44,11 @@ class Rwkv4(Mechanism):
         super().__init__(slot)
         self.chunk, width, channels = chunk, slot.tokens, slot.heads * slot.values
         depth, rest = slot.layer / max(slot.layers - 1, 1), 1 - slot.layer / slot.layers
-        share, place = (torch.arange(width) / width) ** rest, torch.arange(channels)
+        share = (torch.arange(width) / width) ** rest
         self.mix = nn.Parameter(torch.stack([share**0.5, share, share + 0.3 * depth]))  # of r, k and v
         self.projections = nn.ModuleList(nn.Linear(width, channels, bias=False) for _ in "rkv")
-        log_rate = -5 + 8 * (place / max(channels - 1, 1)) ** (0.7 + 1.3 * depth)
-        self.log_rate = nn.Parameter(torch.unflatten(log_rate, 0, (slot.heads, 1, -1)))
-        bonus = log(0.3) + ((place + 1) % 3 - 1) / 2
-        self.bonus = nn.Parameter(torch.unflatten(bonus, 0, (slot.heads, 1, -1)))
+        self.log_rate = nn.Parameter(torch.unflatten(initial_rates(channels, depth), 0, (slot.heads, 1, -1)))
+        self.bonus = nn.Parameter(torch.unflatten(initial_bonus(channels), 0, (slot.heads, 1, -1)))
 
     def attend(
         self, q: None, k: None, v: None, key_mask: Maybe = None, query_mask: Maybe = None, *, y: Tensor

@@ -1,10 +1,10 @@
 """RWKV-6's time mixing (Eagle, Peng et al., arXiv 2404.05892): a state whose rows decay as the tokens say.
 
-With x'_t = the token before x_t, five inputs are mixed as the token itself says (equations 12 to 15), each with a mu
+With x'_t = the token before x_t, five inputs are mixed as the token itself says, each with a mu
 and a low-rank map of its own, and projected:
 
     r, g, k, v, d = W (x + (x' - x) * (mu + tanh(z A) B)),   z = x + (x' - x) * mu_0,   d of low rank too
-    S_t = diag(w_t) S_(t-1) + k_t v_t^T,   w = exp(-exp(d)),   o_t = (S_(t-1) + diag(u) k_t v_t^T)^T r_t      (18, 19)
+    S_t = diag(w_t) S_(t-1) + k_t v_t^T,   w = exp(-exp(d)),   o_t = (S_(t-1) + diag(u) k_t v_t^T)^T r_t
 
 and a layer norm of each head's o, times SiLU(g). So a head is gated linear attention whose query reads the state before
 its token, which it weighs by u. The output's projection is the layer's.

@@ -1,4 +1,4 @@
-"""Token shift: what stands before each token, which RWKV mixes into it (arXiv 2305.13048, section 3.1.1)."""
+"""Token shift: what stands before each token, which RWKV mixes into it (arXiv 2305.13048)."""
 
 import torch
 from torch import Tensor

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cab.ops.token_shift import token_shift
-from cab.ops.wkv import empty_wkv, wkv
+from cab.ops.wkv import bi_wkv, empty_wkv, wkv
 
 
 def drawn(n: int, spread: float) -> list[Tensor]:
@@ -28,6 +28,17 @@ def definition(k: Tensor, v: Tensor, rate: Tensor, bonus: Tensor) -> Tensor:
 def test_it_is_the_average_under_fading_weights(chunk: int, spread: float) -> None:
     tensors = drawn(37, spread)
     torch.testing.assert_close(wkv(*tensors, empty_wkv(tensors[0]), chunk)[0], definition(*tensors))
+
+
+@pytest.mark.parametrize("spread", [1.0, 1000.0])
+@pytest.mark.parametrize("sign", [1.0, -0.01])
+def test_on_both_sides_it_is_the_average_under_weights_that_fade_or_grow(spread: float, sign: float) -> None:
+    k, v, rate, bonus = drawn(37, spread)
+    rate, place = sign * rate, torch.arange(37)
+    distance = (place[:, None] - place).abs().unsqueeze(2)
+    exponent = torch.where(distance == 0, bonus[:, None], -(distance - 1) * rate[:, :, :1].unsqueeze(2))
+    expected = ((exponent + k.unsqueeze(2)).softmax(3) * v.unsqueeze(2)).sum(3)
+    torch.testing.assert_close(bi_wkv(k, v, rate, bonus, 8), expected)
 
 
 def test_it_stays_exact_in_float32_far_from_the_first_token() -> None:
