@@ -1,0 +1,353 @@
+"""Softmax attention of a decoder that drops keys and values, or reads some of them alone: one mechanism, six policies.
+
+- `streaming` (StreamingLLM, arXiv 2309.17453) keeps the first `sinks` tokens and the last `window`. Where positions
+  rotate they are counted inside the cache, so that no distance grows beyond it.
+- `duo` (DuoAttention, arXiv 2410.10819) keeps all in the first share `full_heads` of the heads, the others are as
+  `streaming`, with positions as they are. Its authors learn which heads are full.
+- `h2o` (arXiv 2306.14048; SinkLoRA, arXiv 2406.05678, decodes by it) keeps the last `window` tokens, and of the others the `budget - window` that have received
+  the largest weights, summed over all queries so far. It drops the rest after every `page` tokens; 1 is the paper's.
+- `snapkv` (arXiv 2404.14469): at the end of a prompt of `prompt` tokens its last `window` queries vote by their
+  weights. A vote counts for `pool` neighbours: the largest is taken. Kept are the `budget - window` tokens of the
+  prompt with the most votes, its last `window`, and what follows.
+- `feather` (FEATHER, arXiv 2412.13180; one layer of it): as `snapkv`, but the votes are those of the last query of the
+  prompt, from scores without positions, averaged over heads, and every `stride`-th token of the prompt is kept beside
+  the `budget - 1` with the most votes and the last. Its authors prune the tokens of an image alone, twice over depth.
+- `quest` (arXiv 2406.10774) drops nothing. A query reads its own page of `page` tokens and of the pages before it those
+  with the largest bounds sum over c of max(q_c min k_c, q_c max k_c), `budget / page` pages in all. The authors' two
+  dense layers are left to the model.
+
+Weights are the softmax over what is read. A vote and a bound have no gradient. `step` drops, so that the state holds no
+more than the policy keeps. `attend` computes the same for a whole sequence: `h2o` page by page, the others by a mask of
+all pairs, which follows from earlier queries alone.
+
+- CS is the papers'.
+- CC (ours) drops keys of the source: `prompt` counts the queries that see all of it, no key is the last, and `budget`
+  keys are kept. `streaming` and `duo` are refused, as a query has no place in the source.
+- NS and NC are refused: nothing is decoded there.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cab import Mechanism, Pattern, Unsupported
+from cab.ops.cache import next_positions
+from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.prefix import chunked
+from cab.ops.rotary import rotate
+from cab.ops.softmax import masked_softmax
+from cab.ops.top_k import top_k_mask
+
+Maybe = Tensor | None
+POLICIES = ("streaming", "duo", "h2o", "snapkv", "feather", "quest")
+EMPTY = -1  # the position of an entry that holds no token
+FAR = 1e30  # a bound that is never the smallest
+
+
+class KvPolicy(Mechanism):
+    """Softmax attention to a cache that a policy keeps small."""
+
+    patterns = {"CS": "native", "CC": "extension"}
+    refuses = {
+        "NS": "a policy drops keys while a sequence is decoded",
+        "NC": "a policy drops keys while a sequence is decoded; a bank of chosen keys is `memory_bank`",
+    }
+    paper = "arXiv 2404.14469"
+    titles = (
+        "Feather the Throttle: Revisiting Visual Token Pruning for Vision-Language Model Acceleration",
+        "SinkLoRA: Enhanced Efficiency and Chat Capabilities for Long-Context Large Language Models",
+    )
+    cost = "O(n m d), and O(n b d) for budget b by policy=h2o"
+    rotates = True
+    checks = (
+        {"policy": "snapkv", "budget": 9, "window": 3, "prompt": 16, "pool": 3},
+        {"policy": "h2o", "budget": 9, "window": 3, "page": 4},
+        {"policy": "streaming", "sinks": 2, "window": 5, "patterns": ["CS"]},
+        {"policy": "duo", "sinks": 1, "window": 6, "full_heads": 0.5, "patterns": ["CS"]},
+        {"policy": "feather", "budget": 6, "prompt": 11, "stride": 4},
+        {"policy": "quest", "budget": 12, "page": 4},
+    )
+    limits = (
+        {"params": {"budget": 1000, "prompt": 10}, "equals": "softmax"},
+        {"params": {"policy": "h2o", "budget": 1000}, "equals": "softmax"},
+        {"params": {"policy": "quest", "budget": 1000}, "equals": "softmax"},
+        {"params": {"policy": "feather", "stride": 1, "prompt": 10}, "equals": "softmax"},
+        {"params": {"policy": "streaming", "window": 1000}, "equals": "softmax", "patterns": ["CS"]},
+        {"params": {"policy": "duo", "full_heads": 1.0}, "equals": "softmax", "patterns": ["CS"]},
+    )
+
+    exempt = {"heads": "policy=feather drops tokens from all heads at once (arXiv 2412.13180)"}
+
+    def __init__(
+        self,
+        slot: Any,
+        *,
+        policy: str = "snapkv",
+        budget: int = 128,
+        window: int = 32,
+        sinks: int = 4,
+        page: int = 16,
+        prompt: int = 64,
+        pool: int = 5,
+        stride: int = 3,
+        full_heads: float = 0.5,
+    ) -> None:
+        super().__init__(slot)
+        if policy not in POLICIES:
+            raise ValueError(f"policy={policy!r}: one of {', '.join(POLICIES)}")
+        if min(budget, window, page, prompt, pool, stride) < 1 or sinks < 0 or pool % 2 == 0:
+            sizes = f"budget={budget}, window={window}, sinks={sinks}, page={page}, prompt={prompt}, stride={stride}"
+            raise ValueError(f"{sizes}, pool={pool}: at least 1 of each (sinks: 0), and pool is odd")
+        if policy in ("h2o", "snapkv") and budget <= window:
+            raise ValueError(f"budget={budget}: more than the window of {window} tokens is kept")
+        if policy == "quest" and budget < page:
+            raise ValueError(f"budget={budget}: at least one page of {page} tokens is read")
+        if not 0 <= full_heads <= 1:
+            raise ValueError(f"full_heads={full_heads}: a share from 0 to 1")
+        self.causal_self = slot.pattern is Pattern.CS
+        if policy in ("streaming", "duo") and not self.causal_self:
+            raise Unsupported(f"policy={policy} in {slot.pattern.value}: a query has no place in the source")
+        self.policy, self.budget, self.sinks, self.page, self.prompt = policy, budget, sinks, page, prompt
+        self.window = 1 if policy == "feather" else window
+        self.pool, self.stride = (pool, stride) if policy == "snapkv" else (1, stride)
+        self.base = slot.rotary if self.causal_self else None
+        full = round(full_heads * slot.heads) if policy == "duo" else 0
+        groups = [("full", slice(0, full)), ("streaming" if policy == "duo" else policy, slice(full, slot.heads))]
+        self.groups = [(rule, heads) for rule, heads in groups if heads.start < heads.stop]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None) -> Tensor:
+        """Run `step`'s computation: over pages (h2o), or over the whole sequence at once and without dropping."""
+        outs = []
+        for rule, heads in self.groups:
+            state = self._begin(k[:, heads], v[:, heads], None if self.causal_self else key_mask)
+            size, rows = self.page if rule == "h2o" else q.shape[2], []
+            for start in range(0, q.shape[2], size):
+                part = slice(start, start + size)
+                mask = None if query_mask is None else query_mask[:, part]
+                new = (k[:, heads, part], v[:, heads, part]) if self.causal_self else (None, None)
+                out, state, needed = self._read(rule, state, q[:, heads, part], *new, mask)
+                if rule == "h2o" and (start + size) % self.page == 0:
+                    state = _packed(state, needed, min(needed.shape[-1], self.budget))
+                rows.append(out)
+            outs.append(torch.cat(rows, 2))
+        return torch.cat(outs, 1)
+
+    def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Decode token by token, with a list of the keys that each head keeps."""
+        n, m, dtype, place = q.shape[2], k.shape[2], at_least_float32(q), torch.arange(k.shape[2], device=k.device)
+        q, k, values = (t[0].to(dtype) for t in (q, k, v))
+        turned = rotate(k[None], place, self.base)[0]
+        kept: list[list[int]] = [[] if self.causal_self else list(range(m)) for _ in q]
+        votes, out = (
+            torch.zeros(len(q), m, dtype=dtype, device=k.device),
+            torch.zeros_like(v[:, :, :1]).expand(-1, -1, n, -1),
+        )
+        out = out.to(dtype).clone()
+        for i in range(n):
+            for head in range(len(q)):
+                rule = next(rule for rule, heads in self.groups if heads.start <= head < heads.stop)
+                kept[head] += [i] if self.causal_self else []
+                if rule == "streaming":
+                    kept[head] = [j for j in kept[head] if j < self.sinks or i - j < self.window]
+                again = min(i, self.sinks + self.window - 1) if self.policy == "streaming" else i
+                own, far = (
+                    rotate(q[None, [head], i : i + 1], torch.tensor([p]), self.base)[0, 0, 0] for p in (i, again)
+                )
+                keys = kept[head]
+                if rule == "quest":
+                    pages = [[j for j in keys if j // self.page == p] for p in range(-(-m // self.page))]
+                    past = pages[: i // self.page] if self.causal_self else pages
+                    bounds = [
+                        (own * turned[head, p].amin(0)).maximum(own * turned[head, p].amax(0)).sum().item()
+                        for p in past
+                    ]
+                    best = sorted(range(len(past)), key=lambda p: (-bounds[p], p))
+                    best = best[: self.budget // self.page - self.causal_self]
+                    keys = [
+                        j
+                        for j in keys
+                        if j // self.page in best or self.causal_self and j // self.page == i // self.page
+                    ]
+                scores = (
+                    torch.stack([(far if j < self.sinks else own) @ turned[head, j] for j in keys]) / self.slot.dim**0.5
+                )
+                weights = scores.softmax(0)
+                out[0, head, i] = weights @ values[head, keys]
+                if rule == "feather":
+                    weights = (k[head, keys] @ q[head, i] / self.slot.dim**0.5).softmax(0)
+                if rule == "h2o" or self.prompt - self.window <= i < self.prompt:
+                    votes[head, keys] += weights.detach()
+            if self.policy == "h2o" and (i + 1) % self.page == 0:
+                first_last = i + 1 - self.window if self.causal_self else m
+                kept = [self._elect(votes[head], keys, first_last, []) for head, keys in enumerate(kept)]
+            if self.policy in ("snapkv", "feather") and i + 1 == self.prompt:
+                first_last = self.prompt - self.window if self.causal_self else m
+                for head, keys in enumerate(kept):
+                    vote, always = (
+                        votes[head].clone(),
+                        [j for j in keys if self.policy == "feather" and j % self.stride == 0],
+                    )
+                    vote = votes.mean(0) if self.policy == "feather" else vote
+                    vote[first_last:] = 0
+                    vote = torch.stack(
+                        [vote[max(j - self.pool // 2, 0) : j + self.pool // 2 + 1].max() for j in range(m)]
+                    )
+                    kept[head] = self._elect(vote, keys, first_last, always)
+        return out.to(v.dtype)
+
+    def _elect(self, votes: Tensor, keys: list[int], first_last: int, always: list[int]) -> list[int]:
+        """Return the keys from `first_last` on, those that are kept always, and the best of the others."""
+        others = [j for j in keys if j < first_last and j not in always]
+        best = sorted(others, key=lambda j: (-votes[j].item(), j))[: self._elected]
+        return sorted([*best, *always, *(j for j in keys if j >= first_last and j not in always)])
+
+    @property
+    def _elected(self) -> int:
+        return self.budget - self.window * self.causal_self
+
+    def flops(self, n: int, m: int, backend: str = "eager") -> float:
+        """Count two products over the pairs that are computed, and what a policy scores beside them."""
+        pairs, scored = float(n * m), 0.0
+        for start in range(0, n, self.page) if self.policy == "h2o" else ():
+            size = min(self.page, n - start)
+            cached = min(start, self.budget) + size if self.causal_self else min(m, self.budget) if start else m
+            pairs += size * cached - (n * m if not start else 0)
+        if self.policy == "quest":
+            scored = 2.0 * n * -(-m // self.page)
+        elif self.policy == "feather" and self.base:
+            scored = n * m
+        elif self.policy == "streaming" and self.base:
+            scored = n * min(self.sinks, m)
+        return 2.0 * self.slot.heads * (pairs * (self.slot.dim + self.slot.values) + scored * self.slot.dim)
+
+    def flops_needed(self, n: int, m: int) -> float:
+        """Count the pairs that are read."""
+        read = n * (n + 1) / 2 if self.causal_self else n * m
+        most = {"streaming": self.sinks + self.window, "quest": self.budget, "h2o": self.budget}.get(self.policy, m)
+        few = min(most, m)
+        read = min(read, n * few - few * (few - 1) / 2 if self.causal_self else n * few)
+        late = max(n - self.prompt, 0) if self.policy in ("snapkv", "feather") else 0
+        gone = max((self.prompt if self.causal_self else m) - self.budget, 0)
+        if self.policy == "feather":
+            gone = max(gone - -(-(self.prompt if self.causal_self else m) // self.stride), 0)
+        return 2.0 * self.slot.heads * (read - late * gone) * (self.slot.dim + self.slot.values)
+
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Maybe = None) -> Any:
+        """Keep the source (CC), or nothing yet (CS), for each group of heads."""
+        return tuple(self._begin(k[:, heads], v[:, heads], key_mask) for _, heads in self.groups)
+
+    def step(
+        self, state: Any, q: Tensor, k: Maybe = None, v: Maybe = None, key_mask: Maybe = None
+    ) -> tuple[Tensor, Any]:
+        """Read, and drop what no later query reads. `h2o` takes one token after the other."""
+        outs, states = [], []
+        for (rule, heads), group in zip(self.groups, state, strict=True):
+            size, rows = 1 if rule == "h2o" else q.shape[2], []
+            for start in range(0, q.shape[2], size):
+                part = slice(start, start + size)
+                mask = None if key_mask is None else key_mask[:, part]
+                new = (None, None) if k is None or v is None else (k[:, heads, part], v[:, heads, part])
+                out, group, needed = self._read(rule, group, q[:, heads, part], *new, mask, pack=True)
+                counted = needed.device.type != "meta"
+                group = _packed(group, needed, int(needed.sum(-1).amax()) if counted else needed.shape[-1])
+                rows.append(out)
+            outs.append(torch.cat(rows, 2))
+            states.append(group)
+        return torch.cat(outs, 1), tuple(states)
+
+    def _begin(self, k: Tensor, v: Tensor, key_mask: Maybe) -> Any:
+        """Return the state before the first query: entries of the source, or none; and the number of queries so far.
+
+        Entries are keys, values, keys without positions (feather), positions, and votes (batch, heads, entries, ·).
+        """
+        if self.causal_self:
+            k, v = k[:, :, :0], v[:, :, :0]
+        place = torch.arange(k.shape[2], device=k.device)[None, None, :, None].expand(*k.shape[:3], 1)
+        place = place if key_mask is None else place.where(key_mask[:, None, :, None], EMPTY)
+        votes = torch.zeros(*k.shape[:3], 1, dtype=at_least_float32(k), device=k.device)
+        plain = k if self.policy == "feather" else k[..., :0]
+        return (k, v, plain, place, votes), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+
+    def _read(
+        self, rule: str, state: Any, q: Tensor, k: Maybe, v: Maybe, mask: Maybe, pack: bool = False
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Add the new tokens to the entries, attend; return the output, the new state, and the entries to keep."""
+        entries, before = state
+        mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
+        i, count = next_positions(((), before), q.shape[2], mask), before + mask.sum(1)
+        if k is not None and v is not None:
+            place = i.where(mask, EMPTY)[:, None, :, None].expand(*k.shape[:3], 1)
+            plain = k if self.policy == "feather" else k[..., :0]
+            new = rotate(k, i, self.base), v, plain, place, entries[4].new_zeros(place.shape)
+            entries = tuple(torch.cat(pair, 2) for pair in zip(entries, new, strict=True))
+        if pack:
+            (entries, _) = _packed((entries, count), entries[3][..., 0] >= 0, entries[3].shape[2])
+        dtype, own = at_least_float32(q), i[:, None, :, None]
+        keys, values, plain = (t.to(dtype) for t in entries[:3])
+        at, votes = entries[3].mT, entries[4][..., 0]
+        real = at >= 0
+        seen = real & (at <= own) if self.causal_self else real
+        needed, last = real.squeeze(2), count[:, None, None]
+        with full_precision(q.device.type):
+            query, turned = (t.to(dtype) * self.slot.dim**-0.5 for t in (q, rotate(q.to(dtype), i, self.base)))
+            scores = turned @ keys.mT
+            if rule == "streaming":
+                seen = seen & ((at < self.sinks) | (own - at < self.window))
+                needed = needed & ((at[:, :, 0] < self.sinks) | (at[:, :, 0] > last - self.window))
+                if self.policy == "streaming" and self.base is not None:
+                    again = rotate(query, i.clamp(max=self.sinks + self.window - 1), self.base)
+                    again = F.pad(again @ keys[:, :, : self.sinks].mT, (0, max(keys.shape[2] - self.sinks, 0)))
+                    scores = torch.where(at < self.sinks, again, scores)
+            elif rule == "quest":
+                seen = seen & self._in_best_pages(turned, keys, at, own)
+            elif rule in ("snapkv", "feather"):
+                voter = (mask & (i >= self.prompt - self.window) & (i < self.prompt))[:, None, :, None]
+                voting = query @ plain.mT if rule == "feather" and self.base is not None else scores
+                votes = votes + (masked_softmax(voting.detach(), seen) * voter).sum(2)
+                stays = self._chosen(rule, votes, at.squeeze(2))
+                seen = seen & (stays.unsqueeze(2) | (own < self.prompt))
+                needed = needed & (stays | (last < self.prompt))
+            weights = masked_softmax(scores, seen)
+            if rule == "h2o":
+                votes = votes + (weights.detach() * mask[:, None, :, None]).sum(2)
+                dropping = ((count % self.page == 0) & (count > before))[:, None, None]
+                recent = at.squeeze(2) >= (last - self.window if self.causal_self else FAR)
+                best = top_k_mask(votes, self._elected, needed & ~recent)
+                needed = needed & (recent | best | ~dropping)
+            out = (weights @ values).to(q.dtype)
+        return out, ((*entries[:4], votes.unsqueeze(-1)), count), needed
+
+    def _in_best_pages(self, q: Tensor, keys: Tensor, at: Tensor, own: Tensor) -> Tensor:
+        """Return where entries, whose index is their position, lie in the pages that a query reads."""
+        hidden, keys = (at < 0).mT, keys.detach()
+        low, high = (
+            reduced(chunked(keys.masked_fill(hidden, far), self.page, far), 3)
+            for reduced, far in ((torch.amin, FAR), (torch.amax, -FAR))
+        )
+        bounds = q.detach().clamp(max=0) @ low.mT + q.detach().clamp(min=0) @ high.mT
+        page = torch.arange(bounds.shape[-1], device=q.device)
+        past = page < own // self.page if self.causal_self else (low <= high).all(-1).unsqueeze(2)
+        chosen = top_k_mask(bounds, self.budget // self.page - self.causal_self, past)
+        chosen = chosen | (page == own // self.page) if self.causal_self else chosen
+        return chosen.repeat_interleave(self.page, -1)[..., : keys.shape[2]]
+
+    def _chosen(self, rule: str, votes: Tensor, at: Tensor) -> Tensor:
+        """Return the entries (batch, heads, entries) that stay after the prompt; positions are in order."""
+        end = self.prompt - self.window if self.causal_self else FAR
+        candidates = (at >= 0) & (at < end)
+        if rule == "feather":
+            candidates = candidates & (at % self.stride != 0)
+            votes = votes.mean(1, keepdim=True).expand_as(votes)
+        votes = F.max_pool1d((votes * ((at >= 0) & (at < end))), self.pool, 1, self.pool // 2)
+        return top_k_mask(votes, self._elected, candidates) | ((at >= 0) & ~candidates)
+
+
+def _packed(state: Any, needed: Tensor, most: int) -> Any:
+    """Bring what is needed to the front, in order, and cut the entries after `most`; others there hold no token."""
+    entries, count = state
+    order = needed.sort(dim=-1, descending=True, stable=True).indices[..., :most].unsqueeze(-1)
+    k, v, plain, place, votes = (t.gather(2, order.expand(-1, -1, -1, t.shape[-1])) for t in entries)
+    place = place.where(needed.unsqueeze(-1).gather(2, order), EMPTY)
+    return (k, v, plain, place, votes), count
