@@ -1,7 +1,7 @@
 """The scripts of benchmarks/ run: a contract that changes breaks them, and nobody sees it until a figure is needed.
 
 Each in its shortest form, which measures nothing worth reading. Left out are those that train or generate for minutes
-(`demo_accuracy.py`, `generators.py`) and those that need packages of another environment (`optimum.py`,
+(`demo_accuracy.py`, `first_run.py`, `generators.py`) and those that need packages of another environment (`optimum.py`,
 `throughput.py`).
 """
 
