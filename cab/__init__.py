@@ -16,7 +16,7 @@ if not (Path(__file__).parent / "mechanisms").is_dir():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cab.api import load, mechanism, run
+    from cab.api import environments, load, mechanism, run
     from cab.contracts.mechanism import Mechanism
     from cab.contracts.meter import Meter, Reading
     from cab.contracts.pattern import Pattern
@@ -39,6 +39,7 @@ __all__ = [
     "UsageError",
     "Wrapper",
     "__version__",
+    "environments",
     "load",
     "mechanism",
     "run",

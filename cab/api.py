@@ -1,16 +1,19 @@
 """`cab` as a library: build a mechanism, run a grid, read a store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import UsageError, unknown
+from cab.planning.keywords import overrides_of
 from cab.plugins import registry
 from cab.runner.run import execute
 from cab.store.store import Store
+from cab.store.table import environments as environment_table
 from cab.store.table import table
+from cab.store.typed import typed, unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,41 +50,76 @@ def mechanism(
 
 
 def run(
-    overrides: Sequence[str],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
     results: str | Path = "results",
     data: str | Path = "data",
     force: bool = False,
-    retry: Iterable[str] = (),
+    retry: str | Iterable[str] = (),
     progress: bool = True,
+    unpack: bool = False,
+    **keys: Any,
 ) -> "pd.DataFrame":
     """Run what `cab run` would, and return the tidy table of the cases that were asked for, a row for each metric.
 
-    For example `run(["mechanism=agent,softmax", "task=speed", "seq_len=512,1024"])`. `force` measures again what is
-    finished; `retry` does so for cases that ended with one of these statuses.
+    For example `run(mechanism=["agent", "softmax"], task="speed", seq_len=[512, 1024], pass_="forward")`. A list
+    sweeps; `pass_` stands for `pass`. Keys with a dot are a dictionary of their group, or are given with their names:
+    `run({"mechanism.window": [8, 16]}, mechanism="local", task="parity", training={"steps": 100})`. `overrides` may
+    also be those of the command line, `["mechanism=agent,softmax", "task=speed"]`; a keyword replaces one of the same
+    key.
+
+    `force` measures again what is finished; `retry` does so for cases that ended with one of these statuses. The table
+    is as `load` returns it.
 
     A case that fails is a row with its status. `UsageError` where the request itself is wrong.
     """
     if isinstance(overrides, str):
         listed = ", ".join(repr(override) for override in overrides.split())
         raise UsageError(f"cab.run takes a list of overrides: cab.run([{listed}])")
+    given = overrides_of(overrides) if isinstance(overrides, Mapping) else list(overrides)
+    own = ("results", "data", "force", "retry", "progress", "unpack")
+    asked = [*given, *overrides_of(keys, own)]
+    statuses = retry.split(",") if isinstance(retry, str) else retry
     from rich.console import Console
 
     from cab.terminal.progress import Display, Silent
 
     if not progress:
-        return execute(overrides, Silent(), Path(results), Path(data), force, retry).rows()
-    with Display(Console(stderr=True)) as display:
-        return execute(overrides, display, Path(results), Path(data), force, retry).rows()
+        done = execute(asked, Silent(), Path(results), Path(data), force, statuses)
+    else:
+        with Display(Console(stderr=True)) as display:
+            done = execute(asked, display, Path(results), Path(data), force, statuses)
+    return _for_readers(done.rows(), unpack)
 
 
-def load(results: "str | Path | Store" = "results", *, history: bool = False) -> "pd.DataFrame":
+def load(results: "str | Path | Store" = "results", *, history: bool = False, unpack: bool = False) -> "pd.DataFrame":
     """Read a store: the tidy table, a row for each case and metric; with `history` also results of older sources.
+
+    Times are timestamps, and columns with few values are categories. With `unpack` each hyper-parameter and setting
+    has a column, named as on the command line (`mechanism.window`, `training.lr`), in place of `params` and
+    `settings`.
 
     Damaged files are set aside. Where `results` is a `Store`, its `damaged` lists them. `UsageError` where there are
     no results.
     """
+    return _for_readers(table(_store(results), history=history), unpack)
+
+
+def environments(results: "str | Path | Store" = "results") -> "pd.DataFrame":
+    """Read the environments of a store: a row each, named by `environment_id` as in the tidy table.
+
+    `load().merge(environments(), on="environment_id")` puts each number beside its machine. `UsageError` where there
+    are no results.
+    """
+    return environment_table(_store(results))
+
+
+def _store(results: "str | Path | Store") -> Store:
     store = results if isinstance(results, Store) else Store(Path(results))
     if not (store.folder / "cases").is_dir():
         raise UsageError(f"there are no results in {store.folder.absolute()}; make some with `cab run`")
-    return table(store, history=history)
+    return store
+
+
+def _for_readers(rows: "pd.DataFrame", unpack: bool) -> "pd.DataFrame":
+    return unpacked(typed(rows)) if unpack else typed(rows)

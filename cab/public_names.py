@@ -17,6 +17,7 @@ PUBLIC_NAMES = {
     "Unsupported": "cab.errors",
     "UsageError": "cab.errors",
     "Wrapper": "cab.contracts.wrapper",
+    "environments": "cab.api",
     "load": "cab.api",
     "mechanism": "cab.api",
     "run": "cab.api",

@@ -29,6 +29,7 @@ class _Resolving(type):
         check_accepted(cls.accepts, params, cls._defaults())  # type: ignore[attr-defined]
         instance = super().__call__(*args, **kwargs)
         instance.resolve(params)
+        instance.shown = {name: value for name, value in params.items() if name not in ("self", "slot")}
         return instance
 
     @property
@@ -79,6 +80,7 @@ class Mechanism(nn.Module, metaclass=_Resolving):
     exempt: ClassVar[dict[str, str]] = {}  # law, law:name, law@pattern or law:name@pattern -> reason
 
     grade: str
+    shown: Mapping[str, Any] = {}  # the hyper-parameters that it was built with, for `repr`
     aux_loss: Tensor | None = None  # a weighted scalar that `attend` may leave in training
 
     def __init__(self, slot: Slot) -> None:
@@ -198,6 +200,12 @@ class Mechanism(nn.Module, metaclass=_Resolving):
         """Every computation of this mechanism that can be asked for by name."""
         own = [name.removeprefix("attend_") for name in dir(cls) if name.startswith("attend_")]
         return ["eager", *sorted(own), "compile"]
+
+    def extra_repr(self) -> str:
+        """Say for `repr` what the slot is, and with which hyper-parameters and backend it was built."""
+        params = {name: value for name, value in self.shown.items() if not isinstance(value, nn.Module)}
+        backend = {} if self.backend == "eager" else {"backend": self.backend}
+        return ", ".join([self.slot.text, *(f"{name}={value!r}" for name, value in {**params, **backend}.items())])
 
     def use(self, backend: str) -> "Mechanism":
         """Compute with `backend` from now on; `UsageError` lists what there is. Never falls back to another."""

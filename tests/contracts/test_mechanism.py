@@ -228,3 +228,28 @@ def test_nothing_is_not_attended_to(batch: int, n: int, m: int, message: str) ->
     q, k, v = (torch.zeros(batch, 1, length, 4) for length in (n, m, m))
     with pytest.raises(ValueError, match=message):
         mechanism(q, k, v)
+
+
+def test_repr_names_the_slot_and_the_hyper_parameters_also_of_a_copy() -> None:
+    import copy
+    import pickle
+
+    import cab
+
+    local = cab.mechanism("local", pattern="CC", heads=4, dim=8, max_len=64, source_len=32, kv_heads=4, window=16)
+    head = repr(local).splitlines()[0]
+    assert head.startswith("Local(CC, heads=4, dim=8, max_len=64, source_len=32, window=16, "), head
+    assert "backend" not in head and "kv_heads" not in head and "self" not in head
+    assert repr(copy.deepcopy(local)) == repr(pickle.loads(pickle.dumps(local))) == repr(local)
+    assert "backend='compile'" in repr(local.use("compile"))
+
+
+def test_repr_of_a_wrapper_shows_what_is_inside_once() -> None:
+    from cab.contracts.pattern import Pattern
+    from cab.contracts.slot import Slot
+    from cab.plugins import registry
+
+    slot = Slot(Pattern.CS, 2, 8, 16)
+    inner = registry.load("mechanism", "softmax")(slot)
+    text = repr(registry.load("mechanism", "moh")(slot, inner=inner))
+    assert text.count("Softmax(") == 1 and text.startswith("Moh(\n  CS, heads=2, dim=8, max_len=16"), text
