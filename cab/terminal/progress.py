@@ -1,4 +1,4 @@
-"""The progress of a run: a bar with the time left in a terminal, plain lines in a log, or nothing.
+"""The progress of a run: a bar with the time left in a terminal or a notebook, plain lines in a log, or nothing.
 
 `Display` and `Silent` are `cab.runner.listener.Listener`s.
 """
@@ -6,6 +6,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -40,6 +41,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._shows_bar = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
         self._pending: Counter[str] = Counter()  # case id -> measurements that have not ended
         self._cases = 0
         self._labels: dict[str, str] = {}  # case id -> title, told apart from the others
@@ -57,7 +59,7 @@ class Display:
             console=console,
             transient=True,
         )
-        self._task: Any = None  # of the bar; None where there is no terminal, or nothing to do
+        self._task: Any = None  # of the bar; None where there is no bar, or nothing to do
 
     def __enter__(self) -> "Display":
         return self
@@ -75,7 +77,7 @@ class Display:
             self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
         self._children = sum(each.processes for each in pending)
         self._started = self._last_eta_time = time.monotonic()
-        if self.console.is_terminal and pending:
+        if self._shows_bar and pending:
             self._task = self._bar.add_task("", total=self._children, cases=self._case_count())
             self._bar.start()
 
@@ -90,7 +92,7 @@ class Display:
             width = max(20, self.console.width - _BAR_WIDTH)
             running = sorted((number or 0, text) for number, text in list(self._doing.items()) if text)
             self._bar.update(self._task, description="\n".join(escape(fitted(text, width)) for _, text in running))
-        elif what and not self.console.is_terminal:
+        elif what and not self._shows_bar:
             now = time.monotonic()
             if what != self._last_log_line and now - self._last_log_time > LOG_INTERVAL:
                 self._last_log_line, self._last_log_time = what, now
@@ -105,11 +107,11 @@ class Display:
         self._log_time_left()
 
     def done(self, measurement: Measurement, status: str, reason: str) -> None:
-        """Print how a measurement ended. A terminal shows only those that are not ok."""
+        """Print how a measurement ended. A bar shows only those that are not ok."""
         self._pending[measurement.case.id] -= 1
         if self._task is not None:
             self._bar.update(self._task, cases=self._case_count())
-        if self.console.is_terminal and status == "ok":
+        if self._shows_bar and status == "ok":
             return
         colour = _COLOURS.get(status, "red")
         reason_text = f": {escape(reason)}" if reason else ""
@@ -125,7 +127,7 @@ class Display:
     def _log_time_left(self) -> None:
         """Print now and then, into a log, how long the rest will take at the pace so far."""
         now = time.monotonic()
-        if self.console.is_terminal or not self._ended or now - self._last_eta_time < ETA_INTERVAL:
+        if self._shows_bar or not self._ended or now - self._last_eta_time < ETA_INTERVAL:
             return
         self._last_eta_time = now
         elapsed = now - self._started
