@@ -4,8 +4,9 @@
   rotate they are counted inside the cache, so that no distance grows beyond it.
 - `duo` (DuoAttention, arXiv 2410.10819) keeps all in the first share `full_heads` of the heads, the others are as
   `streaming`, with positions as they are. Its authors learn which heads are full.
-- `h2o` (arXiv 2306.14048; SinkLoRA, arXiv 2406.05678, decodes by it) keeps the last `window` tokens, and of the others the `budget - window` that have received
-  the largest weights, summed over all queries so far. It drops the rest after every `page` tokens; 1 is the paper's.
+- `h2o` (arXiv 2306.14048; SinkLoRA decodes by it, arXiv 2406.05678) keeps the last `window` tokens, and of the others
+  the `budget - window` that have received the largest weights, summed over all queries so far. It drops the rest after
+  every `page` tokens; 1 is the paper's.
 - `snapkv` (arXiv 2404.14469): at the end of a prompt of `prompt` tokens its last `window` queries vote by their
   weights. A vote counts for `pool` neighbours: the largest is taken. Kept are the `budget - window` tokens of the
   prompt with the most votes, its last `window`, and what follows.
