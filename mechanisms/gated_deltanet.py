@@ -23,11 +23,9 @@ from torch import Tensor, nn
 from cab import Mechanism, Pattern
 from cab.ops.delta_rule import delta_rule, delta_rule_flops
 from cab.ops.norms import GatedNorm
-from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.precision import at_least_float32, full_precision, widened
 from cab.ops.ragged import zero_masked
 from cab.ops.short_convolution import ShortConvolution
-
-Maybe = Tensor | None
 
 
 class GatedDeltanet(Mechanism):
@@ -37,14 +35,13 @@ class GatedDeltanet(Mechanism):
     paper = "arXiv 2412.06464"
     cost = "O((n + m) d^2)"
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
+    accepts = {"conv": ">= 1", "chunk": ">= 1"}
     checks = ({"chunk": 8}, {"chunk": 5, "conv": 1, "decay": False, "negative": True})
 
     def __init__(
         self, slot: Any, *, conv: int = 4, decay: bool = True, negative: bool = False, chunk: int = 64
     ) -> None:
         super().__init__(slot)
-        if conv < 1 or chunk < 1:
-            raise ValueError(f"conv={conv}, chunk={chunk}: at least 1 token is needed")
         self.chunk, self.most = chunk, 2.0 if negative else 1.0
         self.ways = 2 if slot.pattern is Pattern.NS else 1
         self.of_beta = nn.Linear(slot.tokens, slot.heads, bias=False)
@@ -56,7 +53,7 @@ class GatedDeltanet(Mechanism):
         self.norm = GatedNorm(slot.tokens, slot.heads, slot.values)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None, *, x: Tensor, y: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Any = None, query_mask: Any = None, *, x: Tensor, y: Tensor
     ) -> Tensor:
         """Carry the state over chunks (CS), both ways (NS), or read it at the end of the source (NC, CC)."""
         if self.slot.pattern.cross:
@@ -106,7 +103,7 @@ class GatedDeltanet(Mechanism):
         """Count gates and convolutions; each token reads under its key and writes there, and each query reads."""
         return self._around(n, m) + 2.0 * self.ways * self.slot.heads * (n + 2 * m) * self.slot.dim * self.slot.values
 
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Maybe = None, *, y: Tensor) -> Any:
+    def init_state(self, k: Tensor, v: Tensor, key_mask: Any = None, *, y: Tensor) -> Any:
         """Read the source (CC), or begin with an empty state (CS); with no last tokens to convolve."""
         if not self.slot.pattern.cross:
             return _empty(k, v), [conv.init_state(t) for conv, t in zip(self.convs, (k, k, v), strict=True)]
@@ -114,15 +111,7 @@ class GatedDeltanet(Mechanism):
         return self._carry(None, *of_source, *self._gates(y, key_mask), _empty(k, v))[1], [self.convs[0].init_state(k)]
 
     def step(
-        self,
-        state: Any,
-        q: Tensor,
-        k: Maybe = None,
-        v: Maybe = None,
-        key_mask: Maybe = None,
-        *,
-        x: Tensor,
-        y: Maybe = None,
+        self, state: Any, q: Tensor, k: Any = None, v: Any = None, key_mask: Any = None, *, x: Tensor, y: Any = None
     ) -> tuple[Tensor, Any]:
         """Read the state (CC), or carry it over the new tokens (CS)."""
         state, last = state
@@ -131,32 +120,25 @@ class GatedDeltanet(Mechanism):
         tokens, last = zip(*steps, strict=True)
         if y is None:
             with full_precision(q.device.type):
-                out = self._query(*tokens) @ state
+                out = _unit(*tokens) * self.slot.dim**-0.5 @ state
             return self.norm(out, x), (state, last)
         out, state = self._carry(*tokens, *self._gates(y, key_mask), state)
         return self.norm(out, x), (state, last)
 
-    def _gates(self, y: Tensor, mask: Maybe) -> list[Tensor]:
+    def _gates(self, y: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Return beta and log alpha, (batch, heads, m, 1), in float32 at least. A masked token leaves the state."""
-        dtype = at_least_float32(y)
-        beta = self.most * torch.sigmoid(self.of_beta(y).to(dtype))
+        beta = self.most * torch.sigmoid(widened(self.of_beta(y)))
         decay = torch.zeros_like(beta)
-        if self.of_decay is not None:
-            steps = -F.logsigmoid(-self.of_decay(y).to(dtype) - self.shift)  # softplus, whose gradient compiles
-            decay = -self.log_rate.to(dtype).exp() * steps
+        if self.of_decay is not None:  # times softplus, whose gradient compiles
+            decay = widened(self.log_rate).exp() * F.logsigmoid(-widened(self.of_decay(y)) - self.shift)
         return [zero_masked(t.transpose(1, 2).unsqueeze(-1), mask) for t in (beta, decay)]
-
-    def _query(self, q: Tensor) -> Tensor:
-        return _unit(q) * self.slot.dim**-0.5
 
     def _pass(self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor) -> Tensor:
         q, k, v = (conv(t) for conv, t in zip(self.convs, (q, k, v), strict=True))
         return self._carry(q, k, v, beta, decay, _empty(k, v))[0]
 
-    def _carry(
-        self, q: Maybe, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        q = None if q is None else self._query(q)
+    def _carry(self, q: Any, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor) -> tuple[Any, Tensor]:
+        q = None if q is None else _unit(q) * self.slot.dim**-0.5
         return delta_rule(q, _unit(k), F.silu(v).to(beta.dtype), beta, decay, state, self.chunk)
 
     def _around(self, n: int, m: int) -> float:
@@ -167,7 +149,7 @@ class GatedDeltanet(Mechanism):
 
 def _unit(t: Tensor) -> Tensor:
     """Return SiLU of t with each token at length 1, in float32 at least."""
-    t = F.silu(t).to(at_least_float32(t))
+    t = widened(F.silu(t))
     return t * (t.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
 
 

@@ -24,6 +24,7 @@ class Hybrid(Wrapper):
 
     paper = "arXiv 2510.26692"
     cost = "that of the two mechanisms, each in its layers"
+    accepts = {"every": ">= 1"}
     checks = ({"every": 2}, {"every": 1})
     limits = (
         {"params": {"every": 1, "second": {"name": "softmax"}}, "equals": "softmax"},
@@ -32,8 +33,8 @@ class Hybrid(Wrapper):
     )
 
     def __init__(self, slot: Any, *, inner: Mechanism, second: Mechanism, every: int = 4, offset: int = -1) -> None:
-        if every < 1 or not -every <= offset < every:
-            raise ValueError(f"every={every}, offset={offset}: a period of 1 layer or more, and a layer in it")
+        if not -every <= offset < every:
+            raise ValueError(f"every={every}, offset={offset}: a layer of the period, from {-every} to {every - 1}")
         chosen = second if slot.layer % every == offset % every else inner
         super().__init__(chosen.slot, inner=chosen)
 

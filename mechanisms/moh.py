@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Wrapper
-from cab.ops.precision import at_least_float32, full_precision
-from cab.ops.top_k import top_k
+from cab.ops.precision import at_least_float32, wide_linear
+from cab.ops.top_k import top_k_mask
 
 ROUNDING = 1e-9  # 0.7 * 10 is a little more than 7
 
@@ -31,6 +31,7 @@ class Moh(Wrapper):
     paper = "arXiv 2410.11842"
     cost = "O(n D h) beside the inner mechanism"
     inputs = {"x": ("queries", "real", "width")}
+    accepts = {"shared": ">= 0, <= 1", "active": ">= 0, <= 1", "balance": ">= 0"}
     checks = ({"shared": 0.0, "active": 0.5}, {"shared": 0.5, "active": 1.0})
     limits = (
         {"params": {"shared": 0.0, "active": 1.0}, "weights": {"routed.weight": 0.0}, "equals": "softmax"},
@@ -44,8 +45,8 @@ class Moh(Wrapper):
         self.shared_heads = floor(shared * slot.heads + ROUNDING)
         active_heads = ceil(active * slot.heads - ROUNDING)
         self.routed_heads, self.selected = slot.heads - self.shared_heads, active_heads - self.shared_heads
-        if not 0 <= shared <= active <= 1:
-            raise ValueError(f"shared={shared}, active={active}: shares of the heads, 0 <= shared <= active <= 1")
+        if shared > active:
+            raise ValueError(f"shared={shared}, active={active}: the shared heads are among the active ones")
         if self.routed_heads and not self.selected:
             raise ValueError(f"shared={shared}, active={active}: of {slot.heads} heads no routed one is ever selected")
         self.balance = balance
@@ -69,7 +70,7 @@ class Moh(Wrapper):
     def _gates(self, x: Tensor, query_mask: Tensor | None) -> Tensor:
         """Return the weight of each head for each token, (batch, n, heads)."""
         share = self._softmax(self.routed, x, self.routed_heads)
-        selected = torch.zeros_like(share).scatter(-1, top_k(share, self.selected)[0], 1.0)
+        selected = top_k_mask(share, self.selected).to(share.dtype)
         if self.training and self.routed is not None and self.balance:
             real = torch.ones_like(share[..., :1]) if query_mask is None else query_mask.unsqueeze(-1).to(share.dtype)
             tokens = real.sum().clamp(min=1)
@@ -82,8 +83,6 @@ class Moh(Wrapper):
 
     def _softmax(self, router: nn.Linear | None, x: Tensor, size: int) -> Tensor:
         """Score the heads in float32, so that rounding selects no other ones."""
-        wide = at_least_float32(x)
         if router is None:
-            return x.new_ones(*x.shape[:2], size, dtype=wide)
-        with full_precision(x.device.type):
-            return nn.functional.linear(x.to(wide), router.weight.to(wide)).softmax(-1)
+            return x.new_ones(*x.shape[:2], size, dtype=at_least_float32(x))
+        return wide_linear(router, x).softmax(-1)

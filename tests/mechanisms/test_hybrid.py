@@ -55,5 +55,5 @@ def test_what_one_layer_refuses_the_model_refuses() -> None:
 
 @pytest.mark.parametrize("params", [{"every": 0}, {"every": 4, "offset": 4}, {"every": 4, "offset": -5}])
 def test_a_layer_outside_of_the_period_is_refused(params: Any) -> None:
-    with pytest.raises(ValueError, match="a period of 1 layer or more"):
+    with pytest.raises(ValueError, match="a layer of the period|every=0"):
         layer(0, 4, "linear", "softmax", **params)

@@ -108,9 +108,9 @@ def test_it_stands_around_what_reads_less_than_itself(inner: str, pattern: str) 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"shared": 0.6, "active": 0.5}, "0 <= shared <= active <= 1"),
-        ({"shared": -0.1}, "0 <= shared"),
-        ({"active": 1.5}, "<= 1"),
+        ({"shared": 0.6, "active": 0.5}, "shared heads are among the active"),
+        ({"shared": -0.1}, "shared=-0.1"),
+        ({"active": 1.5}, "active=1.5"),
         ({"shared": 0.5, "active": 0.5}, "of 8 heads no routed one"),
     ],
 )
