@@ -145,7 +145,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used() -> None:
 
 
 def test_each_dependency_has_its_reason_and_its_tested_version() -> None:
-    extras = ("dev", "docs", "devices", "energy", "browser", "pictures", "ray")
+    extras = ("dev", "docs", "devices", "energy", "browser", "pictures", "notebooks", "ray")
     everything = dict(declared())
     for extra in extras:
         everything |= declared(extra)
