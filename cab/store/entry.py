@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from cab.contracts.case import STATUSES, Case
+from cab.errors import UsageError
 
 SCHEMA = 1
 FINAL = ("wrong", "error", "timeout", "oom", "unsupported", "skipped")  # with one of these no other process is started
@@ -127,12 +128,17 @@ class Entry:
 
     @classmethod
     def from_json(cls, data: Any) -> "Entry":
-        """Read an entry; `ValueError` where `data` is none."""
+        """Read an entry; `ValueError` where `data` is none, `UsageError` where it is of another schema."""
         if not isinstance(data, dict):
             raise ValueError("not an entry: an object is needed")
         for name, kind in _REQUIRED_TYPES.items():
             if not isinstance(data.get(name), kind):
                 raise ValueError(f"not an entry: {name} is no {kind.__name__}")
+        if data["schema"] != SCHEMA:
+            raise UsageError(
+                f"an entry of schema {data['schema']}, and this version of cab reads schema {SCHEMA}: use the version "
+                "that wrote it, or another folder (--results DIR)"
+            )
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
             known["case"] = Case.of(data["case"])

@@ -75,13 +75,15 @@ class Store:
                 yield path, entry
 
     def load(self, path: Path) -> Entry | None:
-        """Return the entry of one file; a damaged file is set aside."""
+        """Return the entry of one file; a damaged file is set aside. `UsageError` for one of another schema."""
         try:
             entry = Entry.from_json(json.loads(path.read_bytes()))
             if path.stem != entry.file:
                 raise ValueError(f"{path.name} holds {entry.file}")
         except FileNotFoundError:
             return None
+        except UsageError as error:  # whole, so it stays where it is
+            raise UsageError(f"{path}: {error}") from error
         except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             self.set_aside(path)
             return None

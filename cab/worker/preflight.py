@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import traceback
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,28 @@ def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:
 
     from cab.attention.build import build_mechanism
 
-    if slot.raster is not None:
-        return False
+    raster, source_raster = _longer(slot.raster), _longer(slot.source_raster)
+    longer = dataclasses.replace(
+        slot,
+        raster=raster,
+        source_raster=source_raster,
+        max_len=prod(raster) if raster else LONG,
+        source_len=prod(source_raster) if source_raster else LONG,
+    )
     try:
         with torch.device("meta"):
-            build_mechanism(cls, case.params, dataclasses.replace(slot, max_len=LONG, source_len=LONG))
+            build_mechanism(cls, case.params, longer)
     except Exception:
         return False
     return True
+
+
+def _longer(raster: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Return a raster of the same shape with at least `LONG` tokens; None for a sequence."""
+    if raster is None:
+        return None
+    factor = ceil((LONG / prod(raster)) ** (1 / len(raster)))
+    return tuple(side * max(factor, 1) for side in raster)
 
 
 def check_device(device: str) -> None:

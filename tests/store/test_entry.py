@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cab.errors import UsageError
 from cab.store.entry import Entry, MetricResult, ProcessRecord
-from tests.store.example_entries import entry
+from cab.store.store import Store
+from tests.store.example_entries import entry, write
 
 
 def test_an_entry_survives_its_json() -> None:
@@ -60,3 +63,14 @@ def test_a_result_without_a_value_is_written_without_what_describes_one() -> Non
 def test_what_is_no_entry_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"not an entry: .*{message}"):
         Entry.from_json({**entry(), **changes})
+
+
+@pytest.mark.parametrize("schema", [0, 2])
+def test_an_entry_of_another_schema_is_refused_by_name_and_not_taken_for_a_damaged_one(
+    tmp_path: Path, schema: int
+) -> None:
+    store, content = Store(tmp_path).open_for_writing(), {**entry(), "schema": schema}
+    write(store, content)
+    with pytest.raises(UsageError, match=rf"k1\.json: an entry of schema {schema}, .* reads schema 1"):
+        list(store.entries())
+    assert store.damaged == [] and store.path(f"{content['case_id']}-k1").exists()

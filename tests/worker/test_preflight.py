@@ -1,0 +1,60 @@
+"""What the preflight makes of hyper-parameters that this slot is too short for."""
+
+from pathlib import Path
+
+import pytest
+
+from cab.contracts.messages import PreflightJob
+from cab.errors import UsageError
+from cab.planning.plan import plan
+from cab.worker.preflight import preflight
+
+LANDMARKS = """from math import prod
+
+from cab import Mechanism
+
+
+class Landmarks(Mechanism):
+    patterns = {"NS": "native", "NC": "native"}
+    rasters = (1, 2, 3)
+
+    def __init__(self, slot, *, landmarks: int = 50):
+        super().__init__(slot)
+        if not 0 < landmarks <= slot.keys:
+            raise ValueError(f"landmarks={landmarks}: from 1 to the {slot.keys} keys of the slot")
+        assert slot.raster is None or prod(slot.raster) == slot.max_len
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return v
+"""
+SHORT = [
+    ["seq_len=16"],
+    ["seq_len=16", "raster=square"],
+    ["seq_len=27", "raster=cube"],
+    ["seq_len=16", "raster=[2,8]"],
+    ["pattern=NC", "seq_len=64", "source_len=16", "raster=square"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "landmarks.py").write_text(LANDMARKS)
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(overrides: list[str], landmarks: int) -> list[str]:
+    mechanism = ["mechanism=./landmarks.py:Landmarks", f"mechanism.landmarks={landmarks}"]
+    cases = plan([*mechanism, "task=speed", "meters=[flops]", *overrides]).cases
+    return list(preflight(PreflightJob(cases, "data")).refused.values())
+
+
+@pytest.mark.parametrize("overrides", SHORT, ids=" ".join)
+def test_more_landmarks_than_tokens_refuse_the_case_alone_on_rasters_too(overrides: list[str]) -> None:
+    (reason,) = refused(overrides, 50)
+    assert reason.startswith("landmarks=50: from 1 to the ")
+
+
+@pytest.mark.parametrize("overrides", SHORT, ids=" ".join)
+def test_what_no_slot_takes_ends_the_run(overrides: list[str]) -> None:
+    with pytest.raises(UsageError, match="landmarks=0"):
+        refused(overrides, 0)
