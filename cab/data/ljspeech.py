@@ -1,0 +1,117 @@
+"""LJSpeech 1.1 (Ito and Johnson, 2017, public domain) with the durations of a forced alignment.
+
+`LJSpeech-1.1/wavs/*.wav` is the release. `ljspeech_mfa` has a TextGrid of the same name for each recording, from the
+Montreal Forced Aligner, as in the `ljspeech_mfa.zip` that the recipes of fairseq name: the tier "phones" says when each
+phoneme begins. Splits are by chapter.
+"""
+
+import re
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cab.data import speech_features
+from cab.data.espeak import Utterance
+from cab.errors import UsageError
+
+TREE, ALIGNMENTS = "LJSpeech-1.1", "ljspeech_mfa"
+RECORDINGS = 13_100
+CHAPTERS = {"validation": ("LJ048", "LJ049"), "test": ("LJ050",)}  # the others are trained on
+BRING = (
+    f"put {TREE} (keithito.com/LJ-Speech-Dataset, 2.6 GB) and its alignments ({ALIGNMENTS}, a TextGrid a recording, as "
+    "fairseq's ljspeech_mfa.zip) there"
+)
+_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+SILENCES = {"": "sil", "sil": "sil", "sp": "sp", "spn": "spn"}
+# ARPAbet: vowels with no, primary and secondary stress
+VOCABULARY = [*sorted(set(SILENCES.values())), *_CONSONANTS, *(f"{vowel}{i}" for vowel in _VOWELS for i in range(3))]
+_NUMBER = {name: i for i, name in enumerate(VOCABULARY)}
+_INTERVAL = re.compile(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"')
+
+
+class Recordings:
+    """The utterances of some chapters, which are read when they are asked for."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int, /) -> Utterance:
+        name = self.names[index]
+        audio = read_audio(self.folder / TREE / "wavs" / f"{name}.wav")
+        phonemes, starts = read_alignment(self.folder / ALIGNMENTS / f"{name}.TextGrid")
+        starts = np.minimum(np.round(starts * speech_features.RATE).astype(np.int64), len(audio))
+        return Utterance(phonemes, speech_features.durations_of(starts, len(audio)), *speech_features.features(audio))
+
+
+def read_tree(folder: Path) -> dict[str, Recordings] | None:
+    """Return the recordings of each split, or None where `folder` has neither recordings nor alignments.
+
+    `UsageError` where one of them is missing or incomplete.
+    """
+    if not (folder / TREE).exists() and not (folder / ALIGNMENTS).exists():
+        return None
+    names = {}
+    for tree, pattern in ((folder / TREE / "wavs", "*.wav"), (folder / ALIGNMENTS, "*.TextGrid")):
+        names[pattern] = sorted(file.stem for file in tree.glob(pattern))
+        if len(names[pattern]) != RECORDINGS:
+            raise UsageError(
+                f"{tree} has {len(names[pattern]):,} files {pattern}, and the release {RECORDINGS:,}. Complete it, or "
+                "move it away."
+            )
+    recorded, aligned = names.values()
+    if recorded != aligned:
+        name = sorted({*recorded} ^ {*aligned})[0]
+        raise UsageError(f"{name} has a recording or an alignment, and not both. Complete {folder / ALIGNMENTS}.")
+    chapter_split = {chapter: split for split, chapters in CHAPTERS.items() for chapter in chapters}
+    splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for name in recorded:
+        splits[chapter_split.get(name.split("-")[0], "train")].append(name)
+    return {split: Recordings(folder, parts) for split, parts in splits.items()}
+
+
+def read_audio(file: Path) -> Any:
+    """Return the samples of a recording, int16; `UsageError` where it is of another rate or form."""
+    try:
+        with wave.open(str(file)) as content:
+            form = content.getframerate(), content.getnchannels(), content.getsampwidth()
+            audio = np.frombuffer(content.readframes(content.getnframes()), "<i2" if form[2] == 2 else np.uint8)
+    except (OSError, EOFError, wave.Error) as error:
+        raise UsageError(f"{file} cannot be read: {error}. Restore the file.") from None
+    if form != (speech_features.RATE, 1, 2):
+        rate, channels, size = form
+        raise UsageError(
+            f"{file} has {rate:,} samples a second, {channels} channels and {8 * size} bits: "
+            f"{speech_features.RATE:,}, 1 and 16 are needed"
+        )
+    if not len(audio):
+        raise UsageError(f"{file} is empty. Restore the file.")
+    return audio
+
+
+def read_alignment(file: Path) -> tuple[Any, Any]:
+    """Return the numbers of the phonemes, and when each begins, in seconds, of a TextGrid's tier "phones"."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}. Restore the file.") from None
+    tier = text.partition('name = "phones"')[2].partition("item [")[0]
+    intervals = list(_intervals(tier, file))
+    if not intervals:
+        raise UsageError(f'{file} has no intervals in a tier "phones" (a TextGrid in the long form is needed)')
+    numbers, starts = zip(*intervals, strict=True)
+    return np.array(numbers), np.array(starts)
+
+
+def _intervals(tier: str, file: Path) -> Iterator[tuple[int, float]]:
+    for start, _, name in _INTERVAL.findall(tier):
+        name = SILENCES.get(name, name)
+        if name not in _NUMBER:
+            raise UsageError(f"{file} has the phoneme {name!r}, which is not of ARPAbet")
+        yield _NUMBER[name], float(start)
