@@ -3,7 +3,7 @@
 // text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Failures", "Machine and methods", "Published"];
+const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Aggregate", "Failures", "Machine and methods", "Published"];
 const HIGHLIGHTED = 8; // lines of a plot that have a colour and a name
 const MANY = 6; // more values than these are a list to choose from, not buttons
 const MEMORY = ["peak_allocated", "peak_reserved", "peak_resident"];
@@ -805,14 +805,21 @@ function machineTab() {
     h("h2", {}, "What the page computes"), h("p", {}, "× softmax: the ratio of the two medians; its interval adds the half-widths of both on the log scale as squares. It was not measured side by side. Rank: the range that the intervals allow among the lines that pass the filters. Wins from n: see the tab Lengths.")];
 }
 function publishedTab() {
-  return [h("p", { class: "quiet" }, data.publishedAbout), data.published.length ? plainTable(data.publishedColumns, data.published, [6]) : h("p", {}, "Nothing was published of the tasks that were measured.")];
+  return [h("p", { class: "quiet" }, data.publishedAbout), data.published.length ? plainTable(data.publishedColumns, data.published, [6]) : h("p", {}, "Nothing was published of the tasks that were measured."),
+    h("h2", {}, "CAB's four boards"), h("p", { class: "quiet" }, data.cabAbout), plainTable(["pattern", "rank", "mechanism", "index"], data.cabsBoards, [1, 3])];
+}
+function aggregateTab() {
+  return [h("p", { class: "quiet" }, data.aggregateAbout), ...Object.entries(data.aggregates).flatMap(([pattern, rows]) => [
+    h("h2", {}, PATTERN_TITLES[pattern] ? `${PATTERN_TITLES[pattern]} (${pattern})` : pattern),
+    plainTable(["rank", "mechanism", "aggregate", "95 % interval", "tasks", "missing"], rows, [0, 2, 3, 4])])];
 }
 
 // ---- start ------------------------------------------------------------------------------------------------------------
-const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Failures: failuresTab, "Machine and methods": machineTab, Published: publishedTab };
+const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Aggregate: aggregateTab, Failures: failuresTab, "Machine and methods": machineTab, Published: publishedTab };
 function tabs() {
   const several = siblings(["length", "pattern"]).some((board) => board.n !== current.n);
-  return TABS.filter((name) => name !== "Lengths" || several);
+  const drawn = { Lengths: several, Aggregate: Object.keys(data.aggregates).length > 0 };
+  return TABS.filter((name) => drawn[name] ?? true);
 }
 function render() {
   current = chosenBoard(null);

@@ -11,7 +11,7 @@ from cab.analysis.leaderboard import Board
 from cab.analysis.questions import records
 from cab.analysis.results import Results
 from cab.analysis.statuses import status_counts
-from cab.report import notes, published
+from cab.report import aggregates, notes, published
 from cab.report.export import write_file
 from cab.report.html_table import html_table
 from cab.report.page_data import packed, page_data
@@ -67,6 +67,8 @@ def _body(results: Results) -> Iterator[str]:
         ],
         "publishedColumns": ["benchmark", "source", "mechanism", "pattern", "task", "metric", "value", "unit", "note"],
         "publishedAbout": published.ABOUT,
+        "aggregateAbout": aggregates.ABOUT,
+        "cabAbout": aggregates.ABOUT_CAB,
     }
     yield "<div id='app'></div>"
     yield "<noscript><main><h1>Which attention mechanism, for which pattern, at which length, and at what cost</h1>"

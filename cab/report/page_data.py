@@ -16,6 +16,7 @@ from cab.analysis.questions import QUESTION, records
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import failures
 from cab.report import notes
+from cab.report.aggregates import aggregates_by_pattern, cabs_boards, texts
 from cab.report.command import mechanism_words, question_words
 from cab.report.units import display_unit
 
@@ -65,6 +66,11 @@ def page_data(
         "wins": _wins(lengths, machines, curves, identities),
         "failures": [[each.status, each.reason, each.rows, each.mechanisms] for each in failures(rows)],
         "published": [list(row.values()) for row in published_for_all(boards)],
+        "aggregates": {
+            pattern: [texts(each) for each in aggregates]
+            for pattern, aggregates in aggregates_by_pattern(boards).items()
+        },
+        "cabsBoards": [[pattern, rank, name, f"{index:+.2f}"] for pattern, rank, name, index in cabs_boards()],
     }
     data["identities"] = [
         [mechanism, params, backend, mechanism_words(mechanism, json.loads(params or "{}"), backend)]

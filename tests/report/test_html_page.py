@@ -209,3 +209,20 @@ def test_without_scripts_there_is_a_board_for_each_pattern(show: Callable[..., A
 def test_the_published_numbers_of_the_tasks_that_were_measured_are_listed(show: Callable[..., Any]) -> None:
     page = show(results_of(training_rows("softmax", (0.6, 0.5, 0.7))), "tab=Published")
     assert page.locator("#panel tbody tr").count() > 10
+
+
+def test_two_tasks_have_a_tab_of_their_aggregate(show: Callable[..., Any]) -> None:
+    scores = {"none": 0.1, "softmax": 0.9, "linear": 0.5}
+    cases = [
+        training_rows(name, (value, value - 0.01, value + 0.01), task=task)
+        for task in ("lra_text", "lra_image")
+        for name, value in scores.items()
+    ]
+    page = show(results_of(*cases), "tab=Aggregate")
+    assert "linear\t0.50\t[0.50, 0.50]\t2" in page.locator("#panel tbody").inner_text()
+    assert "Aggregate" not in show(grid()).locator("[role=tab]").all_inner_texts()
+
+
+def test_cabs_boards_stand_beside_what_was_published(show: Callable[..., Any]) -> None:
+    text = show(grid(), "tab=Published").locator("#panel").inner_text()
+    assert "NS\t1\tlocal\t+0.98" in text and "depends on who is among them" in text
