@@ -2,9 +2,9 @@
 
     context = softmax over the channels of k (k^T v / sqrt(dim)),   out_i = context^T q_i
 
-In each head context is a matrix (dim, value_dim) whose columns sum to one. Its entries are no shares of keys: more keys
-make its softmax sharper, and the output is linear in q. The authors leave the queries unprojected, as a layer does whose
-projection of queries is the identity.
+In each head context is a matrix (dim, value_dim) whose columns sum to one. Its entries are no shares of keys: more
+keys make its softmax sharper, and the output is linear in q. The authors leave the queries unprojected, as a layer does
+whose projection of queries is the identity.
 
 - NC and CC are the paper's, where two modalities read each other. A row uses its own query alone.
 - NS (ours) reads its own tokens. CS (ours) has a context for each token, of the tokens up to it, so that the sums are
