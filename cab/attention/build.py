@@ -6,12 +6,12 @@ from inspect import signature
 from typing import Any
 
 from cab.attention.layer import AttentionLayer
-from cab.contracts.case import Case
+from cab.contracts.case import OTHERS, Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import layout_of
 from cab.contracts.slot import Slot
-from cab.errors import UsageError
+from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 
 INNERS = ("inner", "second")  # constructor arguments of a wrapper that are mechanisms
@@ -33,7 +33,7 @@ def build_mechanism(cls: type[Mechanism], params: Mapping[str, Any], slot: Slot,
             keywords[name] = build_mechanism(registry.load("mechanism", inner.pop("name")), inner, slot)
         slot = keywords[needed[0]].slot
     else:
-        slot = fitting_slot(cls, slot)
+        slot = fitting_slot(cls, slot, params)
     return cls(slot, **keywords).use(backend)
 
 
@@ -43,10 +43,10 @@ def inner_names(cls: type[Mechanism]) -> list[str]:
     return ["inner"] if second is None or second.default is not second.empty else list(INNERS)
 
 
-def fitting_slot(cls: type[Mechanism], slot: Slot) -> Slot:
+def fitting_slot(cls: type[Mechanism], slot: Slot, params: Mapping[str, Any]) -> Slot:
     """Return the slot without its rasters where the mechanism takes sequences alone, else the slot."""
     layout = layout_of(slot.raster, slot.source_raster)
-    accepted = cls.layouts(slot)
+    accepted = cls.layouts(slot.pattern, params)
     if layout in accepted or (1, 1) not in accepted:
         return slot
     return replace(slot, raster=None, source_raster=None)
@@ -55,8 +55,9 @@ def fitting_slot(cls: type[Mechanism], slot: Slot) -> Slot:
 class LayerBuilder:
     """Builds the attention layers that a task's `model` asks for.
 
-    Slots of the case's pattern get the mechanism under test, all others softmax. `built` lists the mechanisms under
-    test in the order in which the model asked for them.
+    Slots of the case's pattern get the mechanism under test, and the others what `others` names: softmax, none, mean,
+    or same, the mechanism under test. `built` lists the mechanisms of the case's pattern in the order in which the
+    model asked for them.
     """
 
     def __init__(
@@ -66,17 +67,41 @@ class LayerBuilder:
         pattern: Pattern | str,
         backend: str = "eager",
         softmax: type[Mechanism] | None = None,
+        others: str = OTHERS[0],
     ) -> None:
         self.cls, self.params, self.pattern, self.backend = cls, params, Pattern.of(pattern), backend
-        self._softmax = softmax
+        self._softmax, self.others = softmax, others
         self.built: list[Mechanism] = []
+        self.other_slots = 0
 
     def __call__(self, slot: Slot) -> AttentionLayer:
         """Return the attention layer for `slot`."""
         if slot.pattern is not self.pattern:
-            return AttentionLayer(build_mechanism(self.softmax, {}, slot, "sdpa"))
+            self.other_slots += 1
+            return AttentionLayer(self._other(slot))
         self.built.append(build_mechanism(self.cls, self.params, slot, self.backend))
         return AttentionLayer(self.built[-1])
+
+    def check(self, task: str) -> None:
+        """Raise `Unsupported` unless the task's model has asked for the slots that the case is about."""
+        if not self.built:
+            raise Unsupported(f"the model of {task} has no slot for {self.pattern.name}")
+        if self.others != OTHERS[0] and not self.other_slots:
+            raise Unsupported(
+                f"task.others={self.others}: the model of {task} has no slot of another pattern than "
+                f"{self.pattern.name}"
+            )
+
+    def _other(self, slot: Slot) -> Mechanism:
+        """Build what stands in a slot of another pattern."""
+        if self.others == "same":
+            try:
+                return build_mechanism(self.cls, self.params, slot, self.backend)
+            except Unsupported as error:
+                raise Unsupported(f"task.others=same: {error}") from None
+        if self.others == OTHERS[0]:
+            return build_mechanism(self.softmax, {}, slot, "sdpa")
+        return build_mechanism(registry.load("mechanism", self.others), {}, slot)
 
     @property
     def softmax(self) -> type[Mechanism]:

@@ -13,6 +13,8 @@ PASSES = ("forward", "backward", "forward_backward", "decode", "train")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # the worst of a case's metrics is the case's status
 STATUSES = ("wrong", "error", "timeout", "oom", "unsupported", "skipped", "ok")
+# what stands in the slots of a task's model that are not of the case's pattern; same: what is under test
+OTHERS = ("softmax", "none", "mean", "same")
 PRETRAINED_PATTERN = {"mlm": "NS", "clm": "CS"}  # the pattern that each kind of pretraining is of
 
 
@@ -79,6 +81,11 @@ class Case:
         mechanism, backend = self.settings["baseline"], self.settings["baseline_backend"]
         return replace(self, mechanism=mechanism, params={}, backend=backend, settings=settings)
 
+    @property
+    def others(self) -> str:
+        """What stands in the slots of the task's model that are not of the case's pattern: one of `OTHERS`."""
+        return str(self.settings.get("others", OTHERS[0]))
+
     def contradiction(self) -> str | None:
         """Say which of the case's values exclude each other, whatever the mechanism and the task; or None."""
         if self.level == "model":
@@ -86,6 +93,8 @@ class Case:
                 if key in self.settings:
                     value = self.settings[key]
                     return f"{key}={value} is of the levels attend and layer: a task's model and data have their own"
+        elif "others" in self.settings:
+            return f"task.others={self.others} is of a task's model, not of the level {self.level}"
         if self.pass_ == "train" and self.dtype != "float32":
             return f"dtype={self.dtype}: the precision of a training step is training.precision"
         if self.pass_ == "train" and self.level != "model":

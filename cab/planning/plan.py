@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cab import environment
-from cab.contracts.case import Case
+from cab.contracts.case import OTHERS, Case
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
@@ -103,6 +103,8 @@ def case_of(point: GridPoint) -> Case:
     n, m = root["seq_len"], (root["source_len"] or root["seq_len"]) if cross or in_model else root["seq_len"]
     settings = {key: root[key] for key, default in _TIMING_DEFAULTS.items() if root[key] != default}
     settings |= raster_settings(root, n, m, cross)
+    if point.others != OTHERS[0]:
+        settings["others"] = point.others
     if point.task.facts["trains"] and root["pass"] == "train":
         settings["training"] = {
             key: value
@@ -218,8 +220,11 @@ def _baseline_files(case: Case) -> list[str]:
 
 
 def _layer_files(case: Case) -> list[str]:
-    """Return the files of `cab` that a case's answer depends on beside its plug-ins: the layer around the mechanism."""
-    return [] if case.level == "attend" else [str(PACKAGE / "attention" / "layer.py")]
+    """Return the files that an answer depends on beside the plug-ins: of the layer, and of what `others` names."""
+    if case.level == "attend":
+        return []
+    others = [registry.card("mechanism", case.others).path] if case.others in ("none", "mean") else []
+    return [str(PACKAGE / "attention" / "layer.py"), *others]
 
 
 @lru_cache

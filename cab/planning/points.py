@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from cab.contracts.case import OTHERS
+from cab.contracts.values import check_choice
 from cab.errors import UsageError, unknown
 from cab.planning.grids import blocks_of
 from cab.planning.hyperparameters import check_inner_keys, combinations, hyperparameter_axes, inner_mechanisms
@@ -16,6 +18,7 @@ from cab.planning.schema import check_root
 from cab.plugins.cards import Card
 
 NESTED = ("training", "slurm", "ray")  # root keys that hold keys
+OTHERS_KEY = "task.others"  # of every task: no hyper-parameter, for the task knows no mechanism
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class GridPoint:
     task: Card
     task_params: dict[str, Any]
     inners: tuple[Card, ...] = ()  # what a wrapper is put around
+    others: str = OTHERS[0]  # what stands in the slots of the task's model that are not of the point's pattern
 
 
 def points(overrides: list[str]) -> list[GridPoint]:
@@ -57,8 +61,10 @@ def _expand(block: Axes) -> list[GridPoint]:
             settings = _task_variants(task, tasks, scale, block)
             for mechanism in mechanisms:
                 expanded += [
-                    GridPoint(root_keys, mechanism.card, params, task.card, task_params, inners)
-                    for (root_keys, task_params), (params, inners) in product(settings, variants[mechanism.option])
+                    GridPoint(root_keys, mechanism.card, params, task.card, task_params, inners, others)
+                    for (root_keys, task_params, others), (params, inners) in product(
+                        settings, variants[mechanism.option]
+                    )
                 ]
     return expanded
 
@@ -79,9 +85,12 @@ def _mechanism_variants(
 
 def _task_variants(
     task: PluginConfig, chosen: list[PluginConfig], scale: Any, block: Axes
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return each choice of the root keys and of the task's hyper-parameters, at one of its scales."""
-    axes = hyperparameter_axes(task, chosen, block)
+) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Return each choice of the root keys, of the task's hyper-parameters, and of its others, at one of its scales."""
+    axes = hyperparameter_axes(task, chosen, {key: block[key] for key in block if key != OTHERS_KEY})
+    all_others = block.get(OTHERS_KEY, [OTHERS[0]])
+    for others in all_others:
+        check_choice(OTHERS_KEY, others, OTHERS)
     base, params = at_scale(task, scale)
     root_axes = {key: block[key] for key in block if "." not in key and key not in ("mechanism", "task", "scale")}
     nested_axes = {key: block[key] for key in block if key.partition(".")[0] in NESTED}
@@ -92,7 +101,9 @@ def _task_variants(
             replaced = {key.removeprefix(f"{group}."): nested[key] for key in nested if key.startswith(f"{group}.")}
             resolved[group] = {**base[group], **replaced}
         check_root(resolved)
-        variants += [(resolved, {**params, **values}) for values in combinations(axes)]
+        variants += [
+            (resolved, {**params, **values}, others) for values, others in product(combinations(axes), all_others)
+        ]
     return variants
 
 

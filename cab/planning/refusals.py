@@ -1,6 +1,7 @@
 """Which mechanism, task and case do not go together, as far as their cards can say."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cab.contracts.case import Case
@@ -17,7 +18,12 @@ def refusal(point: GridPoint, case: Case) -> str | None:
     """Say why the case of a point is `unsupported`, or None. A wrapper can do what all that is inside can."""
     plain = point.inners or (point.mechanism,)
     for card in plain:
-        reason = _of_pattern(card, case) or _of_heads(card, case) or _of_rasters(card, point.task, case)
+        reason = (
+            _of_pattern(card, case)
+            or _of_heads(card, case)
+            or _of_rasters(card, point.task, case)
+            or _of_others(card, point.task, case)
+        )
         if reason:
             return reason
     return (
@@ -61,6 +67,19 @@ def _of_pattern(mechanism: Card, case: Case) -> str | None:
     return None
 
 
+def _of_others(mechanism: Card, task: Card, case: Case) -> str | None:
+    """Refuse `same` of a mechanism that cannot be in all slots that the task names.
+
+    The model may have slots of other patterns too: these refuse when it is built.
+    """
+    if case.others == "same":
+        for pattern in task.facts["slots"]:
+            reason = _of_pattern(mechanism, replace(case, pattern=pattern))
+            if reason:
+                return f"task.others=same: {reason}"
+    return None
+
+
 def _of_heads(mechanism: Card, case: Case) -> str | None:
     kv_heads = case.settings.get("kv_heads")
     if kv_heads not in (None, case.heads) and not mechanism.facts["grouped"]:
@@ -71,7 +90,7 @@ def _of_heads(mechanism: Card, case: Case) -> str | None:
 def _of_rasters(mechanism: Card, task: Card, case: Case) -> str | None:
     """Refuse a layout that the mechanism does not take; what takes sequences alone gets a raster as a sequence."""
     facts = mechanism.facts
-    accepted = layouts(facts["rasters"], facts["source_rasters"], Pattern.of(case.pattern))
+    accepted = layouts(facts["rasters"], facts["source_rasters"], Pattern.of(case.pattern), case.params)
     if case.level == "model":
         return _of_task_rasters(mechanism, accepted, task, case)
     raster = case.settings.get("raster")

@@ -43,12 +43,12 @@ def question_words(question: Mapping[str, Any]) -> str:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of settings; only the groups `task` and `training` have keys of their own."""
+    """Yield the keys of settings: the groups `task` and `training` have keys of their own, and `others` is a task's."""
     for name, value in settings.items():
         if name in ("task", "training") and isinstance(value, dict):
             yield from ((f"{name}.{key}", each) for key, each in value.items())
         else:
-            yield name, value
+            yield "task.others" if name == "others" else name, value
 
 
 def _value(value: Any) -> str:

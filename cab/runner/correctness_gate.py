@@ -1,10 +1,11 @@
 """What may be measured: a source that is still what was planned, and a mechanism whose laws hold."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from cab.errors import UsageError
 from cab.planning.measurement import Measurement
-from cab.plugins import fingerprint
+from cab.plugins import fingerprint, registry
 from cab.runner import verdict_cache
 from cab.runner.outcomes import Outcome
 
@@ -29,7 +30,7 @@ class Laws:
 
     def unknown(self, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Return one measurement of each verdict that a child would have to give."""
-        by_key = {verdict_cache.key(each.case): each for each in measurements}
+        by_key = {verdict_cache.key(each.case): each for measured in measurements for each in _in_every_slot(measured)}
         return [each for key, each in by_key.items() if key not in self._objections and verdict_cache.load(key) is None]
 
     def objection(self, measurement: Measurement, run: Callable[[Measurement], Outcome]) -> Outcome | None:
@@ -37,6 +38,12 @@ class Laws:
 
         `run` runs the laws in a child: its outcome has a `LawsAnswer`.
         """
+        for each in _in_every_slot(measurement):
+            if objection := self._objection(each, run):
+                return objection
+        return None
+
+    def _objection(self, measurement: Measurement, run: Callable[[Measurement], Outcome]) -> Outcome | None:
         key = verdict_cache.key(measurement.case)
         if key in self._objections:
             return self._objections[key]
@@ -53,6 +60,14 @@ class Laws:
             verdict_cache.keep(key, verdict)
         self._objections[key] = _broken(verdict.failures, measurement.case.mechanism)
         return self._objections[key]
+
+
+def _in_every_slot(measurement: Measurement) -> list[Measurement]:
+    """Return the measurement, and with task.others=same one in each other pattern that the task has slots of."""
+    case = measurement.case
+    patterns = registry.card("task", case.task).facts["slots"] if case.others == "same" else ()
+    others = [replace(case, pattern=pattern) for pattern in patterns if pattern != case.pattern]
+    return [measurement, *(replace(measurement, case=other) for other in others)]
 
 
 def _not_run(outcome: Outcome) -> Outcome:

@@ -237,10 +237,12 @@ def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
     _use_device(f"cuda:{devices.rank}" if several_gpus else case.device, job.device_memory)
     task = build_task(case)
     source = data_of(task, case.task, Path(job.data))
-    layers = LayerBuilder(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
+    mechanism = registry.load("mechanism", case.mechanism)
+    layers = LayerBuilder(mechanism, case.params, case.pattern, case.backend, others=case.others)
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
         model = task.model(layers)
+    layers.check(case.task)
     result = fit(
         task,
         model,

@@ -109,10 +109,9 @@ def model(case: Case, plugins: Plugins, random: RandomInputs, batch: TrainingBat
     if not plugins.task.trains:
         raise Unsupported(f"{case.task} has no model: its levels are attend and layer")
     batch = batch or _training_batch(case, plugins)
-    layers = LayerBuilder(plugins.mechanism, case.params, case.pattern, case.backend, plugins.softmax)
+    layers = LayerBuilder(plugins.mechanism, case.params, case.pattern, case.backend, plugins.softmax, case.others)
     module = batch.task.model(layers).to(random.device, random.dtype)
-    if not layers.built:
-        raise Unsupported(f"the model of {case.task} has no slot for {case.pattern}")
+    layers.check(case.task)
     task, pieces = batch.task, [piece.to(random.device) for piece in batch.pieces]
 
     def forward() -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from cab.errors import UsageError
+from cab.planning.plan import case_of
 from cab.planning.points import points
 
 
@@ -69,3 +70,17 @@ def test_what_a_tasks_yaml_sets_must_exist(content: object, message: str, add_op
     add_option("task", "mine", content)
     with pytest.raises(UsageError, match=message):
         points(["mechanism=softmax", "task=mine"])
+
+
+def test_others_multiply_and_are_part_of_the_case_unless_they_are_softmax() -> None:
+    expanded = points(["task=cab_lstf", "mechanism=linear,abc", "task.others=softmax,none,same"])
+    assert [(point.mechanism.name, point.others) for point in expanded] == [
+        (mechanism, others) for mechanism in ("linear", "abc") for others in ("softmax", "none", "same")
+    ]
+    cases = [case_of(point) for point in expanded]
+    assert len({case.id for case in cases}) == 6
+    (plain,) = points(["task=cab_lstf", "mechanism=linear"])
+    assert case_of(plain) == cases[0] and "others" not in cases[0].settings
+    assert all("others" not in case.task_params for case in cases)  # the task knows no mechanism
+    with pytest.raises(UsageError, match="task.others 'nothing'"):
+        points(["task=cab_lstf", "mechanism=linear", "task.others=nothing"])

@@ -65,3 +65,29 @@ def test_a_backend_that_no_mechanism_has_is_a_usage_error() -> None:
 def test_meters_without_a_metric_for_the_case_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"no metric of meters=\[quality\] applies"):
         plan(["task=speed", "mechanism=softmax", "meters=[quality]"])
+
+
+def test_one_mechanism_in_all_slots_must_support_them_all(tmp_path: Path) -> None:
+    asked = ["task=cab_lstf", "mechanism=linformer,s4d,softmax", "meters=[quality]", "pattern=NS"]
+    assert refusals(*asked, "task.others=none,mean", data=tmp_path) == [None] * 6
+    linformer, s4d, softmax = refusals(*asked, "task.others=same", data=tmp_path)
+    assert (
+        linformer is None and softmax is None
+    )  # its decoder's CS slot is not on the card, and refuses when it is built
+    assert s4d is not None and s4d.startswith("task.others=same: s4d does not support NC")
+
+
+def test_others_are_of_a_model() -> None:
+    with pytest.raises(UsageError, match="task.others=none is of a task's model, not of the level attend"):
+        plan(["task=speed", "mechanism=softmax", "task.others=none"])
+
+
+def test_what_stands_in_the_other_slots_is_part_of_what_an_answer_depends_on(tmp_path: Path) -> None:
+    asked = ["task=cab_lstf", "mechanism=softmax", "meters=[quality]"]
+    files = {
+        others: plan([*asked, f"task.others={others}"], tmp_path).measurements[0].files
+        for others in ("softmax", "none", "mean", "same")
+    }
+    assert files["softmax"] == files["same"]
+    for others in ("none", "mean"):
+        assert [Path(file).stem for file in set(files[others]) - set(files["softmax"])] == [others]

@@ -73,3 +73,24 @@ def test_each_verdict_is_unknown_once_and_known_ones_are_not_asked_for(
     ]  # fmt: skip
     laws.objection(unknown[0], lambda measurement: HOLD)
     assert len(laws.unknown(measurements)) == 3
+
+
+def test_a_mechanism_in_all_slots_must_be_lawful_in_every_pattern_of_the_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(tmp_path))
+    asked = ["task=cab_lstf", "mechanism=linear", "pattern=NC", "meters=[quality]"]
+    runs: list[str] = []
+
+    def broken_in_ns(measurement: Measurement) -> Outcome:
+        runs.append(measurement.case.pattern)
+        return Outcome("ok", answer=LawsAnswer(["heads: they mix"] if runs[-1] == "NS" else [], {}, 30))
+
+    for others, patterns in (("none", ["NC"]), ("same", ["NC", "NS"])):
+        (measurement,) = plan([*asked, f"task.others={others}"], tmp_path).measurements
+        runs.clear()
+        monkeypatch.setattr(verdict_cache, "load", lambda key: None)
+        assert sorted(each.case.pattern for each in Laws().unknown([measurement])) == patterns
+        objection = Laws().objection(measurement, broken_in_ns)
+        assert runs == patterns
+        assert (objection is None) == (others == "none")
