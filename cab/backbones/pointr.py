@@ -62,7 +62,7 @@ class EdgeConvolution(nn.Module):
         """Return (batch, n, out) of x (batch, n, channels) at place (batch, n, 3), and the same of the source."""
         edges = self.edges(x, source, neighbours(place, source_place, GROUPED))
         normed: Tensor = self.norm(edges.flatten(1, 2).transpose(1, 2)).transpose(1, 2).view_as(edges)
-        return F.leaky_relu(normed, SLOPE).amax(2)  # type: ignore[no-any-return]
+        return F.leaky_relu(normed, SLOPE).amax(2)
 
 
 class Grouping(nn.Module):
@@ -83,8 +83,7 @@ class Grouping(nn.Module):
         x = self.layers[0](x, x, points, points)
         x = self.layers[1](x[:, : middle.shape[1]], x, middle, points)
         x = self.layers[2](x, x, middle, middle)
-        x = self.layers[3](x[:, : self.count], x, fewer, middle)
-        return x
+        return self.layers[3](x[:, : self.count], x, fewer, middle)  # type: ignore[no-any-return]
 
 
 class GeometryAware(nn.Module):
