@@ -16,7 +16,6 @@ leave the row of a class token dense.)
   later ones.
 """
 
-from math import ceil
 from typing import Any
 
 import torch
@@ -26,11 +25,10 @@ from cab import Mechanism, Pattern
 from cab.ops.cache import cache_of, extend_cache, visible_in_cache
 from cab.ops.precision import full_precision, wide_linear, widened
 from cab.ops.softmax import masked_softmax, softmax_attention, softmax_weights, visible
-from cab.ops.top_k import top_k
+from cab.ops.top_k import share_of, top_k, top_share
 
 Maybe = Tensor | None
 SMALLEST = 0.02  # entries of P' that count
-ROUNDING = 1e-6  # 0.28 * 25 exceeds 7 by rounding
 
 
 class Sparsifiner(Mechanism):
@@ -91,7 +89,7 @@ class Sparsifiner(Mechanism):
             for i, row in enumerate(rows):
                 own = [j for j in real.nonzero()[:, 0].tolist() if not self.causal_self or j <= i]
                 if own:
-                    best = sorted(own, key=lambda j: (-row[j], j))[: ceil(self.keep * len(own) - ROUNDING)]
+                    best = sorted(own, key=lambda j: (-row[j], j))[: share_of(len(own), self.keep)]
                     weights = (q[0, head, i] @ k[0, head, best].T / self.slot.dim**0.5).softmax(-1)
                     out[0, head, i] = weights @ v[0, head, best]
         return out
@@ -103,7 +101,7 @@ class Sparsifiner(Mechanism):
     def flops_needed(self, n: int, m: int) -> float:
         """Count attention to the chosen keys alone, and the coefficients that are not zero."""
         rows = range(1, n + 1) if self.causal_self else [m] * n
-        pairs = sum(ceil(self.keep * seen - ROUNDING) for seen in rows)
+        pairs = sum(share_of(seen, self.keep) for seen in rows)
         scored = sum(rows) / n
         return self._predicting(n, m, scored, self.coefficients) + 2.0 * self.slot.heads * pairs * (
             self.slot.dim + self.slot.values
@@ -151,10 +149,8 @@ class Sparsifiner(Mechanism):
 
     def _choose(self, predicted: Tensor, seen: Tensor) -> Tensor:
         """Return the mask of the chosen keys, (batch, heads, n, m)."""
-        order, counts = top_k(predicted, predicted.shape[3], seen)
-        number = (self.keep * seen.sum(-1, keepdim=True).to(predicted.dtype) - ROUNDING).ceil()
-        first = torch.arange(predicted.shape[3], device=predicted.device) < number
-        return torch.zeros_like(predicted, dtype=torch.bool).scatter(-1, order, first & counts)
+        order, counts = top_share(predicted, self.keep, seen)
+        return torch.zeros_like(predicted, dtype=torch.bool).scatter(-1, order, counts)
 
     def _predicting(self, n: int, m: int, scored: float, coefficients: int | None = None) -> float:
         """Count the predicted map of n queries, for `scored` keys a query in CS."""

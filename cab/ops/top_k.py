@@ -1,7 +1,11 @@
 """The largest scores of each row: a stable selection that never takes what is hidden."""
 
+from math import ceil
+
 import torch
 from torch import Tensor
+
+ROUNDING = 1e-6  # 0.28 * 25 exceeds 7 by rounding
 
 
 def top_k(scores: Tensor, count: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -28,3 +32,19 @@ def top_k_mask(scores: Tensor, count: int, seen: Tensor | None = None) -> Tensor
     positions, counts = top_k(scores, count, seen)
     counts = torch.ones_like(positions, dtype=torch.bool) if counts is None else counts
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, positions, counts)
+
+
+def top_share(scores: Tensor, share: float, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `top_k` of the ceil(share m_i) largest scores of each row, of m_i that it sees.
+
+    0 < share <= 1. Both results are (..., ceil(share m)).
+    """
+    positions, counts = top_k(scores, share_of(scores.shape[-1], share), seen)
+    assert counts is not None  # there is a mask
+    number = (share * seen.sum(-1, keepdim=True, dtype=torch.float64) - ROUNDING).ceil()
+    return positions, counts & (torch.arange(positions.shape[-1], device=scores.device) < number)
+
+
+def share_of(count: int, share: float) -> int:
+    """Return ceil(share count)."""
+    return ceil(share * count - ROUNDING)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab.ops.top_k import top_k
+from cab.ops.top_k import share_of, top_k, top_share
 
 
 def tied_scores() -> Tensor:
@@ -47,3 +47,14 @@ def test_the_selection_has_no_gradient() -> None:
     scores = tied_scores().requires_grad_()
     positions, counts = top_k(scores, 3, scores > 0)
     assert counts is not None and not positions.requires_grad and not counts.requires_grad
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.28, [7, 3, 0]), (0.25, [7, 3, 0]), (1.0, [25, 10, 0])])
+def test_a_share_is_of_what_a_row_sees_rounded_up(share: float, expected: list[int]) -> None:
+    scores = torch.randn(3, 25, generator=torch.Generator().manual_seed(0))
+    seen = torch.arange(25) < torch.tensor([[25], [10], [0]])
+    positions, counts = top_share(scores, share, seen)
+    assert positions.shape == (3, expected[0]) == (3, share_of(25, share))
+    assert counts.sum(1).tolist() == expected
+    best = scores[1, :10].sort(descending=True, stable=True).indices[: expected[1]]
+    assert positions[1][counts[1]].tolist() == best.tolist()
