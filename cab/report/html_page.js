@@ -3,7 +3,7 @@
 // text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Aggregate", "Failures", "Machine and methods", "Published"];
+const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures", "Machine and methods", "Published"];
 const HIGHLIGHTED = 8; // lines of a plot that have a colour and a name
 const MANY = 6; // more values than these are a list to choose from, not buttons
 const MEMORY = ["peak_allocated", "peak_reserved", "peak_resident"];
@@ -808,6 +808,33 @@ function publishedTab() {
   return [h("p", { class: "quiet" }, data.publishedAbout), data.published.length ? plainTable(data.publishedColumns, data.published, [6]) : h("p", {}, "Nothing was published of the tasks that were measured."),
     h("h2", {}, "CAB's four boards"), h("p", { class: "quiet" }, data.cabAbout), plainTable(["pattern", "rank", "mechanism", "index"], data.cabsBoards, [1, 3])];
 }
+const trainingsOf = (line) => line.cases.split(",").map((id) => data.trainings[id]).filter(Boolean);
+function trainingTab() {
+  const metric = current.headline, lines = orderedLines().groups.flatMap((group) => group.lines).filter((line) => trainingsOf(line).length);
+  if (!lines.length) return h("p", {}, "No training passes the filters.");
+  const every = lines.flatMap(trainingsOf);
+  const softmax = againstLabels(current);
+  const highlighted = [...lines.filter((line) => softmax.includes(line.label)), ...lines.filter((line) => !softmax.includes(line.label))].slice(0, HIGHLIGHTED).map((line) => line.label);
+  const xScale = axis([0, ...every.flatMap(([steps]) => steps)], true);
+  const yScale = axis(every.flatMap(([, values]) => values.map((value) => value / metric.factor)), true);
+  const svg = frame(900, 420, xScale, yScale, tickText, tickText, "step", metric.title, (x, y, right) => {
+    const parts = [], ends = [];
+    for (const line of [...lines].reverse()) {
+      const i = highlighted.indexOf(line.label);
+      for (const [steps, values] of trainingsOf(line)) {
+        const d = steps.map((step, k) => `${k ? "L" : "M"}${x(step).toFixed(1)} ${y(values[k] / metric.factor).toFixed(1)}`).join("");
+        parts.push(s("path", { class: i < 0 ? "other" : `line c${i}`, d }, s("title", {}, line.label)));
+        if (i >= 0 && steps.length === 1) parts.push(s("circle", { class: `f${i}`, cx: x(steps[0]), cy: y(values[0] / metric.factor), r: 3 }, s("title", {}, line.label)));
+      }
+      const last = trainingsOf(line).map(([, values]) => values[values.length - 1] / metric.factor);
+      if (i >= 0) ends.push({ label: line.label, i, y: y(last.reduce((a, b) => a + b, 0) / last.length) + 4 });
+    }
+    for (const end of spread(ends, 13)) parts.push(s("text", { class: `f${end.i}`, x: right + 6, y: end.y }, brief(end.label), s("title", {}, end.label)));
+    return parts;
+  }, `${metric.title} on the validation examples, by step`);
+  return [h("p", { class: "quiet" }, "On the validation examples, a line for each seed. Softmax and the first lines of the board have a colour; the others are grey, and named under the pointer. What the board shows is of the test examples, with the weights of the best validation."),
+    h("figure", {}, h("figcaption", {}, `${words(current.task)} ${current.pattern}`), svg)];
+}
 function aggregateTab() {
   return [h("p", { class: "quiet" }, data.aggregateAbout), ...Object.entries(data.aggregates).flatMap(([pattern, rows]) => [
     h("h2", {}, PATTERN_TITLES[pattern] ? `${PATTERN_TITLES[pattern]} (${pattern})` : pattern),
@@ -815,10 +842,10 @@ function aggregateTab() {
 }
 
 // ---- start ------------------------------------------------------------------------------------------------------------
-const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Aggregate: aggregateTab, Failures: failuresTab, "Machine and methods": machineTab, Published: publishedTab };
+const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Training: trainingTab, Aggregate: aggregateTab, Failures: failuresTab, "Machine and methods": machineTab, Published: publishedTab };
 function tabs() {
   const several = siblings(["length", "pattern"]).some((board) => board.n !== current.n);
-  const drawn = { Lengths: several, Aggregate: Object.keys(data.aggregates).length > 0 };
+  const drawn = { Lengths: several, Training: current.lines.some((line) => trainingsOf(line).length), Aggregate: Object.keys(data.aggregates).length > 0 };
   return TABS.filter((name) => drawn[name] ?? true);
 }
 function render() {

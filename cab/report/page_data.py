@@ -66,6 +66,7 @@ def page_data(
         "wins": _wins(lengths, machines, curves, identities),
         "failures": [[each.status, each.reason, each.rows, each.mechanisms] for each in failures(rows)],
         "published": [list(row.values()) for row in published_for_all(boards)],
+        "trainings": _trainings(boards, rows),
         "aggregates": {
             pattern: [texts(each) for each in aggregates]
             for pattern, aggregates in aggregates_by_pattern(boards).items()
@@ -77,6 +78,20 @@ def page_data(
         for mechanism, params, backend in identities.values
     ]
     return data
+
+
+def _trainings(boards: Sequence[Board], rows: "DataFrame") -> dict[str, list[list[float]]]:
+    """Return case id -> the steps of its validations, and the headline of its board at each of them."""
+    headline_of = {
+        case_id: board.headline.name for board in boards for line in board.lines for case_id in line.case_ids
+    }
+    validations = rows[rows["step"].notna() & rows["value"].notna()]
+    points: dict[str, list[tuple[int, float]]] = {}
+    columns = (validations[name] for name in ("case_id", "metric", "step", "value"))
+    for case_id, metric, step, value in zip(*columns, strict=True):
+        if headline_of.get(case_id) == metric and isfinite(value):
+            points.setdefault(str(case_id), []).append((int(step), _five_digits(float(value))))
+    return {case_id: [list(each) for each in zip(*sorted(of), strict=True)] for case_id, of in points.items()}
 
 
 def _metrics(boards: Sequence[Board]) -> list[dict[str, Any]]:

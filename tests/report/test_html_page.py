@@ -11,7 +11,7 @@ from typing import Any
 
 from cab.analysis.results import Results
 from cab.report import write_page
-from tests.analysis.example_rows import case_rows, environments, table_of, training_rows
+from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 
 MARKUP = "</script><img src=x onerror=alert(1)>'\"&|`\n_" + "x" * 120
 LENGTHS, PATTERNS = (256, 512, 1024, 2048), ("NS", "CS", "NC", "CC")
@@ -226,3 +226,14 @@ def test_two_tasks_have_a_tab_of_their_aggregate(show: Callable[..., Any]) -> No
 def test_cabs_boards_stand_beside_what_was_published(show: Callable[..., Any]) -> None:
     text = show(grid(), "tab=Published").locator("#panel").inner_text()
     assert "NS\t1\tlocal\t+0.98" in text and "depends on who is among them" in text
+
+
+def test_learning_curves_have_a_tab_where_there_was_a_training(show: Callable[..., Any]) -> None:
+    cases = []
+    for name, end in (("none", 0.1), ("softmax", 0.9), ("linear", 0.5)):
+        test = training_rows(name, (end, end - 0.01, end + 0.01))
+        cases += [test, *(with_columns(test, step=step, value=end * step / 200) for step in (100, 200))]
+    page = show(results_of(*cases), "tab=Training")
+    assert page.locator("#panel svg path.line").count() == 3  # a line for each seed of each mechanism
+    assert page.locator("#panel svg text", has_text="step").count() == 1
+    assert "Training" not in show(grid()).locator("[role=tab]").all_inner_texts()
