@@ -38,6 +38,7 @@ class CabLM(ByteText):
         "nll_double": ("nats", False),
     }
     windows = 2
+    departures = ("bytes", ("rotary positions", {"positions": "rotary"}))
 
     def __init__(
         self,

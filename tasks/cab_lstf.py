@@ -44,6 +44,11 @@ class CabLSTF(Task):
     metrics = {"mse": ("", False), "mae": ("", False)}
     data = ("hourly-traffic", "ETT-small", "ECL.csv", "WTH.csv")
     paper = "arXiv 2210.07661"
+    departures = (
+        ("no calendar", {"calendar": False}),
+        ("pre-norm", {"norm": "pre"}),
+        ("no distilling", {"distil": False}),
+    )
 
     def __init__(
         self,

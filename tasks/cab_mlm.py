@@ -40,6 +40,12 @@ class CabMLM(ByteText):
 
     slots = ("NS",)
     metrics = {"nll": ("nats", False), "accuracy": ("fraction", True)}
+    departures = (
+        "bytes",
+        ("rotary positions", {"positions": "rotary"}),
+        ("pre-norm", {"norm": "pre"}),
+        ("all covered bytes are hidden", {"hidden": 1.0}),
+    )
 
     def __init__(
         self,

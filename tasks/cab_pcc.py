@@ -91,6 +91,7 @@ class CabPCC(Task):
     metrics = {"cd_l1": ("", False), "cd_l2": ("", False), "f_score": ("fraction", True)}
     data = ("pybullet-meshes", "PCN")
     paper = "arXiv 2210.07661"
+    departures = (("learned queries", {"queries": "learned"}),)
 
     def __init__(
         self,

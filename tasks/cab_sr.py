@@ -63,6 +63,10 @@ class CabSR(Task):
     rasters = (2,)
     data = ("fashion-mnist", "ffhq_16_128", "celebahq_16_128")
     paper = "arXiv 2210.07661"
+    departures = (
+        ("convolutions of 1 by 1", {"kernel": 1}),
+        ("positions in attention", {"positions": ("learned", "sinusoidal")}),
+    )
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class CabSR(Task):
         most_side: int = 16,
         kernel: int = 3,
         groups: int = 8,
-        positions: bool = False,
+        positions: str = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(seq_len=seq_len, source_len=source_len)

@@ -30,6 +30,7 @@ class Measurement:
     trains: bool = False  # the case's model is trained, and scored
     searches: bool = False  # the meter chooses the cases that are measured
     data: str = ""  # fingerprint of the task's data, where the result depends on them
+    protocol: str = ""  # where the task departs from what was published of it
     unavailable: str = ""  # why the meter cannot be used on the machine that `key` holds for
 
     @property

@@ -13,6 +13,7 @@ from cab import environment
 from cab.contracts.case import OTHERS, Case
 from cab.contracts.meter import Meter
 from cab.contracts.pattern import Pattern
+from cab.contracts.reads import first_that_holds
 from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE
 from cab.planning.measurement import Measurement, key_of
@@ -21,6 +22,7 @@ from cab.planning.rasters import raster_settings
 from cab.planning.refusals import check_backends, grade_of, refusal
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
+from cab.plugins.cards import Card
 
 # settings that a case's question leaves out at these values: a key that is new in conf/ changes no id
 _TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
@@ -177,6 +179,7 @@ def _measurements(
                 hosted=meter.environment,
                 grade=grade_of(point, case.pattern),
                 task_version=point.task.facts["version"],
+                protocol=_protocol(point.task, case),
                 timeout=root["timeout"],
                 memory_limit=memory_bytes(root["memory_limit"]),
                 source=source,
@@ -217,6 +220,16 @@ def _baseline_files(case: Case) -> list[str]:
     if baseline.backend not in card.backends:
         raise unknown(f"backend of baseline {card.name}", baseline.backend, card.backends)
     return [card.path]
+
+
+def _protocol(task: Card, case: Case) -> str:
+    """Say where a model departs from what was published of it; a task with a `protocol` of its own says it itself."""
+    if case.level != "model":
+        return ""
+    if case.task_params.get("protocol"):
+        return str(case.task_params["protocol"])
+    holding = (first_that_holds([entry], case.task_params) for entry in task.facts["departures"])
+    return "; ".join(words for words in holding if words)
 
 
 def _layer_files(case: Case) -> list[str]:

@@ -39,6 +39,7 @@ def new_entry(measurement: Measurement, run_id: str, commit: str) -> Entry:
         source=measurement.source,
         grade=measurement.grade,
         task_version=measurement.task_version,
+        protocol=measurement.protocol,
         hosted=measurement.hosted,
         environment=measurement.identity,
         environment_id=environment_id(measurement.identity),

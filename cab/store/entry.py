@@ -76,6 +76,7 @@ class Entry:
     source: str = ""  # fingerprint of mechanism and task
     grade: str = ""
     task_version: int | None = None
+    protocol: str = ""  # where the task departs from what was published of it
     hosted: bool = True  # whether the host matters
     commit: str = ""
     # of trainings alone: the next seven
@@ -112,6 +113,7 @@ class Entry:
             "source": self.source,
             "grade": self.grade,
             "task_version": self.task_version,
+            "protocol": self.protocol,
             "hosted": self.hosted,
             "environment": dict(self.environment),
             "environment_id": self.environment_id,

@@ -89,7 +89,7 @@ def rows(entry: Entry) -> list[dict[str, Any]]:
         "grade": entry.grade,
         "task_version": entry.task_version,
         "data_source": _data_source(entry),
-        "protocol": entry.case.task_params.get("protocol", ""),
+        "protocol": entry.protocol or entry.case.task_params.get("protocol", ""),
         "split": entry.split or "",
         "params": canonical(entry.case.params),
         "settings": canonical({"task": entry.case.task_params, **entry.case.settings}),

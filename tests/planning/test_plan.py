@@ -113,3 +113,17 @@ def test_one_run_has_one_number_of_workers() -> None:
 
     with pytest.raises(UsageError, match="workers=2,3: one run has one workers"):
         plan([*SPEED, "workers=2,3"])
+
+
+def test_the_protocol_of_a_row_is_every_departure_that_its_hyper_parameters_make(tmp_path: Path) -> None:
+    def protocols(*overrides: str) -> set[str]:
+        return {
+            each.protocol for each in plan(["mechanism=softmax", "meters=[quality,flops]", *overrides]).measurements
+        }
+
+    assert protocols("task=cab_pcc") == {"learned queries"} and protocols("task=cab_pcc", "scale=paper") == {""}
+    assert protocols("task=cab_pcc", "task.queries=coarse") == {""}
+    assert protocols("task=cab_lstf") == {"no calendar; pre-norm; no distilling"}
+    assert protocols("task=cab_lm", "scale=paper") == {"bytes"}
+    assert protocols("task=lra_text") == {"clean"} and protocols("task=recall_ns") == {""}
+    assert protocols("task=cab_pcc", "level=attend", "pass=forward") == {""}

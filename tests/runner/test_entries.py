@@ -1,5 +1,6 @@
 """An entry grows by processes, and its values are made of all of them; what is no value is an error."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cab.plugins import registry
 from cab.runner.entries import is_finished, new_entry, with_outcome, worst_status
 from cab.runner.outcomes import Outcome
 from cab.store.store import Store
+from cab.store.table import table
 from tests.runner.example_runs import FAST
 
 
@@ -97,3 +99,12 @@ def test_a_training_leaves_its_curve_its_floors_and_its_data() -> None:
     wrong = TrainAnswer(**{**answer, "floors": {"chance": {"accuracy": "half"}}})
     with pytest.raises(TypeError, match="floors: accuracy is 'half'"):
         with_outcome(entry, measurement, Outcome("ok", answer=wrong), {})
+
+
+def test_an_entry_says_where_its_task_departs_from_what_was_published(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (measurement,) = plan(["mechanism=softmax", "task=cab_pcc", "meters=[quality]"], tmp_path).measurements
+    entry = with_outcome(new_entry(measurement, "run", "commit"), measurement, Outcome("oom", "too large"), {})
+    store.write(entry)
+    assert set(table(store)["protocol"]) == {"learned queries"}
+    assert json.loads(store.path(entry.file).read_text())["protocol"] == "learned queries"
