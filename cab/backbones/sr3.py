@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cab.backbones.dropout import Dropout
-from cab.backbones.positions import LearnedPositions
+from cab.backbones.positions import LearnedPositions, SinusoidalPositions
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.contracts.task import LayerFactory
+from cab.errors import unknown
 
+POSITIONS = ("learned", "none", "sinusoidal")
 WIDEST = 8  # a level has twice the channels of the one above, up to so many times those of the first
 
 
@@ -52,13 +54,32 @@ class ResidualBlock(nn.Module):
         return h + self.shortcut(x)  # type: ignore[no-any-return]
 
 
+class RowsAndColumns(nn.Module):
+    """Adds sinusoids of a pixel's row to the first half of its channels, and of its column to the second."""
+
+    table: Tensor  # (side², channels)
+
+    def __init__(self, side: int, channels: int) -> None:
+        super().__init__()
+        line = SinusoidalPositions(side, channels // 2).table
+        rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+        table = F.pad(torch.cat([rows, columns], 2), (0, channels % 2)).flatten(0, 1)
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.table.to(x.dtype)
+
+
 class PixelAttention(nn.Module):
     """An attention layer over the pixels of x (batch, channels, side, side), after group norm, and added to x."""
 
-    def __init__(self, attention: nn.Module, channels: int, side: int, *, groups: int, positions: bool) -> None:
+    def __init__(self, attention: nn.Module, channels: int, side: int, *, groups: int, positions: str) -> None:
         super().__init__()
         self.norm, self.attention = nn.GroupNorm(groups, channels), attention
-        self.positions = LearnedPositions(side**2, channels) if positions else nn.Identity()
+        if positions == "learned":
+            self.positions: nn.Module = LearnedPositions(side**2, channels)
+        else:
+            self.positions = RowsAndColumns(side, channels) if positions == "sinusoidal" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.positions(self.norm(x).flatten(2).transpose(1, 2))
@@ -71,7 +92,8 @@ class UNet(nn.Module):
     `levels` are the sides: each is half the one before. Blocks of levels whose side is from `least_side` to `most_side`
     have attention, and the one in the middle always. The channels of the first level are heads * dim, and a slot has
     the channels of its level. With `kernel` 1 a pixel reads no other in the blocks, and 2 by 2 where the side is
-    halved; with 3, as published, its neighbours. With `positions` each attention layer adds learned ones to its pixels.
+    halved; with 3, as published, its neighbours. `positions` is what each attention layer adds to its pixels: none, as
+    published, learned vectors, or sinusoidal ones of rows and columns.
     """
 
     def __init__(
@@ -88,12 +110,14 @@ class UNet(nn.Module):
         most_side: int = 16,
         kernel: int = 3,
         groups: int = 32,
-        positions: bool = False,
+        positions: str = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if side % 2 ** (levels - 1):
             raise ValueError(f"side={side}: {levels} levels need a multiple of {2 ** (levels - 1)}")
+        if positions not in POSITIONS:
+            raise ValueError(str(unknown("positions", positions, POSITIONS)))
         if kernel not in (1, 3):
             raise ValueError(f"kernel={kernel}: 1 or 3")
         first = heads * dim

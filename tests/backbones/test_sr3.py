@@ -8,7 +8,7 @@ from torch import nn
 
 from cab import Mechanism
 from cab.attention.build import LayerBuilder
-from cab.backbones.sr3 import UNet
+from cab.backbones.sr3 import RowsAndColumns, UNet
 from cab.plugins import registry
 
 SIZES: dict[str, Any] = {"side": 16, "image_channels": 1, "heads": 2, "dim": 4, "levels": 3, "blocks": 2, "groups": 4}
@@ -44,7 +44,9 @@ def test_the_slots_are_rasters_of_their_level_with_its_channels() -> None:
     assert [(slot.layer, slot.layers) for slot in slots] == [(i, 6) for i in range(6)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"kernel": 1, "positions": True}, {"levels": 1, "most_side": 16}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"kernel": 1, "positions": "learned"}, {"positions": "sinusoidal"}, {"levels": 1, "most_side": 16}]
+)
 def test_the_output_is_an_image_and_every_parameter_learns(changes: dict[str, Any]) -> None:
     model, _ = build(**changes)
     x, level = tensors()
@@ -53,6 +55,15 @@ def test_the_output_is_an_image_and_every_parameter_learns(changes: dict[str, An
     out.square().sum().backward()
     dead = {name for name, p in model.named_parameters() if not p.grad.abs().sum() > 1e-12}
     assert not [name for name in dead if not name.endswith("k.bias")]  # softmax does not change with a bias of k
+
+
+def test_sinusoids_tell_each_pixel_by_its_row_and_column() -> None:
+    table = RowsAndColumns(8, 12).table
+    assert table.shape == (64, 12) and len(table.unique(dim=0)) == 64
+    places = table.view(8, 8, 12)
+    assert torch.equal(places[3, :, :6], places[3, :1, :6].expand(8, -1))  # a row's pixels share the first half
+    assert torch.equal(places[:, 5, 6:], places[:1, 5, 6:].expand(8, -1))
+    assert torch.equal(places[2, 2, :6], places[2, 2, 6:])
 
 
 def test_the_noise_level_matters() -> None:
@@ -93,6 +104,7 @@ def test_the_open_implementation_has_its_published_size() -> None:
     [
         ({"side": 18}, "side=18: 3 levels need a multiple of 4"),
         ({"kernel": 5}, "kernel=5: 1 or 3"),
+        ({"positions": "rotary"}, "unknown positions 'rotary'"),
         ({"groups": 3}, "groups=3 does not divide"),
     ],
 )
