@@ -40,6 +40,8 @@ class Deformable(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "native"}
     paper = "arXiv 2010.04159"
+    titles = ("DFA3D: 3D Deformable Attention For 2D-to-3D Feature Lifting",)
+    parity = "transformers (Deformable DETR)"
     cost = "O((n p + m) d)"
     reads = "v"
     inputs = {"x": ("queries", "real", "width"), "depth": ("keys", "real", 16, {"depth": True})}

@@ -102,6 +102,23 @@ def test_depth_weighs_each_place_by_its_distribution_at_the_point() -> None:
     torch.testing.assert_close(mechanism(v=v, x=x, depth=depth, **masks), v * score[:, None, :, None])
 
 
+@torch.no_grad()
+def test_depth_is_trilinear_sampling_of_values_times_depths() -> None:
+    """DFA3D's definition, computed by PyTorch's sampler of volumes."""
+    mechanism = build("NS", (3, 4), levels=1, points=2, depth=True)
+    for linear in (mechanism.offset, mechanism.weight, mechanism.point):
+        linear.weight.normal_(std=0.3)
+    v, x, masks = draw(mechanism)
+    depth = torch.rand(2, 12, 16, dtype=torch.float64)
+    volume = torch.einsum("bhnc,bnz->bhcnz", v, depth).unflatten(3, (3, 4)).flatten(0, 1)  # (·, channels, 3, 4, 16)
+    ((location, weight),) = mechanism._sampled(x)  # rows, columns and bins
+    sides = torch.tensor([3, 4, 16])
+    grid = (2 * location / (sides - 1) - 1).flip(4).flatten(0, 1).unsqueeze(1)
+    sampled = torch.nn.functional.grid_sample(volume, grid, align_corners=True).unflatten(0, (2, 4))[:, :, :, 0]
+    expected = torch.einsum("bhcnp,bhnp->bhnc", sampled, weight)
+    torch.testing.assert_close(mechanism(v=v, x=x, depth=depth, **masks), expected)
+
+
 def test_a_hyperparameter_that_is_valid_nowhere_is_refused() -> None:
     for params in ({"levels": 0}, {"points": 0}):
         with pytest.raises(ValueError, match="=0"):
