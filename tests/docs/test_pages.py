@@ -155,7 +155,7 @@ def parse(words: list[str]) -> None:
 
     group = typer.main.get_command(app)
     names = [word for word in words if not word.startswith("-")]
-    for name in names[:1] if names and names[0] not in ("data", "plot", "track") else names[:2]:
+    for name in names[:1] if names and names[0] not in ("data", "plot", "track", "results") else names[:2]:
         assert name in group.commands, f"there is no command {name}"  # type: ignore[attr-defined]
         group = group.commands[name]  # type: ignore[attr-defined]
         words = words[words.index(name) + 1 :]
@@ -210,7 +210,7 @@ def test_what_is_named_exists(page: Path) -> None:
 
 def defined(name: str) -> bool:
     """Whether a dotted name is a module of `cab`, something that a module defines, or an entry-point group."""
-    if name in ("cab.run", "cab.load", "cab.mechanism", "cab.cab", "cab.__path__"):
+    if name in ("cab.run", "cab.load", "cab.environments", "cab.mechanism", "cab.cab", "cab.__path__"):
         return True
     if name in ("cab.mechanisms", "cab.tasks", "cab.meters", "cab.configs"):
         return True
