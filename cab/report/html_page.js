@@ -754,9 +754,17 @@ function patternsTab() {
           if (cell.shade !== null && cell.shade !== undefined) td.style.background = `rgba(var(--${cell.shade >= 0 ? "cool" : "warm"}), ${Math.min(Math.abs(cell.shade) / 5, 1) * 0.5})`;
           return td;
         }), h("td", {}, `${entry.coverage}/${used.length}`)))))),
+    agreementTable(),
   ];
 }
 
+// Rank correlations of each two patterns and of each two tasks.
+function agreementTable() {
+  if (!data.agreements.length) return "";
+  return [h("h2", {}, "Do patterns and tasks agree?"),
+    h("p", { class: "quiet" }, "Spearman's rank correlation of the two boards over the mechanisms that both rank, better on the same side, with its 95 % interval; blank for fewer than six mechanisms. Of several lengths the longest counts."),
+    plainTable(["", "first", "second", "where", "mechanisms", "correlation", "from", "to"], data.agreements, [4, 5, 6, 7])];
+}
 function compareTab() {
   const labels = [...new Set(siblings(["length", "pattern"]).flatMap((board) => board.lines.filter((line) => line.kind !== "leaky").map((line) => line.label)))].sort();
   const rows = ranked(current), reference = againstLine(current);

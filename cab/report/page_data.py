@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.agreement import agreements
 from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
 from cab.analysis.published import published_for_all
 from cab.analysis.questions import QUESTION, records
@@ -67,6 +68,17 @@ def page_data(
         "failures": [[each.status, each.reason, each.rows, each.mechanisms] for each in failures(rows)],
         "published": [list(row.values()) for row in published_for_all(boards)],
         "trainings": _trainings(boards, rows),
+        "agreements": [
+            [
+                each.kind,
+                each.first,
+                each.second,
+                each.where,
+                each.count,
+                *map(_two_decimals, (each.value, each.low, each.high)),
+            ]
+            for each in agreements(boards)
+        ],
         "aggregates": {
             pattern: [texts(each) for each in aggregates]
             for pattern, aggregates in aggregates_by_pattern(boards).items()
@@ -164,6 +176,10 @@ def _add_cell(columns: dict[str, list[Any]], metric: int, cell: Cell, texts: _Co
     columns["processes"].append(cell.processes)
     columns["counted"].append(int(cell.counted))
     columns["reasons"].append(texts.code("; ".join(reasons)))
+
+
+def _two_decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _five_digits(value: float) -> float | int:

@@ -1,0 +1,109 @@
+"""Whether patterns, and whether tasks, put the mechanisms into the same order: rank correlations of pairs of boards."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import atanh, sqrt, tanh
+from typing import Any
+
+from cab.analysis.leaderboard import Board
+from cab.analysis.questions import QUESTION
+from cab.analysis.ranking import pattern_order
+
+FEWEST = 6  # mechanisms on both boards; of fewer no correlation is given
+QUANTILE = 1.96  # of the normal distribution, for 95 %
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's rank correlation of two boards' headlines over the mechanisms that both rank."""
+
+    kind: str  # what differs: "pattern" or "task"
+    first: str
+    second: str
+    where: str  # what both share
+    count: int  # mechanisms
+    value: float | None  # None where there are fewer than FEWEST
+    low: float | None
+    high: float | None
+
+
+def agreements(boards: Sequence[Board]) -> list[Agreement]:
+    """Return the agreement of each two patterns on one question, and of each two tasks with scores in one pattern.
+
+    Of a question's lengths the longest counts at which both have a board; of a task's questions the first at its
+    longest length. Boards of several machines are not compared.
+    """
+    return [*_of_patterns(boards), *_of_tasks(boards)]
+
+
+def spearman(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Return Spearman's rank correlation and its 95 % interval: Fisher's transform, Bonett and Wright's variance.
+
+    (D. G. Bonett, T. A. Wright, Psychometrika 65, 2000.) At least four pairs are needed.
+    """
+    import pandas as pd
+
+    ranks = pd.DataFrame(pairs).rank()
+    value = float(ranks[0].corr(ranks[1]))
+    if value != value:  # all ranks of one side are equal
+        return 0.0, -1.0, 1.0
+    clipped = min(max(value, -0.999999), 0.999999)
+    arm = QUANTILE * sqrt((1 + clipped**2 / 2) / (len(pairs) - 3))
+    return value, tanh(atanh(clipped) - arm), tanh(atanh(clipped) + arm)
+
+
+def _of_patterns(boards: Sequence[Board]) -> Iterator[Agreement]:
+    shared = [name for name in QUESTION if name not in ("pattern", "n", "m")]
+    groups: dict[tuple[Any, ...], list[Board]] = {}
+    for board in boards:
+        key = (*(board.question[name] for name in shared), board.machine, board.headline.name)
+        groups.setdefault(key, []).append(board)
+    for group in groups.values():
+        patterns = sorted({str(board.question["pattern"]) for board in group}, key=pattern_order)
+        for first, second in combinations(patterns, 2):
+            of = {
+                pattern: {(board.question["n"], board.question["m"]): board for board in group
+                          if board.question["pattern"] == pattern}
+                for pattern in (first, second)
+            }  # fmt: skip
+            both = sorted(set(of[first]) & set(of[second]))
+            if both:
+                a, b = of[first][both[-1]], of[second][both[-1]]
+                question = a.question
+                where = f"{question['task']}, {question['pass']}, n = {question['n']:,}: {a.headline.name}"
+                yield _agreement("pattern", first, second, where, a, b)
+
+
+def _of_tasks(boards: Sequence[Board]) -> Iterator[Agreement]:
+    longest: dict[tuple[str, str], Board] = {}
+    for board in boards:
+        if board.has_scores:
+            key = (str(board.question["pattern"]), str(board.question["task"]))
+            if key not in longest or board.question["n"] > longest[key].question["n"]:
+                longest[key] = board
+    for pattern in sorted({pattern for pattern, _ in longest}, key=pattern_order):
+        tasks = sorted(task for of, task in longest if of == pattern)
+        for first, second in combinations(tasks, 2):
+            a, b = longest[pattern, first], longest[pattern, second]
+            where = f"{pattern}: {a.headline.name}, {b.headline.name}"
+            yield _agreement("task", first, second, where, a, b)
+
+
+def _agreement(kind: str, first: str, second: str, where: str, a: Board, b: Board) -> Agreement:
+    above, below = _headlines(a), _headlines(b)
+    pairs = [(above[name], below[name]) for name in above if name in below]
+    if len(pairs) < FEWEST:
+        return Agreement(kind, first, second, where, len(pairs), None, None, None)
+    return Agreement(kind, first, second, where, len(pairs), *spearman(pairs))
+
+
+def _headlines(board: Board) -> dict[str, float]:
+    """Return mechanism -> the headline of its best ranked line, more being better."""
+    sign = 1.0 if board.headline.higher_is_better else -1.0
+    best: dict[str, float] = {}
+    for line in board.lines:
+        cell = line.cells.get(board.headline.name)
+        if line.kind == "ranked" and cell is not None and cell.value is not None:
+            best[line.mechanism] = max(best.get(line.mechanism, -float("inf")), sign * cell.value)
+    return best
