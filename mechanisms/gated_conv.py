@@ -32,17 +32,17 @@ class GatedConv(Mechanism):
     }
     paper = "arXiv 2405.07992"
     cost = "O(n D^2)"
+    parity = "timm (GatedConvBlock)"
     titles = ("MambaOut: Do We Really Need Mamba for Vision?",)
     reads = ""
     inputs = {"y": ("keys", "real", "width")}
     rasters = {"NS": (1, 2, 3)}
+    accepts = {"expansion": "> 0", "conv": "odd, >= 1", "share": "> 0"}
     checks = ({}, {"conv": 3, "expansion": 1.5, "share": 0.5})
 
     def __init__(self, slot: Any, *, expansion: float = 2.6667, conv: int = 7, share: float = 1.0) -> None:
         super().__init__(slot)
         hidden, convolved = int(expansion * slot.tokens), int(share * slot.tokens)
-        if conv < 1 or conv % 2 == 0:
-            raise ValueError(f"conv={conv}: an odd number of places is needed")
         if not 1 <= convolved <= hidden:
             given = f"share={share}, expansion={expansion}"
             raise Unsupported(f"{given}: of {hidden} channels, {convolved} cannot be convolved")

@@ -24,7 +24,6 @@ from cab import Mechanism, Pattern
 from cab.ops.precision import at_least_float32
 from cab.ops.softmax import FLOOR, masked_softmax
 
-AXES = ("tokens", "features")
 EPS = 1e-8  # beside the variance
 
 
@@ -38,20 +37,18 @@ class Gaussian(Mechanism):
     }
     paper = "arXiv 2401.11143"
     cost = "O(n D g)"
+    parity = "gaussian-adaptive-attention"
     titles = (
         "Gaussian Adaptive Attention is All You Need: Robust Contextual Representations Across Multiple Modalities",
     )
     reads = "v"
     rasters = {"NS": (1, 2, 3)}
+    accepts = {"gaussians": ">= 1", "axis": ("tokens", "features")}
     checks = ({}, {"axis": "features", "gaussians": 3})
     exempt = {"use": "with axis=features a token is gated by its own channels alone"}
 
     def __init__(self, slot: Any, *, gaussians: int = 2, axis: str = "tokens") -> None:
         super().__init__(slot)
-        if axis not in AXES:
-            raise ValueError(f"axis={axis!r}: one of {', '.join(AXES)}")
-        if gaussians < 1:
-            raise ValueError(f"gaussians={gaussians}: at least 1 is needed")
         self.axis = axis
         self.offset = nn.Parameter(torch.zeros(slot.heads, gaussians))
         self.width = nn.Parameter(torch.randn(slot.heads, gaussians).exp())
@@ -77,7 +74,7 @@ class Gaussian(Mechanism):
         self, q: None, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Multiply the densities' exponents out, one series of values after the other."""
-        real = torch.ones(v.shape[2], dtype=torch.bool) if key_mask is None else key_mask[0]
+        real = torch.ones(v.shape[2], dtype=torch.bool, device=v.device) if key_mask is None else key_mask[0]
         x, out = v[0, :, real].to(at_least_float32(v)), torch.zeros_like(v)
         for head, (offsets, widths) in enumerate(zip(self.offset, self.width, strict=True)):
             axis = 0 if self.axis == "tokens" else 1

@@ -25,8 +25,6 @@ from cab.ops.channels import channels_of, heads_of
 from cab.ops.means import masked_mean
 from cab.ops.softmax import masked_softmax
 
-FORMS = ("parallel", "sequential")
-
 
 class Polarized(Mechanism):
     """Values gated by one vector of channels and one number a place, both made of all tokens."""
@@ -42,13 +40,12 @@ class Polarized(Mechanism):
     titles = ("Polarized Self-Attention: Towards High-quality Pixel-wise Regression",)
     reads = "v"
     rasters = {"NS": (1, 2, 3)}
+    accepts = {"form": ("parallel", "sequential")}
     checks = ({}, {"form": "sequential"})
     exempt = {"heads": "the gate of a channel is made of all channels"}
 
     def __init__(self, slot: Any, *, form: str = "parallel") -> None:
         super().__init__(slot)
-        if form not in FORMS:
-            raise ValueError(f"form={form!r}: one of {', '.join(FORMS)}")
         self.form, channels = form, slot.heads * slot.values
         half, eighth = max(channels // 2, 1), max(channels // 8, 2)
         self.score, self.content = nn.Linear(channels, 1, bias=False), nn.Linear(channels, half, bias=False)
@@ -86,7 +83,7 @@ class Polarized(Mechanism):
         self, q: None, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute both gates of the real tokens alone."""
-        real = torch.ones(v.shape[2], dtype=torch.bool) if key_mask is None else key_mask[0]
+        real = torch.ones(v.shape[2], dtype=torch.bool, device=v.device) if key_mask is None else key_mask[0]
         out = torch.zeros_like(v)
         if not real.any():
             return out

@@ -46,14 +46,11 @@ class Rala(Mechanism):
     inputs = {"x": ("queries", "real", "width")}
     rasters = {"NS": (1, 2), "NC": (1, 2)}
     rotates = True
+    accepts = {"conv": "0 or odd, >= 1", "chunk": "power of two"}
     checks = ({"chunk": 4}, {"conv": 3, "chunk": 16}, {"conv": 0})
 
     def __init__(self, slot: Any, *, conv: int = 5, chunk: int = 64) -> None:
         super().__init__(slot)
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"conv={conv}: an odd number of places, or 0 for no convolution")
-        if chunk < 1 or chunk & (chunk - 1):
-            raise ValueError(f"chunk={chunk}: a power of two is needed")
         self.chunk, self.raster = chunk, slot.raster or (slot.max_len,)
         self.base = None if slot.pattern.cross else slot.rotary
         self.gate = nn.Linear(slot.tokens, slot.heads * slot.values)

@@ -39,12 +39,11 @@ class Reversed(Mechanism):
     cost = "O(n m d)"
     titles = ("Visual Dependency Transformers: Dependency Tree Emerges from Reversed Attention",)
     inputs = {"y": ("keys", "real", "width")}
+    accepts = {"temperature": "> 0"}
     checks = ({}, {"temperature": 2.0})
 
     def __init__(self, slot: Any, *, temperature: float = 0.1) -> None:
         super().__init__(slot)
-        if temperature <= 0:
-            raise ValueError(f"temperature={temperature}: more than 0 is needed")
         self.temperature, half = temperature, max(slot.tokens // 2, 1)
         self.heads = nn.Linear(slot.tokens, slot.heads, bias=False)
         self.message = nn.Sequential(nn.Linear(slot.tokens, half), nn.GELU(), nn.Linear(half, 1))

@@ -37,14 +37,13 @@ class Ulsam(Mechanism):
     titles = ("ULSAM: Ultra-Lightweight Subspace Attention Module for Compact Convolutional Neural Networks",)
     reads = "v"
     rasters = {"NS": (1, 2, 3)}
+    accepts = {"groups": ">= 1"}
     checks = ({}, {"groups": 1})
     exempt = {"heads": "the channels of a group may be those of several heads"}
 
     def __init__(self, slot: Any, *, groups: int = 4) -> None:
         super().__init__(slot)
         channels = slot.heads * slot.values
-        if groups < 1:
-            raise ValueError(f"groups={groups}: at least 1 is needed")
         if channels % groups or channels == groups:
             raise Unsupported(
                 f"ULSAM needs heads value_dim ({channels}) to be a multiple of groups={groups}, not the same"
@@ -79,10 +78,10 @@ class Ulsam(Mechanism):
         self, q: None, k: None, v: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
     ) -> Tensor:
         """Compute each group from the real places that lie around each place."""
-        real = torch.ones(v.shape[2], dtype=torch.bool) if key_mask is None else key_mask[0]
+        real = torch.ones(v.shape[2], dtype=torch.bool, device=v.device) if key_mask is None else key_mask[0]
         if not real.any():
             return torch.zeros_like(v)
-        place = places(self.slot.raster or (v.shape[2],))[real]
+        place = places(self.slot.raster or (v.shape[2],), v.device)[real]
         near = ((place[:, None] - place).abs() <= 1).all(-1)
         groups = []
         for group, values in enumerate(v[0, :, real].transpose(0, 1).flatten(1).chunk(self.groups, 1)):
