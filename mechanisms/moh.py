@@ -62,6 +62,24 @@ class Moh(Wrapper):
         out: Tensor = attends[0](q, k, v)
         return out * self._gates(x, query_mask).transpose(1, 2).unsqueeze(-1).to(out.dtype)
 
+    def reference_around(
+        self, *attends: Any, q: Any, k: Any, v: Any, key_mask: Any, query_mask: Any, x: Tensor
+    ) -> Tensor:
+        """Write equations 5 to 7, and choose the routed heads of each token by sorting."""
+        sizes = (self.shared, self.shared_heads), (self.routed, self.routed_heads)
+        shared, p = (x.new_ones(1, x.shape[1], n) if w is None else wide_linear(w, x).softmax(-1) for w, n in sizes)
+        a = x.new_ones(2, 1, x.shape[1], 1)
+        if self.kinds is not None:
+            a = 2 * wide_linear(self.kinds, x).softmax(-1).unsqueeze(0).permute(3, 1, 2, 0)
+        selected = torch.zeros_like(p)
+        for token, scores in enumerate(p[0].tolist()):
+            best = sorted(range(len(scores)), key=lambda head: (-scores[head], head))[: self.selected]
+            selected[0, token, best] = 1.0
+        routed = self.selected * p * selected / (p * selected).sum(-1, keepdim=True)
+        gates = torch.cat([a[0] * self.shared_heads * shared, a[1] * routed], -1)
+        out: Tensor = attends[0](q, k, v)
+        return out * gates.mT.unsqueeze(-1).to(out.dtype)
+
     def own_flops(self, n: int, m: int) -> float:
         """Count the routers."""
         routers = (self.shared, self.routed, self.kinds)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from cab.attention.build import INNERS
-from cab.conformance.subject import LawBroken
+from cab.conformance.subject import SCALES, LawBroken
 from cab.contracts.accepted import refusal
 from cab.contracts.mechanism import GRADES, Mechanism
 from cab.contracts.pattern import Pattern
-from cab.contracts.rasters import axes_of
+from cab.contracts.rasters import axes_of, entries_of
 from cab.contracts.reads import AXES, KINDS, SIZED, SIZES
 
-LIMIT_KEYS = {"params", "equals", "equals_params", "times", "weights", "patterns"}
+LIMIT_KEYS = {"params", "equals", "equals_params", "times", "scales", "weights", "patterns"}
 
 
 def card(cls: type[Mechanism]) -> None:
@@ -22,7 +22,7 @@ def card(cls: type[Mechanism]) -> None:
     _check_patterns(cls)
     _check_reads(cls, names)
     _check_inputs(cls, names)
-    _check_rasters(cls)
+    _check_rasters(cls, names)
     _check_accepts(cls, names)
     _check_exemptions(cls)
     if not cls.checks:
@@ -30,6 +30,9 @@ def card(cls: type[Mechanism]) -> None:
     for limit in cls.limits:
         if not {"params", "equals"} <= set(limit) <= LIMIT_KEYS:
             raise LawBroken(f"limits: {limit!r} has other keys than {', '.join(sorted(LIMIT_KEYS))}")
+        for name, factor in limit.get("scales", {}).items():
+            if name not in ("q", "k", "v") or not (isinstance(factor, int | float) or factor in SCALES):
+                raise LawBroken(f"limits: scales: {name!r}: {factor!r}; of q, k or v, a number or {_or(tuple(SCALES))}")
     for entry in (*cls.checks, *(limit["params"] for limit in cls.limits)):
         for name in entry:
             if name not in (*names, *INNERS, "patterns"):
@@ -77,7 +80,9 @@ def _check_inputs(cls: type[Mechanism], names: list[str]) -> None:
 
 
 def _check_condition(where: str, condition: Any, names: list[str]) -> None:
-    for name in condition:
+    for name, wanted in condition.items():
+        if isinstance(wanted, Mapping) and set(wanted) != {"not"}:
+            raise LawBroken(f"{where}: {wanted!r} is no condition; a value, values, or {{'not': a value or values}}")
         if name not in names:
             raise LawBroken(f"{where} depends on {name!r}, which is no hyper-parameter; there are: {', '.join(names)}")
 
@@ -97,14 +102,19 @@ def _check_accepts(cls: type[Mechanism], names: list[str]) -> None:
             raise LawBroken(f"accepts: the default is refused: {reason}")
 
 
-def _check_rasters(cls: type[Mechanism]) -> None:
+def _check_rasters(cls: type[Mechanism], names: list[str]) -> None:
     for what, declared in (("rasters", cls.rasters), ("source_rasters", cls.source_rasters)):
         if declared is None:
             continue
-        for pattern in Pattern:
-            axes = axes_of(declared, pattern.value)
-            if not axes or any(not isinstance(number, int) or not 1 <= number <= 3 for number in axes):
-                raise LawBroken(f"{what}: {declared!r}; numbers of axes are 1, 2 and 3")
+        entries = entries_of(declared)
+        for entry, condition in entries:
+            _check_condition(what, condition, names)
+            for pattern in Pattern:
+                axes = axes_of(entry, pattern.value, {})
+                if not axes or any(not isinstance(number, int) or not 1 <= number <= 3 for number in axes):
+                    raise LawBroken(f"{what}: {declared!r}; numbers of axes are 1, 2 and 3")
+        if entries[-1][1]:
+            raise LawBroken(f"{what}: the last entry has a condition, so some hyper-parameters have none")
 
 
 def _check_exemptions(cls: type[Mechanism]) -> None:

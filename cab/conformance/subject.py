@@ -1,7 +1,7 @@
 """The subject of a law: a mechanism class in one pattern with one set of hyper-parameters, and inputs for it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ from cab.attention.reference import by_reference
 from cab.conformance.settings import Setting, on_layout
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
-from cab.contracts.rasters import Layout, layouts
+from cab.contracts.rasters import Layout
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported
 from cab.plugins import registry
@@ -31,6 +31,8 @@ HEAD_SIZES = ({"dim": 8, "value_dim": 6}, {"dim": 16, "value_dim": 16})
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 TOLERANCE = 1e-9  # in float64; in a coarser dtype, the square root of its epsilon
 CUTS = (1, 3, 4, 5, 17, 18, 36)  # positions of a cut, for laws that are too slow to try every one
+# factors of an argument in a limit case, of the size of a head
+SCALES: dict[str, Callable[[int], float]] = {"sqrt(dim)": lambda dim: dim**0.5, "1 / sqrt(dim)": lambda dim: dim**-0.5}
 WAYS = (0, 1)  # in which ids are changed
 Call = dict[str, Tensor]  # the arguments of one call of a mechanism, by name
 
@@ -77,14 +79,18 @@ class Subject:
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:
         """The numbers of axes of queries and keys that the mechanism takes; of a wrapper, what all inside take."""
-        taken = [layouts(cls.rasters, cls.source_rasters, self.pattern) for cls in self.plain_classes]
+        taken = [cls.layouts(self.pattern, params) for cls, params in self._plain]
         first = taken[0] if taken else ()
         return tuple(layout for layout in first if all(layout in others for others in taken)) or ((1, 1),)
 
     @cached_property
     def plain_classes(self) -> list[type[Mechanism]]:
         """The class itself; of a wrapper, the classes of what is inside, whatever it is wrapped in."""
-        return _plain_classes(self.cls, self.params)
+        return [cls for cls, _ in self._plain]
+
+    @cached_property
+    def _plain(self) -> list[tuple[type[Mechanism], Mapping[str, Any]]]:
+        return _plain_mechanisms(self.cls, self.params)
 
     @cached_property
     def declared(self) -> bool:
@@ -272,14 +278,17 @@ class Subject:
         return perturbed
 
 
-def _plain_classes(cls: type[Mechanism], params: Mapping[str, Any]) -> list[type[Mechanism]]:
+def _plain_mechanisms(
+    cls: type[Mechanism], params: Mapping[str, Any]
+) -> list[tuple[type[Mechanism], Mapping[str, Any]]]:
+    """Return the mechanism with its hyper-parameters; of a wrapper, those of what is inside."""
     if cls.patterns != "inner":
-        return [cls]
+        return [(cls, params)]
     found = []
     for name in INNERS:
         if name in params:
             inner = dict(params[name])
-            found += _plain_classes(registry.load("mechanism", inner.pop("name")), inner)
+            found += _plain_mechanisms(registry.load("mechanism", inner.pop("name")), inner)
     return found
 
 

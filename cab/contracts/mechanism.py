@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cab.contracts.accepted import check_accepted
 from cab.contracts.arguments import Arguments
+from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import Layout, describe, layout_of, layouts
 from cab.contracts.reads import Input, resolve_inputs, resolve_reads
 from cab.contracts.slot import Slot
@@ -25,7 +26,8 @@ class _Resolving(type):
     """Checks hyper-parameters against the card before the constructor runs, and fills in what they make it read."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        params = cls._hyperparameters(*args, **kwargs)
+        slot, params = cls._bound(*args, **kwargs)
+        cls.refuse(slot, params)  # type: ignore[attr-defined]
         check_accepted(cls.accepts, params, cls._defaults())  # type: ignore[attr-defined]
         instance = super().__call__(*args, **kwargs)
         instance.resolve(params)
@@ -38,10 +40,11 @@ class _Resolving(type):
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
-    def _hyperparameters(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _bound(cls, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the slot and all arguments of the constructor."""
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
         bound.apply_defaults()
-        return dict(bound.arguments)
+        return next(iter([*bound.args, None][1:])), dict(bound.arguments)
 
     def _defaults(cls) -> dict[str, Any]:
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]
@@ -74,8 +77,8 @@ class Mechanism(nn.Module, metaclass=_Resolving):
     # hyper-parameters that the laws run with; with "patterns" a list of those that have them, elsewhere `Unsupported`
     checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     # limit cases: "params" and what it "equals" with them ("softmax", or another mechanism with its "equals_params"),
-    # "times" a factor, in all patterns or in some "patterns", where its "weights" (parameter or buffer -> constant)
-    # are set so
+    # "times" a factor, with its q, k or v times "scales" (a number, "sqrt(dim)" or "1 / sqrt(dim)"), in all patterns or
+    # in some "patterns", where its own "weights" (parameter or buffer -> constant) are set so
     limits: ClassVar[tuple[dict[str, Any], ...]] = ()
     exempt: ClassVar[dict[str, str]] = {}  # law, law:name, law@pattern or law:name@pattern -> reason
 
@@ -84,33 +87,37 @@ class Mechanism(nn.Module, metaclass=_Resolving):
     aux_loss: Tensor | None = None  # a weighted scalar that `attend` may leave in training
 
     def __init__(self, slot: Slot) -> None:
-        """Take the slot; `Unsupported` where the card does not list its pattern, its rasters or its key heads."""
+        """Take the slot, which `refuse` has let through."""
         super().__init__()
         self.slot = slot
         self.backend = "eager"
         self._compute: Any = self.attend
-        self._refuse(slot)
+        if isinstance(self.patterns, dict):
+            self.grade = self.patterns[slot.pattern.value]
 
-    def _refuse(self, slot: Slot) -> None:
-        """Raise `Unsupported` where the card does not list the slot's pattern, rasters or key heads."""
-        name, pattern = type(self).__name__, slot.pattern.value
-        assert isinstance(self.patterns, dict), "a wrapper derives from Wrapper"
-        if pattern not in self.patterns:
-            why, supported = self.refuses.get(pattern), ", ".join(self.patterns) or "none"
+    @classmethod
+    def refuse(cls, slot: Slot, params: Mapping[str, Any]) -> None:
+        """Raise `Unsupported` where the card does not list the slot's pattern, rasters or key heads.
+
+        Called before the constructor, with all of its arguments.
+        """
+        name, pattern = cls.__name__, slot.pattern.value
+        assert isinstance(cls.patterns, dict), "a wrapper derives from Wrapper"
+        if pattern not in cls.patterns:
+            why, supported = cls.refuses.get(pattern), ", ".join(cls.patterns) or "none"
             raise Unsupported(
                 f"{name} does not support {pattern}" + (f": {why}" if why else f" (supports {supported})")
             )
-        self.grade = self.patterns[pattern]
-        accepted = self.layouts(slot)
+        accepted = cls.layouts(slot.pattern, params)
         if layout_of(slot.raster, slot.source_raster) not in accepted:
             raise Unsupported(f"{name} takes {describe(accepted)} in {pattern}, not {slot.layout}")
-        if slot.key_heads != slot.heads and not self.grouped:
+        if slot.key_heads != slot.heads and not cls.grouped:
             raise Unsupported(f"{name} does not group queries (kv_heads={slot.kv_heads}, heads={slot.heads})")
 
     @classmethod
-    def layouts(cls, slot: Slot) -> tuple[Layout, ...]:
-        """Return the numbers of axes of queries and keys that it takes in the slot's pattern."""
-        return layouts(cls.rasters, cls.source_rasters, slot.pattern)
+    def layouts(cls, pattern: Pattern, params: Mapping[str, Any]) -> tuple[Layout, ...]:
+        """Return the numbers of axes of queries and keys that it takes; what `params` leaves out has its default."""
+        return layouts(cls.rasters, cls.source_rasters, pattern, {**cls._defaults(), **params})
 
     def resolve(self, params: Mapping[str, Any]) -> None:
         """Fill in what this instance reads, from the card and its hyper-parameters. Called after the constructor."""

@@ -10,7 +10,8 @@ The card declares both as plain literals, so that planning can say what a case n
         "segment": ("both", "sorted"),               # ids of queries and of keys; what is only compared has no size
     }
 
-A condition maps hyper-parameters to a value, or to a tuple or list of values; all must hold.
+A condition maps hyper-parameters to a value, to a tuple or list of values, or to {"not": a value or values}; all must
+hold.
 """
 
 from collections.abc import Mapping
@@ -80,8 +81,10 @@ def first_that_holds(declared: Any, params: Mapping[str, Any]) -> Any:
 
 
 def holds(condition: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether every hyper-parameter of the condition has its value, or one of its values."""
-    return all(
-        params.get(name) in (value if isinstance(value, tuple | list) else (value,))
-        for name, value in condition.items()
-    )
+    """Whether every hyper-parameter of the condition has its value, one of its values, or none of those under `not`."""
+    for name, wanted in condition.items():
+        negated = isinstance(wanted, Mapping)
+        values = wanted["not"] if negated else wanted
+        if (params.get(name) in (values if isinstance(values, tuple | list) else (values,))) == negated:
+            return False
+    return True

@@ -64,13 +64,18 @@ class Wrapper(Mechanism):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define around")
 
+    def reference_around(self, *attends: Attend, **arguments: Any) -> Tensor:
+        """Define `around`, slowly and plainly: what the law `definition` holds it to. By default `around` itself."""
+        return self.around(*attends, **arguments)
+
     def own_flops(self, n: int, m: int) -> float:
         """Count the operations of what stands around, for one sequence and all heads."""
         return 0.0
 
     # What follows from the mechanisms inside.
 
-    def _refuse(self, slot: Slot) -> None:
+    @classmethod
+    def refuse(cls, slot: Slot, params: Any) -> None:
         """Refuse nothing: the mechanisms inside, which were built first, have accepted the slot."""
 
     def resolve(self, params: Any) -> None:
@@ -159,7 +164,8 @@ class Wrapper(Mechanism):
 
         own = {name: inputs[name] for name in self.own_inputs}
         attends = [attend_of(each) for each in self.inners]
-        return self.around(*attends, q=q, k=k, v=v, key_mask=key_mask, query_mask=query_mask, **own)
+        around = self.reference_around if method == "reference" else self.around
+        return around(*attends, q=q, k=k, v=v, key_mask=key_mask, query_mask=query_mask, **own)
 
     def _all_queries(self, q: Tensor | None, k: Tensor | None, v: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
         """Return the query mask of a call without one: all True, as many as the tensors of the queries are long."""

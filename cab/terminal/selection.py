@@ -145,7 +145,8 @@ def _goes_with_task(name: str) -> Callable[[Card], bool]:
         for pattern in task.facts["slots"]:
             if grades(card)[pattern] in ("-", "as inner"):
                 continue
-            accepted = layouts(card.facts["rasters"], card.facts["source_rasters"], Pattern.of(pattern))
+            declared = card.facts["rasters"], card.facts["source_rasters"]
+            accepted = layouts(*declared, Pattern.of(pattern), card.params)
             reads = resolve_inputs(card.facts["inputs"], card.params, Pattern.of(pattern))
             if not task.facts["trains"]:  # it is timed on any layout, with random inputs
                 return True

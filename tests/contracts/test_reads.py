@@ -31,6 +31,13 @@ def test_all_conditions_of_an_input_must_hold() -> None:
     assert set(resolve_inputs(INPUTS, {"gate": "depth", "bias": False}, Pattern.NS)) == {"y", "segment"}
 
 
+@pytest.mark.parametrize(("kind", "read"), [("a", False), ("b", False), ("c", True), (None, True)])
+def test_a_condition_may_say_which_values_do_not_hold(kind: str | None, read: bool) -> None:
+    declared = {"x": ("queries", "real", "width", {"kind": {"not": ["a", "b"]}})}
+    assert bool(resolve_inputs(declared, {"kind": kind}, Pattern.NS)) is read
+    assert resolve_reads((("v", {"kind": {"not": None}}), "qkv"), {"kind": kind}) == ("qkv" if kind is None else "v")
+
+
 def test_an_input_of_both_axes_is_one_in_self_patterns_and_two_in_cross_patterns() -> None:
     assert resolve_inputs({"segment": INPUTS["segment"]}, {}, Pattern.CS) == {"segment": Input("queries", "sorted")}
     assert resolve_inputs({"segment": INPUTS["segment"]}, {}, Pattern.CC) == {
