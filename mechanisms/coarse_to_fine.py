@@ -38,14 +38,15 @@ class CoarseToFine(Mechanism):
     cost = "O(f n m d) for f fine tokens to a coarse one"
     inputs = {"fine": ("keys", "real", "width")}
     rotates = True
+    accepts = {"tokens": ">= 1"}
     checks = ({"tokens": 4}, {"tokens": 2, "threshold": 30})
     limits = ({"params": {"threshold": 255}, "equals": "softmax"},)
     exempt = {"heads": "which tokens are read finely depends on the weights of all heads (arXiv 2412.01292)"}
 
     def __init__(self, slot: Any, *, tokens: int = 4, threshold: int = 96) -> None:
         super().__init__(slot)
-        if tokens < 1 or slot.tokens % tokens:
-            raise ValueError(f"tokens={tokens}: at least 1, and a divisor of the width, {slot.tokens}")
+        if slot.tokens % tokens:
+            raise ValueError(f"tokens={tokens}: a divisor of the width, {slot.tokens}, is needed")
         self.tokens, self.threshold, self.base = tokens, threshold, None if slot.pattern.cross else slot.rotary
         self.of_key = nn.Linear(slot.tokens // tokens, slot.heads * slot.dim)
         self.of_value = nn.Linear(slot.tokens // tokens, slot.heads * slot.values)

@@ -40,14 +40,14 @@ class Hip(Mechanism):
     titles = ("HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning",)
     cost = "O(n k log m) for k keys a query; simulated, O(n m)"
     grouped = True
+    accepts = {"keys": ">= 1", "key_block": ">= 1", "query_block": ">= 1"}
     checks = ({"keys": 8, "key_block": 2, "query_block": 4}, {"keys": 3, "key_block": 1, "query_block": 5})
     limits = ({"params": {"keys": 1000}, "equals": "softmax"},)
 
     def __init__(self, slot: Any, *, keys: int = 128, key_block: int = 2, query_block: int = 32) -> None:
         super().__init__(slot)
-        if min(keys, key_block, query_block) < 1 or keys % key_block:
-            sizes = f"keys={keys}, key_block={key_block}, query_block={query_block}"
-            raise ValueError(f"{sizes}: at least 1 of each, and keys in whole blocks")
+        if keys % key_block:
+            raise ValueError(f"keys={keys}, key_block={key_block}: keys are found in whole blocks")
         self.nodes, self.key_block = keys // key_block, key_block
         self.query_block = 1 if slot.pattern.causal else query_block
 

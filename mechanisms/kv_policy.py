@@ -42,7 +42,6 @@ from cab.ops.softmax import masked_softmax
 from cab.ops.top_k import top_k_mask
 
 Maybe = Tensor | None
-POLICIES = ("streaming", "duo", "h2o", "snapkv", "feather", "quest")
 EMPTY = -1  # the position of an entry that holds no token
 FAR = 1e30  # a bound that is never the smallest
 
@@ -62,6 +61,17 @@ class KvPolicy(Mechanism):
     )
     cost = "O(n m d), and O(n b d) for budget b by policy=h2o"
     rotates = True
+    accepts = {
+        "policy": ("streaming", "duo", "h2o", "snapkv", "feather", "quest"),
+        "budget": ">= 1",
+        "window": ">= 1",
+        "sinks": ">= 0",
+        "page": ">= 1",
+        "prompt": ">= 1",
+        "pool": "odd, >= 1",
+        "stride": ">= 1",
+        "full_heads": ">= 0, <= 1",
+    }
     checks = (
         {"policy": "snapkv", "budget": 9, "window": 3, "prompt": 16, "pool": 3},
         {"policy": "h2o", "budget": 9, "window": 3, "page": 4},
@@ -96,17 +106,10 @@ class KvPolicy(Mechanism):
         full_heads: float = 0.5,
     ) -> None:
         super().__init__(slot)
-        if policy not in POLICIES:
-            raise ValueError(f"policy={policy!r}: one of {', '.join(POLICIES)}")
-        if min(budget, window, page, prompt, pool, stride) < 1 or sinks < 0 or pool % 2 == 0:
-            sizes = f"budget={budget}, window={window}, sinks={sinks}, page={page}, prompt={prompt}, stride={stride}"
-            raise ValueError(f"{sizes}, pool={pool}: at least 1 of each (sinks: 0), and pool is odd")
         if policy in ("h2o", "snapkv") and budget <= window:
             raise ValueError(f"budget={budget}: more than the window of {window} tokens is kept")
         if policy == "quest" and budget < page:
             raise ValueError(f"budget={budget}: at least one page of {page} tokens is read")
-        if not 0 <= full_heads <= 1:
-            raise ValueError(f"full_heads={full_heads}: a share from 0 to 1")
         self.causal_self = slot.pattern is Pattern.CS
         if policy in ("streaming", "duo") and not self.causal_self:
             raise Unsupported(f"policy={policy} in {slot.pattern.value}: a query has no place in the source")

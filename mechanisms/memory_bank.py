@@ -45,6 +45,7 @@ class MemoryBank(Mechanism):
     cost = "O(n d), and O(m log m) to choose"
     inputs = {"score": ("keys", "real", 1, {"policy": "score"})}
     grouped = True
+    accepts = {"policy": ("recent", "score", "random"), "keep": ">= 1"}
     checks = (
         {"keep": 5},
         {"policy": "score", "keep": 9, "threshold": 0.2},
@@ -63,10 +64,6 @@ class MemoryBank(Mechanism):
 
     def __init__(self, slot: Any, *, policy: str = "recent", keep: int = 128, threshold: float = 0.5) -> None:
         super().__init__(slot)
-        if policy not in ("recent", "score", "random"):
-            raise ValueError(f"policy={policy!r}: one of recent, score, random")
-        if keep < 1:
-            raise ValueError(f"keep={keep}: at least 1 token of the bank is read")
         self.policy, self.keep, self.threshold = policy, keep, threshold
         self.register_buffer("order", torch.randperm(slot.keys) if policy == "random" else None)
 

@@ -39,6 +39,7 @@ class Mqsa(Mechanism):
     cost = "O(n m d)"
     grouped = True
     rotates = True
+    accepts = {"queries": ">= 1", "short": ">= 0, <= 1"}
     checks = ({"queries": 3, "short": 0.3}, {"queries": 5, "short": 0.0})
     limits = (
         {"params": {"queries": 1}, "equals": "softmax"},
@@ -47,8 +48,6 @@ class Mqsa(Mechanism):
 
     def __init__(self, slot: Any, *, queries: int = 3, short: float = 0.5) -> None:
         super().__init__(slot)
-        if queries < 1 or not 0 <= short <= 1:
-            raise ValueError(f"queries={queries}, short={short}: at least 1 query, and a share from 0 to 1")
         self.queries, self.short, self.base = queries, short, None if slot.pattern.cross else slot.rotary
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:

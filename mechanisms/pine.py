@@ -49,12 +49,11 @@ class Pine(Mechanism):
     inputs = {"source_segment": ("keys", "index", 6)}  # 6: of random ids, those of 4 documents
     grouped = True
     rotates = True
+    accepts = {"documents": ">= 1"}
     checks = ({"documents": 4}, {"documents": 2})
 
     def __init__(self, slot: Any, *, documents: int = 4) -> None:
         super().__init__(slot)
-        if documents < 1:
-            raise ValueError(f"documents={documents}: at least 1 is needed")
         self.documents, self.base = documents, slot.rotary
 
     def attend(

@@ -37,6 +37,7 @@ class Rcmha(Mechanism):
     parity = "labml-nn"
     cost = "O(n m d)"
     grouped = True
+    accepts = {"conv": "odd, >= 1"}
     checks = ({"conv": 3}, {"conv": 5})
     limits = (
         {
@@ -58,8 +59,6 @@ class Rcmha(Mechanism):
 
     def __init__(self, slot: Any, *, conv: int = 3) -> None:
         super().__init__(slot)
-        if conv < 1 or conv % 2 == 0:
-            raise ValueError(f"conv={conv}: the width of a convolution is an odd number, at least 1")
         sizes, self.reach = (slot.dim, slot.dim, slot.values), conv // 2
         self.convs = nn.ModuleList(ShortConvolution(1, size, conv, bias=True) for size in sizes)
         self.u = nn.Parameter(torch.zeros(slot.heads, 1, slot.dim))

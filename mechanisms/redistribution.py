@@ -47,6 +47,15 @@ class Redistribution(Mechanism):
         "source_modality": ("keys", "index", 3, {"form": "sinks"}),
     }
     grouped = True
+    accepts = {
+        "form": ("sinks", "spectrum"),
+        "threshold": "> 0, <= 1",
+        "image_mass": "> 0, <= 1",
+        "sink_share": ">= 0, < 1",
+        "kept": ">= 0, <= 1",
+        "amplify": "> 0",
+        "band": ">= 1",
+    }
     checks = (
         {"threshold": 0.5, "sink_share": 0.6, "image_mass": 0.1},
         {"threshold": 0.55, "kept": 0.1, "sink_share": 0.6},
@@ -71,13 +80,6 @@ class Redistribution(Mechanism):
         band: int = 7,
     ) -> None:
         super().__init__(slot)
-        if form not in ("sinks", "spectrum"):
-            raise ValueError(f"form={form!r}: one of sinks, spectrum")
-        if not (0 < threshold <= 1 and 0 < image_mass <= 1 and 0 <= sink_share < 1 and 0 <= kept <= 1):
-            shares = f"threshold={threshold}, image_mass={image_mass}, sink_share={sink_share}, kept={kept}"
-            raise ValueError(f"{shares}: shares above 0 (sink_share, kept: from 0) and at most 1 (sink_share: below 1)")
-        if amplify <= 0 or band < 1:
-            raise ValueError(f"amplify={amplify}, band={band}: above 0, and at least 1")
         if form == "spectrum" and slot.pattern is Pattern.CS:
             raise Unsupported("form=spectrum in CS: a filter along the keys needs as many in every row")
         if form == "sinks" and slot.pattern is Pattern.NS or form == "spectrum" and slot.pattern.cross:
