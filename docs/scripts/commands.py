@@ -89,6 +89,12 @@ PARTS: dict[str, list[Shown]] = {
     "cab report": [
         Shown("cab report", "Every leaderboard of the store, here of the runs above:", torch=True),
     ],
+    "cab results": [
+        Shown("cab results list task=speed", "What the store holds, of the runs above:", torch=True),
+        Shown("cab results diff results results seq_len=256", "Two stores, here one and the same:", torch=True),
+        Shown("cab results remove mechanism=nystrom --yes", "Without `--yes` it asks:", torch=True),
+        Shown("cab results --help", "All of it is on the page of [the store](store.md#from-the-command-line)."),
+    ],
     "cab list": [
         Shown("cab list mechanisms", "All of them are in [mechanisms](mechanisms.md).", lines=8),
         Shown("cab list tasks"),
