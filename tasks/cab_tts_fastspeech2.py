@@ -135,7 +135,7 @@ class CabTTSFastSpeech2(Speech):
         }
 
     def _errors(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the absolute error of each frame (batch, n), and squared errors of each phoneme: name -> (batch, m)."""
+        """Return absolute errors of frames (batch, n), and squared errors of phonemes: name -> (batch, m)."""
         variances = {name: batch.inputs[name] for name in self.variances}
         mel, predicted = model(batch.y, batch.y_mask, batch.x, batch.x_mask, variances)
         wanted = {"duration": (batch.inputs["durations"] + 1).float().log(), **variances}

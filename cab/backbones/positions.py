@@ -41,13 +41,16 @@ class LearnedPositions(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sines in even channels and cosines in odd ones (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+    """Adds sines in even channels and cosines in odd ones (Vaswani et al., arXiv 1706.03762, section 3.5).
+
+    Token i has the position `rate` * i.
+    """
 
     table: Tensor  # (max_len, width)
 
-    def __init__(self, max_len: int, width: int) -> None:
+    def __init__(self, max_len: int, width: int, rate: float = 1.0) -> None:
         super().__init__()
-        position = torch.arange(max_len, dtype=torch.float32)[:, None]
+        position = rate * torch.arange(max_len, dtype=torch.float32)[:, None]
         frequency = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
         table = torch.zeros(max_len, width)
         table[:, 0::2] = (position * frequency).sin()

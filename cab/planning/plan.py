@@ -96,13 +96,12 @@ def _one(key: str, grid_points: list[GridPoint]) -> Any:
 def case_of(point: GridPoint) -> Case:
     """Return the case that a point asks for.
 
-    A mechanism in a self pattern has no source: m is n. The model of a task has one wherever the task has cross slots,
-    whichever slot is under test.
+    A mechanism in a self pattern has no source: m is n. The model of a task may have one whichever slot is under test.
     """
     root = point.root
     cross = Pattern.of(root["pattern"]).cross
-    in_model = root["level"] == "model" and any(Pattern.of(slot).cross for slot in point.task.facts["slots"])
-    n, m = root["seq_len"], (root["source_len"] or root["seq_len"]) if cross or in_model else root["seq_len"]
+    has_source = cross or root["level"] == "model"
+    n, m = root["seq_len"], (root["source_len"] or root["seq_len"]) if has_source else root["seq_len"]
     settings = {key: root[key] for key, default in _TIMING_DEFAULTS.items() if root[key] != default}
     settings |= raster_settings(root, n, m, cross)
     if point.others != OTHERS[0]:

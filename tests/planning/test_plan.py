@@ -35,10 +35,10 @@ def test_points_that_come_out_identical_are_one_case() -> None:
     assert len(plan([*SPEED, "pattern=NC", "source_len=8,16", "meters=[flops]"]).cases) == 2
 
 
-def test_a_model_with_cross_slots_has_its_source_whichever_slot_is_under_test() -> None:
-    for pattern in ("NC", "NS"):
-        [item] = plan(["task=cab_lstf", "mechanism=none", f"pattern={pattern}", "source_len=48"]).cases
-        assert (item.n, item.m) == (96, 48)
+def test_a_model_has_its_source_whichever_slot_is_under_test() -> None:
+    for task, pattern, n in (("cab_lstf", "NC", 96), ("cab_lstf", "NS", 96), ("cab_tts_fastspeech2", "NS", 256)):
+        [case] = plan([f"task={task}", "mechanism=none", f"pattern={pattern}", "source_len=40"]).cases
+        assert (case.n, case.m) == (n, 40)
 
 
 def test_the_key_of_a_time_holds_the_host_and_that_of_flops_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
