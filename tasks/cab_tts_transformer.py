@@ -55,7 +55,7 @@ class CabTTSTransformer(Speech):
         prenet: int = 64,
         prenet_dropout: float = 0.5,
         postnet: int = 0,
-        rate: float = 0.69,
+        rate: float = 0.63,
     ) -> None:
         if frames < 1:
             raise ValueError(f"frames={frames}: at least 1 a step")
