@@ -11,6 +11,7 @@ from random import Random
 from statistics import fmean
 
 from cab.analysis.leaderboard import Board, Cell, Line
+from cab.analysis.slot_floors import measures_attention
 
 RESAMPLES = 2000  # of the tasks, for the interval
 LEVEL = 0.95
@@ -114,7 +115,8 @@ def aggregated(boards: Sequence[Board]) -> list[Aggregate]:
 
     Each score is placed between `none` (0) and softmax (1) of its board, perplexities by their logs; then averaged
     within a task and over the tasks. A board without both, or on which softmax is not better than `none`, does not
-    count. The interval is the percentile bootstrap over tasks: it covers other tasks of this kind, not other seeds.
+    count, and nor does one whose slot is known not to measure attention. The interval is the percentile bootstrap over
+    tasks: it covers other tasks of this kind, not other seeds.
     Nothing is filled in for a missing task, so that a mean over fewer tasks is not ranked.
     """
     by_mechanism: dict[str, dict[str, list[float]]] = {}
@@ -144,7 +146,7 @@ def mean_scores(boards: Sequence[Board]) -> dict[str, Cell]:
 
 def _normalised(board: Board) -> dict[str, float]:
     """Return mechanism -> its best line's headline, from 0 (the floor) to 1 (softmax); more is possible."""
-    if not board.has_scores:
+    if not board.has_scores or measures_attention(board) is False:
         return {}
     floor = _best(board, [line for line in board.lines if line.mechanism == "none"])
     ceiling = _best(board, [line for line in board.lines if line.mechanism == "softmax"])

@@ -13,6 +13,7 @@ from cab.analysis.aggregates import mean_scores
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.ranking import leaderboard
 from cab.analysis.selection import Limit, selected
+from cab.analysis.slot_floors import measures_attention
 from cab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _scores(
     """Return (mechanism, params) -> score; params "" for a mechanism with whatever hyper-parameters scored best."""
     trained = rows[(rows["pattern"] == pattern) & rows["step"].isna()]
     boards = [board for board in leaderboard(trained, environments) if board.has_scores]
+    boards = [board for board in boards if measures_attention(board) is not False]
     boards = [board for board in boards if not tasks or board.question["task"] in tasks]
     if not boards:
         return {}

@@ -20,7 +20,7 @@ MOST_LINES = 12  # of one pattern
 ABOUT = (
     "each score between none (0) and softmax (1) of its board, perplexity by its log, averaged within tasks, then "
     "over tasks; interval: bootstrap over the tasks, so that it says nothing of other seeds; rank: the range when any "
-    "one task is left out; recipes and sizes are those of each board"
+    "one task is left out; recipes and sizes are those of each board; slots that do not measure attention are left out"
 )
 ABOUT_CAB = (
     "CAB's compositional index, as CAB published it: the mean z-score over its tasks against the mechanisms that CAB "

@@ -5,11 +5,13 @@ from typing import Any
 
 from cab.analysis.leaderboard import Board, Cell, Line, metrics_of
 from cab.analysis.settings import differing_settings, flat_settings, settings_of
+from cab.analysis.slot_floors import measures_attention
 from cab.contracts.pattern import Pattern
 from cab.plugins.registry import cards_of
 
 EMPTY = "no results yet: run `cab run mechanism=softmax task=speed` first, or name another folder with --results"
 BEYOND_LIMITS = "no line is within the limits of --max; raise one, or leave it out"
+NOT_MEASURED = "this slot does not measure attention at this scale"
 NOT_COMPARABLE = "(not comparable"  # in the name of a data source whose scores are not comparable with published ones
 EXPECTED_STATUSES = ("unsupported", "skipped")  # nothing failed: a dash is shown, with the reason beside it
 MARKS = {"best": "", "tied": "≈", "at floor": "⌊", "no interval": "†", "counted": "*"}
@@ -49,7 +51,10 @@ def conditions(board: Board) -> str:
         words.append(f"protocol {question['protocol']}")
     if question["task_version"] is not None:
         words.append(f"task version {question['task_version']}")
-    return " · ".join([*words, *_notable_settings(board)]).replace(" 1 heads", " 1 head")
+    words += _notable_settings(board)
+    if measures_attention(board) is False:
+        words.append(NOT_MEASURED)
+    return " · ".join(words).replace(" 1 heads", " 1 head")
 
 
 def _notable_settings(board: Board) -> Iterator[str]:

@@ -1,0 +1,131 @@
+"""Slots that do not measure attention: by a synthetic measurement, on boards, in the terminal and in the aggregate."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cab.analysis import slot_floors
+from cab.analysis.aggregates import aggregated
+from cab.analysis.leaderboard import Board
+from cab.analysis.ranking import leaderboard
+from cab.analysis.slot_floors import measures_attention, slots_of
+from cab.report import notes
+from tests.analysis.example_rows import environments, table_of, training_rows
+
+Rows = list[dict[str, Any]]
+
+
+def slot(task: str, softmax: Any, none: Any, seeds: int = 3, **changes: Any) -> list[Rows]:
+    """Make the trainings of softmax and none in a task, whose accuracies over the seeds spread by 0.002."""
+    return [
+        training_rows(mechanism, tuple(value + 0.002 * seed for value in accuracy), task=task, seed=seed, **changes)
+        for mechanism, accuracy in (("softmax", softmax), ("none", none))
+        for seed in range(seeds)
+    ]
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Ship a measurement of some slots."""
+
+    def ship(*slots: list[Rows]) -> None:
+        table = table_of(*(rows for trainings in slots for rows in trainings))
+        (tmp_path / slot_floors.FILE).parent.mkdir(parents=True)
+        table.to_parquet(tmp_path / slot_floors.FILE)
+        slot_floors._slots.cache_clear()
+
+    monkeypatch.setattr(slot_floors, "beside", lambda name: tmp_path)
+    slot_floors._slots.cache_clear()
+    yield ship  # type: ignore[misc]
+    slot_floors._slots.cache_clear()
+
+
+def boards(*trainings: Rows) -> list[Board]:
+    return leaderboard(table_of(*trainings), environments())
+
+
+SOFTMAX, WITHIN, BEYOND, BETTER = (0.8, 0.78, 0.82), (0.79, 0.77, 0.81), (0.6, 0.58, 0.62), (0.9, 0.88, 0.92)
+
+
+@pytest.mark.parametrize(("none", "measures"), [(WITHIN, False), (BEYOND, True), (BETTER, False)])
+def test_a_slot_measures_attention_where_none_is_worse_than_the_whole_interval(none: Any, measures: bool) -> None:
+    (found,) = slots_of(table_of(*slot("a", SOFTMAX, none))).values()
+    assert found is measures
+
+
+def test_where_less_is_better_none_must_be_above_the_interval() -> None:
+    rows = [{**row, "higher_is_better": False} for each in slot("a", SOFTMAX, BETTER) for row in each]
+    assert list(slots_of(table_of(rows)).values()) == [True]
+    rows = [{**row, "higher_is_better": False} for each in slot("a", SOFTMAX, BEYOND) for row in each]
+    assert list(slots_of(table_of(rows)).values()) == [False]
+
+
+def test_the_interval_is_over_seeds_too() -> None:
+    # within a seed 0.79 is far from 0.8; over seeds that spread by 0.02 it is not
+    narrow = [training_rows("softmax", (v, v - 1e-4, v + 1e-4), seed=s) for s, v in enumerate((0.78, 0.8, 0.82))]
+    assert list(slots_of(table_of(*narrow, training_rows("none", (0.79, 0.79, 0.79)))).values()) == [False]
+    assert list(slots_of(table_of(narrow[1], training_rows("none", (0.79, 0.79, 0.79)))).values()) == [True]
+
+
+def test_a_slot_without_both_is_not_known() -> None:
+    assert slots_of(table_of(training_rows("softmax", SOFTMAX), training_rows("linear", BEYOND))) == {}
+
+
+def test_a_board_is_marked_by_its_own_slot_alone(shipped: Callable[..., None]) -> None:
+    other = {"settings": {"task": {"queries": "coarse"}}}
+    shipped(slot("useless", SOFTMAX, WITHIN), slot("useful", SOFTMAX, BEYOND), slot("both", SOFTMAX, WITHIN, **other))
+    answers = {
+        name: measures_attention(boards(training_rows("linear", BEYOND, **changes))[0])
+        for name, changes in {
+            "useless": {"task": "useless"},
+            "useful": {"task": "useful"},
+            "other pattern": {"task": "useless", "pattern": "CS"},
+            "other scale": {"task": "useless", "scale": "small"},
+            "other length": {"task": "useless", "n": 64, "m": 64},
+            "other hyper-parameters": {"task": "both"},
+            "its hyper-parameters": {"task": "both", **other},
+            "another recipe": {"task": "both", "settings": {**other["settings"], "training": {"steps": 9}}},
+        }.items()
+    }
+    assert answers == {
+        "useless": False,
+        "useful": True,
+        "other pattern": None,
+        "other scale": None,
+        "other length": None,
+        "other hyper-parameters": None,
+        "its hyper-parameters": False,
+        "another recipe": False,
+    }
+
+
+def test_the_mark_stands_in_the_conditions_of_a_board(shipped: Callable[..., None]) -> None:
+    shipped(slot("useless", SOFTMAX, WITHIN), slot("useful", SOFTMAX, BEYOND))
+    texts = {
+        task: notes.conditions(boards(training_rows("linear", BEYOND, task=task))[0]) for task in ("useless", "useful")
+    }
+    assert texts["useless"].endswith(" · this slot does not measure attention at this scale")
+    assert "does not measure" not in texts["useful"]
+
+
+def test_a_marked_board_counts_in_no_aggregate(shipped: Callable[..., None]) -> None:
+    trainings = [
+        training_rows(mechanism, (value, value - 0.01, value + 0.01), task=task)
+        for task, of in {
+            "useless": {"none": 0.2, "softmax": 0.6, "linear": 0.3},
+            "useful": {"none": 0.2, "softmax": 0.6, "linear": 0.5},
+        }.items()
+        for mechanism, value in of.items()
+    ]
+    unmarked = {each.mechanism: each for each in aggregated(boards(*trainings))}
+    assert unmarked["linear"].value == pytest.approx((0.25 + 0.75) / 2) and unmarked["linear"].tasks == 2
+    shipped(slot("useless", SOFTMAX, WITHIN), slot("useful", SOFTMAX, BEYOND))
+    marked = {each.mechanism: each for each in aggregated(boards(*trainings))}
+    assert marked["linear"].value == pytest.approx(0.75) and marked["linear"].tasks == 1
+    assert marked["linear"].missing == ()
+
+
+def test_without_a_measurement_nothing_is_known(shipped: Callable[..., None]) -> None:
+    assert measures_attention(boards(training_rows("linear", BEYOND))[0]) is None
