@@ -9,11 +9,25 @@ from typing import Any
 import pytest
 import torch
 
-_operators: list[Any] = []  # definitions live as long as their library
+_libraries: list[Any] = []  # definitions live as long as their library
 
 
 @pytest.fixture
-def timm_models() -> Callable[[str], Any]:
+def torchvision() -> None:
+    """Let torchvision, which timm imports, be imported beside PyTorch for the CPU, where its kernels do not load."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:  # declare the operators that it looks up
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)
+
+
+@pytest.fixture
+def timm_models(torchvision: None) -> Callable[[str], Any]:
     """Return a function that imports a module of timm.models by name, or skips the test."""
 
     def load(name: str) -> Any:
@@ -21,13 +35,6 @@ def timm_models() -> Callable[[str], Any]:
             pytest.skip("timm is not installed")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                importlib.import_module("torchvision")
-            except RuntimeError:  # its kernels do not load beside PyTorch for the CPU: declare what it looks up
-                library = torch.library.Library("torchvision", "DEF")
-                for operator in ("nms", "qnms"):
-                    library.define(f"{operator}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
-                _operators.append(library)
             return importlib.import_module(f"timm.models.{name}")
 
     return load
