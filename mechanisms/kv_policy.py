@@ -87,6 +87,12 @@ class KvPolicy(Mechanism):
         {"params": {"policy": "feather", "stride": 1, "prompt": 10}, "equals": "softmax"},
         {"params": {"policy": "streaming", "window": 1000}, "equals": "softmax", "patterns": ["CS"]},
         {"params": {"policy": "duo", "full_heads": 1.0}, "equals": "softmax", "patterns": ["CS"]},
+        {
+            "params": {"policy": "streaming", "window": 5, "sinks": 2},
+            "equals": "masked",
+            "equals_params": {"mask": "window", "window": 4, "sinks": 2},
+            "patterns": ["CS"],
+        },
     )
 
     exempt = {"heads": "policy=feather drops tokens from all heads at once (arXiv 2412.13180)"}
@@ -96,11 +102,11 @@ class KvPolicy(Mechanism):
         slot: Any,
         *,
         policy: str = "snapkv",
-        budget: int = 128,
-        window: int = 32,
+        budget: int = 64,
+        window: int = 16,
         sinks: int = 4,
         page: int = 16,
-        prompt: int = 64,
+        prompt: int = 128,
         pool: int = 5,
         stride: int = 3,
         full_heads: float = 0.5,

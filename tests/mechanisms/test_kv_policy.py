@@ -90,7 +90,7 @@ def test_what_has_no_place_in_a_source_and_what_nothing_can_keep_is_refused() ->
             built("CC", policy=policy)
     for params in (
         {"policy": "lru"},
-        {"policy": "h2o", "budget": 32},
+        {"policy": "h2o", "budget": 16},
         {"policy": "quest", "budget": 15},
         {"pool": 2},
         {"sinks": -1},
