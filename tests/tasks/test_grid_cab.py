@@ -18,10 +18,12 @@ def test_the_floors_are_trained_in_every_slot_with_three_seeds(tmp_path: Path) -
     assert set(trained.values()) == {1} and not [i for i in items if i.refusal is not None]
 
 
-def test_every_task_has_eight_mechanisms_beside_the_floors_and_none_is_refused(tmp_path: Path) -> None:
+def test_every_slot_has_eight_mechanisms_beside_the_floors_and_none_is_refused(tmp_path: Path) -> None:
     items = plan(["grid=cab"], tmp_path).measurements
     assert not [i for i in items if i.refusal is not None]
-    for task in TASKS:
-        names = {i.case.mechanism for i in items if i.case.task == task}
+    slots = {(i.case.task, i.case.pattern) for i in items}
+    assert {task for task, _ in slots} == set(TASKS)
+    for slot in slots:
+        names = {i.case.mechanism for i in items if (i.case.task, i.case.pattern) == slot}
         assert names > CONTROLS and len(names - CONTROLS) == 8
     assert {i.meter for i in items} == {"quality"} and {i.case.scale for i in items} == {"quick"}
