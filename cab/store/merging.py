@@ -1,4 +1,4 @@
-"""One store takes what others hold, all of it or nothing.
+"""One store takes the measurements that others hold, all of them or none.
 
 What is new is copied into a folder beside `cases/`, whose name becomes `merge-...` in one step when it is complete.
 From then on every reader of the store moves the copies into their places first (`Store.finish_merges`). So a merge that
@@ -52,7 +52,8 @@ def merge(target: Store, sources: Sequence[Store]) -> Merged:
     """
     for store in (target, *sources):
         if not (store.folder / "cases").is_dir():
-            raise UsageError(f"there are no results in {store.folder.absolute()}: no folder cases/")
+            hint = "no folder cases/ (a bundle is taken in by cab import)"
+            raise UsageError(f"there are no results in {store.folder.absolute()}: {hint}")
     if any(store.folder.samefile(target.folder) for store in sources):
         raise UsageError(f"{target.folder} cannot be merged with itself; name two stores")
     target.open_for_writing()

@@ -16,7 +16,7 @@ from cab.report import FILTERS, filters_of, selected, short_ids
 from cab.store import bundle
 from cab.store.finding import case_of
 from cab.store.store import Store
-from cab.store.table import CASE_COLUMNS, measurements
+from cab.store.table import CASE_COLUMNS, measurements, outdated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +99,8 @@ def print_cases(words: Sequence[str], folder: Path, history: bool, as_json: bool
         print_table(listed, out)
         files = {file for _, facts in listed for file in facts["files"]}
         out.print(f"{len(listed)} cases, {len(files)} files in {store.folder / 'cases'}", markup=False, highlight=False)
+        for meter, count in outdated(store).items() if not history else ():
+            out.print(f"not listed: {meter} of {count} cases, by an older method; --history", highlight=False)
         if bundles := bundle.imported(store):
             names = ", ".join(map(str, bundles))
             out.print(f"and {len(bundles)} imported bundles: {names}", markup=False, highlight=False)

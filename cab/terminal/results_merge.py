@@ -7,14 +7,13 @@ from rich.console import Console
 
 from cab.store.merging import merge
 from cab.store.store import Store
-from cab.terminal.results_list import opened
 
 _MOST = 20  # lines of one kind
 
 
 def merge_and_print(target: Path, sources: Sequence[Path], out: Console) -> None:
     """Merge `sources` into `target`, and print what was added, and which of two answers stayed and why."""
-    stores = [opened(folder) for folder in (target, *sources)]
+    stores = [Store(folder) for folder in (target, *sources)]
     merged = merge(stores[0], stores[1:])
     lines = [
         f"{each.entry.case_id[:8]} {each.entry.case.title}, {each.entry.meter}: {each.kept}'s stays, not "

@@ -112,6 +112,7 @@ def test_an_id_narrows_the_list_and_history_adds_what_was_replaced(ids: dict[str
         (["remove"], "which? Give filters"),
         (["remove", "--all", "pattern=CS"], "give one of the two"),
         (["merge", "results", "results"], "with itself"),
+        (["merge", "results", "nowhere"], "no folder cases/ (a bundle is taken in by cab import)"),
         (["diff", "results", "nowhere"], "there are no results in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -238,3 +239,11 @@ def test_nothing_imports_torch(ids: dict[str, str], command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_an_older_method_measured_is_said_and_listed_with_the_history(ids: dict[str, str]) -> None:
+    older = put(Store(Path("results")), "mechanism=mean", version=0)
+    _, output = cab("list")
+    assert older[:8] not in output and "not listed: latency of 1 cases, by an older method; --history" in output
+    _, output = cab("list", "--history")
+    assert older[:8] in output and "older method" not in output
