@@ -9,7 +9,8 @@ import torch
 
 from cab import Source
 from cab.attention.build import LayerBuilder
-from cab.data import faces, forecasting, imdb, pcn
+from cab.data import faces, forecasting, imdb, ljspeech, multi_news, pcn
+from cab.data.espeak import Utterance
 from cab.planning.plan import case_of
 from cab.planning.points import points
 from cab.plugins import registry
@@ -17,7 +18,7 @@ from cab.plugins import registry
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Data of the right form: short reviews in place of text, and noise in place of ETTh1, shapes and faces."""
+    """Data of the right form: short reviews in place of text, and noise in place of ETTh1, shapes, faces and speech."""
     reviews = [(f"{i} out of ten. ".encode() * 100, 0) for i in range(300)]
     monkeypatch.setattr(imdb, "package_file", lambda: tmp_path)
     monkeypatch.setattr(imdb, "read_package", lambda file: reviews)
@@ -33,6 +34,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pcn, "read_pcd", lambda file: rng.normal(size=(16_384, 3)).astype(np.float32))
     face = rng.integers(0, 256, (1, faces.SIDE, faces.SIDE, 3)).astype(np.uint8)
     monkeypatch.setattr(faces, "read_tree", lambda _: {split: face for split in ("train", "validation", "test")})
+    texts = [(f"Text number {i} is long. " * 200, f"Number {i}.") for i in range(4)]
+    monkeypatch.setattr(multi_news, "read_tree", lambda _: {split: texts for split in multi_news.EXAMPLES})
+    durations = rng.integers(1, 9, 40)
+    mel, pitch, energy = (rng.normal(size=(durations.sum(), *width)) for width in ((80,), (), ()))
+    utterances = [Utterance(np.arange(40), durations, mel, pitch, energy)]
+    monkeypatch.setattr(
+        ljspeech, "read_tree", lambda _: {split: utterances for split in ("train", "validation", "test")}
+    )
     return tmp_path
 
 
@@ -44,7 +53,8 @@ SHORTER = {"cab_sr": 48 * 48}
 @pytest.mark.parametrize("name", [name for name in registry.names("task") if name.startswith("cab_")])
 def test_one_step_of_the_paper_scale_moves_every_weight_that_has_a_gradient(name: str, folder: Path) -> None:
     case = case_of(points([f"task={name}", "mechanism=softmax", "scale=paper"])[0])
-    changes: dict[str, Any] = {"label": case.task_params["label"] // 8} if "label" in case.task_params else {}
+    lengths = ("label", "least")  # hyper-parameters that are lengths too
+    changes: dict[str, Any] = {key: case.task_params[key] // 8 for key in lengths if key in case.task_params}
     n = SHORTER.get(name, case.n // 8)
     task = registry.load("task", name)(
         seq_len=n, source_len=case.m // 8, heads=case.heads, dim=case.dim, **{**case.task_params, **changes}
