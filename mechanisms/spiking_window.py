@@ -44,6 +44,7 @@ class SpikingWindow(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2410.16746"
+    parity = "spikingjelly (LIFNode, the neurons)"
     cost = "O(n d^2)"
     titles = ("SpikMamba: When SNN meets Mamba in Event-based Human Action Recognition",)
     reads = "v"
