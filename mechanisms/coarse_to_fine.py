@@ -19,17 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache, next_positions, visible_in_cache
+from cab import Pattern
+from cab.ops.pairwise import Pairwise
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.rotary import rotate
-from cab.ops.softmax import masked_softmax, visible
+from cab.ops.softmax import masked_softmax
 
-Mask = Tensor | None
 LEVELS = 255  # a weight counts in steps of 1 / 255, as a pixel does
 
 
-class CoarseToFine(Mechanism):
+class CoarseToFine(Pairwise):
     """Softmax attention to coarse tokens, and to the fine ones of those that hold weight."""
 
     patterns = {"NS": "extension", "CS": "extension", "NC": "extension", "CC": "extension"}
@@ -51,16 +50,32 @@ class CoarseToFine(Mechanism):
         self.of_key = nn.Linear(slot.tokens // tokens, slot.heads * slot.dim)
         self.of_value = nn.Linear(slot.tokens // tokens, slot.heads * slot.values)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, *, fine: Tensor
+    def keep(self, k: Tensor, v: Tensor, position: Tensor, fine: Tensor) -> tuple[Tensor, ...]:
+        """Keep coarse keys and values, and the fine ones of a coarse token side by side."""
+        parts = fine.unflatten(-1, (self.tokens, -1)).flatten(1, 2)
+        of_fine = (f(parts).unflatten(-1, (k.shape[1], -1)).transpose(1, 2) for f in (self.of_key, self.of_value))
+        fine_k, fine_v = (t.to(v.dtype) for t in of_fine)
+        fine_k = rotate(fine_k, position.repeat_interleave(self.tokens, -1), self.base)
+        side_by_side = (t.unflatten(2, (-1, self.tokens)).flatten(3) for t in (fine_k, fine_v))
+        return rotate(k, position, self.base), v, *side_by_side
+
+    def read(
+        self, q: Tensor, k: Tensor, v: Tensor, *of_fine: Tensor, seen: Any, position: Tensor, query_mask: Any
     ) -> Tensor:
         """Attend to the coarse tokens, select, and attend to both."""
-        n, m = q.shape[2], k.shape[2]
-        position = torch.arange(max(n, m), device=q.device)
-        keys = self._keys(k, v, fine, position[:m])
-        seen = visible(self.slot.pattern, n, m, key_mask, q.device)
-        seen = torch.ones(1, m, dtype=torch.bool, device=q.device) if seen is None else seen
-        return self._read(rotate(q, position[:n], self.base), *keys, seen)
+        fine_k, fine_v = (t.unflatten(-1, (self.tokens, -1)).flatten(2, 3) for t in of_fine)
+        seen, dtype = k.new_ones(1, k.shape[2], dtype=torch.bool) if seen is None else seen, at_least_float32(q)
+        with full_precision(q.device.type):
+            q = rotate(q, position, self.base).to(dtype) * self.slot.dim**-0.5
+            scores, scores_of_fine = q @ k.to(dtype).mT, q @ fine_k.to(dtype).mT
+            share = masked_softmax(scores.detach(), seen).sum(1, keepdim=True)
+            least = share.masked_fill(~seen, torch.inf).amin(-1, keepdim=True)
+            span = share.amax(-1, keepdim=True) - least
+            level = (LEVELS * ((share - least) / span.where(span > 0, 1.0))).floor()
+            selected = ((level > self.threshold) & seen).repeat_interleave(self.tokens, -1)
+            seen = torch.cat([seen.expand(*selected.shape[:3], -1), selected], -1)
+            weights = masked_softmax(torch.cat([scores, scores_of_fine], -1), seen)
+        return weights.to(v.dtype) @ torch.cat([v, fine_v], 2)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, fine: Tensor) -> Tensor:
         """Query by query, list the coarse tokens that are read finely."""
@@ -82,56 +97,10 @@ class CoarseToFine(Mechanism):
             rows.append(weights @ torch.cat([v[0, :, :seen], fine_v[:, read].flatten(1, 2)], 1))
         return torch.cat(rows, 1).unsqueeze(0)
 
+    def own_flops(self, n: int, m: int) -> float:
+        """Count the projections of the fine tokens."""
+        return 2.0 * m * self.slot.tokens * self.slot.heads * (self.slot.dim + self.slot.values)
+
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count the projections of the fine tokens, and two products over all coarse and fine keys."""
-        sizes = self.slot.dim + self.slot.values
-        return 2.0 * self.slot.heads * sizes * (m * self.slot.tokens + (1 + self.tokens) * n * m)
-
-    def flops_needed(self, n: int, m: int) -> float:
-        """Count attention to the coarse keys, in CS to those up to the query; the fine ones are the data's to say."""
-        pairs = n * (n + 1) / 2 if self.slot.pattern is Pattern.CS else n * m
-        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
-
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None, *, fine: Tensor) -> Any:
-        """Keep coarse and fine keys and values: of the source (CC), or of no token (CS)."""
-        source = self._cached(*self._keys(k, v, fine, torch.arange(k.shape[2], device=k.device)))
-        return extend_cache(empty_cache(*(t[:, :, :0] for t in source)), source, key_mask)[0]
-
-    def step(
-        self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None, *, fine: Mask = None
-    ) -> tuple[Tensor, Any]:
-        """Keep the new tokens (CS), and attend to all that are kept."""
-        position = None
-        if k is not None and v is not None and fine is not None:
-            position = next_positions(state, k.shape[2], key_mask)
-            state, _ = extend_cache(state, self._cached(*self._keys(k, v, fine, position)), key_mask)
-            q = rotate(q, position, self.base)
-        k, v, *of_fine = state[0]
-        fine_k, fine_v = (t.unflatten(-1, (self.tokens, -1)).flatten(2, 3) for t in of_fine)
-        return self._read(q, k, v, fine_k, fine_v, visible_in_cache(state, position)), state
-
-    def _keys(self, k: Tensor, v: Tensor, fine: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        """Return coarse keys and values, and fine ones, (batch, heads, m * tokens, ·), all at their positions."""
-        parts = fine.unflatten(-1, (self.tokens, -1)).flatten(1, 2)
-        of_fine = (f(parts).unflatten(-1, (k.shape[1], -1)).transpose(1, 2) for f in (self.of_key, self.of_value))
-        fine_k, fine_v = (t.to(v.dtype) for t in of_fine)
-        fine_k = rotate(fine_k, position.repeat_interleave(self.tokens, -1), self.base)
-        return rotate(k, position, self.base), v, fine_k, fine_v
-
-    def _cached(self, k: Tensor, v: Tensor, *of_fine: Tensor) -> tuple[Tensor, ...]:
-        """Put the fine tokens of a coarse one side by side, so that they have one place in the cache."""
-        return k, v, *(t.unflatten(2, (-1, self.tokens)).flatten(3) for t in of_fine)
-
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, fine_k: Tensor, fine_v: Tensor, seen: Tensor) -> Tensor:
-        dtype = at_least_float32(q)
-        with full_precision(q.device.type):
-            q, k, fine_k = q.to(dtype) * self.slot.dim**-0.5, k.to(dtype), fine_k.to(dtype)
-            scores, of_fine = q @ k.mT, q @ fine_k.mT
-            share = masked_softmax(scores.detach(), seen).sum(1, keepdim=True)
-            least = share.masked_fill(~seen, torch.inf).amin(-1, keepdim=True)
-            span = share.amax(-1, keepdim=True) - least
-            level = (LEVELS * ((share - least) / span.where(span > 0, 1.0))).floor()
-            read = ((level > self.threshold) & seen).repeat_interleave(self.tokens, -1)
-            seen = torch.cat([seen.expand(*read.shape[:3], -1), read], -1)
-            weights = masked_softmax(torch.cat([scores, of_fine], -1), seen)
-        return weights.to(v.dtype) @ torch.cat([v, fine_v], 2)
+        """Count all coarse and fine keys. What is needed is counted without the fine ones, which the data select."""
+        return super().flops(n, m) + self.pair_flops * n * m * self.tokens

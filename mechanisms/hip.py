@@ -23,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache, visible_in_cache
+from cab import Pattern
+from cab.ops.pairwise import Pairwise
 from cab.ops.precision import at_least_float32, full_precision
-from cab.ops.softmax import FLOOR, masked_softmax, repeat_heads, visible
+from cab.ops.softmax import FLOOR, masked_softmax, repeat_heads
 from cab.ops.top_k import top_k
 
 Mask = Tensor | None
 
 
-class Hip(Mechanism):
+class Hip(Pairwise):
     """Softmax attention to the key blocks at the leaves of a pruned tree."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "native", "CC": "extension"}
@@ -51,12 +51,15 @@ class Hip(Mechanism):
         self.nodes, self.key_block = keys // key_block, key_block
         self.query_block = 1 if slot.pattern.causal else query_block
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
-        """Search, and mask what was not found."""
-        n, m = q.shape[2], k.shape[2]
-        seen = visible(self.slot.pattern, n, m, key_mask, q.device)
-        seen = torch.ones(1, 1, 1, m, dtype=torch.bool, device=q.device) if seen is None else seen
-        return self._read(q, k, v, seen.view(-1, 1, *seen.shape[-2:]), query_mask)
+    def read(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Mask, position: Tensor, query_mask: Mask) -> Tensor:
+        """Search, and attend to what is found."""
+        k, v, dtype = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]), at_least_float32(q)
+        seen = k.new_ones(1, k.shape[2], dtype=torch.bool) if seen is None else seen
+        seen = seen.view(-1, 1, *seen.shape[-2:])
+        with full_precision(q.device.type):
+            scores = (q.to(dtype) * self.slot.dim**-0.5) @ k.to(dtype).mT
+            found = self._search(scores.detach(), seen, query_mask)
+            return (masked_softmax(scores, seen & found) @ v.to(dtype)).to(v.dtype)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Search for one block of queries after the other, with lists."""
@@ -79,41 +82,17 @@ class Hip(Mechanism):
                 out.append(weights @ v[0, head, keys].to(dtype))
         return torch.cat(out).view(1, q.shape[1], q.shape[2], -1).to(v.dtype)
 
-    def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count two products over all pairs."""
-        return 2.0 * self.slot.heads * n * m * (self.slot.dim + self.slot.values)
-
     def flops_needed(self, n: int, m: int) -> float:
         """Count the halves that every second query scores, and attention to what is found; at most all pairs."""
         few = min(self.nodes * self.key_block, m)
-        causal_self = self.slot.pattern is Pattern.CS
-        pairs, found = (t * (2 * n - t + 1) / 2 if causal_self else n * t for t in (m, few))
+        found = few * (2 * n - few + 1) / 2 if self.past_only else n * few
         asking = max(self.query_block // 2, 1) / self.query_block
         scored = asking * n * 2 * few * ceil(log2(max(ceil(m / self.key_block) / self.nodes, 1)))
-        dense = pairs * (self.slot.dim + self.slot.values)
-        return 2.0 * self.slot.heads * min(scored * self.slot.dim + found * (self.slot.dim + self.slot.values), dense)
-
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
-        """Keep keys and values: of the source (CC), or of no token (CS)."""
-        return extend_cache(empty_cache(k[:, :, :0], v[:, :, :0]), (k, v), key_mask)[0]
-
-    def step(self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None) -> tuple[Tensor, Any]:
-        """Keep the new tokens (CS), and let each query search among all that are kept."""
-        position = None
-        if k is not None:
-            state, position = extend_cache(state, (k, v), key_mask)
-        return self._read(q, *state[0], visible_in_cache(state, position), None), state
-
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, query_mask: Mask) -> Tensor:
-        """Attend where `seen`, (batch or 1, 1, n or 1, m), to the blocks that the search finds."""
-        k, v, dtype = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]), at_least_float32(q)
-        with full_precision(q.device.type):
-            scores = (q.to(dtype) * self.slot.dim**-0.5) @ k.to(dtype).mT
-            found = self._search(scores.detach(), seen, query_mask)
-            return (masked_softmax(scores, seen & found) @ v.to(dtype)).to(v.dtype)
+        searching = 2.0 * self.slot.heads * self.slot.dim * scored
+        return min(searching + self.pair_flops * found, super().flops_needed(n, m))
 
     def _search(self, scores: Tensor, seen: Tensor, query_mask: Mask) -> Tensor:
-        """Return the keys of the blocks that are found, (batch, heads, n, m)."""
+        """Return the keys of the blocks that are found, (batch, heads, n, m). `seen` is (batch or 1, 1, n or 1, m)."""
         n, m, size, rows = *scores.shape[2:], self.key_block, self.query_block
         asking = self._asking(scores, query_mask)
         hidden = scores.masked_fill(~(seen & asking), FLOOR)

@@ -17,17 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache, next_positions, visible_in_cache
+from cab import Pattern
+from cab.ops.cache import next_positions
+from cab.ops.pairwise import Pairwise
 from cab.ops.precision import at_least_float32
 from cab.ops.ragged import gather_tokens, real_first
 from cab.ops.rotary import rotate
-from cab.ops.softmax import masked_softmax, repeat_heads, visible
+from cab.ops.softmax import masked_softmax, repeat_heads
 
 Mask = Tensor | None
 
 
-class Mqsa(Mechanism):
+class Mqsa(Pairwise):
     """Softmax attention by each query and by the mean of the last few, weighed against each other."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
@@ -51,12 +52,21 @@ class Mqsa(Mechanism):
         self.queries, self.short, self.base = queries, short, None if slot.pattern.cross else slot.rotary
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
-        """Average, and write both (queries, keys) matrices of weights."""
-        n, m = q.shape[2], k.shape[2]
-        position = torch.arange(max(n, m), device=q.device)
-        mean = self._means(F.pad(q, (0, 0, self.queries - 1, 0)), position[:n])
-        k = rotate(k, position[:m], self.base)
-        return self._read(q, mean, k, v, position[:n], visible(self.slot.pattern, n, m, key_mask, q.device))
+        """Average, and attend by both."""
+        mean = self._means(F.pad(q, (0, 0, self.queries - 1, 0)), torch.arange(q.shape[2], device=q.device))
+        return super().attend(torch.cat([q, mean], -1), k, v, key_mask, query_mask)
+
+    def keep(self, k: Tensor, v: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        """Keep rotated keys, and values."""
+        return rotate(k, position, self.base), v
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Mask, position: Tensor, query_mask: Mask) -> Tensor:
+        """Attend by the queries, and by the means beside them."""
+        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
+        short, long = (
+            masked_softmax((rotate(t, position, self.base) * self.slot.dim**-0.5) @ k.mT, seen) for t in q.chunk(2, -1)
+        )
+        return (self.short * short + (1 - self.short) * long) @ v
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Take one query after the other, by itself and averaged."""
@@ -72,45 +82,28 @@ class Mqsa(Mechanism):
             rows.append(self.short * (short @ v[:, :, :seen]) + (1 - self.short) * (long @ v[:, :, :seen]))
         return torch.cat(rows, 2)
 
-    def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count two products of queries and keys, and one of the weights' sum and the values."""
-        return 2.0 * self.slot.heads * n * m * (2 * self.slot.dim + self.slot.values)
-
-    def flops_needed(self, n: int, m: int) -> float:
-        """Leave out, in CS, the pairs above the diagonal."""
-        pairs = n * (n + 1) / 2 if self.slot.pattern is Pattern.CS else n * m
-        return 2.0 * self.slot.heads * pairs * (2 * self.slot.dim + self.slot.values)
+    @property
+    def pair_flops(self) -> float:
+        """Count two scores of a pair, and one value."""
+        return 2.0 * self.slot.heads * (2 * self.slot.dim + self.slot.values)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
-        """Keep the source (CC), or nothing yet (CS); no last queries, and their number so far."""
-        cache, _ = extend_cache(empty_cache(k[:, :, :0], v[:, :, :0]), (k, v), key_mask)
-        last = k.new_zeros(k.shape[0], self.slot.heads, self.queries - 1, k.shape[3])
-        return cache, last, torch.zeros_like(cache[1])
+        """Begin with no last queries."""
+        return super().init_state(k, v, key_mask), k.new_zeros(len(k), self.slot.heads, self.queries - 1, self.slot.dim)
 
     def step(self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None) -> tuple[Tensor, Any]:
-        """Average the new queries with the last ones, keep the new keys (CS), and attend."""
-        cache, last, count = state
-        mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
-        position = next_positions(((), count), q.shape[2], mask)
+        """Average the new queries with the last ones, and attend by both."""
+        pairs, last = state
+        mask = torch.ones(len(q), q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
         order, back = real_first(mask)
         window = torch.cat([last, gather_tokens(q, order)], 2)
-        mean = self._means(window, position.gather(1, order))
+        mean = self._means(window, next_positions(((), pairs[1]), q.shape[2], mask).gather(1, order))
+        out, pairs = super().step(pairs, torch.cat([q, gather_tokens(mean, back)], -1), k, v, key_mask)
         end = torch.arange(self.queries - 1, device=q.device) + mask.sum(1, keepdim=True)
-        if k is not None and v is not None:
-            cache, _ = extend_cache(cache, (rotate(k, position, self.base), v), mask)
-        seen = visible_in_cache(cache, None if k is None else position)
-        out = self._read(q, gather_tokens(mean, back), *cache[0], position, seen)
-        return out, (cache, gather_tokens(window, end), count + mask.sum(1))
+        return out, (pairs, gather_tokens(window, end))
 
     def _means(self, window: Tensor, position: Tensor) -> Tensor:
         """Average, at each token, as many queries of `window` (batch, heads, L - 1 + n, dim) as there are up to it."""
         sums = window.unfold(2, self.queries, 1).sum(-1, dtype=at_least_float32(window))
         count = (position + 1).clamp(max=self.queries)
         return (sums / count.unsqueeze(-1).unsqueeze(-3)).to(window.dtype)
-
-    def _read(self, q: Tensor, mean: Tensor, k: Tensor, v: Tensor, position: Tensor, seen: Mask) -> Tensor:
-        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
-        short, long = (
-            masked_softmax((rotate(t, position, self.base) * self.slot.dim**-0.5) @ k.mT, seen) for t in (q, mean)
-        )
-        return (self.short * short + (1 - self.short) * long) @ v

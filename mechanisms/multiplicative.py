@@ -14,14 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cab import Mechanism
-from cab.ops.cache import empty_cache, extend_cache, visible_in_cache
-from cab.ops.softmax import softmax_attention, visible
-
-Mask = Tensor | None
+from cab.ops.pairwise import Pairwise
+from cab.ops.softmax import softmax_attention
 
 
-class Multiplicative(Mechanism):
+class Multiplicative(Pairwise):
     """Softmax attention whose result scales the query's own token."""
 
     patterns = {"NC": "native", "CC": "extension"}
@@ -42,12 +39,14 @@ class Multiplicative(Mechanism):
         self.out = nn.Linear(width, width)
         self.of_token = nn.Linear(slot.tokens, width, bias=False) if slot.tokens != width else None
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, *, x: Tensor
+    def read(
+        self, q: Tensor, k: Tensor, v: Tensor, *, seen: Any, position: Tensor, query_mask: Any, x: Tensor
     ) -> Tensor:
         """Attend, project, multiply."""
-        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        return self._multiplied(softmax_attention(q, k, v, seen), x)
+        out = softmax_attention(q, k, v, seen)
+        token = x if self.of_token is None else self.of_token(x)
+        product = token * self.out(out.transpose(1, 2).flatten(2))
+        return product.unflatten(-1, (self.slot.heads, -1)).transpose(1, 2).to(out.dtype)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor) -> Tensor:
         """Add up, head by head, what the projection makes of it."""
@@ -59,22 +58,6 @@ class Multiplicative(Mechanism):
         token = x if self.of_token is None else x @ self.of_token.weight.T
         return (token * total).view(1, -1, self.slot.heads, width // self.slot.heads).transpose(1, 2)
 
-    def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count two products over all pairs, and the projections."""
-        projections = self.out.weight.numel() + (0 if self.of_token is None else self.of_token.weight.numel())
-        return 2.0 * n * (self.slot.heads * m * (self.slot.dim + self.slot.values) + projections)
-
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
-        """Keep the source."""
-        return extend_cache(empty_cache(k[:, :, :0], v[:, :, :0]), (k, v), key_mask)[0]
-
-    def step(
-        self, state: Any, q: Tensor, k: None = None, v: None = None, key_mask: Mask = None, *, x: Tensor
-    ) -> tuple[Tensor, Any]:
-        """Read the source, and multiply."""
-        return self._multiplied(softmax_attention(q, *state[0], visible_in_cache(state)), x), state
-
-    def _multiplied(self, out: Tensor, x: Tensor) -> Tensor:
-        token = x if self.of_token is None else self.of_token(x)
-        product = token * self.out(out.transpose(1, 2).flatten(2))
-        return product.unflatten(-1, (self.slot.heads, -1)).transpose(1, 2).to(out.dtype)
+    def own_flops(self, n: int, m: int) -> float:
+        """Count the projections."""
+        return 2.0 * n * sum(linear.weight.numel() for linear in (self.out, self.of_token) if linear is not None)

@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache, visible_in_cache
+from cab import Pattern
+from cab.ops.pairwise import Pairwise
 from cab.ops.ragged import zero_masked
 from cab.ops.short_convolution import ShortConvolution
-from cab.ops.softmax import masked_softmax, repeat_heads, visible
+from cab.ops.softmax import masked_softmax, repeat_heads
 
 Mask = Tensor | None
 
 
-class Rcmha(Mechanism):
+class Rcmha(Pairwise):
     """Softmax attention with learned relative positions, after a short convolution."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
@@ -68,15 +68,23 @@ class Rcmha(Mechanism):
             self.b = nn.Parameter(torch.zeros(slot.heads, rows))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None) -> Tensor:
-        """Convolve, and write the whole (queries, keys) matrix of weights."""
-        q = self._convolve(0, zero_masked(q, query_mask), self.slot.pattern.causal)
-        causal_self = self.slot.pattern is Pattern.CS
-        k, v = (self._convolve(i, zero_masked(t, key_mask), causal_self) for i, t in ((1, k), (2, v)))
-        distance = None
+        """Convolve, and attend."""
+        q = self._convolved(0, zero_masked(q, query_mask), self.slot.pattern.causal)
+        k, v = (self._convolved(i, zero_masked(t, key_mask), self.past_only) for i, t in ((1, k), (2, v)))
+        return super().attend(q, k, v, key_mask, query_mask)
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Mask, position: Tensor, query_mask: Mask) -> Tensor:
+        """Attend by content and, in self patterns, by distance."""
+        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
+        scores = (q + self.u) @ k.mT
         if not self.slot.pattern.cross:
-            place = torch.arange(q.shape[2], device=q.device)
-            distance = place - place[:, None]
-        return self._read(q, k, v, visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device), distance)
+            most = k.shape[2] - 1  # the largest distance, of which both signs are in the rows from `first` to `last`
+            first, last = self.slot.max_len - 1 - most, self.slot.max_len + (0 if self.past_only else most)
+            of_distance = q @ self.r[:, first:last].mT + self.b[:, None, first:last]
+            row = torch.arange(most, 2 * most + 1, device=q.device) - position.unsqueeze(-1)
+            row = row.clamp(0, last - first - 1).view(-1, 1, *row.shape[-2:])  # what is clamped is not seen
+            scores = scores + of_distance.gather(-1, row.expand(*scores.shape))
+        return masked_softmax(scores * self.slot.dim**-0.5, seen) @ v
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Convolve tap by tap, and write the scores of one query after the other."""
@@ -102,57 +110,46 @@ class Rcmha(Mechanism):
             rows.append((scores / self.slot.dim**0.5).softmax(-1) @ v[:, :, :seen])
         return torch.cat(rows, 2)
 
+    def own_flops(self, n: int, m: int) -> float:
+        """Count the convolutions."""
+        of_keys = self.convs[1].flops(m) + self.convs[2].flops(m)
+        return self.slot.heads * self.convs[0].flops(n) + self.slot.key_heads * of_keys
+
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count the convolutions, attention to all keys, and the product of every query with the tables."""
-        rows = 0 if self.slot.pattern.cross else n if self.slot.pattern is Pattern.CS else 2 * n - 1
-        convolutions = self.slot.heads * self.convs[0].flops(n)
-        convolutions += self.slot.key_heads * (self.convs[1].flops(m) + self.convs[2].flops(m))
-        return convolutions + 2.0 * self.slot.heads * n * ((m + rows) * self.slot.dim + m * self.slot.values)
+        """Count all pairs, and the product of every query with the tables."""
+        rows = 0 if self.slot.pattern.cross else n if self.past_only else 2 * n - 1
+        return super().flops(n, m) + 2.0 * self.slot.heads * n * rows * self.slot.dim
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Leave out, in CS, the pairs above the diagonal."""
-        above = n * (n - 1) / 2 if self.slot.pattern is Pattern.CS else 0
-        return self.flops(n, m) - 2.0 * self.slot.heads * above * (2 * self.slot.dim + self.slot.values)
+        """Count the pairs that are seen; in self patterns each has a product with a table's row, too."""
+        pairs = 0 if self.slot.pattern.cross else n * (n + 1) / 2 if self.past_only else n * m
+        return super().flops_needed(n, m) + 2.0 * self.slot.heads * pairs * self.slot.dim
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None) -> Any:
-        """Keep the convolved source (CC), or nothing yet (CS); with no last tokens to convolve."""
-        source = tuple(self._convolve(i, zero_masked(t, key_mask), False) for i, t in ((1, k), (2, v)))
-        cache, _ = extend_cache(empty_cache(*(t[:, :, :0] for t in source)), source, key_mask)
-        queries = k.new_zeros(k.shape[0], self.slot.heads, 0, self.slot.dim)
+        """Cache the convolved source (CC), or nothing yet (CS); with no last tokens to convolve."""
+        source = (self._convolved(i, zero_masked(t, key_mask), False) for i, t in ((1, k), (2, v)))
+        queries = k.new_zeros(len(k), self.slot.heads, 0, self.slot.dim)
         tokens = (queries,) if self.slot.pattern.cross else (queries, k, v)
-        return cache, tuple(
-            conv.init_state(t.flatten(0, 1).unsqueeze(1)) for conv, t in zip(self.convs, tokens, strict=False)
-        )
+        last = [conv.init_state(_one_head(t)) for conv, t in zip(self.convs, tokens, strict=False)]
+        return super().init_state(*source, key_mask), last
 
     def step(self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None) -> tuple[Tensor, Any]:
-        """Convolve the new tokens after the last ones, keep them (CS), and attend to all that are kept."""
-        (cache, last), distance, position, convolved, new_last = state, None, None, [], []
+        """Convolve the new tokens after the last ones, and attend."""
+        (pairs, last), tokens, after = state, [], []
         for conv, t, before in zip(self.convs, (q, k, v), last, strict=False):
             mask = None if key_mask is None else key_mask.repeat_interleave(t.shape[1], 0)
-            out, after = conv.step(t.flatten(0, 1).unsqueeze(1), before, mask)
-            convolved.append(out.view_as(t))
-            new_last.append(after)
-        q, *new = convolved
-        if new:
-            cache, position = extend_cache(cache, tuple(new), key_mask)
-            distance = (torch.arange(cache[0][0].shape[2], device=q.device) - position.unsqueeze(-1)).unsqueeze(1)
-        return self._read(q, *cache[0], visible_in_cache(cache, position), distance), (cache, tuple(new_last))
+            convolved, end = conv.step(_one_head(t), before, mask)
+            tokens.append(convolved.view_as(t))
+            after.append(end)
+        out, pairs = super().step(pairs, *tokens, key_mask=key_mask)
+        return out, (pairs, after)
 
-    def _convolve(self, i: int, t: Tensor, causal: bool) -> Tensor:
-        """Convolve t (batch, heads, length, size), heads as samples: one kernel for all of them."""
-        x = t.flatten(0, 1).unsqueeze(1)
-        out = self.convs[i](x) if causal else self.convs[i](F.pad(x, (0, 0, 0, self.reach)))[:, :, self.reach :]
+    def _convolved(self, i: int, t: Tensor, causal: bool) -> Tensor:
+        x, conv = _one_head(t), self.convs[i]
+        out = conv(x) if causal else conv(F.pad(x, (0, 0, 0, self.reach)))[:, :, self.reach :]
         return out.reshape(t.shape)
 
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Mask, distance: Mask) -> Tensor:
-        """Attend; `distance`, j - i, is (n, m) or (batch, 1, n, m)."""
-        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
-        scores = (q + self.u) @ k.mT
-        if distance is not None:
-            most = k.shape[2] - 1
-            first = self.slot.max_len - 1 - most
-            last = self.slot.max_len + (0 if self.slot.pattern is Pattern.CS else most)
-            row = (distance + most).clamp(0, last - first - 1)  # what is clamped is not seen
-            of_distance = q @ self.r[:, first:last].mT + self.b[:, None, first:last]
-            scores = scores + of_distance.gather(-1, row.expand(*scores.shape))
-        return masked_softmax(scores * self.slot.dim**-0.5, seen) @ v
+
+def _one_head(t: Tensor) -> Tensor:
+    """Make samples of the heads of t (batch, heads, length, size): they share a kernel."""
+    return t.flatten(0, 1).unsqueeze(1)

@@ -23,16 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Unsupported
-from cab.ops.cache import empty_cache, extend_cache, visible_in_cache
+from cab import Pattern, Unsupported
+from cab.ops.pairwise import Pairwise
 from cab.ops.precision import at_least_float32, full_precision
-from cab.ops.softmax import masked_softmax, repeat_heads, visible
+from cab.ops.softmax import masked_softmax, repeat_heads
 
 IMAGE = 1  # of the input `source_modality`
 Mask = Tensor | None
 
 
-class Redistribution(Mechanism):
+class Redistribution(Pairwise):
     """Softmax attention, and a change of its map."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
@@ -87,15 +87,29 @@ class Redistribution(Mechanism):
         self.form, self.threshold, self.image_mass, self.sink_share = form, threshold, image_mass, sink_share
         self.kept, self.amplify, self.band = kept, amplify, band
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, **inputs: Tensor
+    def keep(self, k: Tensor, v: Tensor, position: Tensor, **inputs: Any) -> tuple[Tensor, ...]:
+        """Keep keys and values, and of each key 1 for an image token, 2 for a sink, 3 for both."""
+        if self.form == "spectrum":
+            return k, v
+        y = inputs["y"].detach().to(at_least_float32(inputs["y"]))
+        largest, size = y.abs().amax(-1), y.square().mean(-1).sqrt()
+        sink = largest > self.threshold * y.shape[-1] ** 0.5 * size
+        return k, v, ((inputs["source_modality"] == IMAGE).long() + 2 * sink.long())[:, None, :, None]
+
+    def read(
+        self, q: Tensor, k: Tensor, v: Tensor, *kinds: Tensor, seen: Mask, position: Tensor, query_mask: Mask
     ) -> Tensor:
         """Write the whole (queries, keys) matrix of weights, and change it."""
-        seen = visible(self.slot.pattern, q.shape[2], k.shape[2], key_mask, q.device)
-        if self.form == "sinks":
-            return self._read(q, k, v, seen, self._kinds(**inputs))
-        real = torch.ones_like(k[:, 0, :, 0], dtype=torch.bool) if key_mask is None else key_mask
-        return self._read(q, k, v, seen, real)
+        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
+        scores = ((q * self.slot.dim**-0.5) @ k.mT).to(at_least_float32(q))
+        with full_precision(q.device.type):
+            weights = masked_softmax(scores, seen)
+            if kinds:
+                weights = self._moved(weights, kinds[0].mT)
+            else:
+                real = k.new_ones(k.shape[0], k.shape[2], dtype=torch.bool) if seen is None else seen[:, 0, 0]
+                weights = self._filtered(weights, real)
+        return weights.to(v.dtype) @ v
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, **inputs: Tensor) -> Tensor:
         """Row by row: move the weight of sinks, or filter by a Fourier transform."""
@@ -123,50 +137,11 @@ class Redistribution(Mechanism):
         return torch.stack(rows).view_as(weights).to(v.dtype) @ v
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
-        """Count two products over all pairs, and the filter's."""
-        filtering = m if self.form == "spectrum" else 0
-        return 2.0 * self.slot.heads * n * m * (self.slot.dim + self.slot.values + filtering)
-
-    def flops_needed(self, n: int, m: int) -> float:
-        """Leave out, in CS, the pairs above the diagonal, and the filter."""
-        pairs = n * (n + 1) / 2 if self.slot.pattern is Pattern.CS else n * m
-        return 2.0 * self.slot.heads * pairs * (self.slot.dim + self.slot.values)
-
-    def init_state(self, k: Tensor, v: Tensor, key_mask: Mask = None, **inputs: Tensor) -> Any:
-        """Keep the source (CC), or nothing yet (CS); of each key whether it is an image token and a sink."""
-        kinds = self._kinds(**inputs) if inputs else k.new_zeros(k.shape[0], k.shape[2], dtype=torch.long)
-        new = k, v, kinds[:, None, :, None]
-        return extend_cache(empty_cache(*(t[:, :, :0] for t in new)), new, key_mask)[0]
-
-    def step(
-        self, state: Any, q: Tensor, k: Mask = None, v: Mask = None, key_mask: Mask = None, **inputs: Any
-    ) -> tuple[Tensor, Any]:
-        """Keep the new tokens (CS), and attend to all that are kept."""
-        position = None
-        if k is not None:
-            state, position = extend_cache(state, (k, v, self._kinds(**inputs)[:, None, :, None]), key_mask)
-        keys, values, kinds = state[0]
-        real = visible_in_cache(state)[:, 0, 0]
-        seen = visible_in_cache(state, position)
-        return self._read(q, keys, values, seen, kinds[:, 0, :, 0] if self.form == "sinks" else real), state
-
-    def _kinds(self, y: Tensor, source_modality: Tensor) -> Tensor:
-        """Return 1 for an image token, 2 for a sink, 3 for both, 0 for neither."""
-        y = y.detach().to(at_least_float32(y))
-        largest, size = y.abs().amax(-1), y.square().mean(-1).sqrt()
-        sink = largest > self.threshold * y.shape[-1] ** 0.5 * size
-        return (source_modality == IMAGE).long() + 2 * sink.long()
-
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, seen: Mask, of_keys: Tensor) -> Tensor:
-        k, v = repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
-        scores = ((q * self.slot.dim**-0.5) @ k.mT).to(at_least_float32(q))
-        with full_precision(q.device.type):
-            weights = masked_softmax(scores, seen)
-            weights = self._moved(weights, of_keys) if self.form == "sinks" else self._filtered(weights, of_keys)
-        return weights.to(v.dtype) @ v
+        """Count all pairs, and the filter, which is not needed: a Fourier transform does the same."""
+        return super().flops(n, m) + 2.0 * self.slot.heads * n * m * m * (self.form == "spectrum")
 
     def _moved(self, weights: Tensor, kinds: Tensor) -> Tensor:
-        image, sink = (kinds % 2 == 1)[:, None, None], (kinds >= 2)[:, None, None]
+        image, sink = kinds % 2 == 1, kinds >= 2
         others, lost = ((weights * where).sum(-1, keepdim=True) for where in (image & ~sink, image & sink))
         changed = (others + lost >= self.image_mass) & (lost <= self.sink_share * (others + lost))
         freed = (1 - self.kept) * (weights * sink).sum(-1, keepdim=True)
