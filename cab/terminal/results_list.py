@@ -113,10 +113,11 @@ def print_table(listed: Sequence[tuple[Case, dict[str, Any]]], out: Console) -> 
     if not listed:
         return
     cases = [case for case, _ in listed]
-    differing = varying(cases)
+    tasks = {case.task: [each for each in cases if each.task == case.task] for case in cases}
+    differing = [name for group in tasks.values() for name in varying(group)]  # sizes and recipes are each task's own
     crossed = any(case.m != case.n for case in cases)
     columns = [name for name in _FIRST if name != "m" or crossed]
-    columns += [name for name in differing if name not in (*columns, "m")]
+    columns += [name for name in dict.fromkeys(differing) if name not in (*columns, "m")]
     ids = short_ids(facts["case"] for _, facts in listed)
     rows: list[Sequence[str]] = [("case", *columns, "status", "measured", "meters")]
     for case, facts in listed:

@@ -26,7 +26,8 @@ def cab(*words: str, answer: str = "") -> tuple[int, str]:
 
 def put(store: Store, request: str = "", meter: str = "latency", value: float = 1.0, **changes: Any) -> str:
     """Put an answer to a request of `cab run` into a store; return the case's id."""
-    words = {"mechanism": "none", "task": "speed", "seq_len": "16"}
+    words = {"mechanism": "none", "task": "speed", "seq_len": "16", "pattern": "NS"}
+    words |= {"pattern": "CS"} if "task=parity" in request else {}
     words |= dict(word.split("=", 1) for word in request.split())
     case = plan([*(f"{key}={each}" for key, each in words.items()), f"meters=[{meter}]"]).cases[0]
     write(store, {**entry(meter, value), "case": case.question(), "case_id": case.id, **changes})
@@ -75,6 +76,14 @@ def test_list_has_a_line_for_each_case_with_its_id_status_and_time(ids: dict[str
     assert all(
         word in failed_line for word in ("speed", "none", "CS", "16", "oom", "2026-01-01 00:00", "flops latency")
     )
+
+
+def test_the_list_has_columns_for_what_differs_within_a_task(store: Store) -> None:
+    put(store, "threads=1")
+    put(store, "threads=2 mechanism=mean")
+    put(store, "task=parity training.steps=10")
+    head = cab("list")[1].splitlines()[0].split()
+    assert head == ["case", "task", "mechanism", "pattern", "n", "threads", "status", "measured", "meters"]
 
 
 @pytest.mark.parametrize(
