@@ -65,7 +65,7 @@ class Redistribution(Pairwise):
         {"params": {"kept": 1.0}, "equals": "softmax"},
         {"params": {"form": "spectrum", "amplify": 1.0}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},
     )
-    exempt = {"learning:y": "whether a token is a sink has no gradient (arXiv 2503.03321, section 5)"}
+    exempt = {"learning:y": "whether a token is a sink has no gradient (arXiv 2503.03321)"}
 
     def __init__(
         self,
