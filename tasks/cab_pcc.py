@@ -88,7 +88,7 @@ class CabPCC(Task):
     """Completes a cloud of `points` points: `source_len` tokens of it, `seq_len` queries, `step`² points a query."""
 
     slots = ("NC", "NS")
-    metrics = {"cd_l1": ("", False), "cd_l2": ("", False), "f_score": ("fraction", True)}
+    metrics = {"cd_l1": ("1/1000", False), "cd_l2": ("1/1000", False), "f_score": ("fraction", True)}
     data = ("pybullet-meshes", "PCN")
     paper = "arXiv 2210.07661"
     departures = (("learned queries", {"queries": "learned"}),)

@@ -36,8 +36,8 @@ CAB_CONSTANTS: dict[str, dict[str, tuple[_Constant, ...]]] = {
             ("summarisation rougeL", 31.96889, 1.31499, True),
         ),
         "SR": (
-            ("super_resolution psnr", 23.208, 0.27499, True),
-            ("super_resolution ssim", 0.6758, 0.01557, True),
+            ("cab_sr psnr", 23.208, 0.27499, True),
+            ("cab_sr ssim", 0.6758, 0.01557, True),
         ),
         "MLM": (("mlm perplexity", 36.292, 62.30827, False),),
     },
@@ -55,9 +55,9 @@ CAB_CONSTANTS: dict[str, dict[str, tuple[_Constant, ...]]] = {
     },
     "NC": {
         "PCC": (
-            ("point_cloud_completion cd_l1", 7.7025, 0.64789, False),
-            ("point_cloud_completion cd_l2", 0.24775, 0.03366, False),
-            ("point_cloud_completion f_score", 0.7625, 0.03906, True),
+            ("cab_pcc cd_l1", 7.7025, 0.64789, False),
+            ("cab_pcc cd_l2", 0.24775, 0.03366, False),
+            ("cab_pcc f_score", 0.7625, 0.03906, True),
         ),
         "LSTF": (
             ("forecasting_ett mse", 1.18933, 0.05615, False),

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from cab.analysis.published import published_rows
+from cab.plugins.registry import card
 
 
 def test_every_number_names_its_source_and_stands_once() -> None:
@@ -25,3 +26,15 @@ def test_averages_are_those_of_their_rows() -> None:
     assert len(scores) == 11
     # the paper's own average of sinkhorn is 0.09 points too low; the others differ by their rounding
     assert difference["sinkhorn"].round(4) == 0.0009 and difference.drop("sinkhorn").max() < 1e-4
+
+
+def test_a_task_with_a_name_of_ours_has_its_metrics_and_units() -> None:
+    # rows are matched exactly: a name of ours with another metric or unit would never stand beside a board
+    of_ours = {(row["task"], row["metric"], row["unit"]) for row in published_rows() if row["task"].startswith("cab_")}
+    assert {task for task, _, _ in of_ours} >= {"cab_pcc", "cab_sr"}
+    for task, metric, unit in of_ours:
+        facts = card("task", task).facts
+        assert facts["metrics"][metric][0] == unit, (task, metric, unit)
+    for row in published_rows():
+        if row["task"].startswith("cab_"):
+            assert row["pattern"] in card("task", row["task"]).facts["slots"], row
