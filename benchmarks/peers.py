@@ -400,6 +400,50 @@ def _gsa(function: Any, mine: Any, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -
     return swap(function(swap(q), swap(k), swap(v), 1 - gate.exp(), gate)[0])
 
 
+# state spaces: whole layers, ours between the peer's own projections
+
+
+@contest("mamba2", "CS", "transformers", "transformers")
+def _mamba2(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.mamba2.modeling_mamba2")
+    config = importlib.import_module("transformers").Mamba2Config(
+        num_heads=HEADS, head_dim=DIM, hidden_size=WIDTH, state_size=DIM, n_groups=HEADS, expand=1, num_hidden_layers=1
+    )
+    mine, theirs, x = ours("mamba2", pattern, n), peer.Mamba2Mixer(config, 0).eval(), random_tokens(n)
+
+    def layer() -> Tensor:
+        v, k, q = (split_heads(t) for t in F.linear(x, theirs.in_proj.weight[WIDTH : 4 * WIDTH]).chunk(3, 2))
+        out: Tensor = theirs.out_proj(swap(mine(q, k, v, x=x, y=x)).flatten(2))
+        return out
+
+    return layer, lambda: theirs(x), [x]
+
+
+@contest("mamba", "CS", "transformers", "transformers")
+def _mamba(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.mamba.modeling_mamba")
+    config = importlib.import_module("transformers").MambaConfig(hidden_size=WIDTH, expand=1, num_hidden_layers=1)
+    mine, theirs, x = ours("mamba", pattern, n), peer.MambaMixer(config, 0).eval(), random_tokens(n)
+
+    def layer() -> Tensor:
+        v = split_heads(F.linear(x, theirs.in_proj.weight[:WIDTH]))
+        out: Tensor = theirs.out_proj(swap(mine(v=v, x=x)).flatten(2))
+        return out
+
+    return layer, lambda: theirs(x), [x]
+
+
+@contest("rwkv4", "CS", "transformers", "transformers")
+def _rwkv4(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("transformers.models.rwkv.modeling_rwkv")
+    config = importlib.import_module("transformers").RwkvConfig(
+        hidden_size=WIDTH, context_length=n, num_hidden_layers=2
+    )
+    theirs = peer.RwkvModel(config).blocks[0].attention.eval()
+    mine, y = ours("rwkv4", pattern, n), random_tokens(n)
+    return lambda: theirs.output(swap(mine(y=y)).flatten(2)), lambda: theirs(y)[0], [y]
+
+
 def contests(mechanisms: list[str], patterns: list[str]) -> Iterator[Contest]:
     """Yield those whose peer is installed, of the mechanisms and patterns asked for (all, where none is)."""
     for each in CONTESTS:

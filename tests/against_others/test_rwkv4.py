@@ -39,7 +39,12 @@ def test_equals_transformers_forward_and_backward(n: int, layer: int) -> None:
     def whole_layer(out: torch.Tensor) -> torch.Tensor:
         return theirs.output(out.transpose(1, 2).flatten(2))
 
-    out = whole_layer(ours(**call))
-    with torch.no_grad():  # their loop writes in-place, so that it has no gradient
-        torch.testing.assert_close(out, theirs(y)[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(whole_layer(stream(ours, call, n // 2)), out, rtol=1e-4, atol=1e-5)
+    out, expected = whole_layer(ours(**call)), theirs(y)[0]
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(whole_layer(stream(ours, call, n // 2)), expected, rtol=1e-4, atol=1e-5)
+    weight = torch.randn(out.shape)
+    mine = torch.autograd.grad((out * weight).sum(), [y, ours.log_rate, ours.bonus], allow_unused=True)
+    others = torch.autograd.grad((expected * weight).sum(), [y, theirs.time_decay, theirs.time_first])
+    for gradient, other in zip(mine, others, strict=True):
+        torch.testing.assert_close(gradient, other.view(gradient.shape), rtol=1e-3, atol=1e-4)
