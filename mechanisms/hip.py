@@ -98,10 +98,8 @@ class Hip(Pairwise):
         hidden = scores.masked_fill(~(seen & asking), FLOOR)
         tail = (0, -m % size, 0, -n % rows)
         blocks = F.pad(hidden, tail, value=FLOOR).unflatten(3, (-1, size)).unflatten(2, (-1, rows)).amax((3, 5))
-        seen = seen.expand(-1, -1, n, -1)
-        counted = (
-            F.pad(seen, tail).unflatten(3, (-1, size)).unflatten(2, (-1, rows)).any(5).any(3).sum(-1, keepdim=True)
-        )
+        count = F.pad(seen.sum(-1).expand(-1, -1, n), (0, -n % rows)).unflatten(2, (-1, rows)).amax(3)
+        counted = (count.unsqueeze(-1) + size - 1) // size  # blocks: what is seen are the first keys
         borders = counted * torch.arange(self.nodes + 1, device=scores.device) // self.nodes
         first, last = (t.expand(*blocks.shape[:3], -1) for t in (borders[..., :-1], borders[..., 1:]))
         for _ in range(ceil(log2(max(ceil(blocks.shape[3] / self.nodes), 1)))):
@@ -120,8 +118,10 @@ class Hip(Pairwise):
         """Return the queries that score blocks, (batch or 1, 1, n, 1): every second one of a block, or its only one."""
         place = torch.arange(scores.shape[2], device=scores.device)
         real = torch.ones_like(place, dtype=torch.bool)[None] if query_mask is None else query_mask
-        alone = (place % self.query_block == 0) & ~F.pad(real, (0, 1))[:, 1:] if self.query_block > 1 else real
-        return (real & (alone | (place % self.query_block % 2 == 1)))[:, None, :, None]
+        if self.query_block > 1:
+            followed = torch.cat([real[:, 1:], torch.zeros_like(real[:, :1])], 1)
+            real = real & ((place % self.query_block % 2 == 1) | (place % self.query_block == 0) & ~followed)
+        return real[:, None, :, None]
 
 
 def _halves(first: int, last: int) -> list[tuple[int, int]]:
