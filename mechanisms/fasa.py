@@ -69,7 +69,7 @@ class Fasa(Mechanism):
                 f"FaSA needs heads of a size that {sum(shares)} divides, and values of that size "
                 f"(dim={slot.dim}, value_dim={slot.values})"
             )
-        self.source, self.reduction, self.window = slot.source_raster or (slot.keys,), reduction, window
+        self.source, self.reduction, self.window = slot.source_sides, reduction, window
         axes, part = len(self.source), slot.heads * slot.dim // sum(shares)
         self.sizes = [share * part for share in shares]  # channels of the global part and of each group
         of_all, local = self.sizes[0], sum(self.sizes[1:])

@@ -46,7 +46,7 @@ class Hilo(Mechanism):
     def __init__(self, slot: Any, *, window: int = 2, share: float = 0.9) -> None:
         super().__init__(slot)
         self.low = int(slot.heads * share)  # heads
-        source = slot.source_raster or (slot.keys,)
+        source = slot.source_sides
         self.windows = AlignedWindows(slot, tuple(min(window, side) for side in source))
 
     def attend(

@@ -77,7 +77,7 @@ class Neighborhood(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 7, dilation: int = 1, bias: bool = False) -> None:
         super().__init__(slot)
-        self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
+        self.raster, self.source = slot.sides, slot.source_sides
         self.window, self.dilation, self.causal = window, dilation, slot.pattern is Pattern.CS
         position, self.rates = aligned_positions(self.raster, self.source)
         self.register_buffer("position", position if slot.pattern.cross else None, persistent=False)

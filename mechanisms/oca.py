@@ -50,7 +50,7 @@ class Oca(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 16, overlap: float = 0.5, bias: bool = True) -> None:
         super().__init__(slot)
-        source = slot.source_raster or (slot.keys,)
+        source = slot.source_sides
         self.windows = AlignedWindows(slot, tuple(min(window, side) for side in source))
         more = [int(overlap * size) for size in self.windows.window]
         self.before, self.after = tuple(size // 2 for size in more), tuple(-(-size // 2) for size in more)

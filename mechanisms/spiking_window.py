@@ -56,7 +56,7 @@ class SpikingWindow(Mechanism):
     def __init__(self, slot: Any, *, window: int = 64, tau: float = 2.0) -> None:
         super().__init__(slot)
         self.tau, self.causal = tau, slot.pattern is Pattern.CS
-        source, target = slot.source_raster or (slot.keys,), slot.raster or (slot.max_len,)
+        source, target = slot.source_sides, slot.sides
         frame = source[-2:] if len(source) > 1 else (min(window, *source),)
         self.windows = AlignedWindows(slot, (*(1 for _ in source[len(frame) :]), *frame))
         # tokens of a frame of the queries and of the keys

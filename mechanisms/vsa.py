@@ -55,7 +55,7 @@ class Vsa(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 7, bias: bool = True) -> None:
         super().__init__(slot)
-        source = slot.source_raster or (slot.keys,)
+        source = slot.source_sides
         self.windows = AlignedWindows(slot, tuple(min(window, side) for side in source))
         self.move = nn.Linear(slot.tokens, slot.heads * len(source) * 2)
         nn.init.zeros_(self.move.weight), nn.init.zeros_(self.move.bias)

@@ -50,7 +50,7 @@ class Vwa(Mechanism):
 
     def __init__(self, slot: Any, *, windows: int = 8, ratio: int = 2) -> None:
         super().__init__(slot)
-        self.source, self.ratio = slot.source_raster or (slot.keys,), ratio
+        self.source, self.ratio = slot.source_sides, ratio
         axes, channels = len(self.source), slot.tokens // ratio ** len(self.source)
         if slot.tokens % ratio**axes:
             raise Unsupported(f"ratio={ratio}: its power of {axes} does not divide the width {slot.tokens}")

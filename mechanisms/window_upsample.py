@@ -49,7 +49,7 @@ class WindowUpsample(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 7) -> None:
         super().__init__(slot)
-        source = slot.source_raster or (slot.keys,)
+        source = slot.source_sides
         self.windows = AlignedWindows(slot, tuple(min(window, side) for side in source))
 
     def attend(

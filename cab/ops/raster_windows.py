@@ -112,7 +112,7 @@ class AlignedWindows(nn.Module):
     def __init__(self, slot: Slot, window: tuple[int, ...], shift: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.cross, self.window, self.shift = slot.pattern.cross, window, shift or (0,) * len(window)
-        self.raster, self.source = slot.raster or (slot.max_len,), slot.source_raster or (slot.keys,)
+        self.raster, self.source = slot.sides, slot.source_sides
         position, self.rates = aligned_positions(self.raster, self.source)  # places of queries for each key
         self.register_buffer("position", position if self.cross else None, persistent=False)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot
+from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.attention.reference import by_reference
 from cab.plugins import registry
 
@@ -119,3 +119,29 @@ def test_a_hyperparameter_that_is_valid_nowhere_is_refused() -> None:
         build("NS", window=0)
     with pytest.raises(ValueError, match="bias='learned'"):
         build("NS", bias="learned")
+
+
+def test_squeeze_gates_the_channels_of_all_heads_by_their_mean_over_real_rows() -> None:
+    plain, squeezed = build("NS", (6, 7), window=3), build("NS", (6, 7), window=3, squeeze=4)
+    squeezed.bias.load_state_dict(plain.bias.state_dict())
+    arguments = draw(plain)
+    real = torch.rand(2, 42, generator=torch.Generator().manual_seed(2)) < 0.7
+    for key_mask, counts in ((None, torch.ones(2, 42)), (real, real)):
+        out = plain(*arguments, key_mask=key_mask)
+        mean = (out * counts[:, None, :, None]).sum(2) / counts.sum(1)[:, None, None]
+        gate = squeezed.gate(mean.flatten(1)).view(2, 2, 1, 8)
+        assert [layer.weight.shape for layer in squeezed.gate if hasattr(layer, "weight")] == [(4, 16), (16, 4)]
+        torch.testing.assert_close(squeezed(*arguments, key_mask=key_mask), out * gate)
+
+
+def test_without_squeeze_a_head_depends_on_itself_alone() -> None:
+    mechanism = build("NS", (6, 7), window=3)
+    arguments = draw(mechanism)
+    changed = [torch.stack([t[:, 0], -t[:, 1]], 1) for t in arguments]
+    assert torch.equal(mechanism(*arguments)[:, 0], mechanism(*changed)[:, 0])
+
+
+@pytest.mark.parametrize("pattern", ["CS", "CC"])
+def test_squeeze_is_refused_where_rows_may_not_see_later_ones(pattern: str) -> None:
+    with pytest.raises(Unsupported, match="later ones too"):
+        build(pattern, squeeze=16)
