@@ -49,7 +49,8 @@ class Swin(Mechanism):
     titles = (
         "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
         "Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images",
-        "S2LIC: Learned Image Compression with the SwinV2 Block, Adaptive Channel-wise and Global-inter Attention Context",
+        "S2LIC: Learned Image Compression with the SwinV2 Block, Adaptive Channel-wise and Global-inter Attention "
+        "Context",
         "Applying Spatiotemporal Attention to Identify Distracted and Drowsy Driving with Vision Transformers",
         "Facial Expression Recognition using Squeeze and Excitation-powered Swin Transformers",
     )
