@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from cab import Mechanism, Pattern
+from cab.ops.channels import heads_of
 from cab.ops.feature_maps import elu_plus_one
 from cab.ops.gated import gated_flops, gated_linear
 from cab.ops.means import masked_mean
-from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.precision import at_least_float32, full_precision, widened
 from cab.ops.prefix import divide_by_weights, outer_sum
 from cab.ops.raster_convolution import RasterConvolution
 from cab.ops.raster_places import places
@@ -68,8 +69,12 @@ class Rala(Mechanism):
         """Sum the weighted keys once (NS, NC, CC), or over prefixes in chunks (CS)."""
         if self.slot.pattern is Pattern.CS:
             return self.step(self.init_state(k[:, :, :0], v[:, :, :0], x=x), q, k, v, key_mask, x=x)[0]
-        query, q = self._mean_query(q, query_mask), elu_plus_one(q)
-        return self._gated(self._read(q, self._sums(query, elu_plus_one(k), v, key_mask)) + self._near(v, key_mask), x)
+        q = elu_plus_one(q)
+        query = self.query if self.slot.pattern.causal else masked_mean(q, query_mask)
+        out = self._read(q, self._sums(query, elu_plus_one(k), v, key_mask))
+        if isinstance(self.conv, RasterConvolution):
+            out = out + self.conv(v, self._raster(v), key_mask)
+        return self._gated(out, x)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, key_mask: Mask = None, query_mask: Mask = None, *, x: Tensor
@@ -92,7 +97,7 @@ class Rala(Mechanism):
             out = out + self.conv.definition(v, self._raster(v), key_mask)
         elif self.conv is not None:
             out = out + self.conv(v)
-        return out * torch.unflatten(x @ self.gate.weight.mT + self.gate.bias, 2, (self.slot.heads, -1)).transpose(1, 2)
+        return out * heads_of(x @ self.gate.weight.mT + self.gate.bias, self.slot.heads)
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Count scores, states and their reading, in CS the products inside chunks too; convolution and gate."""
@@ -131,7 +136,7 @@ class Rala(Mechanism):
         real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if key_mask is None else key_mask
         position = count + real.cumsum(1) - 1
         k = elu_plus_one(k)
-        scores = self._scores(self.query, k).transpose(-1, -2).masked_fill(~real[:, None, :, None], FLOOR)
+        scores = self._scores(self.query, k).mT.masked_fill(~real[:, None, :, None], FLOOR)
         largest = torch.cat([largest, scores.detach()], 2).cummax(2).values
         weight = (scores - largest[:, :, 1:]).exp().masked_fill(~real[:, None, :, None], 0.0)
         # before the first token nothing can fade
@@ -147,19 +152,15 @@ class Rala(Mechanism):
             out = out + near
         return self._gated(out, x), (sums, total, largest[:, :, -1:], count + real.sum(1, keepdim=True), last)
 
-    def _mean_query(self, q: Tensor, query_mask: Mask) -> Tensor:
-        return self.query if self.slot.pattern.causal else masked_mean(elu_plus_one(q), query_mask)
-
     def _scores(self, query: Tensor, k: Tensor) -> Tensor:
         """Score the keys, (batch, heads, 1, m), in float32 at least, as exponents."""
-        wide = at_least_float32(k)
         with full_precision(k.device.type):
-            return (query.to(wide) * self.slot.dim**-0.5) @ k.to(wide).transpose(-1, -2)
+            return (widened(query) * self.slot.dim**-0.5) @ widened(k).mT
 
     def _sums(self, query: Tensor, k: Tensor, v: Tensor, key_mask: Mask) -> tuple[Tensor, Tensor]:
         """Return the sums of keys times values and of keys, (batch, heads, dim, size) and (batch, heads, dim, 1)."""
         seen = None if key_mask is None else key_mask[:, None, None, :]
-        alpha = masked_softmax(self._scores(query, k), seen).transpose(-1, -2)
+        alpha = masked_softmax(self._scores(query, k), seen).mT
         with full_precision(v.device.type):
             k, turned = k * alpha, self._turned(k) * alpha
             return outer_sum(turned, v.to(turned.dtype)), k.sum(2).unsqueeze(3)
@@ -168,9 +169,6 @@ class Rala(Mechanism):
         wide = sums[0].dtype
         with full_precision(q.device.type):
             return divide_by_weights(self._turned(q).to(wide) @ sums[0], q.to(wide) @ sums[1]).to(q.dtype)
-
-    def _near(self, v: Tensor, key_mask: Mask) -> Tensor | float:
-        return self.conv(v, self._raster(v), key_mask) if isinstance(self.conv, RasterConvolution) else 0.0
 
     def _turned(self, t: Tensor, position: Mask = None) -> Tensor:
         """Turn pairs of channels by the token's position, or halves of the channels by its row and its column."""
@@ -183,4 +181,4 @@ class Rala(Mechanism):
         return self.raster if len(self.raster) > 1 else (t.shape[2],)
 
     def _gated(self, out: Tensor, x: Tensor) -> Tensor:
-        return (out * torch.unflatten(self.gate(x), 2, (self.slot.heads, -1)).transpose(1, 2)).to(out.dtype)
+        return (out * heads_of(self.gate(x), self.slot.heads)).to(out.dtype)
