@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from cab.attention.build import build_mechanism, slot_of
 from cab.planning.plan import plan
 from cab.plugins import registry
 
@@ -27,3 +28,11 @@ def test_every_slot_has_eight_mechanisms_beside_the_floors_and_none_is_refused(t
         names = {i.case.mechanism for i in items if (i.case.task, i.case.pattern) == slot}
         assert names > CONTROLS and len(names - CONTROLS) == 8
     assert {i.meter for i in items} == {"quality"} and {i.case.scale for i in items} == {"quick"}
+
+
+def test_every_mechanism_fits_a_slot_of_its_cases_lengths(tmp_path: Path) -> None:
+    # planning does not run the constructors: a rank that is more than the keys would be an error of every training
+    cases = {each.case.id: each.case for each in plan(["grid=cab"], tmp_path).measurements}
+    for case in cases.values():
+        mechanism = registry.load("mechanism", case.mechanism)
+        assert build_mechanism(mechanism, case.params, slot_of(case), case.backend)
