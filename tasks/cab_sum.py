@@ -30,7 +30,7 @@ from cab.backbones.encoder import Encoder
 from cab.backbones.encoder_decoder import EncoderDecoder, greedy
 from cab.backbones.labels import IGNORED, label_loss, sum_nll
 from cab.backbones.rouge import rouge, words
-from cab.contracts.task import LayerFactory
+from cab.contracts.task import LayerFactory, Stream
 from cab.data import docstrings, multi_news
 from cab.data.byte_pairs import BYTES, BytePairs
 from cab.data.splits import split_of
@@ -204,6 +204,11 @@ class CabSum(Task):
         assert isinstance(model, EncoderDecoder) and batch.y is not None
         rows = greedy(model, batch.y, batch.y_mask, first=START, end=END, most=self.seq_len, least=self.least)
         return [self.text(row) for row in rows.tolist()]
+
+    def stream(self, model: nn.Module, batch: Batch) -> Stream:
+        """Begin the summaries of a batch."""
+        assert isinstance(model, EncoderDecoder) and batch.y is not None
+        return model.stream(batch.y, batch.y_mask, START)
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return what the first words of the source give, as many as targets have, and frequent tokens."""

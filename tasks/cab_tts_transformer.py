@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cab import Batch
 from cab.backbones.tts_transformer import TransformerTTS
-from cab.contracts.task import LayerFactory
+from cab.contracts.task import LayerFactory, Stream
 from cab.data.espeak import Utterance
 from cab.suites.speech import BANDS, Speech, padded
 
@@ -139,6 +139,11 @@ class CabTTSTransformer(Speech):
             **self.distances(mel, spoken, target, batch.inputs["frames"]),
             "l1": torch.stack([error.sum(1), real.sum(1).float()], 1),
         }
+
+    def stream(self, model: nn.Module, batch: Batch) -> Stream:
+        """Begin the spectrograms of a batch: a token is a step of `frames` frames."""
+        assert isinstance(model, TransformerTTS) and batch.y is not None
+        return model.stream(batch.y, batch.y_mask)
 
     def _single(self, mel: Tensor) -> Tensor:
         """Return frames (batch, n * frames, 80) of steps (batch, n, frames * 80)."""

@@ -169,18 +169,32 @@ class EncoderDecoder(nn.Module):
             out = block(out, x_mask, source, y_mask, inputs or {})
         return self.head(self.norm(out))  # type: ignore[no-any-return]
 
-    def stream(self, y: Tensor, y_mask: Tensor | None = None) -> "LogitStream":
-        """Encode a source (batch, m), and begin a target."""
-        return LogitStream(self, y, y_mask)
+    def stream(self, y: Tensor, y_mask: Tensor | None = None, first: int = 0) -> "TargetStream":
+        """Encode a source (batch, m), and begin a target with the token `first`."""
+        return TargetStream(self, y, y_mask, first)
 
 
-class LogitStream:
-    """Logits of a target of a causal `EncoderDecoder`, token by token."""
+class TargetStream:
+    """A target of a causal `EncoderDecoder`, token by token: their logits, or the most likely ones."""
 
-    def __init__(self, model: EncoderDecoder, y: Tensor, y_mask: Tensor | None) -> None:
+    def __init__(self, model: EncoderDecoder, y: Tensor, y_mask: Tensor | None, first: int) -> None:
         self.model, self.start = model, 0
         source, y_mask = model.encoder(y, y_mask)
         self.blocks = BlockStream(list(model.blocks), source, y_mask)
+        self.token = y.new_full((len(y), 1), first)
+
+    @property
+    def states(self) -> Any:
+        """What is kept of the tokens so far."""
+        return self.blocks.states
+
+    def next(self, forbidden: int | None = None) -> Tensor:
+        """Return the most likely next tokens (batch, 1), none of which is `forbidden`, and go on with them."""
+        logits = self.step(self.token)
+        if forbidden is not None:
+            logits[..., forbidden] = torch.finfo(logits.dtype).min
+        self.token = logits.argmax(-1)
+        return self.token
 
     def step(self, x: Tensor) -> Tensor:
         """Return the logits (batch, c, classes) of the next tokens x (batch, c)."""
@@ -198,15 +212,11 @@ def greedy(
 
     No example ends before `least` tokens; after its `end` it has `end` alone.
     """
-    stream = model.stream(y, y_mask)
-    token = y.new_full((len(y), 1), first)
+    stream = model.stream(y, y_mask, first)
     tokens: list[Tensor] = []
     ended = torch.zeros(len(y), 1, dtype=torch.bool, device=y.device)
     while len(tokens) < most and not ended.all():
-        logits = stream.step(token)
-        if len(tokens) < least:
-            logits[..., end] = torch.finfo(logits.dtype).min
-        token = logits.argmax(-1).masked_fill(ended, end)
+        token = stream.next(forbidden=end if len(tokens) < least else None).masked_fill(ended, end)
         ended = ended | (token == end)
         tokens.append(token)
     return torch.cat(tokens, 1)

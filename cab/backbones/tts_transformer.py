@@ -5,6 +5,7 @@ the decoder where there is a `postnet`, move information between tokens too, unl
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,11 +158,10 @@ class TransformerTTS(nn.Module):
         An example ends with the first step whose logit of the end is above 0, or after `max_len` steps.
         """
         stream = self.stream(y, y_mask)
-        group = torch.zeros(len(y), 1, self.frames * self.bands, dtype=self.head.weight.dtype, device=y.device)
         groups: list[Tensor] = []
         steps = torch.full((len(y),), self.max_len, device=y.device)
         while len(groups) < int(steps.max()):
-            group, stop = stream.step(group)
+            group, stop = stream.next()
             groups.append(group)
             steps = steps.where((steps <= len(groups)) | (stop[:, 0] <= 0), torch.tensor(len(groups), device=y.device))
         mask = torch.arange(len(groups), device=y.device) < steps[:, None]
@@ -179,6 +179,17 @@ class FrameStream:
     def __init__(self, model: TransformerTTS, y: Tensor, y_mask: Tensor | None) -> None:
         self.model, self.start = model, 0
         self.blocks = BlockStream(list(model.decoder), model.encode(y, y_mask), y_mask)
+        self.group = torch.zeros(len(y), 1, model.frames * model.bands, dtype=model.head.weight.dtype, device=y.device)
+
+    @property
+    def states(self) -> Any:
+        """What is kept of the steps so far."""
+        return self.blocks.states
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the frames (batch, 1, frames * bands) of the next step and its logits of the end, and go on."""
+        self.group, stop = self.step(self.group)
+        return self.group, stop
 
     def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next frames (batch, c, frames * bands) and logits of the end (batch, c), given those before."""

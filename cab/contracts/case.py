@@ -102,8 +102,8 @@ class Case:
         pretrain = self.settings.get("training", {}).get("pretrain")
         if pretrain and self.pattern != PRETRAINED_PATTERN[pretrain]:
             return f"training.pretrain={pretrain} is of {PRETRAINED_PATTERN[pretrain]}, not {self.pattern}"
-        if self.pass_ == "decode" and self.level != "attend":
-            return f"pass=decode is of the level attend, not {self.level}"
+        if self.pass_ == "decode" and self.level == "layer":
+            return "pass=decode is of the levels attend and model, not layer"
         if self.pass_ == "decode" and {"raster", "source_raster"} & set(self.settings):
             return "pass=decode on a raster: the tokens to come have no place on it"
         if self.pass_ == "decode" and not Pattern.of(self.pattern).causal:

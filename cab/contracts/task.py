@@ -66,6 +66,19 @@ class Split(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
+class Stream(Protocol):
+    """A target of a batch that a model decodes token by token."""
+
+    @property
+    def states(self) -> Any:
+        """What is kept of the tokens so far: any nesting of tensors."""
+        ...
+
+    def next(self) -> Any:
+        """Decode one more token of each example."""
+        ...
+
+
 LayerFactory = Callable[[Slot], nn.Module]  # builds the attention layer of a slot
 
 
@@ -132,6 +145,10 @@ class Task:
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return, per metric, one value an example (batch,) or sum and count an example (batch, 2)."""
+        raise NotImplementedError
+
+    def stream(self, model: nn.Module, batch: Batch) -> Stream:
+        """Begin to decode the targets of a batch, of at most n tokens: what `pass=decode level=model` measures."""
         raise NotImplementedError
 
     def floors(self) -> dict[str, dict[str, float]]:

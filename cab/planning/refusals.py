@@ -30,7 +30,7 @@ def refusal(point: GridPoint, case: Case) -> str | None:
         _of_backends(point, case)
         or _of_task(point.task, case)
         or case.contradiction()
-        or _of_streaming(plain, case)
+        or _of_streaming(plain, point.task, case)
         or _of_inputs(point, case)
     )
 
@@ -128,7 +128,9 @@ def _of_task(task: Card, case: Case) -> str | None:
     return None
 
 
-def _of_streaming(mechanisms: tuple[Card, ...], case: Case) -> str | None:
+def _of_streaming(mechanisms: tuple[Card, ...], task: Card, case: Case) -> str | None:
+    if case.pass_ == "decode" and case.level == "model":  # a mechanism that does not stream computes all tokens anew
+        return None if "stream" in task.methods else f"{task.name} does not decode"
     if case.pass_ == "decode":
         for card in mechanisms:
             if "step" not in card.methods:

@@ -57,6 +57,32 @@ class Decode(Pass):
         check_finite([self.run()], "the output")
 
 
+class DecodeModel(Pass):
+    """A whole decoding of a task's model on a batch: the source is read, and then n tokens are decoded, one by one."""
+
+    def __init__(self, computation: Computation, n: int) -> None:
+        mechanism = computation.mechanism
+        if mechanism.streams and mechanism.backend != "eager":
+            name = type(mechanism).__name__
+            raise Unsupported(f"decoding computes {name}.step, which has no backend {mechanism.backend}")
+        assert computation.batch is not None
+        computation.module.eval().requires_grad_(False)
+        self.computation, self.task, self.calls = computation, computation.batch.task, n
+
+    def run(self) -> Any:
+        """Return the last tokens."""
+        stream = self.task.stream(self.computation.module, self.computation.pieces[0])
+        for _ in range(self.calls):
+            out = stream.next()
+        self.state = stream.states
+        return out
+
+    def check(self) -> None:
+        """Check the last tokens."""
+        out = self.run()
+        check_finite(out if isinstance(out, tuple) else [out], "the output")
+
+
 class ForwardBackward(Pass):
     """The output, and the gradient of every leaf for one random weighting of it."""
 
@@ -133,7 +159,7 @@ class TrainingStep(Pass):
 def build_pass(computation: Computation, case: Case, weighting: Callable[[], Tensor | None]) -> Pass:
     """Set up the pass that a case asks for; `weighting` draws the weights of the output's entries."""
     if case.pass_ == "decode":
-        return Decode(computation, case.n)
+        return DecodeModel(computation, case.n) if case.level == "model" else Decode(computation, case.n)
     if case.pass_ == "forward":
         return Forward(computation)
     if case.pass_ == "train":

@@ -83,7 +83,7 @@ class Workload:
         case, mode = self.case, self.module.training
         with self._setting_up():
             self.module.eval()
-            decodes = case.pass_ == "decode"
+            decodes = case.pass_ == "decode" and self.mechanism.streams
             reference_check.compare(self.mechanism, case.params, self._inputs, case.batch, streaming=decodes)
             if not decodes and self.mechanism.slot.max_len > reference_check.TOKENS:
                 reference_check.check_causality(self.mechanism, self._inputs)

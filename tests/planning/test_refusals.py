@@ -34,7 +34,7 @@ def test_what_a_training_would_ignore_is_refused_and_names_no_board(key: str, tm
         (["mechanism=softmax", "pattern=CS,NC", "pass=decode"], "pass=decode needs a causal pattern, not NC"),
         (
             ["mechanism=softmax", "pattern=CS", "level=attend,layer", "pass=decode"],
-            "pass=decode is of the level attend",
+            "pass=decode is of the levels attend and model",
         ),
     ],
 )
@@ -91,3 +91,10 @@ def test_what_stands_in_the_other_slots_is_part_of_what_an_answer_depends_on(tmp
     assert files["softmax"] == files["same"]
     for others in ("none", "mean"):
         assert [Path(file).stem for file in set(files[others]) - set(files["softmax"])] == [others]
+
+
+def test_a_model_decodes_where_its_task_does_whatever_the_mechanism(tmp_path: Path) -> None:
+    asked = ["mechanism=softmax,none", "level=model", "pass=decode", "meters=[memory]"]
+    assert refusals(*asked, "task=cab_sum", data=tmp_path) == [None, None]  # `none` does not stream
+    with pytest.raises(UsageError, match="recall_cc does not decode"):
+        refusals(*asked, "task=recall_cc", data=tmp_path)

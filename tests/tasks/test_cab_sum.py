@@ -141,7 +141,9 @@ def test_a_decoded_summary_repeats_the_most_likely_tokens_of_the_whole_model(
         for _ in range(8):
             following = model(shown, None, b.y, b.y_mask)[:, -1:].argmax(-1)
             shown = torch.cat([shown, following], 1)
-    assert summaries == [task.text(row[1:]) for row in shown.tolist()]
+        stream = task.stream(model, b)
+        tokens = torch.cat([stream.next() for _ in range(8)], 1)
+    assert summaries == [task.text(row[1:]) for row in shown.tolist()] == [task.text(row) for row in tokens.tolist()]
 
 
 def test_scores_are_nats_of_the_target_and_overlap_of_what_is_decoded(

@@ -251,6 +251,17 @@ def test_the_floor_is_the_mean_frame_of_training(cls: Any, folder: Path) -> None
     assert found["l1"] == pytest.approx(error / frames, rel=1e-4)
 
 
+def test_a_stream_has_the_frames_that_are_spoken(folder: Path) -> None:
+    task = task_of(Transformer, folder)
+    model, b = model_of(task), task.collate(examples(task))
+    with torch.no_grad():
+        mel, _ = model.speak(b.y, b.y_mask)
+        stream = task.stream(model, b)
+        frames = torch.cat([stream.next()[0] for _ in range(task.seq_len)], 1).reshape(3, -1, 80)
+    torch.testing.assert_close(frames[:, : mel.shape[1]], mel)
+    assert len(stream.states) == 2  # a state of each block
+
+
 # The models and the YAML.
 
 

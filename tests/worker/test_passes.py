@@ -6,7 +6,7 @@ from cab.mechanisms.linear import Linear
 from cab.mechanisms.none import Nothing
 from cab.mechanisms.softmax import Softmax
 
-from cab import Mechanism, Unsupported
+from cab import Batch, Mechanism, Unsupported
 from cab.attention.random_inputs import RandomInputs
 from cab.ops.softmax import masked_softmax
 from cab.worker.workload import Workload
@@ -114,3 +114,35 @@ def test_compiled_code_is_checked_and_keeps_its_graph_for_backward() -> None:
         workload.check()
         workload.run()
         workload.run()
+
+
+class Echo:
+    """Decodes the mean of the source, a token each time, and keeps all tokens."""
+
+    def __init__(self, model: torch.nn.Module, x: torch.Tensor) -> None:
+        self.model, self.x, self.states = model, x, []
+
+    def next(self) -> torch.Tensor:
+        self.states.append(self.model(self.x)[:, None] + len(self.states))
+        return self.states[-1]
+
+
+class Decoding(Counting):
+    """Counts a token, again and again."""
+
+    def stream(self, model: torch.nn.Module, batch: Batch) -> Echo:
+        return Echo(model, batch.x)
+
+
+def test_a_model_decodes_its_whole_target_from_the_start_in_every_run() -> None:
+    workload = make_workload(task=Decoding, pattern="CS", level="model", pass_="decode")
+    workload.check()
+    assert workload.calls == 40 and workload.run().shape == (3, 1)
+    assert len(workload.state) == 40 and torch.equal(workload.state[-1], workload.run())
+    torch.testing.assert_close(workload.state[-1] - workload.state[0], torch.full((3, 1), 39.0))
+    # a mechanism that does not stream is not asked to
+    nothing = make_workload(Nothing, task=Decoding, pattern="CS", level="model", pass_="decode")
+    nothing.check()
+    assert len(nothing.state) == 40
+    with pytest.raises(Unsupported, match="no backend sdpa"):
+        _ = make_workload(task=Decoding, pattern="CS", level="model", pass_="decode", backend="sdpa").run

@@ -15,7 +15,7 @@ from tests.worker.example_workloads import Counting, Twin, make_workload
     [
         ({"pass_": "decode", "pattern": "NC"}, "needs a causal pattern, not NC"),
         ({"pass_": "decode", "pattern": "CS", "backend": "sdpa"}, "no backend sdpa"),
-        ({"pass_": "decode", "pattern": "CS", "level": "layer"}, "level attend, not layer"),
+        ({"pass_": "decode", "pattern": "CS", "level": "layer"}, "levels attend and model, not layer"),
         ({"pass_": "train"}, "level model, not attend"),
         ({"level": "model"}, "speed has no model"),
         ({"device": "mps"}, "measures on cpu and cuda"),
