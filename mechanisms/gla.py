@@ -8,11 +8,12 @@ output projection is the layer's.
 - NS is ViG's (arXiv 2405.18425): the average of a forward pass and a backward pass, each with its own gates.
 - NC and CC read the state after the last token of the source, in which the first tokens have decayed most.
 
-A raster is one sequence, in raster order. With `locality`, in NS, everything is made from u = SiLU(conv(y)) of the
-tokens y, with a depth-wise convolution over 3 places on each axis of the raster: q, k and v, by projections of its own,
-and the gates. The output is g * o + (1 - g) * rms_norm(u), with o the normed result, without the swish gate, and
-g = sigmoid(u W + b): ViG's gating of locality. Tokens that have not heads value_dim channels, as the paper's have, are
-projected to them for this mix.
+`gate=False` leaves out norm and gate. A raster is one sequence, in raster order.
+
+With `locality`, in NS, everything is made from u = SiLU(conv(y)) of the tokens y, with a depth-wise convolution over 3
+places on each axis of the raster: q, k and v, by projections of its own, and the gates. The output is g * o + (1 - g) *
+rms_norm(u), with o the normed result, without the swish gate, and g = sigmoid(u W + b): ViG's gating of locality.
+Tokens that have not heads value_dim channels, as the paper's have, are projected to them for this mix.
 """
 
 from typing import Any
@@ -74,24 +75,33 @@ class Gla(Mechanism):
     parity = "fla (naive_recurrent_gla)"
     cost = "O((n + m) d^2)"
     reads = (("", {"locality": True}), "qkv")
-    inputs = {"x": ("queries", "real", "width", {"locality": False}), "y": ("keys", "real", "width")}
+    inputs = {"x": ("queries", "real", "width", {"locality": False, "gate": True}), "y": ("keys", "real", "width")}
     rasters = {"NS": (1, 2, 3)}
     accepts = {"rank": ">= 1", "chunk": "power of two"}
-    checks = ({"rank": 3, "chunk": 8}, {"chunk": 1}, {"rank": 2, "chunk": 8, "locality": True, "patterns": ["NS"]})
+    checks = (
+        {"rank": 3, "chunk": 8},
+        {"chunk": 1},
+        {"rank": 2, "chunk": 8, "gate": False},
+        {"rank": 2, "chunk": 8, "locality": True, "patterns": ["NS"]},
+    )
 
-    def __init__(self, slot: Any, *, rank: int = 16, chunk: int = 64, locality: bool = False) -> None:
+    def __init__(
+        self, slot: Any, *, rank: int = 16, chunk: int = 64, gate: bool = True, locality: bool = False
+    ) -> None:
         super().__init__(slot)
         if locality and slot.pattern is not Pattern.NS:
             raise Unsupported(
                 f"locality=True: in NS alone, since it looks at the places around a token, not in {slot.pattern.value}"
             )
+        if locality and not gate:
+            raise ValueError("locality=True has a gate of its own, so gate=False has no meaning")
         self.rank, self.chunk = rank, chunk
         self.directions = 2 if slot.pattern is Pattern.NS else 1
         self.down = nn.Linear(slot.tokens, self.directions * rank, bias=False)
         self.up = nn.ModuleList(nn.Linear(rank, slot.heads * slot.dim) for _ in range(self.directions))
         self.locality = Locality(slot) if locality else None
-        self.gate = None if locality else nn.Linear(slot.tokens, slot.heads * slot.values, bias=False)
-        self.scale = nn.Parameter(torch.ones(slot.values))  # of the norm, shared by all heads
+        self.gate = None if locality or not gate else nn.Linear(slot.tokens, slot.heads * slot.values, bias=False)
+        self.scale = nn.Parameter(torch.ones(slot.values)) if gate else None  # of the norm, shared by all heads
 
     def attend(
         self,
@@ -110,12 +120,12 @@ class Gla(Mechanism):
             x = y
         gates, (k, v) = self._gates(y, key_mask), self._summands(k, v, key_mask)
         if self.slot.pattern.cross:
-            return self._norm_and_gate(_read(q, self._last_state(k, v, gates[0])), x)
+            return self._norm_and_gate(_read(q, self._last_state(k, v, gates[0])), x, q.dtype)
         if self.directions == 1:  # popped, so that the memory of the gates is freed early
-            return self._norm_and_gate(self._recurrence(q, k, v, gates.pop()), x)
+            return self._norm_and_gate(self._recurrence(q, k, v, gates.pop()), x, q.dtype)
         out = self._recurrence(q, k, v, gates[0])
         flipped = (t.flip(2) for t in (q, k, v, gates[1]))
-        return self._norm_and_gate((out + self._recurrence(*flipped).flip(2)) / 2, x)
+        return self._norm_and_gate((out + self._recurrence(*flipped).flip(2)) / 2, x, q.dtype)
 
     def reference(
         self,
@@ -150,6 +160,8 @@ class Gla(Mechanism):
             else:
                 outs.append(torch.cat([q[:, :, [i]] @ states[i] for i in range(m)], 2))
         out = sum(outs) / len(outs) / self.slot.dim**0.5
+        if self.scale is None:
+            return out
         out = out / ((out**2).mean(-1, keepdim=True) + 1e-5) ** 0.5 * self.scale
         if local is not None:
             share = torch.sigmoid(local.gate(y)).unflatten(2, (heads, -1)).transpose(1, 2)
@@ -187,15 +199,15 @@ class Gla(Mechanism):
         v: Tensor | None = None,
         key_mask: Tensor | None = None,
         *,
-        x: Tensor,
+        x: Tensor | None = None,
         y: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Read the state (CC), or run the recurrence over the new tokens (CS)."""
         if k is None or v is None or y is None:
-            return self._norm_and_gate(_read(q, state), x), state
+            return self._norm_and_gate(_read(q, state), x, q.dtype), state
         k, v = self._summands(k, v, key_mask)
         out, state = gated_linear(_wide(q), k, v, self._gates(y, key_mask)[0], state, self.chunk)
-        return self._norm_and_gate(out, x), state
+        return self._norm_and_gate(out, x, q.dtype), state
 
     def _gates(self, y: Tensor, key_mask: Tensor | None) -> list[Tensor]:
         """Return log alpha of each direction. A masked token has alpha = 1."""
@@ -218,9 +230,12 @@ class Gla(Mechanism):
         with full_precision(k.device.type):
             return (k * exclusive_suffix_sums(gate).exp()).transpose(-1, -2) @ v
 
-    def _norm_and_gate(self, out: Tensor, x: Tensor) -> Tensor:
+    def _norm_and_gate(self, out: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Scale the output, normalise each head, and gate it with x, or mix it with x."""
-        out = F.rms_norm(out * self.slot.dim**-0.5, out.shape[-1:], self.scale.to(out.dtype), 1e-5)
+        out = out * self.slot.dim**-0.5
+        if self.scale is None:
+            return out.to(dtype)
+        out = F.rms_norm(out, out.shape[-1:], self.scale.to(out.dtype), 1e-5)
         if self.locality is not None:
             return self.locality.mix(out, x)
         gate = F.silu(self.gate(x)).unflatten(-1, (self.slot.heads, -1)).transpose(1, 2)
@@ -231,7 +246,7 @@ class Gla(Mechanism):
         low = self.directions * m * self.rank * (slot.tokens + slot.heads * slot.dim)
         if self.locality is not None:
             return 2.0 * low + self.locality.flops(n)
-        return 2.0 * (low + n * slot.tokens * slot.heads * slot.values)
+        return 2.0 * (low + (0 if self.gate is None else n * self.gate.weight.numel()))
 
 
 def _wide(t: Tensor) -> Tensor:

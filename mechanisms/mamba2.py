@@ -6,8 +6,9 @@ After a short convolution and SiLU, with q for the paper's C, k for B and v for 
     Delta = softplus(W y + b)
 
 and an RMS norm of each head's o * swish(x W). So a head is linear attention without a normaliser, with a scalar gate.
-Every head has its own q and k, which the paper calls as many groups as heads. The layer's projections are
-the paper's, without its expansion: the channels are heads * value_dim.
+Every head has its own q and k, which the paper calls as many groups as heads. The layer's projections are the paper's,
+without its expansion: the channels are heads * value_dim. `conv=0` leaves out convolution and SiLU, and `gate=False`
+norm and gate; what remains is the structured state-space duality itself.
 
 - CS is the paper's, in chunks (`cab.ops.gated`).
 - NS (ours): a pass forward and one backward, convolutions included, with the same weights; their results are averaged.
@@ -43,25 +44,48 @@ class Mamba2(Mechanism):
     )
     parity = "transformers (Mamba2Mixer)"
     cost = "O((n + m) d^2)"
-    inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
-    accepts = {"conv": ">= 1", "chunk": ">= 1"}
-    checks = ({"chunk": 8}, {"chunk": 5, "conv": 1})
+    inputs = {"x": ("queries", "real", "width", {"gate": True}), "y": ("keys", "real", "width")}
+    accepts = {"conv": ">= 0", "chunk": ">= 1"}
+    checks = ({"chunk": 8}, {"chunk": 5, "conv": 1}, {"chunk": 8, "conv": 0, "gate": False})
+    limits = (  # at steps of 1 and one rate, gated linear attention whose gates are all exp(-rate)
+        {
+            "params": {"conv": 0, "gate": False},
+            "weights": {
+                "of_step.weight": 0.0,
+                "shift": 0.5413248546129181,
+                "log_rate": -3.1391016428214455,
+                "skip": 0.0,
+            },
+            "equals": "gla",
+            "equals_params": {"gate": False},
+            "equals_weights": {"up.0.weight": 0.0, "up.0.bias": 0.0, "up.1.weight": 0.0, "up.1.bias": 0.0},
+            "scales": {"q": "sqrt(dim)"},
+        },
+    )
 
-    def __init__(self, slot: Any, *, conv: int = 4, chunk: int = 64) -> None:
+    def __init__(self, slot: Any, *, conv: int = 4, gate: bool = True, chunk: int = 64) -> None:
         super().__init__(slot)
         self.chunk, self.ways = chunk, 2 if slot.pattern is Pattern.NS else 1
-        sizes = slot.dim, slot.dim, slot.values
+        sizes = (slot.dim, slot.dim, slot.values) if conv else ()
         self.convs = nn.ModuleList(ShortConvolution(slot.heads, size, conv, bias=True) for size in sizes)
         self.of_step = nn.Linear(slot.tokens, slot.heads, bias=False)
         # rates of 1 to 16, times steps of 0.001 to 0.1, as the authors begin
         self.log_rate = nn.Parameter(torch.empty(slot.heads).uniform_(1, 16).log())
         self.shift = nn.Parameter(torch.empty(slot.heads).uniform_(log(0.001), log(0.1)).exp().expm1().log())
         self.skip = None if slot.pattern.cross else nn.Parameter(torch.ones(slot.heads))
-        self.gate = nn.Linear(slot.tokens, slot.heads * slot.values, bias=False)
-        self.scale = nn.Parameter(torch.ones(slot.heads, 1, slot.values))
+        self.gate = nn.Linear(slot.tokens, slot.heads * slot.values, bias=False) if gate else None
+        self.scale = nn.Parameter(torch.ones(slot.heads, 1, slot.values)) if gate else None
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None, *, x: Tensor, y: Tensor
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_mask: Maybe = None,
+        query_mask: Maybe = None,
+        *,
+        x: Maybe = None,
+        y: Tensor,
     ) -> Tensor:
         """Carry the state over chunks (CS), both ways (NS), or read it at the end of the source (NC, CC)."""
         if self.slot.pattern.cross:
@@ -70,9 +94,9 @@ class Mamba2(Mechanism):
         out = self._pass(*tokens)
         if self.ways == 2:
             out = (out + self._pass(*(t.flip(2) for t in tokens)).flip(2)) / 2
-        return self._gated_norm(out, x)
+        return self._gated_norm(out, x, v.dtype)
 
-    def reference(self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor, y: Tensor) -> Tensor:
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, *, x: Maybe = None, y: Tensor) -> Tensor:
         """Write the weight of every pair: Delta_j exp(A (Delta_(j+1) + ... + Delta_i)) q_i . k_j."""
         steps, cross = F.softplus(y @ self.of_step.weight.T + self.shift).mT.unsqueeze(3), self.slot.pattern.cross
 
@@ -82,7 +106,7 @@ class Mamba2(Mechanism):
             return F.silu(sum(taps) + conv.bias.reshape(t.shape[1], 1, -1))
 
         def one_pass(q: Tensor, k: Tensor, v: Tensor, steps: Tensor) -> Tensor:
-            q, k, v = map(convolved, (q, k, v), self.convs)
+            q, k, v = map(convolved, (q, k, v), self.convs) if self.convs else (q, k, v)
             m, gates = k.shape[2], -self.log_rate.exp()[:, None, None] * steps
             past = gates.expand(-1, -1, -1, m).tril(-1).cumsum(2)  # (1, heads, i, j): from j + 1 to i
             fade = past[:, :, -1:].exp() if cross else past.exp().tril()
@@ -92,6 +116,8 @@ class Mamba2(Mechanism):
         out = one_pass(q, k, v, steps)
         if self.slot.pattern is Pattern.NS:
             out = (out + one_pass(*(t.flip(2) for t in (q, k, v, steps))).flip(2)) / 2
+        if x is None:
+            return out
         out = out * F.silu(x @ self.gate.weight.T).reshape(1, -1, *out.shape[1::2]).transpose(1, 2)
         return out / ((out**2).mean(-1, keepdim=True) + 1e-5) ** 0.5 * self.scale
 
@@ -109,12 +135,14 @@ class Mamba2(Mechanism):
     def init_state(self, k: Tensor, v: Tensor, key_mask: Maybe = None, *, y: Tensor) -> Any:
         """Read the source (CC), or begin with an empty state (CS); with no last tokens to convolve."""
         if not self.slot.pattern.cross:
-            return _empty(k, v), [conv.init_state(t) for conv, t in zip(self.convs, (k, k, v), strict=True)]
-        k, v = (F.silu(conv(zero_masked(t, key_mask))) for conv, t in zip(self.convs[1:], (k, v), strict=True))
+            return _empty(k, v), [conv.init_state(t) for conv, t in zip(self.convs, (k, k, v), strict=False)]
+        k, v = (zero_masked(t, key_mask) for t in (k, v))
+        if self.convs:
+            k, v = (F.silu(conv(t)) for conv, t in zip(self.convs[1:], (k, v), strict=True))
         steps = self._steps(y, key_mask)
         with full_precision(k.device.type):
             faded = k * steps * exclusive_suffix_sums(self._decays(steps)).exp()
-            return outer_sum(faded, v.to(faded.dtype)), [self.convs[0].init_state(k)]
+            return outer_sum(faded, v.to(faded.dtype)), [conv.init_state(k) for conv in self.convs[:1]]
 
     def step(
         self,
@@ -124,20 +152,21 @@ class Mamba2(Mechanism):
         v: Maybe = None,
         key_mask: Maybe = None,
         *,
-        x: Tensor,
+        x: Maybe = None,
         y: Maybe = None,
     ) -> tuple[Tensor, Any]:
         """Read the state (CC), or carry it over the new tokens (CS)."""
         state, last = state
         tokens = (q,) if y is None else (q, k, v)
-        steps = [conv.step(t, before, key_mask) for conv, t, before in zip(self.convs, tokens, last, strict=False)]
-        tokens, last = zip(*steps, strict=True)
+        if self.convs:
+            steps = [conv.step(t, before, key_mask) for conv, t, before in zip(self.convs, tokens, last, strict=False)]
+            tokens, last = zip(*((F.silu(t), before) for t, before in steps), strict=True)
         if y is None:
             with full_precision(q.device.type):
-                out = F.silu(tokens[0]).to(state.dtype) @ state
+                out = tokens[0].to(state.dtype) @ state
         else:
             out, state = self._carry(*tokens, self._steps(y, key_mask), state)
-        return self._gated_norm(out, x), (state, last)
+        return self._gated_norm(out, x, q.dtype), (state, last)
 
     def _steps(self, y: Tensor, mask: Maybe) -> Tensor:
         """Return Delta, (batch, heads, m, 1), in float32 at least. A masked token has 0, and leaves the state."""
@@ -149,21 +178,25 @@ class Mamba2(Mechanism):
         return -self.log_rate.to(steps.dtype).exp()[:, None, None] * steps
 
     def _pass(self, q: Tensor, k: Tensor, v: Tensor, steps: Tensor) -> Tensor:
-        q, k, v = (conv(t) for conv, t in zip(self.convs, (q, k, v), strict=True))
+        if self.convs:
+            q, k, v = (F.silu(conv(t)) for conv, t in zip(self.convs, (q, k, v), strict=True))
         return self._carry(q, k, v, steps, _empty(k, v))[0]
 
     def _carry(self, q: Tensor, k: Tensor, v: Tensor, steps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = (F.silu(t).to(steps.dtype) for t in (q, k, v))
+        q, k, v = (t.to(steps.dtype) for t in (q, k, v))
         out, state = scalar_gated_linear(q, k * steps, v, self._decays(steps), state, self.chunk)
         return out + self.skip.to(out.dtype)[:, None, None] * v, state
 
-    def _gated_norm(self, out: Tensor, x: Tensor) -> Tensor:
+    def _gated_norm(self, out: Tensor, x: Maybe, dtype: torch.dtype) -> Tensor:
+        if x is None:
+            return out.to(dtype)
         gate = torch.unflatten(F.silu(self.gate(x)), -1, (self.slot.heads, -1)).transpose(1, 2)
         return (F.rms_norm(out * gate, out.shape[-1:], eps=1e-5) * self.scale).to(gate.dtype)
 
     def _around(self, n: int, m: int) -> float:
-        convs = sum(conv.flops(length) for conv, length in zip(self.convs, (n, m, m), strict=True))
-        return 2.0 * (m * self.of_step.weight.numel() + n * self.gate.weight.numel()) + self.ways * convs
+        convs = sum(conv.flops(length) for conv, length in zip(self.convs, (n, m, m), strict=False))
+        gate = 0 if self.gate is None else n * self.gate.weight.numel()
+        return 2.0 * (m * self.of_step.weight.numel() + gate) + self.ways * convs
 
 
 def _empty(k: Tensor, v: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import axes_of, entries_of
 from cab.contracts.reads import AXES, KINDS, SIZED, SIZES
 
-LIMIT_KEYS = {"params", "equals", "equals_params", "times", "scales", "weights", "patterns"}
+LIMIT_KEYS = {"params", "equals", "equals_params", "equals_weights", "times", "scales", "weights", "patterns"}
 
 
 def card(cls: type[Mechanism]) -> None:

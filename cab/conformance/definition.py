@@ -80,11 +80,7 @@ def limits(subject: Subject) -> None:
         if subject.pattern.value not in limit.get("patterns", subject.pattern.value):
             continue
         at_limit = with_params(subject, {**_without_default(subject.params), **limit["params"]})
-        mechanism = at_limit.build()
-        weights = dict(mechanism.named_parameters()) | dict(mechanism.named_buffers())
-        for name, constant in limit.get("weights", {}).items():
-            if name in weights:  # some weights exist in some patterns only
-                weights[name].fill_(constant)
+        mechanism = _filled(at_limit.build(), limit.get("weights", {}))
         call = ragged_batch(at_limit, at_limit.slot())
         scales = {name: _scale(factor, at_limit.slot().dim) for name, factor in limit.get("scales", {}).items()}
         others = {name: t * scales[name] if name in scales else t for name, t in call.items()}
@@ -94,9 +90,20 @@ def limits(subject: Subject) -> None:
             other_cls = registry.load("mechanism", limit["equals"])
             params = limit.get("equals_params", {})
             other = Subject(other_cls, at_limit.pattern, params, "eager", at_limit.device, setting=at_limit.setting)
-            expected = other.build()(**others)
+            other_mechanism = _filled(other.build(), limit.get("equals_weights", {}))
+            taken = ("q", "k", "v", "key_mask", "query_mask", *other_mechanism.inputs)
+            expected = other_mechanism(**{name: t for name, t in others.items() if name in taken})
         expected = expected * limit.get("times", 1.0)
         require_equal(mechanism(**call), expected, f"with {limit['params']}, against {limit['equals']}")
+
+
+def _filled(mechanism: Mechanism, weights: Mapping[str, float]) -> Mechanism:
+    """Set each parameter or buffer of a limit case to its constant; some exist in some patterns only."""
+    own = dict(mechanism.named_parameters()) | dict(mechanism.named_buffers())
+    for name, constant in weights.items():
+        if name in own:
+            own[name].fill_(constant)
+    return mechanism
 
 
 def _scale(factor: float | str, dim: int) -> float:
@@ -144,7 +151,7 @@ def _backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
         return [subject]
     variants = []
     for backend in subject.mechanism.available_backends():
-        variant = replace(subject, backend=backend)
+        variant = subject if backend == subject.backend else replace(subject, backend=backend)
         if backend != "compile":
             try:
                 variant.build(variant.slot(**slot_changes))

@@ -6,6 +6,7 @@ Tensors: q (batch, heads, queries, dim), k (batch, kv_heads, keys, dim), v (batc
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -42,13 +43,17 @@ class _Resolving(type):
 
     def _bound(cls, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Return the slot and all arguments of the constructor."""
-        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
+        bound = _signature(cls).bind(None, *args, **kwargs)
         bound.apply_defaults()
         return next(iter([*bound.args, None][1:])), dict(bound.arguments)
 
     def _defaults(cls) -> dict[str, Any]:
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return {name: parameter.default for name, parameter in signature.parameters.items()}
+        return {name: parameter.default for name, parameter in _signature(cls).parameters.items()}
+
+
+@lru_cache(maxsize=1024)
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(cls.__init__)  # type: ignore[misc]
 
 
 class Mechanism(nn.Module, metaclass=_Resolving):
@@ -78,7 +83,8 @@ class Mechanism(nn.Module, metaclass=_Resolving):
     checks: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     # limit cases: "params" and what it "equals" with them ("softmax", or another mechanism with its "equals_params"),
     # "times" a factor, with its q, k or v times "scales" (a number, "sqrt(dim)" or "1 / sqrt(dim)"), in all patterns or
-    # in some "patterns", where its own "weights" (parameter or buffer -> constant) are set so
+    # in some "patterns", where its own "weights" (parameter or buffer -> constant) are set so, and the other's
+    # "equals_weights"
     limits: ClassVar[tuple[dict[str, Any], ...]] = ()
     exempt: ClassVar[dict[str, str]] = {}  # law, law:name, law@pattern or law:name@pattern -> reason
 
