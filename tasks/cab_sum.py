@@ -50,10 +50,10 @@ class CabSum(Task):
 
     slots = ("CC", "CS", "NS")
     metrics = {
-        "nll": ("nats", False),
         "rouge1": ("fraction", True),
         "rouge2": ("fraction", True),
         "rougeL": ("fraction", True),
+        "nll": ("nats", False),
     }
     data = ("docstring-arguments", "multi-news")
     paper = "arXiv 2210.07661"

@@ -27,7 +27,7 @@ def test_cabs_boards_follow_from_its_constants(pattern: str) -> None:
 
 
 def test_no_index_without_every_task() -> None:
-    assert compositional_index("CC", {"tts_transformer mcd": 4.0, "tts_transformer msd": 2.0}) is None
+    assert compositional_index("CC", {"cab_tts_transformer mcd": 4.0, "cab_tts_transformer msd": 2.0}) is None
 
 
 def boards_of(scores: dict[str, dict[str, float]]) -> list[Board]:
