@@ -7,23 +7,23 @@ keys make its softmax sharper, and the output is linear in q. The authors leave 
 whose projection of queries is the identity.
 
 - NC and CC are the paper's, where two modalities read each other. A row uses its own query alone.
-- NS (ours) reads its own tokens. CS (ours) has a context for each token, of the tokens up to it, so that the sums are
-  kept for each token in training.
+- NS (ours) reads its own tokens. CS (ours) has a context for each token, of the tokens up to it, which
+  backward computes again.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cab import Mechanism, Pattern
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.prefix import outer_sum
 from cab.ops.ragged import zero_masked
-from cab.ops.segment_scan import scan_segments
 
 Maybe = Tensor | None
-CHUNK = 32  # tokens of a segment of the sums, or a multiple
+SEGMENT = 128  # tokens whose contexts are held at once
 
 
 class Segmif(Mechanism):
@@ -69,7 +69,12 @@ class Segmif(Mechanism):
         if k is None or v is None:
             return self._read(q, state), state
         k, v = zero_masked(k, key_mask).to(state.dtype), v.to(state.dtype)
-        return scan_segments(self._running, (q, k, v), state, CHUNK)
+        rows = []
+        for tokens in zip(*(t.split(SEGMENT, 2) for t in (q, k, v)), strict=True):
+            # backward computes the contexts again: kept, they would take dim value_dim numbers a token and head
+            out, state = checkpoint(self._running, *tokens, state, use_reentrant=False, preserve_rng_state=False)
+            rows.append(out)
+        return torch.cat(rows, 2), state
 
     def _running(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         sums = (k.unsqueeze(4) * v.unsqueeze(3)).cumsum(2) + state.unsqueeze(2)
