@@ -14,6 +14,7 @@ REQUESTS = (
     "mechanism=softmax task=speed pattern=CS seq_len=256 threads=1 padding=0.25 pass=forward_backward level=layer",
     "mechanism=local task=recall_ns scale=quick training.lr=0.01 task.pairs=4",
     "mechanism=local mechanism.window=8 task=speed seq_len=256 raster=[16,16]",
+    "mechanism=linear task=cab_lstf pattern=NC task.others=none",
 )
 
 
