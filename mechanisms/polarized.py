@@ -3,16 +3,18 @@
 Let v_i be a token's values in the C channels of all heads. The gate of the channels and that of place i are
 
     a = sigmoid(up(sum_j softmax_j(w . v_j) W v_j))
-    b_i = sigmoid(mean_j(W_q v_j) . s(W_v v)_i)
+    b_i = sigmoid(g . W_v v_i),   g = softmax over channels of mean_j(W_q v_j)
 
-W, W_q and W_v lead to C / 2 channels. `form` is as in the authors' code:
+where W, W_q and W_v lead to C / 2 channels and `up` back to C. `form` is parallel, y = a * v + b * v, or sequential,
+y = b * v' where v' = a * v and b is made of v'. `equations` says whose they are:
 
-- parallel: y = a * v + b * v. s(u) is u and the softmax over the places is taken of the product; up is one linear map.
-- sequential: y = b * v' with v' = a * v, and b is made of v'. s is a softmax over the places, channel by channel; up
-  goes through C / 8 channels with a layer norm and a ReLU.
+- paper: those above; up is a linear map and a layer norm.
+- code: the authors', in which g is the mean itself. In the parallel form b_i is the sigmoid of a softmax of g . W_v v_i
+  over the places, and up is one linear map. In the sequential form the softmax over the places is that of W_v v,
+  channel by channel, and up goes through C / 8 channels with a layer norm and a ReLU.
 
-(The paper has the softmax over the channels of the mean instead.) The authors put it into convolutional networks; here
-it stands between the projections of values and output. It is of NS alone, on tokens that lie in any way.
+The authors put it into convolutional networks; here it stands between the projections of values and output. It is of NS
+alone, on tokens that lie in any way.
 """
 
 from typing import Any
@@ -40,18 +42,21 @@ class Polarized(Mechanism):
     titles = ("Polarized Self-Attention: Towards High-quality Pixel-wise Regression",)
     reads = "v"
     rasters = {"NS": (1, 2, 3)}
-    accepts = {"form": ("parallel", "sequential")}
-    checks = ({}, {"form": "sequential"})
+    parity = "fightingcv-attention (equations=paper)"
+    accepts = {"form": ("parallel", "sequential"), "equations": ("code", "paper")}
+    checks = ({}, {"form": "sequential"}, {"form": "sequential", "equations": "paper"})
     exempt = {"heads": "the gate of a channel is made of all channels"}
 
-    def __init__(self, slot: Any, *, form: str = "parallel") -> None:
+    def __init__(self, slot: Any, *, form: str = "parallel", equations: str = "code") -> None:
         super().__init__(slot)
-        self.form, channels = form, slot.heads * slot.values
+        self.form, self.of_paper, channels = form, equations == "paper", slot.heads * slot.values
         half, eighth = max(channels // 2, 1), max(channels // 8, 2)
         self.score, self.content = nn.Linear(channels, 1, bias=False), nn.Linear(channels, half, bias=False)
         self.query, self.value = (nn.Linear(channels, half, bias=False) for _ in range(2))
         self.up: nn.Module = nn.Linear(half, channels, bias=False)
-        if form == "sequential":
+        if self.of_paper:
+            self.up = nn.Sequential(nn.Linear(half, channels), nn.LayerNorm(channels))
+        elif form == "sequential":
             layers = nn.Linear(half, eighth), nn.LayerNorm(eighth), nn.ReLU(), nn.Linear(eighth, channels)
             self.up = nn.Sequential(*layers)
 
@@ -75,6 +80,8 @@ class Polarized(Mechanism):
     def _of_places(self, values: Tensor, real: Tensor) -> Tensor:
         mean = masked_mean(self.query(values).unsqueeze(1), real).squeeze(1)  # (batch, 1, C / 2)
         shares, seen = self.value(values).transpose(1, 2), real.unsqueeze(1)
+        if self.of_paper:
+            return (mean.softmax(-1) @ shares).sigmoid().transpose(1, 2)
         if self.form == "parallel":
             return masked_softmax(mean @ shares, seen).sigmoid().transpose(1, 2)
         return (mean @ masked_softmax(shares, seen)).sigmoid().transpose(1, 2)
@@ -92,7 +99,10 @@ class Polarized(Mechanism):
         gated = self.up((score.softmax(0) * content).sum(0)).sigmoid() * values
         base = values if self.form == "parallel" else gated
         mean, shares = (base @ self.query.weight.T).mean(0), base @ self.value.weight.T
-        place = (shares @ mean).softmax(0) if self.form == "parallel" else shares.softmax(0) @ mean
+        if self.of_paper:
+            place = shares @ mean.softmax(0)
+        else:
+            place = (shares @ mean).softmax(0) if self.form == "parallel" else shares.softmax(0) @ mean
         placed = place.sigmoid().unsqueeze(1) * base
         out[0, :, real] = (
             (placed + gated if self.form == "parallel" else placed).view(-1, *v[0, :, 0].shape).transpose(0, 1)
