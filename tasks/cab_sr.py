@@ -122,10 +122,10 @@ class CabSR(Task):
 
     def source(self, folder: Path) -> Source | Missing:
         """Use the images that were asked for; faces are never replaced by clothes."""
-        found: dict[str, Any]
+        by_split: dict[str, Any]
         if self.images == "faces":
-            found = dict(faces.read_tree(folder) or {})  # split -> images
-            if not found:
+            by_split = dict(faces.read_tree(folder) or {})
+            if not by_split:
                 return Missing(f"{faces.BRING}; or task.images=fashion-mnist")
             native, name = faces.SIDE, "FFHQ and CelebA-HQ"
             note = "their own terms, for non-commercial use; training and validation FFHQ, test CelebA-HQ"
@@ -137,11 +137,11 @@ class CabSR(Task):
             train, test = (fashion_mnist.read(tree, split)[0] for split in ("train", "test"))
             count = len(train) * 9 // 10
             parts = {"train": train[:count], "validation": train[count:], "test": test}
-            found = {split: pixels.reshape(-1, native, native, 1) for split, pixels in parts.items()}
+            by_split = {split: pixels.reshape(-1, native, native, 1) for split, pixels in parts.items()}
             note = f"the last tenth of training is for validation; MIT licence; {tree}"
         if self.side > native:
             raise UsageError(f"seq_len={self.seq_len}: {name} has {native} x {native} pixels; give {native**2} or less")
-        self.splits = {split: Pairs(Cropped(each, self.side, native), self.factor) for split, each in found.items()}
+        self.splits = {split: Pairs(Cropped(each, self.side, native), self.factor) for split, each in by_split.items()}
         counts = {split: len(each) for split, each in self.splits.items()}
         return Source(name, self.images == "faces" and self.side == native, counts, note)
 
@@ -165,8 +165,8 @@ class CabSR(Task):
         assert batch.target is not None
         levels = self.diffusion.random_levels(len(batch.x), batch.x.device)
         noise = torch.randn_like(batch.target)
-        found = model(torch.cat([batch.x, noisy(batch.target, levels, noise)], 1), levels)
-        return F.l1_loss(found.float(), noise)
+        predicted = model(torch.cat([batch.x, noisy(batch.target, levels, noise)], 1), levels)
+        return F.l1_loss(predicted.float(), noise)
 
     def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return for each example the error of its noise, and PSNR and SSIM of its sample: (batch,)."""
@@ -177,8 +177,8 @@ class CabSR(Task):
         for level in self.diffusion.fixed_levels(LEVELS):
             drawn = noise()
             levels = torch.full((len(target),), level, device=target.device)
-            found = model(torch.cat([batch.x, noisy(target, levels, drawn)], 1), levels)
-            errors.append((found.float() - drawn).square().flatten(1).mean(1))
+            predicted = model(torch.cat([batch.x, noisy(target, levels, drawn)], 1), levels)
+            errors.append((predicted.float() - drawn).square().flatten(1).mean(1))
 
         def network(x: Tensor, levels: Tensor) -> Tensor:
             return model(torch.cat([batch.x, x], 1), levels).float()  # type: ignore[no-any-return]

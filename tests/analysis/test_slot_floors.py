@@ -51,8 +51,8 @@ SOFTMAX, WITHIN, BEYOND, BETTER = (0.8, 0.78, 0.82), (0.79, 0.77, 0.81), (0.6, 0
 
 @pytest.mark.parametrize(("none", "measures"), [(WITHIN, False), (BEYOND, True), (BETTER, False)])
 def test_a_slot_measures_attention_where_none_is_worse_than_the_whole_interval(none: Any, measures: bool) -> None:
-    (found,) = slots_of(table_of(*slot("a", SOFTMAX, none))).values()
-    assert found is measures
+    (answer,) = slots_of(table_of(*slot("a", SOFTMAX, none))).values()
+    assert answer is measures
 
 
 def test_where_less_is_better_none_must_be_above_the_interval() -> None:

@@ -86,9 +86,9 @@ def wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(
-            f"{meshes.INSIDE}001/001.obj", b"# made by hand\r\n" + SQUARE.replace(b"\n", b"\r\n") + b"f 1 2 3"
+            f"{meshes.WHEEL_FOLDER}001/001.obj", b"# made by hand\r\n" + SQUARE.replace(b"\n", b"\r\n") + b"f 1 2 3"
         )
-        archive.writestr(f"{meshes.INSIDE}000/000.obj", b"v 0 0 0\n\nf 1 1 1\n")
+        archive.writestr(f"{meshes.WHEEL_FOLDER}000/000.obj", b"v 0 0 0\n\nf 1 1 1\n")
         archive.writestr("pybullet_data/cube.obj", b"v 0 0 0\n")
 
     @contextmanager
@@ -107,8 +107,8 @@ def test_only_the_known_file_is_read_and_kept(tmp_path: Path, wheel: None, monke
     monkeypatch.setattr(meshes, "FILE_SHA256", hashlib.sha256(content).hexdigest())
     meshes.fetch(tmp_path)
     assert (tree / meshes.FILE).read_bytes() == content
-    read, without = meshes.read(tree)
-    assert [mesh.name for mesh in read] == ["001"] and without == 1
+    read, skipped = meshes.read(tree)
+    assert [mesh.name for mesh in read] == ["001"] and skipped == 1
     (tree / meshes.FILE).write_bytes(content[:-4])
     for use in (meshes.fetch, lambda folder: meshes.read(folder / meshes.FOLDER)):
         with pytest.raises(UsageError, match="truncated or damaged. Move .* away"):
