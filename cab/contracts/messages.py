@@ -33,6 +33,7 @@ class PreflightAnswer:
     """Everything imports; some cases may be refused."""
 
     refused: Mapping[str, str]  # case id -> reason
+    grades: Mapping[str, str]  # case id -> the mechanism's grade with these hyper-parameters in this slot
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,13 @@ def _measurements(
     """Return one measurement a meter that has a metric for the case."""
     root, measurements = point.root, []
     inner_paths = [card.path for card in point.inners]
-    common_files = (point.mechanism.path, *inner_paths, point.task.path, *_layer_files(case))
+    common_files = (
+        point.mechanism.path,
+        *inner_paths,
+        *fingerprint.named_files(case.params),
+        point.task.path,
+        *_layer_files(case),
+    )
     data = data_fingerprint(tuple(point.task.facts["data"])) if case.level == "model" else ""
     refused = refusal(point, case)
     for name in dict.fromkeys(root["meters"]):

@@ -40,6 +40,12 @@ def of(*paths: str | Path) -> str:
     return _hash([*sorted(tree_hashes.values()), *sorted(versions)])
 
 
+def named_files(params: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the files that hyper-parameters name, as `mask=./mine.py:past` does: theirs is its source, too."""
+    texts = [value.rpartition(":")[0] for value in params.values() if isinstance(value, str) and ".py:" in value]
+    return tuple(text for text in texts if Path(text).is_file())
+
+
 def of_data(folder: Path, names: tuple[str, ...]) -> str:
     """Hash the names and sizes of the files that lie under `names` in a data folder; "" where there are none."""
     entries: list[str] = []

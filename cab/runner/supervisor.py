@@ -83,6 +83,7 @@ class Supervisor:
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
         self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
+        self._grades: dict[str, str] = {}  # case id -> the mechanism's grade with the case's hyper-parameters
         self._compared: set[str] = set()  # ids of cases that a child of this run has compared with their reference
         # lengths (n, m) that ran out of memory, by the hash of everything else that was asked
         self._oom_lengths: dict[str, set[tuple[int, int]]] = {}
@@ -117,6 +118,7 @@ class Supervisor:
         if outcome.status != "ok":
             raise UsageError(outcome.reason)
         self._refused = dict(outcome.answer.refused)
+        self._grades = dict(outcome.answer.grades)
         if whole and len(self._refused) == len(cases):
             reasons = dict.fromkeys(self._refused.values())
             raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
@@ -197,7 +199,8 @@ class Supervisor:
 
     def _record(self, measurement: Measurement, outcome: Outcome, details: dict[str, Any]) -> None:
         """Write an outcome into the store and tell the listener."""
-        entry = self._entry(measurement) or new_entry(measurement, self.run_id, environment.commit())
+        graded = replace(measurement, grade=self._grades.get(measurement.case.id, measurement.grade))
+        entry = self._entry(measurement) or new_entry(graded, self.run_id, environment.commit())
         self._renewed.add(measurement.file)
         log = self._write_log(measurement, outcome)
         try:

@@ -16,6 +16,7 @@ def key(case: Case) -> str:
     inners = [case.params[name]["name"] for name in ("inner", "second") if isinstance(case.params.get(name), dict)]
     names = [case.mechanism, *inners]
     sources = [registry.card("mechanism", name).path for name in names]
+    sources += fingerprint.named_files(case.params)
     laws = sorted((PACKAGE / "conformance").glob("*.py"))
     question = [fingerprint.of(*sources, *laws), case.mechanism, case.params, case.pattern, case.backend]
     return digest([*question, case.dtype, case.device, installed("torch")])

@@ -17,7 +17,9 @@ LONG = 65536  # tokens of a slot that hyper-parameters which are valid anywhere 
 
 
 def preflight(job: PreflightJob) -> PreflightAnswer:
-    """Import every plug-in and construct every mechanism and task; return which cases are refused, and why.
+    """Import every plug-in and construct every mechanism and task; return which cases are refused, and why, and grades.
+
+    A grade is that of the instance, which its hyper-parameters may have lowered below the card's.
 
     `UsageError` for what is wrong in every slot: a hyper-parameter, an import that fails, a missing device or data.
     """
@@ -26,7 +28,9 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
     from cab.attention.build import build_mechanism, slot_of
 
     refused: dict[str, str] = {}
+    grades: dict[str, str] = {}
     reasons: dict[str, str | None] = {}  # by what is constructed: None where it could be
+    grade_of: dict[str, str] = {}  # likewise
     for case in job.cases:
         check_device(case.device)
         cls, slot = registry.load("mechanism", case.mechanism), slot_of(case)
@@ -35,7 +39,7 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
             reasons[key] = None
             try:
                 with torch.random.fork_rng(devices=[]):
-                    build_mechanism(cls, case.params, slot, case.backend)
+                    grade_of[key] = build_mechanism(cls, case.params, slot, case.backend).grade
             except Unsupported as error:
                 reasons[key] = str(error)
             except (ValueError, TypeError) as error:
@@ -47,12 +51,14 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
         reason = reasons[key]
         if reason is not None:
             refused[case.id] = reason
+        elif key in grade_of:
+            grades[case.id] = grade_of[key]
     tasks = {json.dumps([c.task, c.task_params, c.pattern, c.n, c.m, c.heads, c.dim]): c for c in job.cases}
     for case in tasks.values():
         task = build_task(case)
         if task.trains:
             data_of(task, case.task, Path(job.data))
-    return PreflightAnswer(refused)
+    return PreflightAnswer(refused, grades)
 
 
 def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:

@@ -1,9 +1,16 @@
-"""`cab plot mask` on a raster: one query's map lies beside the sheet, on the raster of the keys."""
+"""`cab plot mask`: every mask of the catalogue, and on a raster one query's map on the raster of the keys."""
 
+import io
+from pathlib import Path
+
+import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 
 from cab.attention.attention_map import AttentionMap
-from cab.commands.plot import DARK_BLUE, WHITE, centre, key_raster, one_query
+from cab.commands.plot import DARK_BLUE, WHITE, centre, key_raster, one_query, plot_masks
+from cab.ops.masks import CATALOGUE
 from cab.planning.plan import plan
 
 
@@ -41,3 +48,12 @@ def test_the_planes_of_a_volume_lie_side_by_side() -> None:
     wide = one_query(AttentionMap(weights, True), (2, 2, 2), 0, "query 0")
     square = one_query(AttentionMap(weights[:, :4, :4], True), (2, 2), 0, "query 0")
     assert wide.width / wide.height > square.width / square.height
+
+
+@pytest.mark.parametrize("mask", CATALOGUE)
+def test_every_mask_of_the_catalogue_is_drawn(mask: str, tmp_path: Path) -> None:
+    sizes = ["mechanism.window=4", "mechanism.frame_size=4", "heads=2", "dim=4", "seq_len=16"]
+    plot_masks(["mechanism=masked", f"mechanism.mask={mask}", *sizes], tmp_path, Console(file=io.StringIO()))
+    (picture,) = tmp_path.glob("*.png")
+    with Image.open(picture) as image:
+        assert min(image.size) > 100

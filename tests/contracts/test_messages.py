@@ -66,7 +66,7 @@ MESSAGES = [
     ChildExit("ended", None, 9, peak=2**31, seconds=0.5),
     Request(CompareJob(CASE, "data", 1), 600.0, None, "answer", "output", "progress", "/home"),
     PreflightJob([CASE], "data"),
-    PreflightAnswer({CASE.id: "too short"}),
+    PreflightAnswer({CASE.id: "too short"}, {CASE.id: "leaky"}),
     LawsJob("softmax", "NS", {"chunk": 8}, "eager", "cpu"),
     LawsAnswer(["heads: they mix"], {"modes": "it draws"}, 30),
     MeasureJob(CASE, "data", 2, ["latency"], pinned=True, compared=True, device_memory=2**30),

@@ -99,3 +99,9 @@ def test_the_fingerprint_of_data_is_of_the_named_files_alone(tmp_path: Path) -> 
     assert one and fingerprint.of_data(tmp_path, ("mine",)) == one
     (tmp_path / "mine" / "inside" / "lost").symlink_to("nowhere")
     assert fingerprint.of_data(tmp_path, ("mine",)) != one
+
+
+def test_files_that_hyperparameters_name_are_found(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text("x = 1\n")
+    params = {"mask": "./mine.py:past", "other": "./gone.py:past", "window": 3, "name": "past"}
+    assert fingerprint.named_files(params) == ("./mine.py",)

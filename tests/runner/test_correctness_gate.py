@@ -94,3 +94,16 @@ def test_a_mechanism_in_all_slots_must_be_lawful_in_every_pattern_of_the_task(
         objection = Laws().objection(measurement, broken_in_ns)
         assert runs == patterns
         assert (objection is None) == (others == "none")
+
+
+def test_a_verdict_and_a_number_are_of_the_file_that_a_hyperparameter_names(elsewhere: Path) -> None:
+    def asked() -> tuple[str, str]:
+        rule = ["mechanism=masked", "mechanism.mask=./mine.py:past", "seq_len=16", "meters=[flops]"]
+        (measurement,) = plan([*FAST, *rule]).measurements
+        return measurement.source, verdict_cache.key(measurement.case)
+
+    (elsewhere / "mine.py").write_text("def past(i, j):\n    return j <= i\n")
+    before = asked()
+    (elsewhere / "mine.py").write_text("def past(i, j):\n    return j < i + 2\n")
+    after = asked()
+    assert before[0] != after[0] and before[1] != after[1]

@@ -18,7 +18,7 @@ def test_a_dead_server_says_why(elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_job_is_answered_and_leaves_no_file(server: ForkClient, elsewhere: Path) -> None:
     for _ in range(2):
         ending = server.run(PreflightJob([], "."), 60, None)
-        assert ending.answer == PreflightAnswer({}) and (ending.exit.why, ending.exit.exit) == ("ended", 0)
+        assert ending.answer == PreflightAnswer({}, {}) and (ending.exit.why, ending.exit.exit) == ("ended", 0)
     assert not [path for path in server._folder.iterdir() if path.is_dir()]
 
 

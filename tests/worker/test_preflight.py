@@ -58,3 +58,10 @@ def test_more_landmarks_than_tokens_refuse_the_case_alone_on_rasters_too(overrid
 def test_what_no_slot_takes_ends_the_run(overrides: list[str]) -> None:
     with pytest.raises(UsageError, match="landmarks=0"):
         refused(overrides, 0)
+
+
+def test_grades_are_those_of_the_instances() -> None:
+    overrides = ["mechanism=masked", "mechanism.mask=soft_causal,window", "pattern=CS", "task=speed", "seq_len=16"]
+    cases = plan([*overrides, "meters=[flops]"]).cases
+    grades = preflight(PreflightJob(cases, "data")).grades
+    assert [grades[case.id] for case in cases] == ["leaky", "native"]
