@@ -22,6 +22,7 @@ FastSpeech2: Any = registry.load("task", "cab_tts_fastspeech2")
 Transformer: Any = registry.load("task", "cab_tts_transformer")
 TASKS = {"cab_tts_fastspeech2": FastSpeech2, "cab_tts_transformer": Transformer}
 CONF = Path(__file__).parents[2] / "conf" / "task"
+SIZES = ("self", "seq_len", "source_len", "heads", "dim", "pattern")  # what a case says
 FRAMES, PHONEMES = 24, 6
 SENTENCES = [f"Sentence number {i}." for i in range(120)]
 
@@ -285,12 +286,25 @@ def test_every_slot_is_under_test_and_every_weight_learns(
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.parametrize(("pattern", "kernel", "base"), [("NS", 1, 10_000.0), ("CS", 3, None), ("CC", 3, None)])
+def test_the_encoder_has_wider_kernels_where_it_is_not_under_test(
+    pattern: str, kernel: int, base: float | None, folder: Path
+) -> None:
+    model = model_of(task_of(Transformer, folder, pattern=pattern), pattern=pattern)
+    assert model.convolutions[0].convolution.convolution.kernel_size == (kernel,)
+    assert model.encoder[0].attention.mechanism.slot.rotary == base
+    other = model_of(task_of(Transformer, folder, pattern=pattern, kernel=5, rotary=True), pattern=pattern)
+    assert other.convolutions[0].convolution.convolution.kernel_size == (5,)
+    assert other.encoder[0].attention.mechanism.slot.rotary
+
+
 def test_what_fits_nothing_is_refused(folder: Path) -> None:
     for name in ("kernel", "predictor_kernel"):
         with pytest.raises(ValueError, match=f"{name}=2: an odd number"):
             FastSpeech2(seq_len=8, **{name: 2})
-    with pytest.raises(ValueError, match="frames=0: at least 1 a step"):
-        Transformer(seq_len=8, frames=0)
+    for wrong, message in (({"frames": 0}, "frames=0: at least 1 a step"), ({"kernel": 4}, "kernel=4: an odd number")):
+        with pytest.raises(ValueError, match=message):
+            Transformer(seq_len=8, **wrong)
     for cls in TASKS.values():
         with pytest.raises(UsageError, match="unknown corpus"):
             cls(seq_len=8, corpus="librispeech")
@@ -302,7 +316,7 @@ def test_what_fits_nothing_is_refused(folder: Path) -> None:
 def test_the_yaml_has_every_hyper_parameter_with_its_default(name: str, cls: Any) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     signature = inspect.signature(cls.__init__).parameters
-    own = {n: p.default for n, p in signature.items() if n not in ("self", "seq_len", "source_len", "heads", "dim")}
+    own = {n: p.default for n, p in signature.items() if n not in SIZES}
     assert {k: v for k, v in node.items() if k not in ("name", "case", "scales")} == own
     for scale in node["scales"].values():
         Recipe.of(scale["training"])
