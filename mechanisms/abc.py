@@ -32,6 +32,7 @@ class Abc(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 2110.02488"
+    parity = "fla (plain functions)"
     cost = "O((n + m) s d)"
     inputs = {"y": ("keys", "real", "width")}
     checks = ({"slots": 5, "chunk": 8}, {"slots": 3, "gated": True, "chunk": 8})

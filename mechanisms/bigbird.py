@@ -29,6 +29,7 @@ class BigBird(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2007.14062"
+    parity = "transformers (BigBirdBlockSparseAttention)"
     cost = "O(n b (5 + r) d)"
     checks = ({"block": 3, "random": 2}, {"block": 4, "random": 0}, {"block": 2, "random": 4})
     limits = (

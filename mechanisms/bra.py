@@ -40,6 +40,7 @@ class Bra(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
     paper = "arXiv 2303.08810"
+    titles = ("BiFormer: Vision Transformer with Bi-Level Routing Attention",)
     cost = "O(n m t / s d + s^2 d)"  # t of s regions
     rasters = {"NS": (1, 2, 3), "NC": (1, 2)}
     source_rasters = {"NC": (1, 2), "CC": (1, 2)}

@@ -33,6 +33,7 @@ class Differential(Pairwise):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 2410.05258"
+    parity = "transformers (DiffLlama)"
     cost = "O(n m d)"
     grouped = True
     rotates = True

@@ -20,6 +20,7 @@ class Efficient(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "native"}
     paper = "arXiv 1812.01243"
+    parity = "performer-pytorch"
     titles = (
         "Self-Attention Amortized Distributional Projection Optimization for Sliced Wasserstein Point-Cloud "
         "Reconstruction",

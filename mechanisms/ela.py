@@ -35,6 +35,7 @@ class Ela(Mechanism):
         "CC": "it has no queries: each output stands where its value stands",
     }
     paper = "arXiv 2403.01123"
+    titles = ("ELA: Efficient Local Attention for Deep Convolutional Neural Networks",)
     cost = "O(n d)"
     reads = "v"
     rasters = (2,)

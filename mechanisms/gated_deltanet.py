@@ -33,6 +33,7 @@ class GatedDeltanet(Mechanism):
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2412.06464"
+    parity = "transformers (Qwen3-Next), fla (plain functions)"
     cost = "O((n + m) d^2)"
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
     accepts = {"conv": ">= 1", "chunk": ">= 1"}

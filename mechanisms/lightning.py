@@ -34,6 +34,7 @@ class Lightning(Mechanism):
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2401.04658"
+    parity = "transformers (MiniMaxLightningAttention)"
     titles = (
         "Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention",
         "Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",

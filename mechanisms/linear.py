@@ -31,6 +31,7 @@ class Linear(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2006.16236"
+    parity = "fla (plain functions)"
     cost = "O((n + m) d^2)"
     checks = (
         {"chunk": 4},

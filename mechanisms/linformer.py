@@ -23,6 +23,7 @@ class Linformer(Mechanism):
     patterns = {"NS": "native", "NC": "native", "CC": "native"}
     refuses = {"CS": "every projected key mixes all positions, later ones too"}
     paper = "arXiv 2006.04768"
+    parity = "linformer"
     titles = (
         "Self-Attention Amortized Distributional Projection Optimization for Sliced Wasserstein Point-Cloud "
         "Reconstruction",

@@ -30,6 +30,7 @@ class Longformer(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2004.05150"
+    parity = "transformers (LongformerSelfAttention)"
     cost = "O(n (w + g) d)"
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
     checks = ({"window": 3, "globals": 2, "block": 4}, {"window": 8, "globals": 3, "block": 3})

@@ -30,6 +30,7 @@ class Mla(Pairwise):
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2405.04434"
+    parity = "transformers (DeepSeek-V2-Lite, -V3)"
     cost = "O(n m d)"
     reads = "q"
     inputs = {"y": ("keys", "real", "width")}

@@ -29,6 +29,7 @@ class Moh(Wrapper):
     """Every token weighs the heads of the mechanism inside, and switches some of them off."""
 
     paper = "arXiv 2410.11842"
+    titles = ("MoH: Multi-Head Attention as Mixture-of-Head Attention",)
     cost = "O(n D h) beside the inner mechanism"
     inputs = {"x": ("queries", "real", "width")}
     accepts = {"shared": ">= 0, <= 1", "active": ">= 0, <= 1", "balance": ">= 0"}

@@ -34,6 +34,7 @@ class Nystrom(Mechanism):
     patterns = {"NS": "native", "NC": "extension", "CC": "extension"}
     refuses = {"CS": "every landmark, and the inverse of their weights, mixes all positions"}
     paper = "arXiv 2102.03902"
+    parity = "nystrom-attention, transformers"
     cost = "O((n + m) r d + r^3)"
     checks = ({"landmarks": 5, "conv": 3}, {"landmarks": 16, "conv": 0, "iterations": 2})
     limits = ({"params": {"landmarks": 61, "conv": 0}, "equals": "softmax"},)

@@ -41,6 +41,7 @@ class Performer(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 2009.14794"
+    parity = "performer-pytorch"
     cost = "O((n + m) f d)"
     checks = (
         {"features": 21, "chunk": 4},

@@ -39,6 +39,7 @@ class ProbSparse(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2012.07436"
+    parity = "transformers (Informer)"
     cost = "O((n + m) log(n) d), causal O(n m d)"
     checks = ({"factor": 2, "threshold": 1.0}, {"factor": 1, "threshold": 0.5})
     limits = ({"params": {"factor": 64, "threshold": -1.0}, "equals": "softmax"},)

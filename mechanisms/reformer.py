@@ -43,6 +43,7 @@ class Reformer(Mechanism):
         "CC": "its queries are its keys, and a source has none of the target's queries",
     }
     paper = "arXiv 2001.04451"
+    parity = "reformer-pytorch"
     cost = "O(r n (w + n / b) d)"
     reads = "qv"
     checks = (

@@ -34,6 +34,7 @@ class Retention(Mechanism):
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2307.08621"
+    parity = "fla (plain functions)"
     cost = "O((n + m) d^2)"
     rotates = True
     inputs = {"x": ("queries", "real", "width", {"gate": True})}

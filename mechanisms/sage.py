@@ -36,6 +36,7 @@ class Sage(Pairwise):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
     paper = "arXiv 2411.10958"
+    titles = ("SageAttention2 Technical Report: Accurate 4 Bit Attention for Plug-and-play Inference Acceleration",)
     cost = "O(n m d)"
     grouped = True
     accepts = {

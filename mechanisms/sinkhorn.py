@@ -48,6 +48,7 @@ class Sinkhorn(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2002.11296"
+    parity = "sinkhorn-transformer"
     cost = "O(n b d + n m d / b)"
     checks = (
         {"block": 4, "iterations": 3, "picks": 2},

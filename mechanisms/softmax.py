@@ -29,6 +29,7 @@ class Softmax(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 1706.03762"
+    parity = "transformers (gpt-oss, Bloom)"
     cost = "O(n m d)"
     exact = True
     grouped = True

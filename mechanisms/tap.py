@@ -38,6 +38,7 @@ class Tap(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2303.11126"
+    titles = ("Robustifying Token Attention for Vision Transformers",)
     cost = "O(n m d)"
     inputs = {"y": ("keys", "real", "width")}
     rasters = {"NS": (1, 2), "NC": (1, 2), "CC": (1, 2)}

@@ -87,13 +87,13 @@ def test_a_terminal_has_a_line_for_each_worker_until_one_works_alone(measurement
 def test_a_log_says_every_half_minute_how_long_the_rest_takes(
     measurements: list[Measurement], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    clock = iter((1000.0, 1010.0, 1031.0, 1045.0, 1062.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     display = Display(Console(file=out, width=200))
     display.start(measurements, measurements)
     total = sum(each.processes for each in measurements)
-    for now in (1010.0, 1031.0, 1045.0, 1062.0):
+    for _ in range(4):
         display.step(1)
     assert lines_of(out) == [
         f"2 of {total} processes in 0:31, about 0:{round(31 / 2 * (total - 2)):02d} left",
