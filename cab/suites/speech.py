@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cab.backbones.time_warping import distortions
 from cab.contracts.task import Missing, Source, Task
 from cab.data import espeak, ljspeech
 from cab.data.espeak import Utterance
@@ -119,6 +118,8 @@ class Speech(Task):
 
         Spectrograms (batch, frames, 80) are standardised; each example has as many frames as (batch,) says.
         """
+        from cab.backbones.time_warping import distortions  # numba takes a second to import
+
         mean, deviation = self.scale("mel")
         pairs = []
         for ours, n, theirs, m in zip(synthesised, frames.tolist(), recorded, recorded_frames.tolist(), strict=True):
