@@ -36,7 +36,7 @@ class Hilo(Mechanism):
     rasters = (1, 2, 3)
     grouped = True
     accepts = {"window": ">= 1", "share": ">= 0, <= 1"}
-    checks = ({"window": 3}, {"window": 2, "share": 1.0}, {"window": 4, "share": 0.0})
+    checks = ({"window": 3}, {"window": 2, "share": 1.0})
     limits = (
         {"params": {"window": 1, "share": 1.0}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},
         {"params": {"window": 1000, "share": 0.0}, "equals": "softmax"},

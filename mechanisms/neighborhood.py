@@ -67,7 +67,7 @@ class Neighborhood(Mechanism):
     rasters = (1, 2, 3)
     grouped = True
     accepts = {"window": ">= 1", "dilation": ">= 1"}
-    checks = ({"window": 3}, {"window": 4, "dilation": 3}, {"window": 5, "dilation": 2, "bias": True})
+    checks = ({"window": 4, "dilation": 3}, {"window": 5, "dilation": 2, "bias": True})
     limits = (
         {"params": {"window": 1000}, "equals": "softmax", "patterns": ["NS", "NC", "CC"]},
         {"params": {"window": 1000, "bias": True}, "weights": {"table": 0.0}, "equals": "softmax", "patterns": ["NS"]},

@@ -38,7 +38,7 @@ class Oca(Mechanism):
     rasters = (1, 2, 3)
     grouped = True
     accepts = {"window": ">= 1", "overlap": ">= 0"}
-    checks = ({"window": 4}, {"window": 3, "overlap": 0.7}, {"window": 2, "overlap": 2.5, "bias": False})
+    checks = ({"window": 4}, {"window": 2, "overlap": 2.5, "bias": False})
     limits = (
         {"params": {"window": 1000}, "weights": {"bias.table": 0.0}, "equals": "softmax"},
         {

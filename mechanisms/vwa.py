@@ -46,7 +46,7 @@ class Vwa(Mechanism):
     inputs = {"y": ("keys", "real", "width")}
     rasters = (1, 2)
     accepts = {"windows": ">= 1", "ratio": ">= 1"}
-    checks = ({"windows": 4}, {"windows": 3, "ratio": 1}, {"windows": 1})
+    checks = ({"windows": 4}, {"windows": 3, "ratio": 1})
 
     def __init__(self, slot: Any, *, windows: int = 8, ratio: int = 2) -> None:
         super().__init__(slot)
