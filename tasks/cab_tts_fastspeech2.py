@@ -34,6 +34,7 @@ class CabTTSFastSpeech2(Speech):
     metrics = {
         "mcd": ("distance", False),
         "msd": ("distance", False),
+        "mcd_recorded": ("distance", False),
         "l1": ("", False),
         "duration_mse": ("", False),
     }

@@ -19,12 +19,16 @@ COEFFICIENTS = 13
 
 
 def distortions(synthesised: NDArray[Any], recorded: NDArray[Any]) -> dict[str, tuple[float, int]]:
-    """Return, of log-mel spectrograms (frames, bands), the sums of MCD and MSD over their paths, and their frames."""
-    frames = len(synthesised)
-    cepstra = [cepstrum(each) for each in (synthesised, recorded)]
+    """Return, of log-mel spectrograms (frames, bands), the sums of MCD and MSD over their paths, and their frames.
+
+    `mcd_recorded` is MCD a frame of the recording. By CAB's formulas speech that never ends is the better for it: its
+    frames beyond the recording's are divided by too.
+    """
+    cepstral = path_distance(*(cepstrum(each) for each in (synthesised, recorded)))
     return {
-        "mcd": (path_distance(*cepstra), frames),
-        "msd": (path_distance(synthesised, recorded), frames),
+        "mcd": (cepstral, len(synthesised)),
+        "msd": (path_distance(synthesised, recorded), len(synthesised)),
+        "mcd_recorded": (cepstral, len(recorded)),
     }
 
 

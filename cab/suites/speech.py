@@ -114,7 +114,7 @@ class Speech(Task):
     def distances(
         self, synthesised: Tensor, frames: Tensor, recorded: Tensor, recorded_frames: Tensor
     ) -> dict[str, Tensor]:
-        """Return MCD and MSD, each a sum and a number of synthesised frames, (batch, 2).
+        """Return MCD and MSD, each a sum and a number of frames, (batch, 2): see `cab.backbones.time_warping`.
 
         Spectrograms (batch, frames, 80) are standardised; each example has as many frames as (batch,) says.
         """
@@ -125,19 +125,19 @@ class Speech(Task):
         for ours, n, theirs, m in zip(synthesised, frames.tolist(), recorded, recorded_frames.tolist(), strict=True):
             mels = [part.float().cpu().numpy() * deviation + mean for part in (ours[:n], theirs[:m])]
             pairs.append(distortions(*mels))
-        return {name: torch.tensor([each[name] for each in pairs]) for name in ("mcd", "msd")}
+        return {name: torch.tensor([each[name] for each in pairs]) for name in pairs[0]}
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return the distances of the mean of training, said as long as the recording."""
-        sums = {"mcd": 0.0, "msd": 0.0, "l1": 0.0}
+        sums = {"mcd": 0.0, "msd": 0.0, "mcd_recorded": 0.0, "l1": 0.0}
         frames = 0
         for utterance in spread(self.split("test", 0), SCORED):
             recorded = self.standardised(self.cut(utterance), "mel")
             count = torch.tensor([len(recorded)])
             theirs = torch.from_numpy(recorded)[None]
             found = self.distances(torch.zeros_like(theirs), count, theirs, count)
-            for name in ("mcd", "msd"):
-                sums[name] += float(found[name][0, 0])
+            for name, values in found.items():
+                sums[name] += float(values[0, 0])
             sums["l1"] += float(np.abs(recorded).mean(1).sum())
             frames += len(recorded)
         return {"mean of training": {name: value / frames for name, value in sums.items()}}
