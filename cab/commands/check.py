@@ -68,7 +68,7 @@ def check_and_print(request: Request, out: Console, verbose: bool = False, data:
     """
     import torch
 
-    from cab.conformance import check_card, select_laws, unneeded_exemptions
+    from cab.conformance import check_card, select_laws, unneeded_exemptions, warm_up
 
     torch.set_num_threads(1)  # before any tensor operation, so that processes can be forked
     if request.task:
@@ -79,6 +79,8 @@ def check_and_print(request: Request, out: Console, verbose: bool = False, data:
     classes = {name: registry.load("mechanism", name) for name in request.names}
     patterns = [Pattern.of(pattern) for pattern in request.patterns] or list(Pattern)
     start, broken = time.monotonic(), False
+    if {"flops", "compile"} & set(laws):
+        warm_up()
     for name, results in _by_mechanism(classes, patterns, laws, request.backend):
         verdicts = [] if request.laws else [check_card(classes[name])]
         crashes = [result for result in results if isinstance(result, str)]

@@ -16,6 +16,7 @@ from cab.conformance.suite import (
     parametrize,
     select_laws,
     unneeded_exemptions,
+    warm_up,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "parametrize",
     "select_laws",
     "unneeded_exemptions",
+    "warm_up",
 ]

@@ -31,10 +31,12 @@ def splits(n: int) -> tuple[tuple[int, ...], ...]:
 @torch.no_grad()
 def truncation(subject: Subject) -> None:
     """The first rows are what the first tokens give alone, at every cut (CAB's test); CC with n < m and n > m."""
-    for n, m in subject.lengths:
+    for index, (n, m) in enumerate(subject.lengths):
         call = subject.draw(n, m, batch=1)
         whole = subject.mechanism(**call)
-        for cut in range(1, n):
+        for cut in CUTS if index else range(1, n):
+            if cut >= n:
+                continue
             alone = subject.mechanism(**subject.truncate(call, cut))
             require_equal(alone, whole[:, :, :cut], f"the first {cut} tokens alone, of {n} (m={m})")
 

@@ -34,6 +34,7 @@ class Law:
     first_check_only: bool = False  # run with the first entry of `checks` only
     long: bool = False  # left out unless asked for
     on_rasters: bool = True  # run on every raster that the mechanism takes, beside its first layout
+    one_raster: bool = False  # of those, run on the last one alone
     in_later_layers: bool = False  # run in layer 1 of 2 with rotary positions too
     by_majority: bool = False  # compares rounding errors: drawn three times where it fails
 
@@ -138,7 +139,7 @@ LAWS: dict[str, Law] = {
     "autocast": Law(precision.autocast, exemptible=True, by_majority=True),
     "flops": Law(cost.flops, _has_flops),
     "meta": Law(cost.meta, _has_flops, exemptible=True, first_check_only=True),
-    "compile": Law(compilation.aot_eager, exemptible=True, first_check_only=True),
+    "compile": Law(compilation.aot_eager, exemptible=True, first_check_only=True, one_raster=True),
     "inductor": Law(compilation.inductor, exemptible=True, first_check_only=True, long=True),
 }
 EXEMPTIBLE = tuple(name for name, law in LAWS.items() if law.exemptible)

@@ -23,6 +23,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported, unknown
+from cab.instruments.flop_counter import count_flops
 from cab.paths import PACKAGE
 from cab.plugins import registry
 
@@ -64,6 +65,17 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def warm_up() -> None:
+    """Set up what the laws `flops` and `compile` need at their first use, so that forked processes share it.
+
+    Nothing is computed backward: autograd would refuse to work in the forked processes.
+    """
+    count_flops(lambda: torch.ones(2, 2) @ torch.ones(2, 2))
+    torch.compile(lambda t: t @ t, fullgraph=True, dynamic=False, backend="aot_eager")(torch.ones(2, 2))
+    torch.compiler.reset()
 
 
 @_one_thread()
@@ -181,8 +193,9 @@ def _runs(
             continue
         for layout in subject.layouts[1:]:
             on_raster = replace(subject, setting=on_layout(pattern, layout))
+            left_out = {law for law in law_names if LAWS[law].one_raster and layout != subject.layouts[-1]}
             for law in law_names:
-                if LAWS[law].on_rasters and LAWS[law].applies_to(on_raster, first=index == 0):
+                if LAWS[law].on_rasters and law not in left_out and LAWS[law].applies_to(on_raster, first=index == 0):
                     yield Run(law, LAWS[law], on_raster)
         if index == 0 and subject.layouts[0] == (1, 1):
             later = replace(subject, setting=later_layer(pattern))
