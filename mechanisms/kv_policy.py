@@ -146,72 +146,55 @@ class KvPolicy(Mechanism):
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Decode token by token, with a list of the keys that each head keeps."""
-        n, m, dtype, place = q.shape[2], k.shape[2], at_least_float32(q), torch.arange(k.shape[2], device=k.device)
+        n, m, dtype, rows = q.shape[2], k.shape[2], at_least_float32(q), []
         q, k, values = (t[0].to(dtype) for t in (q, k, v))
-        turned = rotate(k[None], place, self.base)[0]
+        rotated = rotate(k[None], torch.arange(m), self.base)[0]
         kept: list[list[int]] = [[] if self.causal_self else list(range(m)) for _ in q]
-        votes, out = (
-            torch.zeros(len(q), m, dtype=dtype, device=k.device),
-            torch.zeros_like(v[:, :, :1]).expand(-1, -1, n, -1),
-        )
-        out = out.to(dtype).clone()
+        votes = torch.zeros(len(q), m, dtype=dtype)
         for i in range(n):
+            voting = self.policy == "h2o" or self.prompt - self.window <= i < self.prompt
             for head in range(len(q)):
                 rule = next(rule for rule, heads in self.groups if heads.start <= head < heads.stop)
-                kept[head] += [i] if self.causal_self else []
+                if self.causal_self:
+                    kept[head].append(i)
                 if rule == "streaming":
                     kept[head] = [j for j in kept[head] if j < self.sinks or i - j < self.window]
-                again = min(i, self.sinks + self.window - 1) if self.policy == "streaming" else i
-                own, far = (
-                    rotate(q[None, [head], i : i + 1], torch.tensor([p]), self.base)[0, 0, 0] for p in (i, again)
+                in_cache = min(i, self.sinks + self.window - 1) if self.policy == "streaming" else i
+                of_sinks, query = (
+                    rotate(q[None, [head], i : i + 1], torch.tensor([position]), self.base)[0, 0]
+                    for position in (in_cache, i)
                 )
-                keys = kept[head]
-                if rule == "quest":
-                    pages = [[j for j in keys if j // self.page == p] for p in range(-(-m // self.page))]
-                    past = pages[: i // self.page] if self.causal_self else pages
-                    bounds = [
-                        (own * turned[head, p].amin(0)).maximum(own * turned[head, p].amax(0)).sum().item()
-                        for p in past
-                    ]
-                    best = sorted(range(len(past)), key=lambda p: (-bounds[p], p))
-                    best = best[: self.budget // self.page - self.causal_self]
-                    keys = [
-                        j
-                        for j in keys
-                        if j // self.page in best or self.causal_self and j // self.page == i // self.page
-                    ]
-                scores = (
-                    torch.stack([(far if j < self.sinks else own) @ turned[head, j] for j in keys]) / self.slot.dim**0.5
-                )
-                weights = scores.softmax(0)
-                out[0, head, i] = weights @ values[head, keys]
+                keys = self._page_keys(query, rotated[head], i) if rule == "quest" else kept[head]
+                queries = query.where(torch.tensor(keys)[:, None] >= self.sinks, of_sinks)
+                weights = ((queries * rotated[head, keys]).sum(1) / self.slot.dim**0.5).softmax(0)
+                rows.append(weights @ values[head, keys])
                 if rule == "feather":
                     weights = (k[head, keys] @ q[head, i] / self.slot.dim**0.5).softmax(0)
-                if rule == "h2o" or self.prompt - self.window <= i < self.prompt:
+                if voting:
                     votes[head, keys] += weights.detach()
             if self.policy == "h2o" and (i + 1) % self.page == 0:
-                first_last = i + 1 - self.window if self.causal_self else m
-                kept = [self._elect(votes[head], keys, first_last, []) for head, keys in enumerate(kept)]
-            if self.policy in ("snapkv", "feather") and i + 1 == self.prompt:
-                first_last = self.prompt - self.window if self.causal_self else m
-                for head, keys in enumerate(kept):
-                    vote, always = (
-                        votes[head].clone(),
-                        [j for j in keys if self.policy == "feather" and j % self.stride == 0],
-                    )
-                    vote = votes.mean(0) if self.policy == "feather" else vote
-                    vote[first_last:] = 0
-                    vote = torch.stack(
-                        [vote[max(j - self.pool // 2, 0) : j + self.pool // 2 + 1].max() for j in range(m)]
-                    )
-                    kept[head] = self._elect(vote, keys, first_last, always)
-        return out.to(v.dtype)
+                kept = [self._elect(votes[head], keys, i + 1) for head, keys in enumerate(kept)]
+            elif self.policy in ("snapkv", "feather") and i + 1 == self.prompt:
+                votes = votes.mean(0, keepdim=True).expand_as(votes) if self.policy == "feather" else votes
+                kept = [self._elect(votes[head], keys, self.prompt) for head, keys in enumerate(kept)]
+        return torch.stack(rows).view(n, 1, len(q), -1).permute(1, 2, 0, 3).to(v.dtype)
 
-    def _elect(self, votes: Tensor, keys: list[int], first_last: int, always: list[int]) -> list[int]:
-        """Return the keys from `first_last` on, those that are kept always, and the best of the others."""
-        others = [j for j in keys if j < first_last and j not in always]
-        best = sorted(others, key=lambda j: (-votes[j].item(), j))[: self._elected]
-        return sorted([*best, *always, *(j for j in keys if j >= first_last and j not in always)])
+    def _elect(self, votes: Tensor, keys: list[int], end: int) -> list[int]:
+        """Return the keys that stay: the window before `end` (CS), those of the stride, and the best of the others."""
+        end = end - self.window if self.causal_self else len(votes)
+        every = [j for j in keys if j < end and self.policy == "feather" and j % self.stride == 0]
+        others, reach = [j for j in keys if j < end and j not in every], self.pool // 2 * (self.policy == "snapkv")
+        pooled = [votes[max(j - reach, 0) : min(j + reach + 1, end)].max().item() for j in range(end)]
+        best = sorted(others, key=lambda j: (-pooled[j], j))[: self._elected]
+        return sorted([*every, *best, *(j for j in keys if j >= end)])
+
+    def _page_keys(self, query: Tensor, rotated: Tensor, i: int) -> list[int]:
+        """Return the keys of the pages that query i reads: its own (CS), and those with the largest bounds."""
+        pages = torch.arange(i + 1 if self.causal_self else len(rotated)).split(self.page)
+        own, pages = (pages[-1], pages[:-1]) if self.causal_self else (torch.arange(0), pages)
+        bounds = [torch.maximum(query * rotated[p].amin(0), query * rotated[p].amax(0)).sum().item() for p in pages]
+        best = sorted(range(len(pages)), key=lambda p: (-bounds[p], p))[: self.budget // self.page - self.causal_self]
+        return torch.cat([*(pages[p] for p in sorted(best)), own]).tolist()
 
     @property
     def _elected(self) -> int:
@@ -219,30 +202,31 @@ class KvPolicy(Mechanism):
 
     def flops(self, n: int, m: int, backend: str = "eager") -> float:
         """Count two products over the pairs that are computed, and what a policy scores beside them."""
-        pairs, scored = float(n * m), 0.0
-        for start in range(0, n, self.page) if self.policy == "h2o" else ():
-            size = min(self.page, n - start)
-            cached = min(start, self.budget) + size if self.causal_self else min(m, self.budget) if start else m
-            pairs += size * cached - (n * m if not start else 0)
-        if self.policy == "quest":
-            scored = 2.0 * n * -(-m // self.page)
+        pairs, beside = float(n * m), 0.0
+        if self.policy == "h2o":
+            starts = range(0, n, self.page)
+            of_source = min(m, self.budget)  # after the first page
+            cached = [min(start, self.budget) if self.causal_self else of_source if start else m for start in starts]
+            sizes = [min(self.page, n - start) for start in starts]
+            pairs = sum(size * (old + size * self.causal_self) for size, old in zip(sizes, cached, strict=True))
+        elif self.policy == "quest":
+            beside = 2.0 * n * -(-m // self.page)
         elif self.policy == "feather" and self.base:
-            scored = n * m
+            beside = n * m
         elif self.policy == "streaming" and self.base:
-            scored = n * min(self.sinks, m)
-        return 2.0 * self.slot.heads * (pairs * (self.slot.dim + self.slot.values) + scored * self.slot.dim)
+            beside = n * min(self.sinks, m)
+        return 2.0 * self.slot.heads * (pairs * (self.slot.dim + self.slot.values) + beside * self.slot.dim)
 
     def flops_needed(self, n: int, m: int) -> float:
         """Count the pairs that are read."""
-        read = n * (n + 1) / 2 if self.causal_self else n * m
         most = {"streaming": self.sinks + self.window, "quest": self.budget, "h2o": self.budget}.get(self.policy, m)
-        few = min(most, m)
-        read = min(read, n * few - few * (few - 1) / 2 if self.causal_self else n * few)
-        late = max(n - self.prompt, 0) if self.policy in ("snapkv", "feather") else 0
-        gone = max((self.prompt if self.causal_self else m) - self.budget, 0)
-        if self.policy == "feather":
-            gone = max(gone - -(-(self.prompt if self.causal_self else m) // self.stride), 0)
-        return 2.0 * self.slot.heads * (read - late * gone) * (self.slot.dim + self.slot.values)
+        few, late, dropped = min(most, m), 0, 0
+        if self.policy in ("snapkv", "feather"):
+            seen = self.prompt if self.causal_self else m
+            late, dropped = max(n - self.prompt, 0), seen - self.budget
+            dropped = max(dropped - -(-seen // self.stride) * (self.policy == "feather"), 0)
+        pairs = n * few - few * (few - 1) / 2 if self.causal_self else n * few
+        return 2.0 * self.slot.heads * (pairs - late * dropped) * (self.slot.dim + self.slot.values)
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Maybe = None) -> Any:
         """Keep the source (CC), or nothing yet (CS), for each group of heads."""
@@ -274,11 +258,11 @@ class KvPolicy(Mechanism):
         """
         if self.causal_self:
             k, v = k[:, :, :0], v[:, :, :0]
-        place = torch.arange(k.shape[2], device=k.device)[None, None, :, None].expand(*k.shape[:3], 1)
-        place = place if key_mask is None else place.where(key_mask[:, None, :, None], EMPTY)
+        position = torch.arange(k.shape[2], device=k.device)[None, None, :, None].expand(*k.shape[:3], 1)
+        position = position if key_mask is None else position.where(key_mask[:, None, :, None], EMPTY)
         votes = torch.zeros(*k.shape[:3], 1, dtype=at_least_float32(k), device=k.device)
         plain = k if self.policy == "feather" else k[..., :0]
-        return (k, v, plain, place, votes), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
+        return (k, v, plain, position, votes), torch.zeros(k.shape[0], dtype=torch.long, device=k.device)
 
     def _read(
         self, rule: str, state: Any, q: Tensor, k: Maybe, v: Maybe, mask: Maybe, pack: bool = False
@@ -288,9 +272,9 @@ class KvPolicy(Mechanism):
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
         i, count = next_positions(((), before), q.shape[2], mask), before + mask.sum(1)
         if k is not None and v is not None:
-            place = i.where(mask, EMPTY)[:, None, :, None].expand(*k.shape[:3], 1)
+            position = i.where(mask, EMPTY)[:, None, :, None].expand(*k.shape[:3], 1)
             plain = k if self.policy == "feather" else k[..., :0]
-            new = rotate(k, i, self.base), v, plain, place, entries[4].new_zeros(place.shape)
+            new = rotate(k, i, self.base), v, plain, position, entries[4].new_zeros(position.shape)
             entries = tuple(torch.cat(pair, 2) for pair in zip(entries, new, strict=True))
         if pack:
             (entries, _) = _packed((entries, count), entries[3][..., 0] >= 0, entries[3].shape[2])
@@ -307,9 +291,10 @@ class KvPolicy(Mechanism):
                 seen = seen & ((at < self.sinks) | (own - at < self.window))
                 needed = needed & ((at[:, :, 0] < self.sinks) | (at[:, :, 0] > last - self.window))
                 if self.policy == "streaming" and self.base is not None:
-                    again = rotate(query, i.clamp(max=self.sinks + self.window - 1), self.base)
-                    again = F.pad(again @ keys[:, :, : self.sinks].mT, (0, max(keys.shape[2] - self.sinks, 0)))
-                    scores = torch.where(at < self.sinks, again, scores)
+                    in_cache = rotate(query, i.clamp(max=self.sinks + self.window - 1), self.base)
+                    of_sinks = in_cache @ keys[:, :, : self.sinks].mT
+                    of_sinks = F.pad(of_sinks, (0, keys.shape[2] - of_sinks.shape[-1]))
+                    scores = torch.where(at < self.sinks, of_sinks, scores)
             elif rule == "quest":
                 seen = seen & self._in_best_pages(turned, keys, at, own)
             elif rule in ("snapkv", "feather"):
@@ -358,6 +343,6 @@ def _packed(state: Any, needed: Tensor, most: int) -> Any:
     """Bring what is needed to the front, in order, and cut the entries after `most`; others there hold no token."""
     entries, count = state
     order = needed.sort(dim=-1, descending=True, stable=True).indices[..., :most].unsqueeze(-1)
-    k, v, plain, place, votes = (t.gather(2, order.expand(-1, -1, -1, t.shape[-1])) for t in entries)
-    place = place.where(needed.unsqueeze(-1).gather(2, order), EMPTY)
-    return (k, v, plain, place, votes), count
+    k, v, plain, position, votes = (t.gather(2, order.expand(-1, -1, -1, t.shape[-1])) for t in entries)
+    position = position.where(needed.unsqueeze(-1).gather(2, order), EMPTY)
+    return (k, v, plain, position, votes), count
