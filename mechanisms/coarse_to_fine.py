@@ -80,12 +80,12 @@ class CoarseToFine(Pairwise):
     def reference(self, q: Tensor, k: Tensor, v: Tensor, *, fine: Tensor) -> Tensor:
         """Query by query, list the coarse tokens that are read finely."""
         n, m, rows = q.shape[2], k.shape[2], []
-        place = torch.arange(max(n, m))
-        q, k = rotate(q, place[:n], self.base), rotate(k, place[:m], self.base)
+        position = torch.arange(max(n, m))
+        q, k = rotate(q, position[:n], self.base), rotate(k, position[:m], self.base)
         parts = fine[0].unflatten(1, (self.tokens, -1))  # (m, tokens, width / tokens)
         fine_v = self.of_value(parts).unflatten(2, (q.shape[1], -1)).permute(2, 0, 1, 3)
         fine_k = self.of_key(parts).unflatten(2, (q.shape[1], -1)).permute(2, 1, 0, 3)
-        fine_k = rotate(fine_k, place[:m], self.base).transpose(1, 2)  # (heads, m, tokens, dim)
+        fine_k = rotate(fine_k, position[:m], self.base).transpose(1, 2)  # (heads, m, tokens, dim)
         for i in range(n):
             seen = i + 1 if self.slot.pattern is Pattern.CS else m
             scores = q[0, :, i : i + 1] @ k[0, :, :seen].mT / self.slot.dim**0.5

@@ -58,8 +58,8 @@ class Hip(Pairwise):
         seen = seen.view(-1, 1, *seen.shape[-2:])
         with full_precision(q.device.type):
             scores = (q.to(dtype) * self.slot.dim**-0.5) @ k.to(dtype).mT
-            found = self._search(scores.detach(), seen, query_mask)
-            return (masked_softmax(scores, seen & found) @ v.to(dtype)).to(v.dtype)
+            selected = self._search(scores.detach(), seen, query_mask)
+            return (masked_softmax(scores, seen & selected) @ v.to(dtype)).to(v.dtype)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Search for one block of queries after the other, with lists."""
@@ -85,11 +85,11 @@ class Hip(Pairwise):
     def flops_needed(self, n: int, m: int) -> float:
         """Count the halves that every second query scores, and attention to what is found; at most all pairs."""
         few = min(self.nodes * self.key_block, m)
-        found = few * (2 * n - few + 1) / 2 if self.past_only else n * few
+        read = few * (2 * n - few + 1) / 2 if self.past_only else n * few
         asking = max(self.query_block // 2, 1) / self.query_block
         scored = asking * n * 2 * few * ceil(log2(max(ceil(m / self.key_block) / self.nodes, 1)))
         searching = 2.0 * self.slot.heads * self.slot.dim * scored
-        return min(searching + self.pair_flops * found, super().flops_needed(n, m))
+        return min(searching + self.pair_flops * read, super().flops_needed(n, m))
 
     def _search(self, scores: Tensor, seen: Tensor, query_mask: Mask) -> Tensor:
         """Return the keys of the blocks that are found, (batch, heads, n, m). `seen` is (batch or 1, 1, n or 1, m)."""
@@ -116,11 +116,11 @@ class Hip(Pairwise):
 
     def _asking(self, scores: Tensor, query_mask: Mask) -> Tensor:
         """Return the queries that score blocks, (batch or 1, 1, n, 1): every second one of a block, or its only one."""
-        place = torch.arange(scores.shape[2], device=scores.device)
-        real = torch.ones_like(place, dtype=torch.bool)[None] if query_mask is None else query_mask
+        position = torch.arange(scores.shape[2], device=scores.device)
+        real = torch.ones_like(position, dtype=torch.bool)[None] if query_mask is None else query_mask
         if self.query_block > 1:
             followed = torch.cat([real[:, 1:], torch.zeros_like(real[:, :1])], 1)
-            real = real & ((place % self.query_block % 2 == 1) | (place % self.query_block == 0) & ~followed)
+            real = real & ((position % self.query_block % 2 == 1) | (position % self.query_block == 0) & ~followed)
         return real[:, None, :, None]
 
 

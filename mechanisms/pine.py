@@ -99,13 +99,13 @@ class Pine(Mechanism):
                 orders[g + 1] = [own, *in_order(head, own, documents[:g] + documents[g + 1 :])]
             for i, of_i in enumerate(part):
                 order = [] if not of_i else orders[of_i] if of_i in orders else in_order(head, [i], documents)
-                place, last = {j: p for p, j in enumerate(prefix)} | {j: end + p for p, j in enumerate(suffix)}, end
+                position, last = {j: p for p, j in enumerate(prefix)} | {j: end + p for p, j in enumerate(suffix)}, end
                 for tokens in order:
                     last -= len(tokens)
-                    place |= {j: last + p for p, j in enumerate(tokens)}
-                keys = [j for j in place if place[j] <= place[i]]
-                turned = rotate(k[None, [head]][:, :, keys], torch.tensor([place[j] for j in keys]), self.base)[0, 0]
-                query = rotate(q[None, [head], i : i + 1], torch.tensor([place[i]]), self.base)[0, 0, 0]
+                    position |= {j: last + p for p, j in enumerate(tokens)}
+                keys = [j for j in position if position[j] <= position[i]]
+                turned = rotate(k[None, [head]][:, :, keys], torch.tensor([position[j] for j in keys]), self.base)[0, 0]
+                query = rotate(q[None, [head], i : i + 1], torch.tensor([position[i]]), self.base)[0, 0, 0]
                 out.append((turned @ query / self.slot.dim**0.5).softmax(0) @ values[head, keys])
         return torch.stack(out).view(1, len(q), len(part), -1).to(v.dtype)
 

@@ -153,8 +153,8 @@ class Redistribution(Pairwise):
         """Take the slow waves out, by the matrix of their sum (a Dirichlet kernel), and amplify the rest."""
         m = real.sum(1)[:, None, None].clamp(min=1)
         most = (m / 2 - self.band).floor().clamp(min=0).long()
-        place = torch.arange(real.shape[1], device=real.device)
-        away = (place[:, None] - place).abs()
+        position = torch.arange(real.shape[1], device=real.device)
+        away = (position[:, None] - position).abs()
         turns = ((2 * most + 1) * away % (2 * m)).to(weights.dtype) / m  # of half a circle
         ratio = torch.sin(pi * turns) / torch.sin(pi * away.to(weights.dtype) / m).where(away % m != 0, 1.0)
         slow = torch.where(away % m == 0, (2 * most + 1).to(weights.dtype), ratio) / m
