@@ -4,6 +4,9 @@ The sequence is cut into chunks. Position after position, in all chunks at once,
 what it adds, and what it leaves of the state before it. A loop over the chunks gives the state before each one. From
 there the recurrence runs again in all chunks at once, and every state is written. With a in [0, 1] nothing overflows.
 
+Compiled code would be as long as the loops, so it doubles a distance instead: a token takes over what was gathered by
+the one 1, 2, 4, ... places before it.
+
 The gradient with respect to h, G_t = g_t + a_(t+1) G_(t+1), is the same recurrence backwards. It is the gradient of b,
 and G_t h_(t-1) is that of a.
 """
@@ -11,6 +14,7 @@ and G_t h_(t-1) is that of a.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -53,6 +57,8 @@ class _Scan(torch.autograd.Function):
 
 def _run(decay: Tensor, addend: Tensor, state: Tensor, reverse: bool = False) -> Tensor:
     """Return h of every token, (batch, heads, chunks, chunk, channels); with `reverse` the last token comes first."""
+    if torch.compiler.is_compiling():
+        return _run_by_doubling(decay, addend, state, reverse)
     step = -1 if reverse else 1
     decays, addends = decay.unbind(3)[::step], addend.unbind(3)[::step]
     added, kept = addends[0], decays[0]
@@ -66,3 +72,17 @@ def _run(decay: Tensor, addend: Tensor, state: Tensor, reverse: bool = False) ->
         h = torch.addcmul(one_addend, one_decay, h)
         target.copy_(h)
     return out
+
+
+def _run_by_doubling(decay: Tensor, addend: Tensor, state: Tensor, reverse: bool) -> Tensor:
+    """Return the same as `_run`, in log2(n) steps over all tokens."""
+    shape, decay, addend, distance = decay.shape, decay.flatten(2, 3), addend.flatten(2, 3), 1
+    before, rest = state.unsqueeze(2), torch.zeros_like(addend[:, :, 1:])
+    addend = addend + decay * torch.cat([rest, before] if reverse else [before, rest], 2)
+    while distance < decay.shape[2]:
+        if reverse:
+            gathered, kept = (F.pad(t[:, :, distance:], (0, 0, 0, distance)) for t in (addend, decay))
+        else:
+            gathered, kept = (F.pad(t[:, :, :-distance], (0, 0, distance, 0)) for t in (addend, decay))
+        addend, decay, distance = addend + decay * gathered, decay * kept, 2 * distance
+    return addend.view(shape)

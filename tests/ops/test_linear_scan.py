@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab.ops.linear_scan import linear_scan
+from cab.ops.linear_scan import _run, _run_by_doubling, linear_scan
 
 
 def drawn(n: int) -> list[Tensor]:
@@ -40,3 +40,12 @@ def test_decays_of_zero_forget_what_came_before() -> None:
     decay, addend, state = drawn(37)
     with torch.no_grad():
         torch.testing.assert_close(linear_scan(torch.zeros_like(decay), addend, state, 8)[0], addend.detach())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_compiled_computes_the_same(reverse: bool) -> None:
+    decay, addend, state = drawn(40)
+    with torch.no_grad():
+        decay, addend = (t.unflatten(2, (5, 8)) for t in (decay, addend))
+        expected = _run(decay, addend, state, reverse)
+        torch.testing.assert_close(_run_by_doubling(decay, addend, state, reverse), expected)
