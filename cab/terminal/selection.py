@@ -79,15 +79,18 @@ def grades(card: Card) -> dict[str, str]:
 
 
 def growth(cost: str) -> str:
-    """Say how a card's cost grows with the number of tokens: one of COSTS, or "" where it gives no formula.
+    """Say how a card's cost grows with the number of tokens: one of COSTS, or "" where it gives no formula to read.
 
     Of several formulas the steepest counts, and n log n counts as linear. n and m are numbers of tokens, every other
-    letter is a constant.
+    letter is a constant; as an exponent of n it counts as 2.
 
     >>> growth("O((n + m) d^2)"), growth("O(n w d), CS O(n (w + n / c) d)")
     ('linear', 'quadratic')
     """
-    degrees = [_degree(formula) for formula in _formulas(cost)]
+    try:
+        degrees = [_degree(formula) for formula in _formulas(cost)]
+    except IndexError:  # a user's card may hold anything
+        return ""
     return COSTS[min(max(degrees), 2)] if degrees else ""
 
 
@@ -198,7 +201,8 @@ def _degree(formula: str) -> int:
         else:
             degree, at = int(symbols[at] in ("n", "m")), at + 1
         if at < len(symbols) and symbols[at] == "^":
-            degree, at = degree * int(symbols[at + 1]), at + 2
+            exponent = symbols[at + 1]
+            degree, at = degree * (int(exponent) if exponent.isdecimal() else 2), at + 2
         return degree, at
 
     return total(0)[0]

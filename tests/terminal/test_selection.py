@@ -37,6 +37,9 @@ def printed(*arguments: str) -> str:
         ("O(n w d + (n + m) (m / w) d)", "quadratic"),
         ("O(n w m / n)", "linear"),
         ("O(n w d), CS O(n (w + n / c) d)", "quadratic"),
+        ("O(3^axes n d)", "linear"),
+        ("O(n^a)", "quadratic"),
+        ("O(n^)", ""),
         ("that of the inner mechanism", ""),
     ],
 )
