@@ -141,7 +141,7 @@ class CabSR(Task):
             note = f"the last tenth of training is for validation; MIT licence; {tree}"
         if self.side > native:
             raise UsageError(f"seq_len={self.seq_len}: {name} has {native} x {native} pixels; give {native**2} or less")
-        self.splits = {split: Pairs(Cropped(each, self.side, native), self.factor) for split, each in by_split.items()}
+        self.splits = {split: Pairs(Resized(each, self.side), self.factor) for split, each in by_split.items()}
         counts = {split: len(each) for split, each in self.splits.items()}
         return Source(name, self.images == "faces" and self.side == native, counts, note)
 
@@ -201,18 +201,23 @@ class CabSR(Task):
         return {"bicubic": {"eps_mse": squares * sum(ratios) / LEVELS, **scores}}
 
 
-class Cropped:
-    """The middle of images (native, native, channels): item i is (side, side, channels)."""
+class Resized:
+    """Images (native, native, channels) made smaller, by the mean of the area: item i is (side, side, channels)."""
 
-    def __init__(self, images: Any, side: int, native: int) -> None:
-        self.images, self.side, self.first = images, side, (native - side) // 2
+    def __init__(self, images: Any, side: int) -> None:
+        self.images, self.side = images, side
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int, /) -> Any:
-        last = self.first + self.side
-        return np.ascontiguousarray(self.images[index][self.first : last, self.first : last])
+        from PIL import Image
+
+        image = self.images[index]
+        if len(image) == self.side:
+            return image
+        smaller = picture(image).resize((self.side, self.side), Image.Resampling.BOX)
+        return np.asarray(smaller).reshape(self.side, self.side, -1)
 
 
 def blurred(image: Any, factor: int) -> Any:
@@ -220,9 +225,15 @@ def blurred(image: Any, factor: int) -> Any:
     from PIL import Image
 
     side = len(image)
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    small = picture.resize((side // factor, side // factor), Image.Resampling.BICUBIC)
+    small = picture(image).resize((side // factor, side // factor), Image.Resampling.BICUBIC)
     return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC)).reshape(image.shape)
+
+
+def picture(image: Any) -> Any:
+    """Return pixels, uint8 (side, side, channels), as an image of Pillow."""
+    from PIL import Image
+
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def scaled(pixels: Tensor) -> Tensor:
