@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cab import Batch
 from cab.backbones.decoder import Decoder
 from cab.backbones.labels import label_loss, sum_nll
-from cab.contracts.task import LayerFactory
+from cab.contracts.task import LayerFactory, Stream
 from cab.data.byte_windows import Bytes
 from cab.suites.byte_text import VALUES, VOCABULARY, ByteText, bytes_of, log_frequencies
 
@@ -90,6 +90,11 @@ class CabLM(ByteText):
         n = self.seq_len
         lengths = {"nll": n, "nll_quarter": n // 4, "nll_half": n // 2, "nll_double": 2 * n}
         return {name: _windowed_nll(model, batch.target, length) for name, length in lengths.items()}
+
+    def stream(self, model: nn.Module, batch: Batch) -> Stream:
+        """Begin windows of bytes, as many as the batch has."""
+        assert isinstance(model, Decoder)
+        return model.stream(torch.zeros_like(batch.x[:, :1]))
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return the nats of predicting each byte by its frequency in training, and by its frequency after the last."""

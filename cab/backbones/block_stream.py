@@ -8,32 +8,30 @@ from torch import Tensor
 
 
 class StreamingBlock(Protocol):
-    """What a block of a decoder has, such as `cab.backbones.encoder_decoder.DecoderBlock`."""
+    """What a block of a decoder has: `EncoderBlock` without a source, `DecoderBlock` with one."""
 
     @property
     def streams(self) -> bool: ...
 
-    def init_state(self, x: Tensor, y: Tensor, y_mask: Tensor | None) -> Any: ...
+    def init_state(self, x: Tensor, *source: Tensor | None) -> Any: ...
 
     def step(self, state: Any, x: Tensor) -> tuple[Tensor, Any]: ...
 
-    def __call__(self, x: Tensor, x_mask: None, y: Tensor, y_mask: Tensor | None, inputs: Any) -> Tensor: ...
+    def __call__(self, x: Tensor, x_mask: None, *source_and_inputs: Any) -> Tensor: ...
 
 
 class BlockStream:
-    """Blocks over a source y (batch, m, width) with its mask, which take their target token by token.
+    """Blocks that take their target token by token: x (batch, 0, width) is what precedes the first.
 
+    Those with cross attention have a `source`: y (batch, m, width) and its mask.
     `streams` says whether they step. Without, `states` are the tokens so far, all of which each token computes anew.
     """
 
-    def __init__(self, blocks: Sequence[Any], y: Tensor, y_mask: Tensor | None) -> None:
+    def __init__(self, blocks: Sequence[Any], x: Tensor, *source: Tensor | None) -> None:
         self.blocks: Sequence[StreamingBlock] = blocks
-        self.y, self.y_mask = y, y_mask
+        self.source = source
         self.streams = all(block.streams for block in self.blocks)
-        nothing = y[:, :0]
-        self.states: list[Any] = (
-            [block.init_state(nothing, y, y_mask) for block in self.blocks] if self.streams else [nothing]
-        )
+        self.states: list[Any] = [block.init_state(x, *source) for block in self.blocks] if self.streams else [x]
 
     def step(self, x: Tensor) -> Tensor:
         """Return the output (batch, c, width) of the next tokens x (batch, c, width)."""
@@ -43,5 +41,5 @@ class BlockStream:
             return x
         out = self.states[0] = torch.cat([self.states[0], x], 1)
         for block in self.blocks:
-            out = block(out, None, self.y, self.y_mask, {})
+            out = block(out, None, *self.source, {})
         return out[:, -x.shape[1] :]

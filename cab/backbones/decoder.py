@@ -6,6 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cab.backbones.block_stream import BlockStream
 from cab.backbones.encoder import Encoder
 from cab.contracts.pattern import Pattern
 from cab.contracts.task import LayerFactory
@@ -61,3 +62,34 @@ class Decoder(TokenClassifier):
 
     def __init__(self, attention: LayerFactory, classes: int, tied: bool = False, **sizes: Any) -> None:
         super().__init__(Encoder(attention, Pattern.CS, **sizes), classes, tied)
+        self.offset = self.encoder.tokens.num_embeddings - classes  # of a class's token, where special ones come first
+
+    def stream(self, first: Tensor) -> "TokenStream":
+        """Begin sequences with the tokens `first` (batch, 1)."""
+        return TokenStream(self, first)
+
+
+class TokenStream:
+    """Sequences of a `Decoder`, token by token: their logits, or the most likely ones."""
+
+    def __init__(self, model: Decoder, first: Tensor) -> None:
+        self.model, self.token, self.start = model, first, 0
+        encoder = model.encoder
+        self.blocks = BlockStream(list(encoder.blocks), encoder.tokens(first)[:, :0])
+
+    @property
+    def states(self) -> Any:
+        """What is kept of the tokens so far."""
+        return self.blocks.states
+
+    def step(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, c, classes) after the next tokens x (batch, c)."""
+        encoder = self.model.encoder
+        out = self.blocks.step(encoder.positions(encoder.tokens(x), self.start))
+        self.start += x.shape[1]
+        return self.model.head(encoder.norm(out))  # type: ignore[no-any-return]
+
+    def next(self) -> Tensor:
+        """Return the most likely next tokens (batch, 1), and go on with them."""
+        self.token = self.step(self.token).argmax(-1) + self.model.offset
+        return self.token

@@ -4,7 +4,8 @@ Every attention layer is a slot of one pattern. Nothing else moves information b
 pooling, and there is no convolution. What the model reads beyond a bag of tokens is therefore the mechanism's doing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,35 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the block's output (batch, n, width) for x (batch, n, width)."""
+        return self._composed(x, lambda t: self.attention(t, mask, inputs=inputs))
+
+    @property
+    def streams(self) -> bool:
+        """Whether its layer can decode token by token."""
+        return bool(getattr(self.attention, "streams", False))
+
+    def init_state(self, x: Tensor) -> Any:
+        """Begin a stream: x (batch, 0, width) is what precedes the first token."""
+        return self.attention.init_state(x)  # type: ignore[operator]
+
+    def step(self, state: Any, x: Tensor) -> tuple[Tensor, Any]:
+        """Return the output of the next tokens x (batch, c, width), as `forward` has it, and the new state."""
+        states = [state]
+
+        def attend(t: Tensor) -> Tensor:
+            out: Tensor
+            out, states[0] = self.attention.step(states[0], t)  # type: ignore[operator]
+            return out
+
+        return self._composed(x, attend), states[0]
+
+    def _composed(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """Put the sublayers around x, with residual connections and norms."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), mask, inputs=inputs))
+            x = x + self.dropout(attend(self.attention_norm(x)))
             x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         else:
-            x = self.attention_norm(x + self.dropout(self.attention(x, mask, inputs=inputs)))
+            x = self.attention_norm(x + self.dropout(attend(x)))
             x = self.mlp_norm(x + self.dropout(self.mlp(x)))
         return x
 

@@ -180,7 +180,7 @@ class TargetStream:
     def __init__(self, model: EncoderDecoder, y: Tensor, y_mask: Tensor | None, first: int) -> None:
         self.model, self.start = model, 0
         source, y_mask = model.encoder(y, y_mask)
-        self.blocks = BlockStream(list(model.blocks), source, y_mask)
+        self.blocks = BlockStream(list(model.blocks), source[:, :0], source, y_mask)
         self.token = y.new_full((len(y), 1), first)
 
     @property

@@ -178,7 +178,8 @@ class FrameStream:
 
     def __init__(self, model: TransformerTTS, y: Tensor, y_mask: Tensor | None) -> None:
         self.model, self.start = model, 0
-        self.blocks = BlockStream(list(model.decoder), model.encode(y, y_mask), y_mask)
+        source = model.encode(y, y_mask)
+        self.blocks = BlockStream(list(model.decoder), source[:, :0], source, y_mask)
         self.group = torch.zeros(len(y), 1, model.frames * model.bands, dtype=model.head.weight.dtype, device=y.device)
 
     @property

@@ -47,3 +47,23 @@ def test_tied_classes_are_the_last_embeddings() -> None:
 def test_more_classes_than_embeddings_cannot_be_tied() -> None:
     with pytest.raises(ValueError, match="12 classes cannot be tied to 11 embeddings"):
         Decoder(attention(), 12, tied=True, **SIZES, max_len=N, layers=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("name", ["softmax", "linear", "none"])
+def test_a_stream_has_the_logits_of_the_whole_sequence(name: str, positions: str, norm: str) -> None:
+    builder = LayerBuilder(registry.load("mechanism", name), {}, "CS")
+    model = Decoder(builder, 3, **SIZES, max_len=N, layers=2, norm=norm, positions=positions).double().eval()
+    ids = torch.randint(1, 11, (3, N))
+    stream = model.stream(ids[:, :1])
+    assert stream.blocks.streams == (name != "none")  # which is computed anew
+    out = torch.cat([stream.step(ids[:, :3]), *(stream.step(ids[:, i : i + 1]) for i in range(3, N))], 1)
+    torch.testing.assert_close(out, model(ids))
+
+
+def test_a_stream_goes_on_with_the_most_likely_class() -> None:
+    model = Decoder(attention(), 9, **SIZES, max_len=N, layers=1).double().eval()
+    stream = model.stream(torch.zeros(2, 1, dtype=torch.long))
+    tokens = torch.cat([torch.zeros(2, 1, dtype=torch.long), *(stream.next() for _ in range(N - 1))], 1)
+    assert torch.equal(tokens[:, 1:], model(tokens)[:, :-1].argmax(-1) + 2)  # two tokens are of no class

@@ -189,3 +189,12 @@ def test_the_yaml_has_every_hyper_parameter_with_its_default() -> None:
         Recipe.of(scale["training"])
     recipe = Recipe.of(node["scales"]["paper"]["training"])
     assert recipe.rate(9_999) == pytest.approx(5e-4) and recipe.rate(39_999) == pytest.approx(2.5e-4)
+
+
+def test_a_decoded_byte_is_the_most_likely_after_those_before(tmp_path: Path) -> None:
+    task, _ = task_and_source(tmp_path)
+    model, b = build_model(task), batch(task)
+    stream = task.stream(model, b)
+    tokens = torch.cat([stream.next() for _ in range(16)], 1)
+    assert tokens.shape == (5, 16) and tokens.min() > 0  # a byte + 1
+    assert torch.equal(model(torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], 1)).argmax(-1) + 1, tokens)
