@@ -62,8 +62,15 @@ class Masked(Pairwise):
         "component": ("keys", "id", {"mask": "selection"}),
     }
     grouped = True
-    accepts = {"window": ">= 1", "sinks": ">= 0", "shift": ">= 0, <= 1", "frame_size": ">= 1", "every": ">= 1"}
-    accepts |= {"frames": ">= 0", "soft": ">= 0, <= 1"}
+    accepts = {
+        "window": ">= 1",
+        "sinks": ">= 0",
+        "shift": ">= 0, <= 1",
+        "frame_size": ">= 1",
+        "frames": ">= 0",
+        "every": ">= 1",
+        "soft": ">= 0, <= 1",
+    }
     checks = (
         {"mask": "window", "window": 3, "sinks": 2},
         {"mask": "spans", "window": 2, "sinks": 1},

@@ -61,7 +61,7 @@ def test_a_pattern_selects_what_the_card_declares() -> None:
 def test_selections_join() -> None:
     linear = set(names("cost=linear"))
     assert set(names("cost=linear", "streams=no")) == linear - set(names("streams=yes"))
-    assert names("exact=yes") == ["softmax"]
+    assert names("exact=yes") == ["pwca", "softmax"]  # pwca is softmax in evaluation
     assert "sigmoid" in names("streams=yes", "cost=quadratic") and "mean" in names("streams=yes", "cost=linear")
 
 
