@@ -34,7 +34,7 @@ from cab.ops.precision import widened
 from cab.ops.raster_places import centres, places
 from cab.ops.raster_windows import AlignedWindows
 from cab.ops.relative_bias import ContinuousBias, TableBias
-from cab.ops.softmax import masked_softmax, repeat_heads
+from cab.ops.softmax import FLOOR, masked_softmax, repeat_heads
 
 
 class Swin(Mechanism):
@@ -96,17 +96,29 @@ class Swin(Mechanism):
         """Attend in all windows at once; in cross patterns the queries are laid out among the keys."""
         n, m = q.shape[2], k.shape[2]
         of_queries, of_keys = self.windows.of_queries(m), self.windows.of_keys(m)
-        together = of_queries.regions(q.device).unsqueeze(2) == of_keys.regions(q.device).unsqueeze(1)
-        seen = of_keys.cut_mask(key_mask, k).unsqueeze(3) & together  # (batch, 1, windows, queries, keys)
-        seen = seen.tril() if self.slot.pattern is Pattern.CS else seen
+        seen = None  # else (batch, 1, windows, queries, keys)
+        if any(of_keys.shift):
+            seen = of_queries.regions(q.device).unsqueeze(2) == of_keys.regions(q.device).unsqueeze(1)
+        hidden = key_mask is not None or m < prod(of_keys.padded)
+        if hidden:
+            real = of_keys.cut_mask(key_mask, k).unsqueeze(3)
+            seen = real if seen is None else real & seen
+        if self.slot.pattern is Pattern.CS:
+            size = prod(self.window)
+            past = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+            seen = past if seen is None else past & seen
         k, v = (of_keys.cut(repeat_heads(t, self.slot.heads)) for t in (k, v))
         q = self.windows.cut_queries(q, m)
         if self.log_scale is None:
             scores = widened((q * self.slot.dim**-0.5) @ k.mT)
         else:
             scores = widened(F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT) * self._scale()
-        if self.bias is not None:
-            scores = scores + self.bias().unsqueeze(1)
+        bias = None if self.bias is None else self.bias().unsqueeze(1)
+        if seen is not None and not hidden:  # every query sees a key: such a mask is cheaper as a bias
+            mask = torch.zeros_like(seen, dtype=scores.dtype).masked_fill(~seen, FLOOR)
+            bias, seen = mask if bias is None else bias + mask, None
+        if bias is not None:
+            scores = scores + bias
         out = self.windows.join_queries(masked_softmax(scores, seen).to(v.dtype) @ v, n, m)
         if self.gate is None:
             return out

@@ -50,8 +50,7 @@ class RasterWindows:
         windows overlap; then there is no shift. Zeros fill up the windows, and a missing tail of the raster.
         """
         axes, (batch, heads, n, size) = len(self.raster), t.shape
-        t = torch.cat([t, t.new_zeros(batch, heads, prod(self.raster) - n, size)], 2)
-        t = torch.unflatten(t, 2, self.raster)
+        t = torch.unflatten(_filled(t, 2, 0, prod(self.raster) - n), 2, self.raster)
         for axis, (side, padded) in enumerate(zip(self.raster, self.padded, strict=True), 2):
             t = _filled(t, axis, 0, padded - side)
         if any(self.shift):
