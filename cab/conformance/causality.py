@@ -30,7 +30,7 @@ def splits(n: int) -> tuple[tuple[int, ...], ...]:
 
 @torch.no_grad()
 def truncation(subject: Subject) -> None:
-    """The first rows are what the first tokens give alone, at every cut (CAB's test); CC with n < m and n > m."""
+    """The first rows are what the first tokens give alone, at every cut (CAB's test); in CC at some with n < m, too."""
     for index, (n, m) in enumerate(subject.lengths):
         call = subject.draw(n, m, batch=1)
         whole = subject.mechanism(**call)
