@@ -12,6 +12,7 @@ from cab.report.case_ids import short_ids
 from cab.report.command import command
 from cab.report.comparison import print_comparison
 from cab.report.efficiency import print_efficiency
+from cab.report.evidence import Evidence
 from cab.report.export import write_csv, write_parquet
 from cab.report.formats import FORMATS, chosen_metrics, formatted
 from cab.report.html_page import write_page
@@ -27,6 +28,7 @@ __all__ = [
     "FILTERS",
     "FORMATS",
     "Difference",
+    "Evidence",
     "Pair",
     "PICTURES",
     "Results",

@@ -89,7 +89,7 @@ function boardsOf(data) {
       const line = {
         label: data.texts[from.label[lineIndex]], identity: from.identity[lineIndex], grade: data.texts[from.grade[lineIndex]],
         kind: data.kinds[from.kind[lineIndex]], atFloor: from.floor[lineIndex] === 1, cases: from.cases[lineIndex],
-        seeds: data.texts[from.seeds[lineIndex]], board, firstCell: cellIndex, cellCount: from.cells[lineIndex],
+        seeds: data.texts[from.seeds[lineIndex]], laws: data.texts[from.laws[lineIndex]], board, firstCell: cellIndex, cellCount: from.cells[lineIndex],
       };
       cellIndex += line.cellCount;
       board.lines.push(line);
@@ -496,14 +496,19 @@ function columnChoice() {
   } }, words(metric.name))));
 }
 
+// The median of each process, for what several processes measured.
+function mediansText(line, metric) {
+  const values = line.cases.split(",").flatMap((id) => (data.medians[id] || []).filter(([name, machine]) => name === metric.name && machine === line.board.machine).flatMap((each) => each[2]));
+  return values.length ? `processes: ${values.map((value) => shown(metric, value)).join(", ")}` : "";
+}
 function detail(line) {
-  const [mechanism, params, backend, choice] = data.identities[line.identity];
-  const command = line.seeds ? `cab run ${choice} ${line.board.command} seed=${line.seeds}` : "";
+  const [mechanism, params, backend] = data.identities[line.identity];
+  const command = commandOf(line);
   const rows = [...cellsOf(line).values()].map((cell) => h("tr", {}, h("th", { scope: "row" }, words(cell.metric.name)),
     h("td", { class: "number" }, cell.value === null ? h("span", { class: cell.status }, cell.status) : withUnit(cell.metric, cell.value)),
     h("td", {}, cell.low === null || cell.value === null ? "" : `[${shown(cell.metric, cell.low)}, ${shown(cell.metric, cell.high)}]`),
     h("td", { class: "number" }, cell.processes > 1 ? `${cell.processes} processes` : "", cell.seeds > 1 ? ` ${cell.seeds} seeds` : ""),
-    h("td", { class: "reason quiet" }, cell.reasons)));
+    h("td", { class: "reason quiet" }, [mediansText(line, cell.metric), cell.reasons].filter(Boolean).join("; "))));
   const curve = lengthsOfCurve(line.board).sort((a, b) => a.n - b.n).map((board) => [board, board.lines.find((each) => each.identity === line.identity && each.grade === line.grade)]);
   const name = line.board.headline.name;
   const lengths = curve.length > 1 ? h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "n"), h("th", { scope: "col", class: "number" }, line.board.headline.title), h("th", { scope: "col" }, "95 % interval"))),
@@ -514,10 +519,12 @@ function detail(line) {
     command ? h("div", { class: "command" }, h("code", {}, command), h("button", { type: "button", onclick: (event) => { copy(command); event.target.textContent = "copied"; } }, "copy")) : "",
     h("div", { class: "columns" },
       h("table", {}, h("tbody", {}, rows)), lengths,
-      h("div", {}, h("p", {}, `${mechanism}, backend ${backend || "none"}, ${line.grade}`), h("p", {}, values || "no hyper-parameters"), h("p", { class: "quiet" }, line.board.machine),
+      h("div", {}, h("p", {}, `${mechanism}, backend ${backend || "none"}, ${line.grade}`), line.laws ? h("p", {}, h("b", {}, "Laws: "), line.laws) : "", h("p", {}, values || "no hyper-parameters"), h("p", { class: "quiet" }, line.board.machine),
         line.cases ? h("p", { class: "quiet" }, line.cases.split(",").map((id) => [h("code", {}, `cab results show ${id.slice(0, 12)}`), " ", h("code", {}, `cases/${id.slice(0, 2)}/${id}-*.json`), h("br")])) : "")),
   ];
 }
+
+const commandOf = (line) => (line.seeds ? `cab run ${data.identities[line.identity][3]} ${line.board.command} seed=${line.seeds}` : "");
 
 function tableText(format) {
   const { groups, columns, ranks } = orderedLines();
@@ -528,7 +535,8 @@ function tableText(format) {
   if (format === "csv") {
     const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
     const safe = (text) => quote(/^[=+@\t\r]/.test(text) ? `'${text}` : text);
-    return [heads, ...rows].map((row) => row.map(safe).join(",")).join("\n") + "\n";
+    const commands = ["command", ...groups.flatMap((group) => group.lines.map(commandOf))];
+    return [heads, ...rows].map((row, i) => [...row, commands[i]].map(safe).join(",")).join("\n") + "\n";
   }
   if (format === "md") {
     const escape = (text) => text.replace(/\\/g, "\\\\").replace(/([|<>*_`\[\]])/g, "\\$1").replace(/[\r\n]+/g, " ");

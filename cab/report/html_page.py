@@ -12,17 +12,22 @@ from cab.analysis.questions import records
 from cab.analysis.results import Results
 from cab.analysis.statuses import status_counts
 from cab.report import aggregates, notes, published
+from cab.report.evidence import Evidence
 from cab.report.export import write_file
 from cab.report.html_table import html_table
 from cab.report.page_data import packed, page_data
 
 
-def write_page(results: Results, path: Path) -> None:
+def write_page(results: Results, path: Path, evidence: Evidence | None = None) -> None:
     """Write the page to `path`, the whole file or nothing."""
     folder = Path(__file__).parent
     style, script = (folder / "html_page.css").read_text("utf-8"), (folder / "html_page.js").read_text("utf-8")
     boards = results.boards
-    body = list(_body(results)) if boards else [f"<main><h1>cab</h1><p>{escape(notes.EMPTY)}</p></main>"]
+    body = (
+        list(_body(results, evidence or Evidence()))
+        if boards
+        else [f"<main><h1>cab</h1><p>{escape(notes.EMPTY)}</p></main>"]
+    )
     write_file(
         path,
         f"""<!doctype html>
@@ -54,8 +59,8 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _body(results: Results) -> Iterator[str]:
-    data = page_data(results.boards, results.rows, results.efficiency_lengths, results.machines)
+def _body(results: Results, evidence: Evidence) -> Iterator[str]:
+    data = page_data(results.boards, results.rows, results.efficiency_lengths, results.machines, evidence)
     data |= {
         "summary": _summary(results),
         "legend": notes.legend(results.boards),

@@ -19,6 +19,7 @@ from cab.analysis.statuses import failures
 from cab.report import notes
 from cab.report.aggregates import aggregates_by_pattern, cabs_boards, texts
 from cab.report.command import mechanism_words, question_words
+from cab.report.evidence import Evidence
 from cab.report.units import display_unit
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def packed(data: Any) -> str:
 
 
 def page_data(
-    boards: Sequence[Board], rows: "DataFrame", lengths: "DataFrame", machines: Mapping[str, str]
+    boards: Sequence[Board],
+    rows: "DataFrame",
+    lengths: "DataFrame",
+    machines: Mapping[str, str],
+    evidence: Evidence,
 ) -> dict[str, Any]:
     """Return what the page's script needs; `lengths` is the table of `efficiency_lengths`."""
     curves, identities = _Codes(), _Codes()
@@ -63,7 +68,8 @@ def page_data(
         "metrics": _metrics(boards),
         "kinds": LINE_KINDS,
         "intervalStep": INTERVAL_STEP,
-        **_columns(boards, curves, identities),
+        **_columns(boards, curves, identities, evidence),
+        "medians": _medians(boards, machines, evidence),
         "wins": _wins(lengths, machines, curves, identities),
         "failures": [[each.status, each.reason, each.rows, each.mechanisms] for each in failures(rows)],
         "published": [list(row.values()) for row in published_for_all(boards)],
@@ -118,7 +124,20 @@ def _metrics(boards: Sequence[Board]) -> list[dict[str, Any]]:
     return metrics
 
 
-def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes) -> dict[str, Any]:
+def _medians(
+    boards: Sequence[Board], machines: Mapping[str, str], evidence: Evidence
+) -> dict[str, list[tuple[str, str, list[float]]]]:
+    """Return case id -> the medians of its processes, each with metric and machine."""
+    shown = {case_id for board in boards for line in board.lines for case_id in line.case_ids}
+    medians: dict[str, list[tuple[str, str, list[float]]]] = {}
+    for (case_id, environment_id, metric), values in evidence.medians.items():
+        if case_id in shown:
+            finite = [_five_digits(value) for value in values if isfinite(value)]
+            medians.setdefault(case_id, []).append((metric, machines.get(environment_id, environment_id), finite))
+    return medians
+
+
+def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, evidence: Evidence) -> dict[str, Any]:
     """Return the columns of boards, lines and cells."""
     metric_codes = {metric.name: code for code, metric in enumerate(metrics_of(boards))}
     texts, commands = _Codes(), _Codes()
@@ -126,7 +145,7 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes) -> dic
     properties = {name: _Codes() for name in property_names}
     of_board: dict[str, list[Any]] = {name: [] for name in ("command", "curve", "headline", "n", "m", "lines", "note")}
     of_board["properties"] = [[] for _ in property_names]
-    names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "cells")
+    names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "laws", "cells")
     of_line: dict[str, list[Any]] = {name: [] for name in names}
     cell_names = ("metric", "value", "low", "high", "status", "seeds", "processes", "counted", "reasons")
     of_cell: dict[str, list[Any]] = {name: [] for name in cell_names}
@@ -150,6 +169,9 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes) -> dic
             of_line["floor"].append(int(line.at_floor))
             of_line["cases"].append(",".join(line.case_ids))
             of_line["seeds"].append(texts.code(",".join(map(str, line.seeds))))
+            asked = (board.question[name] for name in ("dtype", "device"))
+            laws_key = (line.mechanism, params, str(board.question["pattern"]), line.backend, *map(str, asked))
+            of_line["laws"].append(texts.code(evidence.laws.get(laws_key, "")))
             of_line["cells"].append(len(line.cells))
             for name, cell in line.cells.items():
                 _add_cell(of_cell, metric_codes[name], cell, texts)

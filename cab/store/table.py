@@ -3,11 +3,13 @@
 `rows.parquet` is a cache of the store's files, and may be deleted at any time.
 """
 
+import json
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from cab.contracts.case import canonical, worst
@@ -72,6 +74,7 @@ _CACHE_DTYPES = {
     "hosted": "bool",
     "version": "int64",
     "asked": "string",
+    "medians": "string",
 }
 # pandas' errors for a value of another type than its column's; for a text that is no Unicode, a ValueError
 _MISFITS = (TypeError, ValueError, OverflowError)
@@ -199,7 +202,9 @@ def _all_rows(store: Store) -> "pd.DataFrame":
         entry = store.load(paths[file])
         if entry is not None:
             try:
-                new_rows += [{**row, **_cache_columns(entry, stamps[file])} for row in rows(entry)]
+                medians = {name: json.dumps(_medians(entry, name)) for name in entry.metrics}
+                of_file = _cache_columns(entry, stamps[file])
+                new_rows += [{**row, **of_file, "medians": medians.get(row["metric"], "[]")} for row in rows(entry)]
             except (AttributeError, KeyError, TypeError):  # a curve or a floor of another shape
                 store.set_aside(paths[file])
     everything = _frame_of_sound(new_rows, store, paths)
@@ -220,6 +225,21 @@ def _cache_columns(entry: Entry, stamp: int) -> dict[str, Any]:
         "version": entry.version,
         "asked": entry.asked or entry.time,
     }
+
+
+def _medians(entry: Entry, metric: str) -> list[float]:
+    """Return the median of each process's samples of a metric; none where one process measured it."""
+    samples = [process.metrics.get(metric, {}).get("samples") for process in entry.processes]
+    return [median(each) for each in samples if each] if len(samples) > 1 else []
+
+
+def process_medians(store: Store) -> dict[tuple[str, str, str], list[float]]:
+    """Return (case id, environment id, metric) -> the median of each of its processes, for what several measured."""
+    newest = _newest(_all_rows(store))
+    is_answer = newest["step"].isna() & (newest["grade"] != "floor").fillna(True)
+    of_values = newest[is_answer & (newest["medians"] != "[]")]
+    keys = zip(of_values["case_id"], of_values["environment_id"], of_values["metric"], strict=True)
+    return dict(zip(keys, map(json.loads, of_values["medians"]), strict=True))
 
 
 def environments(store: Store) -> "pd.DataFrame":

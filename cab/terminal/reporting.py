@@ -14,6 +14,7 @@ from cab.paths import beside
 from cab.report import (
     FORMATS,
     PICTURES,
+    Evidence,
     Results,
     filters_of,
     formatted,
@@ -39,7 +40,8 @@ from cab.report import (
 )
 from cab.store import bundle, machine_peaks
 from cab.store.store import Store
-from cab.store.table import outdated
+from cab.store.table import outdated, process_medians
+from cab.terminal.laws import laws_of_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +122,12 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
     elif request.narrowed:
         print_report(tables, out, request.full, request.columns)
     else:
-        _write_and_print(request, tables, out, folder or request.folders[0] / "report")
+        medians: dict[tuple[str, str, str], list[float]] = {}
+        for store in stores:
+            if (store.folder / "cases").is_dir():  # a bundle has none
+                medians |= process_medians(store)
+        evidence = Evidence(medians, laws_of_rows(tables.rows))
+        _write_and_print(request, tables, out, folder or request.folders[0] / "report", evidence)
         for store in stores:
             _print_what_is_missing(store)
 
@@ -162,7 +169,7 @@ def draw(kind: str, words: Sequence[str], results: Path, metric: str, out: Path,
     return path
 
 
-def _write_and_print(request: Request, tables: Results, out: Console, folder: Path) -> None:
+def _write_and_print(request: Request, tables: Results, out: Console, folder: Path, evidence: Evidence) -> None:
     peaks = machine_peaks.load(request.folders[0])
     files = {
         "results.csv": tables.rows,
@@ -173,7 +180,7 @@ def _write_and_print(request: Request, tables: Results, out: Console, folder: Pa
     for name, table in files.items():
         write_csv(table, folder / name)
     write_parquet(tables.rows, folder / "results.parquet")
-    write_page(tables, folder / "index.html")
+    write_page(tables, folder / "index.html", evidence)
     # the files are written first, because a closed pipe (`cab report | head`) ends the printing
     if request.full:
         print_aggregates(tables, out)

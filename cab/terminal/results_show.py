@@ -11,11 +11,11 @@ from cab.contracts.case import Case, canonical, worst
 from cab.errors import UsageError
 from cab.planning.variation import flat
 from cab.report import command, display_unit
-from cab.runner import verdict_cache
 from cab.store.entry import Entry, MetricResult
 from cab.store.finding import case_of, files_of
 from cab.store.store import Store
 from cab.store.table import measurements
+from cab.terminal.laws import laws
 from cab.terminal.printing import print_pairs
 from cab.terminal.results_list import opened, print_columns
 
@@ -53,7 +53,7 @@ def _as_json(entries: list[Entry], shown: set[str], store: Store) -> dict[str, A
         "case": entries[0].case_id,
         "question": case.question(),
         "status": _status(entries, shown),
-        "laws": _laws(case),
+        "laws": laws(case),
         "command": repeat(case, _meters(entries)),
         "measurements": files,
     }
@@ -64,7 +64,7 @@ def _print(entries: list[Entry], shown: set[str], store: Store, out: Console) ->
     values = flat(case)
     out.print(f"[bold]{entries[0].case_id}[/]  ", end="", highlight=False)
     out.print(case.title, markup=False, highlight=False)
-    verdict = {"status": _status(entries, shown), "grade": entries[-1].grade or "none", "laws": _laws(case)}
+    verdict = {"status": _status(entries, shown), "grade": entries[-1].grade or "none", "laws": laws(case)}
     print_pairs(verdict, out)
     plain = {key: value for key, value in values.items() if not key.startswith(tuple(_GROUPS))}
     _section("Asked", plain, out)
@@ -133,17 +133,3 @@ def _status(entries: list[Entry], shown: set[str]) -> str:
 
 def _meters(entries: list[Entry]) -> list[str]:
     return sorted({entry.meter for entry in entries})
-
-
-def _laws(case: Case) -> str:
-    """Say what became of the laws: of the mechanism as it is here and now, for an entry keeps only what broke one."""
-    try:
-        verdict = verdict_cache.load(verdict_cache.key(case))
-    except UsageError as error:
-        return f"not known here: {error}"
-    if verdict is None:
-        return f"not checked here as the mechanism is now: cab check {case.mechanism} pattern={case.pattern}"
-    if verdict.failures:
-        return f"broken as the mechanism is now: {'; '.join(verdict.failures)}"
-    exempt = f", exempt from {', '.join(verdict.exempt)}" if verdict.exempt else ""
-    return f"they hold as the mechanism is now: {verdict.count} checked{exempt}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cab.analysis.results import Results
-from cab.report import write_page
+from cab.report import Evidence, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -30,9 +30,16 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Return a function that writes the page of some results and opens it at an address; errors on it fail the test."""
     errors: list[str] = []
 
-    def opened(results: Results, address: str = "", width: int = 1400, height: int = 900, scripts: bool = True) -> Any:
+    def opened(
+        results: Results,
+        address: str = "",
+        width: int = 1400,
+        height: int = 900,
+        scripts: bool = True,
+        evidence: Evidence | None = None,
+    ) -> Any:
         path = tmp_path / "page.html"
-        write_page(results, path)
+        write_page(results, path, evidence)
         page = browser.new_page(viewport={"width": width, "height": height}, java_script_enabled=scripts)
         page.on("console", lambda message: errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))

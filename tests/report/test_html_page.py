@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cab.analysis.results import Results
-from cab.report import write_page
+from cab.report import Evidence, write_page
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 
 MARKUP = "</script><img src=x onerror=alert(1)>'\"&|`\n_" + "x" * 120
@@ -163,6 +163,32 @@ def test_a_row_opens_with_the_command_that_repeats_it(show: Callable[..., Any]) 
     command = page.locator(".command code").inner_text()
     assert command.startswith("cab run mechanism=lean backend=eager task=speed pattern=CC seq_len=2048 ")
     assert re.search(r"cab results show [0-9a-f]{12}\b", page.locator("tr.open, #panel").first.inner_text())
+
+
+def test_an_opened_row_has_its_processes_medians_and_what_became_of_the_laws(show: Callable[..., Any]) -> None:
+    results = grid()
+    (case_id,) = {
+        case_id
+        for board in results.boards
+        if (board.question["pattern"], board.question["n"]) == ("CC", 2048)
+        for line in board.lines
+        if line.mechanism == "lean"
+        for case_id in line.case_ids
+    }
+    laws = {("lean", "{}", "CC", "eager", "float32", "cpu"): "they hold: 31 checked, exempt from window (no window)"}
+    evidence = Evidence({(case_id, "one", "latency"): [3.9, 4.0, 4.1], (case_id, "two", "latency"): [9.0]}, laws)
+    page = show(results, "pattern=CC&length=2048", evidence=evidence)
+    page.locator("tr.line[data-label=lean] button").click()
+    text = page.locator("tr.detail").inner_text()
+    assert "processes: 3,900, 4,000, 4,100" in text and "9,000" not in text
+    assert "exempt from window (no window)" in text
+
+
+def test_the_csv_has_the_command_of_each_row(show: Callable[..., Any]) -> None:
+    page = show(grid(), "pattern=CC&length=2048")
+    page.get_by_role("button", name="csv", exact=True).click()
+    head, first, *_ = page.locator("textarea").input_value().splitlines()
+    assert head.endswith(",command") and "cab run mechanism=fast backend=eager task=speed pattern=CC" in first
 
 
 def test_the_board_is_a_table_for_a_paper(show: Callable[..., Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cab.planning.plan import plan
 from cab.store.store import Store
-from cab.store.table import COLUMNS, environments, make_current, outdated, table
+from cab.store.table import COLUMNS, environments, make_current, outdated, process_medians, table
 from tests.store.example_entries import entry, write
 
 
@@ -105,3 +105,11 @@ def test_a_learning_curve_is_rows_with_a_step(store: Store) -> None:
     rows = table(store)
     assert list(rows[rows["step"].notna()]["value"]) == [0.5, 0.6]
     assert list(rows["split"].fillna("")) == ["test", "validation", "validation"]
+
+
+def test_the_median_of_each_process_is_kept_of_what_several_measured(store: Store) -> None:
+    processes = [{"metrics": {"latency": {"samples": samples}}} for samples in ([1.0, 2.0, 9.0], [4.0])]
+    write(store, entry(processes=processes, floors={"majority class": {"latency": 0.5}}))
+    write(store, entry("flops", processes=processes[:1], key="k2"))
+    (key,) = process_medians(store)
+    assert key == (entry()["case_id"], "e1", "latency") and process_medians(store)[key] == [2.0, 4.0]
