@@ -35,14 +35,11 @@ class Abc(Mechanism):
     parity = "fla (plain functions)"
     cost = "O((n + m) s d)"
     inputs = {"y": ("keys", "real", "width")}
+    accepts = {"chunk": "power of two", "slots": ">= 1"}
     checks = ({"slots": 5, "chunk": 8}, {"slots": 3, "gated": True, "chunk": 8})
 
     def __init__(self, slot: Any, *, slots: int = 32, gated: bool = False, chunk: int = 64) -> None:
         super().__init__(slot)
-        if slots < 1:
-            raise ValueError(f"slots={slots}: at least 1 is needed")
-        if chunk < 1 or chunk & (chunk - 1):
-            raise ValueError(f"chunk={chunk}: a power of two is needed")
         self.slots, self.gated, self.chunk = slots, gated, chunk
         self.control = nn.Linear(slot.tokens, slot.heads * slots, bias=False)
         if gated and slot.pattern is not Pattern.CS:

@@ -36,18 +36,13 @@ class Agent(Mechanism):
     paper = "arXiv 2312.08874"
     titles = ("Agent Attention: On the Integration of Softmax and Linear Attention",)
     cost = "O((n + m) a d)"
+    accepts = {"chunk": "power of two", "agents": ">= 1", "conv": "0 or odd, >= 1"}
     checks = ({"agents": 5, "chunk": 8}, {"agents": 2, "conv": 0, "chunk": 1})
 
     def __init__(self, slot: Any, *, agents: int = 49, conv: int = 3, chunk: int = 64) -> None:
         super().__init__(slot)
-        if agents < 1:
-            raise ValueError(f"agents={agents}: at least 1 is needed")
         if agents > slot.max_len and not slot.pattern.causal:  # learned agents are not means of queries
             raise ValueError(f"agents={agents}: from 1 to the {slot.max_len} queries of the slot")
-        if conv < 0 or conv % 2 == 0 and conv:
-            raise ValueError(f"conv={conv}: an odd width, or 0 for no convolution")
-        if chunk < 1 or chunk & (chunk - 1):
-            raise ValueError(f"chunk={chunk}: a power of two is needed")
         self.agents, self.chunk = agents, chunk
         self.conv = 0 if slot.pattern.cross else conv
         if slot.pattern.causal:

@@ -31,6 +31,7 @@ class BigBird(Mechanism):
     paper = "arXiv 2007.14062"
     parity = "transformers (BigBirdBlockSparseAttention)"
     cost = "O(n b (5 + r) d)"
+    accepts = {"block": ">= 1", "random": ">= 0"}
     checks = ({"block": 3, "random": 2}, {"block": 4, "random": 0}, {"block": 2, "random": 4})
     limits = (
         {"params": {"block": 64}, "equals": "softmax"},
@@ -41,10 +42,6 @@ class BigBird(Mechanism):
 
     def __init__(self, slot: Any, *, block: int = 64, random: int = 3) -> None:
         super().__init__(slot)
-        if block < 1:
-            raise ValueError(f"block={block}: at least 1 token is needed")
-        if random < 0:
-            raise ValueError(f"random={random}: 0 or more blocks")
         self.block, self.random = block, random
         self.rows, self.columns = -(-slot.max_len // block), -(-slot.keys // block)
         # each head and block of queries takes its random blocks in an order of its own; `rank` is the inverse of it

@@ -37,6 +37,7 @@ class Cosformer(Mechanism):
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "extension"}
     paper = "arXiv 2202.08791"
     cost = "O((n + m) d^2)"
+    accepts = {"chunk": ">= 1", "features": ("relu", "elu")}
     checks = ({"chunk": 4}, {"features": "elu", "length": 200})
     limits = (
         {
@@ -49,12 +50,8 @@ class Cosformer(Mechanism):
     def __init__(self, slot: Any, *, features: str = "relu", length: int | None = None, chunk: int = 64) -> None:
         super().__init__(slot)
         longest = max(slot.max_len, slot.source_len)
-        if features not in ("relu", "elu"):
-            raise ValueError(f"features={features!r}: relu, or elu for elu(x) + 1")
         if length is not None and length < longest:
             raise ValueError(f"length={length}: at least the {longest} tokens of the slot, or weights are negative")
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
         self.features, self.length, self.chunk = features, length or longest, chunk
 
     def attend(

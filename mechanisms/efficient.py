@@ -26,12 +26,11 @@ class Efficient(Mechanism):
         "Reconstruction",
     )
     cost = "O((n + m) d^2)"
+    accepts = {"chunk": "power of two"}
     checks = ({"chunk": 8}, {"chunk": 1})
 
     def __init__(self, slot: Any, *, chunk: int = 64) -> None:
         super().__init__(slot)
-        if chunk < 1 or chunk & (chunk - 1):
-            raise ValueError(f"chunk={chunk}: a power of two is needed")
         self.chunk = chunk
 
     def attend(

@@ -39,6 +39,7 @@ class Eva(Mechanism):
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2302.04542"
     cost = "O(n (w + r) d), CS O(n (w + r + n / r) d)"
+    accepts = {"window": ">= 1"}
     checks = ({"landmarks": 7, "window": 4}, {"landmarks": 16, "window": 8, "overlap": False})
     limits = ({"params": {"landmarks": 1}, "equals": "softmax", "patterns": ["CS"]},)
     exempt = {"modes": "in training the proposals are drawn around their means"}
@@ -47,8 +48,6 @@ class Eva(Mechanism):
         super().__init__(slot)
         if not 1 <= landmarks <= slot.keys:
             raise ValueError(f"landmarks={landmarks}: from 1 to the {slot.keys} keys of the slot")
-        if window < 1:
-            raise ValueError(f"window={window}: at least 1 token is needed")
         self.landmarks, self.chunk = landmarks, -(-slot.max_len // landmarks)
         if slot.pattern is Pattern.CS:
             self.window = -(-window // self.chunk) * self.chunk  # whole chunks

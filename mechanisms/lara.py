@@ -42,6 +42,7 @@ class Lara(Mechanism):
     refuses = {"CS": "every proposal pools all positions, later ones too; eva has a causal form"}
     paper = "arXiv 2204.04667"
     cost = "O((n + m) r d)"
+    accepts = {"alpha": ">= 0"}
     checks = ({"landmarks": 5}, {"landmarks": 16, "alpha": 0.0})
     exempt = {"modes": "in training the proposals are drawn around their means"}
 
@@ -51,8 +52,6 @@ class Lara(Mechanism):
         longest, what = (slot.keys, "keys") if slot.pattern is Pattern.CC else (slot.max_len, "queries")
         if not 1 <= landmarks <= longest:
             raise ValueError(f"landmarks={landmarks}: from 1 to the {longest} {what} of the slot")
-        if alpha < 0:
-            raise ValueError(f"alpha={alpha}: at least 0")
         self.landmarks = landmarks
         self.alpha = 0.0 if slot.pattern is Pattern.CC else alpha
         self.key_map = nn.Sequential(nn.Linear(slot.dim, slot.dim), nn.LayerNorm(slot.dim))

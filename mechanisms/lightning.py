@@ -41,6 +41,7 @@ class Lightning(Mechanism):
     )
     cost = "O((n + m) d^2)"
     inputs = {"x": ("queries", "real", "width", {"gate": ("full", "low")})}
+    accepts = {"chunk": ">= 1"}
     checks = (
         {"chunk": 4},
         {"chunk": 8, "norm": "head", "gate": "low", "direction": "both"},
@@ -52,8 +53,6 @@ class Lightning(Mechanism):
         self, slot: Any, *, chunk: int = 64, norm: str = "token", gate: str = "full", direction: str = "forward"
     ) -> None:
         super().__init__(slot)
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
         for name, value, allowed in (
             ("norm", norm, ("token", "head", "none")),
             ("gate", gate, ("full", "low", "none")),

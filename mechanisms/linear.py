@@ -33,6 +33,7 @@ class Linear(Mechanism):
     paper = "arXiv 2006.16236"
     parity = "fla (plain functions)"
     cost = "O((n + m) d^2)"
+    accepts = {"chunk": ">= 1"}
     checks = (
         {"chunk": 4},
         {"features": "relu"},
@@ -44,8 +45,6 @@ class Linear(Mechanism):
 
     def __init__(self, slot: Any, *, features: str = "elu", size: int | None = None, chunk: int = 64) -> None:
         super().__init__(slot)
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
         self.chunk = chunk
         self.query_map = FeatureMap(features, slot.heads, slot.dim, size)
         # keys have a map of their own where the paper learns one; else they share the queries' map

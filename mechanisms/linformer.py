@@ -30,14 +30,13 @@ class Linformer(Mechanism):
     )
     cost = "O((n + m) r d)"
     grouped = True
+    accepts = {"share": ("none", "heads", "kv")}
     checks = ({"rank": 5}, {"rank": 16, "share": "kv"}, {"rank": 2, "share": "none"})
 
     def __init__(self, slot: Any, *, rank: int = 256, share: str = "heads") -> None:
         super().__init__(slot)
         if not 1 <= rank <= slot.keys:
             raise ValueError(f"rank={rank}: from 1 to the {slot.keys} keys of the slot")
-        if share not in ("none", "heads", "kv"):
-            raise ValueError(f"share={share!r}: none, heads or kv")
         self.rank, self.share = rank, share
         shape = (slot.heads, slot.keys, rank) if share == "none" else (slot.keys, rank)
         self.project_k = nn.Parameter(torch.empty(shape).uniform_(-(rank**-0.5), rank**-0.5))

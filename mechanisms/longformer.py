@@ -33,17 +33,14 @@ class Longformer(Mechanism):
     parity = "transformers (LongformerSelfAttention)"
     cost = "O(n (w + g) d)"
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
+    accepts = {"window": ">= 1", "block": ">= 1"}
     checks = ({"window": 3, "globals": 2, "block": 4}, {"window": 8, "globals": 3, "block": 3})
     limits = ({"params": {"window": 64, "globals": 0}, "equals": "softmax"},)
 
     def __init__(self, slot: Any, *, window: int = 256, globals: int = 1, block: int = 128) -> None:
         super().__init__(slot)
-        if window < 1:
-            raise ValueError(f"window={window}: at least 1 key on a side is needed")
         if not 0 <= globals <= min(slot.max_len, slot.keys):
             raise ValueError(f"globals={globals}: from 0 to the {min(slot.max_len, slot.keys)} tokens of the slot")
-        if block < 1:
-            raise ValueError(f"block={block}: at least 1 query is needed")
         self.globals, self.block = globals, block
         self.window = CentredWindow.of(slot, min(window, max(slot.max_len, slot.keys)), globals)
         if globals:

@@ -36,6 +36,7 @@ class Nystrom(Mechanism):
     paper = "arXiv 2102.03902"
     parity = "nystrom-attention, transformers"
     cost = "O((n + m) r d + r^3)"
+    accepts = {"iterations": ">= 1", "conv": "0 or odd, >= 1"}
     checks = ({"landmarks": 5, "conv": 3}, {"landmarks": 16, "conv": 0, "iterations": 2})
     limits = ({"params": {"landmarks": 61, "conv": 0}, "equals": "softmax"},)
 
@@ -45,10 +46,6 @@ class Nystrom(Mechanism):
         most, tokens = (slot.keys, "keys") if slot.pattern is Pattern.CC else (slot.max_len, "queries")
         if not 1 <= landmarks <= most:
             raise ValueError(f"landmarks={landmarks}: from 1 to the {most} {tokens} of the slot")
-        if conv < 0 or conv % 2 == 0 and conv:
-            raise ValueError(f"conv={conv}: an odd width, or 0 for no convolution")
-        if iterations < 1:
-            raise ValueError(f"iterations={iterations}: at least 1 step towards the inverse is needed")
         self.landmarks, self.iterations = landmarks, iterations
         self.conv = 0 if slot.pattern.cross else conv
         if self.conv:

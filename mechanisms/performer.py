@@ -43,6 +43,7 @@ class Performer(Mechanism):
     paper = "arXiv 2009.14794"
     parity = "performer-pytorch"
     cost = "O((n + m) f d)"
+    accepts = {"chunk": ">= 1", "kernel": ("softmax", "relu")}
     checks = (
         {"features": 21, "chunk": 4},
         {"features": 5, "chunk": 1},
@@ -54,12 +55,8 @@ class Performer(Mechanism):
 
     def __init__(self, slot: Any, *, features: int = 256, kernel: str = "softmax", chunk: int = 128) -> None:
         super().__init__(slot)
-        if kernel not in ("softmax", "relu"):
-            raise ValueError(f"kernel={kernel!r}: softmax or relu")
         if features < (kernel == "softmax"):
             raise ValueError(f"features={features}: at least 1, or 0 for no projection with kernel=relu")
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
         self.features, self.kernel, self.chunk = features, kernel, chunk
         self.count = features or slot.dim
         if features:

@@ -41,6 +41,7 @@ class ProbSparse(Mechanism):
     paper = "arXiv 2012.07436"
     parity = "transformers (Informer)"
     cost = "O((n + m) log(n) d), causal O(n m d)"
+    accepts = {"factor": ">= 1"}
     checks = ({"factor": 2, "threshold": 1.0}, {"factor": 1, "threshold": 0.5})
     limits = ({"params": {"factor": 64, "threshold": -1.0}, "equals": "softmax"},)
 
@@ -49,8 +50,6 @@ class ProbSparse(Mechanism):
 
     def __init__(self, slot: Any, *, factor: int = 5, threshold: float = 3.0) -> None:
         super().__init__(slot)
-        if factor < 1:
-            raise ValueError(f"factor={factor}: at least 1 key and 1 query are needed")
         self.factor, self.threshold = factor, threshold
         if slot.pattern is Pattern.CS:
             self.register_buffer("positions", torch.tensor(sample_positions(factor, slot.max_len)), persistent=False)

@@ -37,6 +37,7 @@ class ProbSparseLeaky(Mechanism):
     refuses = {"NS": "nothing leaks there: use probsparse", "NC": "nothing leaks there: use probsparse"}
     paper = "arXiv 2012.07436"
     cost = "O((n + m) log(n) d)"
+    accepts = {"factor": ">= 1"}
     checks = ({"factor": 2}, {"factor": 1})
     limits = ({"params": {"factor": 64}, "equals": "softmax"},)
 
@@ -44,8 +45,6 @@ class ProbSparseLeaky(Mechanism):
 
     def __init__(self, slot: Any, *, factor: int = 5) -> None:
         super().__init__(slot)
-        if factor < 1:
-            raise ValueError(f"factor={factor}: at least 1 key and 1 query are needed")
         self.factor = factor
         self.register_buffer("order", torch.randperm(slot.keys))
 

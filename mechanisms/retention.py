@@ -38,18 +38,15 @@ class Retention(Mechanism):
     cost = "O((n + m) d^2)"
     rotates = True
     inputs = {"x": ("queries", "real", "width", {"gate": True})}
+    accepts = {"chunk": ">= 1", "norm": ("group", "rms", "none")}
     checks = ({"chunk": 4}, {"chunk": 8, "norm": "rms"}, {"chunk": 1, "norm": "none", "gate": False})
 
     def __init__(
         self, slot: Any, *, chunk: int = 64, base: float | None = None, norm: str = "group", gate: bool = True
     ) -> None:
         super().__init__(slot)
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: at least 1 token is needed")
         if base is not None and base <= 0:
             raise ValueError(f"base={base}: the base of the rotations' frequencies is positive")
-        if norm not in ("group", "rms", "none"):
-            raise ValueError(f"norm={norm!r}: one of group, rms, none")
         if slot.dim % 2 and not slot.pattern.cross:
             raise Unsupported(f"retention rotates pairs of channels; heads of {slot.dim} have an odd one")
         self.chunk, self.norm = chunk, norm

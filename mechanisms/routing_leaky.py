@@ -27,6 +27,7 @@ class RoutingLeaky(Mechanism):
     refuses = {"CC": "a centroid compares a query with later ones; `routing` does not"}
     paper = "arXiv 2003.05997"
     cost = "O(n w d + (n + m) (m / w) d)"
+    accepts = {"window": ">= 1", "commitment": ">= 0", "decay": ">= 0, <= 1"}
     checks = ({"window": 8}, {"window": 5}, {"window": 16})
     limits = ({"params": {"window": 64}, "equals": "softmax"},)
 
@@ -34,12 +35,6 @@ class RoutingLeaky(Mechanism):
 
     def __init__(self, slot: Any, *, window: int = 128, decay: float = 0.999, commitment: float = 0.0001) -> None:
         super().__init__(slot)
-        if window < 1:
-            raise ValueError(f"window={window}: at least 1 is needed")
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}: from 0 to 1")
-        if commitment < 0:
-            raise ValueError(f"commitment={commitment}: 0 or more")
         self.window, self.decay, self.commitment = window, decay, commitment
         self.clusters = -(-slot.keys // window)
         self.register_buffer("centroids", random_centroids(slot.heads, self.clusters, slot.dim))

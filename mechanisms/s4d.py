@@ -32,14 +32,13 @@ class S4d(Mechanism):
     paper = "arXiv 2206.11893"
     cost = "O(n log n d)"
     reads = "v"
+    accepts = {"init": ("lin", "inv")}
     checks = ({"states": 6}, {"states": 2, "init": "inv"})
 
     def __init__(self, slot: Any, *, states: int = 64, init: str = "lin") -> None:
         super().__init__(slot)
         if states < 2 or states % 2:
             raise ValueError(f"states={states}: an even number, at least 2, as they are conjugate pairs")
-        if init not in ("lin", "inv"):
-            raise ValueError(f"init={init!r}: lin (S4D-Lin) or inv (S4D-Inv)")
         self.pairs, self.bidirectional = states // 2, slot.pattern is Pattern.NS
         channels, n = slot.heads * slot.values, torch.arange(self.pairs)
         imaginary = pi * n if init == "lin" else states / pi * (states / (2 * n + 1) - 1)

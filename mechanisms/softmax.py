@@ -33,6 +33,7 @@ class Softmax(Mechanism):
     cost = "O(n m d)"
     exact = True
     grouped = True
+    accepts = {"tile": ">= 1"}
     checks = ({"tile": 8}, {"alibi": True, "sinks": True, "tile": 16})
     limits = (
         {"params": {"alibi": True}, "weights": {"slopes": 0.0}, "equals": "softmax"},
@@ -43,8 +44,6 @@ class Softmax(Mechanism):
 
     def __init__(self, slot: Any, *, alibi: bool = False, sinks: bool = False, tile: int = 128) -> None:
         super().__init__(slot)
-        if tile < 1:
-            raise ValueError(f"tile={tile}: at least 1 key is needed")
         self.tile = tile
         biased = alibi and not slot.pattern.cross
         self.register_buffer("slopes", alibi_slopes(slot.heads) if biased else None, persistent=False)

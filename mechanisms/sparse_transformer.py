@@ -33,6 +33,7 @@ class SparseTransformer(Mechanism):
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 1904.10509"
     cost = "O(n (l + c m / l) d)"
+    accepts = {"stride": ">= 1"}
     checks = (
         {"form": "fixed", "stride": 4, "summary": 1},
         {"form": "strided", "stride": 4},
@@ -50,8 +51,6 @@ class SparseTransformer(Mechanism):
         super().__init__(slot)
         if form not in FORMS:
             raise ValueError(f"form={form!r}: one of {', '.join(FORMS)}")
-        if stride < 1:
-            raise ValueError(f"stride={stride}: at least 1 token is needed")
         if form == "fixed" and not 1 <= summary <= stride:
             raise ValueError(f"summary={summary}: from 1 to the {stride} tokens of a segment")
         self.form, self.stride, self.summary = form, stride, summary

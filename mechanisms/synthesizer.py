@@ -30,6 +30,7 @@ class Synthesizer(Mechanism):
     paper = "arXiv 2005.00743"
     cost = "O(n m d)"
     reads = (("qkv", {"mixture": True}), ("qv", {"kind": "dense"}), "v")
+    accepts = {"rank": ">= 1"}
     checks = (
         {"kind": "dense"},
         {"kind": "random"},
@@ -44,8 +45,6 @@ class Synthesizer(Mechanism):
         super().__init__(slot)
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}: {', '.join(KINDS)}")
-        if rank < 1:
-            raise ValueError(f"rank={rank}: at least 1 column is needed")
         self.kind, self.mixture = kind, mixture
         heads, dim, queries, keys = slot.heads, slot.dim, slot.max_len, slot.keys
         if kind == "dense":
