@@ -18,7 +18,7 @@ lets the queries of a tile attend to the keys of the tile and around it.
 
 from importlib.util import find_spec
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,30 +27,13 @@ from torch import Tensor, nn
 from cab import Mechanism, Pattern, Unsupported
 from cab.ops import kernels
 from cab.ops.cache import next_positions
+from cab.ops.neighborhoods import Axis, axes_of, laid_out, seen_in_tiles, within
 from cab.ops.precision import at_least_float32
 from cab.ops.ragged import gather_tokens, real_first
 from cab.ops.raster_places import aligned_positions, centres, places
 from cab.ops.raster_windows import RasterWindows
 from cab.ops.relative_bias import biased_attention
 from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention, masked_softmax, repeat_heads
-
-TILE = {1: 32, 2: 8, 3: 4}  # places of a tile along each axis, by the number of axes
-
-
-class Axis(NamedTuple):
-    """How one axis of the keys is laid out, remainder by remainder, and cut into tiles."""
-
-    side: int  # places of the raster
-    dilation: int
-    length: int  # places for each remainder: whole tiles
-    tile: int
-    before: int  # places that a tile reads beside its own
-    after: int
-
-    @property
-    def tiles(self) -> int:
-        """The number of tiles."""
-        return self.dilation * self.length // self.tile
 
 
 class Neighborhood(Mechanism):
@@ -248,16 +231,18 @@ class Neighborhood(Mechanism):
         )
         of_queries = of_keys.times(self.rates)
         before, after = tuple(axis.before for axis in axes), tuple(axis.after for axis in axes)
-        key_place = self._laid_out(torch.arange(m, device=k.device), (1,) * len(axes), axes)
+        key_place = laid_out(torch.arange(m, device=k.device), (1,) * len(axes), axes)
         query_place = key_place
         if self.slot.pattern.cross:
-            query_place = self._laid_out(self.position[: q.shape[2]], self.rates, axes)
-        seen = self._seen(axes, self._sides(m, key_mask, k.device)).unsqueeze(1)
+            query_place = laid_out(self.position[: q.shape[2]], self.rates, axes)
+        seen = seen_in_tiles(axes, self.rates, self._sides(m, key_mask, k.device), self.window, self.causal).unsqueeze(
+            1
+        )
         if key_mask is None and m < prod(self._key_raster(m)):  # what is missing of the slot's sequence is no key
             key_mask = torch.ones(len(k), m, dtype=torch.bool, device=k.device)
         if key_mask is not None:
-            laid_out = key_mask.new_zeros(len(key_mask), prod(of_keys.raster)).index_copy(1, key_place, key_mask)
-            seen = seen & of_keys.cut_mask(laid_out, k, before, after).unsqueeze(3)
+            real = key_mask.new_zeros(len(key_mask), prod(of_keys.raster)).index_copy(1, key_place, key_mask)
+            seen = seen & of_keys.cut_mask(real, k, before, after).unsqueeze(3)
         k, v = (_spread(repeat_heads(t, self.slot.heads), key_place, of_keys) for t in (k, v))
         k, v = (of_keys.cut(t, before, after) for t in (k, v))
         q = of_queries.cut(_spread(q, query_place, of_queries))
@@ -269,57 +254,14 @@ class Neighborhood(Mechanism):
 
     def _axes(self, m: int) -> list[Axis]:
         """Return how the axes of m keys are laid out."""
-        axes = []
-        for side in self._key_raster(m):
-            dilation = min(self.dilation, side)
-            length, window = -(-side // dilation), min(self.window, side)
-            before, after = (window - 1, 0) if self.causal else (window - 1, (window - 1) // 2)
-            # the windows of a tile's queries lie within; a window that an end shifts reaches further back
-            tile = max(TILE[len(self.source)], window // 2 + 1)
-            if before + tile + after >= length:
-                tile, before, after = length, 0, 0
-            axes.append(Axis(side, dilation, -(-length // tile) * tile, tile, before, after))
-        return axes
-
-    def _laid_out(self, place: Tensor, rates: tuple[int, ...], axes: list[Axis]) -> Tensor:
-        """Return where tokens stand once the axes are laid out, with `rates` tokens to each place of a key."""
-        out, stride = torch.zeros_like(place), 1
-        for axis, rate in reversed(list(zip(axes, rates, strict=True))):
-            along = place % (axis.side * rate)
-            place = place // (axis.side * rate)
-            key = along // rate
-            laid_out = key % axis.dilation * axis.length + key // axis.dilation
-            out = out + (laid_out * rate + along % rate) * stride
-            stride *= axis.dilation * axis.length * rate
-        return out
-
-    def _seen(self, axes: list[Axis], sides: Tensor) -> Tensor:
-        """Return which keys around its tile a query sees: (1 or batch, tiles, queries, keys)."""
-        seen = torch.ones(len(sides), 1, 1, 1, dtype=torch.bool, device=sides.device)
-        for number, (axis, rate) in enumerate(zip(axes, self.rates, strict=True)):
-            start = torch.arange(axis.tiles, device=sides.device)[:, None, None] * axis.tile
-            remainder, start = start // axis.length, start % axis.length
-            query = start + (torch.arange(axis.tile * rate, device=sides.device) // rate)[:, None]
-            key = start - axis.before + torch.arange(axis.before + axis.tile + axis.after, device=sides.device)
-            near = self._within(query, key, remainder, sides[:, number, None, None, None], axis.dilation)
-            near = seen[:, :, None, :, None, :, None] & near[:, None, :, None, :, None, :]
-            seen = near.flatten(5).flatten(3, 4).flatten(1, 2)
-        return seen
-
-    def _within(self, query: Tensor, key: Tensor, remainder: Tensor, side: Tensor, dilation: int) -> Tensor:
-        """Whether a key is in the neighborhood of a query, both numbered among the places with their remainder."""
-        count = (side - remainder - 1) // dilation + 1
-        if self.causal:
-            return (key >= 0) & (key <= query) & (key > query - self.window) & (key < count)
-        first = torch.minimum(query - self.window // 2, count - self.window).clamp(min=0)
-        return (key >= first) & (key < first + self.window) & (key < count)
+        return axes_of(self._key_raster(m), self.window, self.dilation, self.causal)
 
     def _near(self, query: Tensor, key: Tensor, sides: Tensor) -> Tensor:
         """Whether the keys at places (..., axes) are in the neighborhoods of the queries at places (..., axes)."""
         remainder = query % self.dilation
         numbers = query // self.dilation, key // self.dilation
-        within = self._within(*numbers, remainder, sides, self.dilation)
-        return (within & (key % self.dilation == remainder)).all(-1)
+        near = within(*numbers, remainder, sides, self.dilation, self.window, self.causal)
+        return (near & (key % self.dilation == remainder)).all(-1)
 
     def _sides(self, m: int, key_mask: Tensor | None, device: torch.device) -> Tensor:
         """Return the sides of each sample's keys (1 or batch, axes): a masked tail of a sequence is no part of it."""
