@@ -771,7 +771,7 @@ function agreementTable() {
   if (!data.agreements.length) return "";
   return [h("h2", {}, "Do patterns and tasks agree?"),
     h("p", { class: "quiet" }, "Spearman's rank correlation of the two boards over the mechanisms that both rank, better on the same side, with its 95 % interval; blank for fewer than six mechanisms. Of several lengths the longest counts."),
-    plainTable(["", "first", "second", "where", "mechanisms", "correlation", "from", "to"], data.agreements, [4, 5, 6, 7])];
+    plainTable(["between", "first", "second", "where", "mechanisms", "correlation", "from", "to"], data.agreements, [4, 5, 6, 7])];
 }
 function compareTab() {
   const labels = [...new Set(siblings(["length", "pattern"]).flatMap((board) => board.lines.filter((line) => line.kind !== "leaky").map((line) => line.label)))].sort();

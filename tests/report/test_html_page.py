@@ -12,10 +12,9 @@ from typing import Any
 from cab.analysis.results import Results
 from cab.report import Evidence, write_page
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
+from tests.report.example_results import grid, results_of
 
 MARKUP = "</script><img src=x onerror=alert(1)>'\"&|`\n_" + "x" * 120
-LENGTHS, PATTERNS = (256, 512, 1024, 2048), ("NS", "CS", "NC", "CC")
-MIB = 2.0**20
 
 
 class ParsedPage(HTMLParser):
@@ -33,27 +32,6 @@ class ParsedPage(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.tags and self.tags[-1][0] == "script":
             self.scripts.append(data)
-
-
-def results_of(*cases: list[dict[str, Any]]) -> Results:
-    """Return the results of some cases on one machine."""
-    return Results(table_of(*cases), environments())
-
-
-def grid() -> Results:
-    """Return costs of four mechanisms and two controls: `fast` is quick and large, `lean` is small."""
-    seconds = {"softmax": 4.0, "fast": 1.0, "lean": 2.0, "mean": 0.1, "none": 0.01}
-    mebibytes = {"softmax": 400, "fast": 100, "lean": 10, "mean": 1, "none": 0}
-    cases = []
-    for pattern in PATTERNS:
-        for n in LENGTHS:
-            for name, second in seconds.items():
-                time = second * (n / 1024) ** (2 if name == "softmax" else 1)
-                metrics = {"latency": (time, time * 0.96, time * 1.05), "peak_allocated": mebibytes[name] * MIB}
-                cases.append(case_rows(metrics, mechanism=name, pattern=pattern, n=n, m=n))
-            broken = {"latency": ("oom", "8 GiB of 8")}
-            cases.append(case_rows(broken, mechanism="broken", pattern=pattern, n=n, m=n))
-    return results_of(*cases)
 
 
 def names(page: Any) -> list[str]:
