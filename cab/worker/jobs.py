@@ -4,9 +4,10 @@ It returns an answer and writes no results: nothing but the answer's file, the p
 checkpoint.
 """
 
+import inspect
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,11 @@ def _encoded(answer: Any) -> str:
         raise type(error)(f"{error}: samples are finite numbers of Python, in lists and dictionaries") from None
 
 
-def failure(error: BaseException) -> Failure:
-    """Turn an exception into a status and its reason; the traceback goes to the child's output."""
+def failure(error: BaseException, files: Sequence[str] = ()) -> Failure:
+    """Turn an exception into a status and its reason; the traceback goes to the child's output.
+
+    The reason of an error names the innermost line that was running in one of the plug-ins' `files`.
+    """
     from cab.worker.workload import is_out_of_memory
 
     for kind, status in ((Unsupported, "unsupported"), (Wrong, "wrong"), (UsageError, "usage")):
@@ -92,7 +96,9 @@ def failure(error: BaseException) -> Failure:
     traceback.print_exception(error)
     if is_out_of_memory(error):
         return Failure("oom", str(error).splitlines()[0] if str(error) else "out of memory")
-    return Failure("error", f"{type(error).__name__}: {error}".splitlines()[0][:500])
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return Failure("error", f"{type(error).__name__}: {error}".splitlines()[0][:500] + where)
 
 
 def laws(job: LawsJob) -> LawsAnswer:
@@ -127,6 +133,7 @@ def measure(job: MeasureJob) -> MeasureAnswer:
     start = time.monotonic()
     meters = {name: registry.load("meter", name)() for name in job.meters}
     workload = load_workload(job.case, Path(job.data))
+    plugins = [registry.load("mechanism", job.case.mechanism), registry.load("task", job.case.task)]
     answers: dict[str, Samples | Failure] = {}
     compared = job.compared
     for name, meter in meters.items():
@@ -136,7 +143,7 @@ def measure(job: MeasureJob) -> MeasureAnswer:
                 compared = True
             answers[name] = _samples(meter.measure(workload, job.case))
         except BaseException as error:
-            answers[name] = failure(error)
+            answers[name] = failure(error, [inspect.getfile(cls) for cls in (type(meter), *plugins)])
     return MeasureAnswer(answers, compared, time.monotonic() - start)
 
 
@@ -152,8 +159,13 @@ def compare(job: CompareJob) -> CompareAnswer:
 
 def _samples(returned: Any) -> Samples:
     """Check what a meter returned, before it is written into one file with the other meters' answers."""
-    if not isinstance(returned, dict) or not all(isinstance(metric, dict) for metric in returned.values()):
-        raise TypeError(f"measure returned {type(returned).__name__}: a dictionary for each metric is needed")
+    if not isinstance(returned, dict):
+        raise TypeError(f'measure() is {type(returned).__name__}, not {{metric: {{"samples": [...]}}}}')
+    for name, metric in returned.items():
+        if not isinstance(metric, dict):
+            raise TypeError(f'measure()["{name}"] is {type(metric).__name__}, not {{"samples": [...]}}')
+        if "samples" not in metric and "status" not in metric:
+            raise TypeError(f'measure()["{name}"] has the keys {list(metric)}, not "samples", or "status" and "reason"')
     samples = Samples(returned)
     _encoded(samples)
     return samples

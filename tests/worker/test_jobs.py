@@ -1,5 +1,6 @@
 """What a child does for a job: what meters return is checked, and memory on a GPU is held to its limit."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,16 @@ from cab.errors import Unsupported, UsageError, Wrong
 from cab.worker import jobs
 
 
-@pytest.mark.parametrize("returned", [None, {"number": 3.0}], ids=["nothing", "no samples"])
-def test_what_a_meter_returns_is_checked(returned: Any) -> None:
-    with pytest.raises(TypeError, match="a dictionary for each metric"):
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, 'measure() is NoneType, not {metric: {"samples": [...]}}'),
+        ({"number": 3.0}, 'measure()["number"] is float, not {"samples": [...]}'),
+        ({"number": {"value": 3.0}}, """measure()["number"] has the keys ['value'], not "samples\""""),
+    ],
+)
+def test_what_a_meter_returns_is_checked(returned: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
         jobs._samples(returned)
 
 
@@ -54,3 +62,12 @@ def test_on_a_gpu_the_allocator_is_held_to_the_limit(monkeypatch: pytest.MonkeyP
 )
 def test_an_exception_has_a_status(error: BaseException, failure: Failure) -> None:
     assert jobs.failure(error) == failure
+
+
+def test_an_error_names_the_line_of_the_plug_in() -> None:
+    try:
+        [].pop()
+    except IndexError as error:
+        found = jobs.failure(error, [__file__])
+    line = test_an_error_names_the_line_of_the_plug_in.__code__.co_firstlineno + 2
+    assert found == Failure("error", f"IndexError: pop from empty list (test_jobs.py:{line})")
