@@ -263,6 +263,7 @@ _plot_command("curve", "Draw a cost by length, as its ratio to softmax, a panel 
 _plot_command("tradeoff", "Draw latency against a score or memory; those that nothing beats in both are filled.")
 _plot_command("patterns", "Draw mechanism by pattern: how many times as good as softmax, or the score.")
 _plot_command("training", "Draw the validations of each training by step.")
+_plot_command("quality", "Draw how well a cost was measured: the half-widths of its intervals by length.")
 
 
 @app.command()

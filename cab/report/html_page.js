@@ -3,7 +3,7 @@
 // text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures", "Machine and methods", "Published"];
+const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures", "Quality", "Machine and methods", "Published"];
 const HIGHLIGHTED = 8; // lines of a plot that have a colour and a name
 const MANY = 6; // more values than these are a list to choose from, not buttons
 const MEMORY = ["peak_allocated", "peak_reserved", "peak_resident"];
@@ -813,6 +813,26 @@ function failuresTab() {
   return [h("h2", {}, "How what was asked for ended"), plainTable(["status", "metrics", "cases"], data.statuses.map(([status, rows, cases]) => [h("span", { class: status }, status), rows.toLocaleString("en"), cases.toLocaleString("en")]), [1, 2]),
     h("h2", {}, "Reasons"), data.failures.length ? plainTable(["status", "reason", "metrics", "mechanisms"], data.failures.map(([status, reason, rows, mechanisms]) => [h("span", { class: status }, status), reason, rows.toLocaleString("en"), mechanisms.join(", ")]), [2]) : h("p", {}, "Nothing failed.")];
 }
+// How well costs were measured, over the whole store: half-widths by metric and length, and the worst rows.
+const CONVERGED = 0.05; // the half-width that a timing stops at
+function qualityTab() {
+  const { rows, reasons, worst } = data.quality, share = (value) => (value === null ? "" : `± ${percent(value)} %`);
+  const withWidth = rows.filter((row) => row[6] !== null);
+  const scale = axis(withWidth.flatMap((row) => [row[5], row[7]]).filter((value) => value > 0).concat(CONVERGED), false);
+  const x = (value) => MARGIN + (WIDTH - 2 * MARGIN) * Math.min(Math.max(scale.place(value), 0), 1);
+  const bars = rows.map((row) => s("svg", { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("line", { class: "one", x1: x(CONVERGED), x2: x(CONVERGED), y1: 0, y2: 16 }),
+    row[6] === null ? "" : [s("line", { class: "interval", x1: x(row[5]), x2: x(row[7]), y1: 8, y2: 8 }), dot(x(row[6]), "")]));
+  const number = (text) => h("td", { class: "number" }, text);
+  const heads = ["metric", "n"].map((text) => h("th", { scope: "col" }, text));
+  return [h("p", { class: "quiet" }, `The 95 % interval's longer arm as a share of the value, over every case of the store: dot, the median; line, the middle four fifths; dashed, the ${100 * CONVERGED} % at which a timing has converged. Counts are exact and not listed.`),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "half-widths by metric and length" }, h("table", { class: "board quality" }, h("thead", {}, h("tr", {}, heads,
+      h("th", { scope: "col", class: "bar" }, `half-width, %${scale.logarithmic ? ", log axis" : ""}`, axisHead(scale, { factor: 0.01 })),
+      ["median", "nine in ten", "worst", "values", "converged", "no interval"].map((text) => h("th", { scope: "col", class: "number" }, text)))),
+      h("tbody", {}, rows.map((row, i) => h("tr", {}, h("th", { scope: "row" }, words(row[0])), h("td", {}, row[1].toLocaleString("en")), h("td", { class: "bar" }, bars[i]),
+        number(share(row[6])), number(share(row[7])), number(share(row[8])), number(row[2].toLocaleString("en")), number(`${percent(row[4] / row[2])} %`), number(row[3].toLocaleString("en"))))))),
+    h("h2", {}, "The widest intervals"), plainTable(["half-width", "mechanism", "task", "pattern", "pass", "batch", "n", "metric", "case", "why it stopped"], worst.map(([width, ...row]) => [share(width), ...row.map((text, i) => (i === 7 ? h("code", {}, `cab results show ${text.slice(0, 12)}`) : words(text)))]), [0, 5, 6]),
+    h("h2", {}, "Why measurements stopped before they converged"), reasons.length ? plainTable(["reason", "values"], reasons.map(([reason, count]) => [reason, count.toLocaleString("en")]), [1]) : h("p", {}, "Every one converged.")];
+}
 function machineTab() {
   const names = [...new Set(data.environments.flatMap((each) => Object.keys(each)))];
   return [h("h2", {}, "Environments"), plainTable(["environment", ...data.environments.map((_, i) => `${i + 1}`)], names.map((name) => [words(name), ...data.environments.map((each) => each[name] ?? "")])),
@@ -858,10 +878,10 @@ function aggregateTab() {
 }
 
 // ---- start ------------------------------------------------------------------------------------------------------------
-const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Training: trainingTab, Aggregate: aggregateTab, Failures: failuresTab, "Machine and methods": machineTab, Published: publishedTab };
+const DRAW = { Board: boardTab, Lengths: lengthsTab, "Trade-off": tradeoffTab, Patterns: patternsTab, Compare: compareTab, Training: trainingTab, Aggregate: aggregateTab, Failures: failuresTab, Quality: qualityTab, "Machine and methods": machineTab, Published: publishedTab };
 function tabs() {
   const several = siblings(["length", "pattern"]).some((board) => board.n !== current.n);
-  const drawn = { Lengths: several, Training: current.lines.some((line) => trainingsOf(line).length), Aggregate: Object.keys(data.aggregates).length > 0 };
+  const drawn = { Lengths: several, Training: current.lines.some((line) => trainingsOf(line).length), Aggregate: Object.keys(data.aggregates).length > 0, Quality: data.quality.rows.length > 0 };
   return TABS.filter((name) => drawn[name] ?? true);
 }
 function render() {

@@ -153,12 +153,18 @@ def _seed_notes(boards: Sequence[Board]) -> list[str]:
     return notes
 
 
-def methods(boards: Sequence[Board]) -> list[str]:
-    """Say how each metric was measured, in the words of its meter."""
+def with_method() -> dict[str, str]:
+    """Return metric -> how it is measured, of the meters that `cab show metric=` knows."""
     method_of: dict[str, str] = {}
     for card in cards_of("meter").values():
         if not isinstance(card, Exception):
             method_of.update(dict.fromkeys(card.facts["metrics"], card.facts["method"]))
+    return method_of
+
+
+def methods(boards: Sequence[Board]) -> list[str]:
+    """Say how each metric was measured, in the words of its meter."""
+    method_of = with_method()
     metrics_by_method: dict[str, list[str]] = {}
     for metric in metrics_of(boards):
         if method_of.get(metric.name):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cab.analysis.agreement import agreements
 from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
 from cab.analysis.published import published_for_all
+from cab.analysis.quality import measured_costs, quality, stop_reasons, worst_rows
 from cab.analysis.questions import QUESTION, records
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import failures
@@ -74,6 +75,7 @@ def page_data(
         "failures": [[each.status, each.reason, each.rows, each.mechanisms] for each in failures(rows)],
         "published": [list(row.values()) for row in published_for_all(boards)],
         "trainings": _trainings(boards, rows),
+        "quality": _quality(rows),
         "agreements": [
             [
                 each.kind,
@@ -96,6 +98,25 @@ def page_data(
         for mechanism, params, backend in identities.values
     ]
     return data
+
+
+def _quality(rows: "DataFrame") -> dict[str, Any]:
+    """Return how well costs were measured: by metric and length, why some did not converge, and the worst rows."""
+    costs = measured_costs(rows)
+    return {
+        "rows": [
+            [
+                *(each.metric, each.n, each.values, each.without_interval, each.converged),
+                *(
+                    None if x is None else _five_digits(x)
+                    for x in (each.tenth, each.median, each.ninetieth, each.worst)
+                ),
+            ]
+            for each in quality(costs)
+        ],
+        "reasons": stop_reasons(costs),
+        "worst": [[_five_digits(row.pop("half_width")), *map(str, row.values())] for row in worst_rows(costs)],
+    }
 
 
 def _trainings(boards: Sequence[Board], rows: "DataFrame") -> dict[str, list[list[float]]]:
@@ -202,6 +223,10 @@ def _add_cell(columns: dict[str, list[Any]], metric: int, cell: Cell, texts: _Co
 
 def _two_decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _five_digits_or_none(value: float | None) -> float | int | None:
+    return None if value is None else _five_digits(value)
 
 
 def _five_digits(value: float) -> float | int:

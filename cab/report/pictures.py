@@ -1,4 +1,4 @@
-"""Pictures of a store with plotly: cost by length, trade-off, patterns, learning curves. As HTML, or as PNG or SVG."""
+"""Pictures of a store with plotly, as HTML, or as PNG or SVG."""
 
 from collections.abc import Callable, Sequence
 from math import log2
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.quality import measured_costs
+from cab.analysis.quality import quality as of_lengths
 from cab.analysis.questions import QUESTION
 from cab.analysis.ranking import pattern_order
 from cab.analysis.results import Results
@@ -183,8 +185,38 @@ def training(results: Results, metric: str = "") -> "Figure":
     return _styled(figure, f"{chosen.replace('_', ' ')} on the validation examples, by step", None)
 
 
+def quality(results: Results, metric: str = "") -> "Figure":
+    """Draw how well a cost was measured: its half-widths at each length, with their quantiles."""
+    import plotly.graph_objects as go
+
+    costs = measured_costs(results.rows)
+    names = sorted(costs["metric"].unique())
+    if not names:
+        raise UsageError("no cost with an interval was measured; time something with: cab run meters=[latency]")
+    chosen = metric or ("latency" if "latency" in names else names[0])
+    if chosen not in names:
+        raise unknown("metric", chosen, names)
+    figure = go.Figure()
+    of_metric = costs[costs["metric"] == chosen].dropna(subset=["half_width"])
+    counts = {each.n: each for each in of_lengths(costs) if each.metric == chosen}
+    for _, group in of_metric.groupby("n", sort=True):
+        pairs = zip(group["mechanism"], group["pattern"], strict=True)
+        hover = [f"{_plain(str(mechanism))} {pattern}" for mechanism, pattern in pairs]
+        of_length = counts[int(group["n"].iloc[0])]
+        name = f"{of_length.n:,}<br>{of_length.converged / of_length.values:.0%} of {of_length.values} converged"
+        figure.add_box(
+            y=list(100 * group["half_width"]), name=name, text=hover, boxpoints="all", jitter=0.6, pointpos=0,
+            marker={"color": COLOURS[1], "size": 4}, line={"color": COLOURS[0], "width": 1}, showlegend=False,
+        )  # fmt: skip
+    figure.add_hline(y=5, line={"dash": "dot", "color": "#59616b"})
+    figure.update_yaxes(type="log", title=f"half-width of the 95 % interval of {chosen.replace('_', ' ')}, %")
+    figure.update_xaxes(title="n")
+    return _styled(figure, f"How well {chosen.replace('_', ' ')} was measured", None)
+
+
 PICTURES: dict[str, Callable[[Results, str], "Figure"]] = {
     "curve": curve, "tradeoff": tradeoff, "patterns": patterns, "training": training,
+    "quality": quality,
 }  # fmt: skip
 
 

@@ -124,7 +124,10 @@ def _notes(results: Results) -> Iterator[str]:
     yield from notes.legend(boards)
     if any(published_for(board) for board in boards):
         yield published.ABOUT
-    yield f"how each was measured: cab show metric={boards[0].headline.name}, and the page of cab report"
+    known = notes.with_method()
+    shown = next((metric.name for metric in metrics_of(boards) if metric.name in known), None)
+    command = f"cab show metric={shown}, and " if shown else ""
+    yield f"how each was measured: {command}the page of cab report"
     for machine in results.shown_machines:
         yield f"machine: {machine}"
     yield "asked for: " + ", ".join(f"{count.rows} {status}" for status, count in status_counts(results.rows).items())

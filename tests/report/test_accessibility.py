@@ -14,7 +14,7 @@ import pytest
 from tests.report.example_results import with_every_tab
 
 AXE = Path(os.environ.get("CAB_AXE") or Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js")
-TABS = ("Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures",
+TABS = ("Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures", "Quality",
         "Machine and methods", "Published")  # fmt: skip
 
 

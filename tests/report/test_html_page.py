@@ -12,7 +12,7 @@ from typing import Any
 from cab.analysis.results import Results
 from cab.report import Evidence, write_page
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
-from tests.report.example_results import grid, results_of
+from tests.report.example_results import grid, grid_cases, results_of
 
 MARKUP = "</script><img src=x onerror=alert(1)>'\"&|`\n_" + "x" * 120
 
@@ -127,6 +127,15 @@ def test_from_which_n_a_mechanism_wins_in_cs(show: Callable[..., Any]) -> None:
 def test_a_against_b(show: Callable[..., Any]) -> None:
     page = show(grid(), "tab=Compare&a=fast&b=lean")
     assert "better in 16 of 16 cases" in page.locator("p.answer").nth(1).inner_text()
+
+
+def test_which_rows_are_weak(show: Callable[..., Any]) -> None:
+    wide = case_rows({"latency": (1.0, 0.5, 2.0)}, mechanism="shaky", n=256, m=256, converged=False)
+    page = show(results_of(*grid_cases(), wide))
+    page.get_by_role("tab", name="Quality").click()
+    tables = page.locator("#panel tbody")
+    assert "± 100 %\tshaky" in tables.nth(1).locator("tr").first.inner_text()
+    assert tables.first.locator("tr").count() == 4 and tables.first.locator("svg path").count() == 4
 
 
 def test_what_failed_and_why(show: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cab.analysis.results import Results
 from cab.errors import UsageError
-from cab.report.pictures import curve, patterns, tradeoff, training, write_picture
+from cab.report.pictures import curve, patterns, quality, tradeoff, training, write_picture
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 
 COSTS = {"softmax": (4.0, 400), "fast": (1.0, 100), "lean": (2.0, 10), "slow": (8.0, 200), "mean": (0.1, 0)}
@@ -54,6 +54,13 @@ def test_a_learning_curve_is_the_validations_by_step() -> None:
     assert list(line.x) == [10, 20] and list(line.y) == [0.4, 0.5]
     with pytest.raises(UsageError, match="no training"):
         training(GRID)
+
+
+def test_the_quality_is_the_half_widths_in_percent_by_length() -> None:
+    short, long = quality(GRID).data
+    assert short.name.startswith("256<br>100% of 10") and list(long.y) == pytest.approx([20.0] * 10)
+    with pytest.raises(UsageError, match="no cost with an interval"):
+        quality(Results(table_of(case_rows({"flops": 1.0})), environments()))
 
 
 def test_a_name_is_no_markup() -> None:
