@@ -63,7 +63,8 @@ def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
 
 def _file_name(case: Case, names: set[str]) -> str:
     """Return a name without suffix that is none of `names`."""
-    name = f"mask-{Path(case.mechanism.partition(':')[0]).stem}-{case.pattern}"
+    file, _, class_name = case.mechanism.partition(":")
+    name = f"mask-{'-'.join(filter(None, (Path(file).stem, class_name)))}-{case.pattern}"
     return f"{name}-{case.id[:6]}" if name in names else name
 
 

@@ -51,8 +51,8 @@ def grid_texts(grid: str) -> list[list[str]]:
     blocks = (read_yaml(Path(grid)) if is_file else node("grid", grid)).get("blocks")
     if not isinstance(blocks, list) or not blocks or not all(isinstance(block, list) for block in blocks):
         raise UsageError(
-            f"grid '{grid}' must hold `blocks`, each a list of overrides, as in: blocks: [[mechanism=softmax,agent, "
-            "task=speed, 'seq_len=512,1024']]"
+            f"grid '{grid}' must hold `blocks`, each a list of overrides, as in: "
+            "blocks: [['mechanism=softmax,agent', task=speed, 'seq_len=512,1024']]"
         )
     return [[_override(text, grid) for text in block] for block in blocks]
 

@@ -19,7 +19,7 @@ from cab.paths import PACKAGE
 from cab.planning.measurement import Measurement, key_of
 from cab.planning.points import GridPoint, points
 from cab.planning.rasters import raster_settings
-from cab.planning.refusals import check_backends, grade_of, refusal
+from cab.planning.refusals import check_backends, check_meters, grade_of, refusal
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
 from cab.plugins.cards import Card
@@ -61,6 +61,7 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     """
     grid_points = points(list(overrides))
     check_backends(grid_points)
+    check_meters(grid_points)
     engine, workers = str(_one("engine", grid_points)), int(_one("workers", grid_points))
     settings = {each.name: _one(each.name, grid_points) for each in fields(ClusterSettings)}
     cluster = ClusterSettings(**settings)

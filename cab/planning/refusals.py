@@ -8,9 +8,10 @@ from cab.contracts.case import Case
 from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import Layout, describe, layout_of, layouts
 from cab.contracts.reads import first_that_holds, holds, resolve_inputs
-from cab.errors import unknown
+from cab.errors import UsageError, unknown
 from cab.planning.overrides import INNER_KEYS
 from cab.planning.points import GridPoint
+from cab.plugins import registry
 from cab.plugins.cards import Card
 
 
@@ -44,6 +45,20 @@ def check_backends(points: list[GridPoint]) -> None:
     for point in points:
         if point.root["backend"] not in backends:
             raise unknown("backend", str(point.root["backend"]), backends)
+
+
+def check_meters(points: list[GridPoint]) -> None:
+    """Raise `UsageError` where a metric of a meter that is asked for is another meter's, too."""
+    asked = {str(meter) for point in points for meter in point.root["meters"]}
+    owners: dict[str, str] = {}
+    for meter in [*registry.names("meter"), *sorted(name for name in asked if registry.is_file(name))]:
+        card = registry.cards_of("meter").get(meter) if not registry.is_file(meter) else registry.card("meter", meter)
+        if card is None or isinstance(card, UsageError):
+            continue
+        for metric in card.facts["metrics"]:
+            owner = owners.setdefault(metric, meter)
+            if owner != meter and meter in asked:
+                raise UsageError(f"the metric '{metric}' of {meter} is already one of the meter {owner}: name it otherwise")
 
 
 def backends_of(point: GridPoint) -> list[str]:

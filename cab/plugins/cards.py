@@ -128,7 +128,8 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{kind} '{name}': {path} is not valid Python: {error}") from error
+        reason = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+        raise UsageError(f"{kind} '{name}': {path} is not valid Python: {reason}") from error
     own_classes = _classes(tree)
     classes = _suite_classes(tree) | (_mechanism_bases() if kind == "mechanism" else {}) | own_classes
     class_name = _class_of_plugin(kind, name, path, class_name, own_classes, classes)
@@ -149,6 +150,8 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
         for pattern in (*facts["patterns"], *facts["refuses"]):
             if pattern not in Pattern.__members__:
                 raise unknown(f"pattern of mechanism '{name}'", str(pattern), Pattern.__members__)
+    if kind in ("task", "meter"):
+        _check_metrics(facts["metrics"], kind, name)
     params, takes = _constructor(init, kind, name)
     doc = ast.get_docstring(tree) or ast.get_docstring(classes[class_name]) or ""
     # through JSON, so that a card from the cache and a fresh one are alike
@@ -156,11 +159,24 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     return Card(kind, name, str(path), class_name, facts, params, sorted(methods), doc, takes)
 
 
+def _check_metrics(metrics: Any, kind: str, name: str) -> None:
+    """Raise `UsageError` unless `metrics` maps names to a unit and to whether more is better."""
+    form = "write name -> (unit, whether more is better), as in {'accuracy': ('fraction', True)}; None is neither"
+    if not isinstance(metrics, dict):
+        raise UsageError(f"{kind} '{name}': `metrics` is {metrics!r}; {form}")
+    for metric, entry in metrics.items():
+        if not isinstance(metric, str) or not metric.isidentifier():
+            raise UsageError(f"{kind} '{name}': {metric!r} is no name of a metric: letters, digits and _; {form}")
+        pair = tuple(entry) if isinstance(entry, list | tuple) else ()
+        if len(pair) != 2 or not isinstance(pair[0], str) or pair[1] not in (True, False, None):
+            raise UsageError(f"{kind} '{name}': `metrics` has {metric!r}: {entry!r}; {form}")
+
+
 def _check_spelling(literals: Collection[str], kind: str, name: str) -> None:
     """Raise `UsageError` for an attribute that looks like a misspelt fact of the card: `pattern` for `patterns`."""
     facts = _contract_facts(kind)
     for attribute in literals:
-        near = get_close_matches(attribute, facts, n=1, cutoff=0.86)
+        near = get_close_matches(attribute, facts, n=1, cutoff=0.8)
         if attribute not in facts and near:
             raise UsageError(f"{kind} '{name}': `{attribute}` is no entry of a card; did you mean `{near[0]}`?")
 
@@ -211,9 +227,7 @@ def _suite_classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
 @lru_cache
 def _mechanism_bases() -> dict[str, ast.ClassDef]:
     """Return the classes between the contract and a mechanism: wrappers, and what all pairs share."""
-    return {
-        name: node for path in _MECHANISM_BASES for name, node in _classes(ast.parse(path.read_bytes())).items()
-    }
+    return {name: node for path in _MECHANISM_BASES for name, node in _classes(ast.parse(path.read_bytes())).items()}
 
 
 @lru_cache

@@ -1,6 +1,7 @@
 """`cab list` and `cab show`: which plug-ins there are and what each can do, from their cards alone."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.markup import escape
 from cab.contracts.pattern import Pattern
 from cab.errors import UsageError, unknown
 from cab.planning.grids import grid_texts
-from cab.planning.overrides import grid_headline, node, options
+from cab.planning.overrides import beside_file, grid_headline, node, options
 from cab.plugins import cards, registry
 from cab.plugins.cards import Card
 from cab.plugins.literature import Title, literature
@@ -88,8 +89,7 @@ def print_plugin(text: str, out: Console) -> None:
             print_key(text, out)
             return
         if not kinds and not registry.is_file(text):
-            accepted = [*keys(), *(name for kind in registry.KINDS for name in registry.names(kind))]
-            raise unknown("plug-in or key", text, accepted)
+            raise _nothing_called(text)
         kind, name = (kinds or ["mechanism"])[0], text
     if kind == "grid":
         _print_grid(name, out)
@@ -104,6 +104,23 @@ def print_plugin(text: str, out: Console) -> None:
     out.print()
     facts_of = {"mechanism": _mechanism_facts, "task": _task_facts, "meter": _meter_facts}
     print_pairs({**facts_of[kind](card), "source": card.path}, out)
+
+
+def _nothing_called(text: str) -> UsageError:
+    """Say what `cab show TEXT` may have meant; all names together would fill the screen."""
+    if text in _metrics():
+        return UsageError(f"'{text}' is a metric: cab show metric={text}")
+    names = [*keys(), *options("grid"), *(name for kind in registry.KINDS for name in registry.names(kind))]
+    near = get_close_matches(text, names, n=3)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UsageError(
+        f"nothing is called '{text}'.{meant} cab list shows plug-ins and grids; a law: cab show law={text}"
+    )
+
+
+def _metrics() -> set[str]:
+    cards = (card for kind in ("meter", "task") for card in registry.cards_of(kind).values())
+    return {metric for card in cards if not isinstance(card, UsageError) for metric in card.facts["metrics"]}
 
 
 def patterns_by_reason(refuses: dict[str, str]) -> dict[str, list[str]]:
@@ -292,7 +309,8 @@ def _mechanism_facts(card: Card) -> dict[str, Any]:
 
 def _task_facts(card: Card) -> dict[str, Any]:
     facts = card.facts
-    scales = node("task", card.name).get("scales", {}) if card.name in options("task") else {}
+    of_yaml = beside_file(card.name) if registry.is_file(card.name) else node("task", card.name)
+    case, scales = ({**card.facts[name], **of_yaml.get(name, {})} for name in ("case", "scales"))
     return {
         "slots": ", ".join(facts["slots"]),
         **{
@@ -301,6 +319,7 @@ def _task_facts(card: Card) -> dict[str, Any]:
         },
         "version": facts["version"],
         "paper": facts["paper"] or "none",
+        **({"case": _keys_text(case)} if case else {}),
         **{f"scale {name}": _keys_text(settings) for name, settings in scales.items()},
         **_params("task", card),
     }
@@ -327,4 +346,14 @@ def _meter_facts(card: Card) -> dict[str, Any]:
 def _params(kind: str, card: Card) -> dict[str, Any]:
     """Return the hyper-parameters as they are written on the command line -> the YAML's value, or the default."""
     values = {} if registry.is_file(card.name) else node(kind, card.name)
-    return {f"{kind}.{name}": values.get(name, default) for name, default in card.params.items()}
+    accepts = card.facts.get("accepts", {})
+    shown = {f"{kind}.{name}": values.get(name, default) for name, default in card.params.items()}
+    return {
+        key: f"{value} ({_accepted(accepts[name])})" if (name := key.partition(".")[2]) in accepts else value
+        for key, value in shown.items()
+    }
+
+
+def _accepted(rule: Any) -> str:
+    """Write what a hyper-parameter accepts: `>= 1`, or `one of a, b`."""
+    return rule if isinstance(rule, str) else f"one of {', '.join(map(str, rule))}"

@@ -45,8 +45,8 @@ class Selection:
                     yield name, card
 
     def has_words(self, text: str) -> bool:
-        """Say whether every word that is searched for is in the text."""
-        return all(word in text.lower() for word in self.words)
+        """Say whether every word that is searched for begins a word of the text."""
+        return all(re.search(rf"(?<![a-z0-9]){re.escape(word)}", text.lower()) for word in self.words)
 
 
 def selection(arguments: list[str]) -> Selection:

@@ -57,3 +57,14 @@ def test_every_mask_of_the_catalogue_is_drawn(mask: str, tmp_path: Path) -> None
     (picture,) = tmp_path.glob("*.png")
     with Image.open(picture) as image:
         assert min(image.size) > 100
+
+
+def test_two_classes_of_one_file_have_two_pictures(elsewhere: Path) -> None:
+    body = "    patterns = {'NS': 'native'}\n    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
+    classes = "".join(f"\n\nclass {name}(Mechanism):\n{body}" for name in ("First", "Second"))
+    (elsewhere / "mine.py").write_text(f"from cab import Mechanism{classes}")
+    for name in ("First", "Second"):
+        plot_masks([f"mechanism=./mine.py:{name}", "seq_len=8"], elsewhere / "out", Console(file=io.StringIO()))
+    assert {path.name for path in (elsewhere / "out").glob("*.png")} == {
+        "mask-mine-First-NS.png", "mask-mine-Second-NS.png",
+    }  # fmt: skip

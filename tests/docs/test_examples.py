@@ -99,14 +99,18 @@ def test_the_pages_task_has_every_hyper_parameter_in_its_yaml(majority: str) -> 
 
 def test_the_pages_meter_counts_operations(elsewhere: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     page = (DOCS / "adding-a-meter.md").read_text()
+    (elsewhere / "operations.py").write_text(example("adding-a-meter.md", "operations.py"))
+    (shown,) = re.findall(r"^(cab show .*operations.*)$", page, re.MULTILINE)
+    assert "operators that one pass" in run(shown)
+    (command,) = re.findall(r"^(cab run .*operations.*)$", page, re.MULTILINE)
+    short = command.replace("softmax,linear,none", "softmax,none").replace("NS,CS", "NS")
+    run(short)
+    (entry_point,) = re.findall(r"as in `(operations = \S+)`", page)
     package = tmp_path_factory.mktemp("package")
     (package / "operations.py").write_text(example("adding-a-meter.md", "operations.py"))
-    (entry_points,) = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)
     (package / "my_meters-0.1.dist-info").mkdir()
-    (package / "my_meters-0.1.dist-info" / "entry_points.txt").write_text(entry_points)
+    (package / "my_meters-0.1.dist-info" / "entry_points.txt").write_text(f"[cab.meters]\n{entry_point}\n")
     assert "operators that one pass" in run("cab show meter=operations", package)
-    (command,) = re.findall(r"^(cab run .*operations.*)$", page, re.MULTILINE)
-    run(command.replace("softmax,linear,none", "softmax,none").replace("NS,CS", "NS"), package)
     rows = cab.load("results")
     counted = rows.pivot_table(index="mechanism", columns="pattern", values="value")
     assert (counted.loc["none"] == 1).all() and (counted.loc["softmax"] > 1).all()  # none: a view of one zero

@@ -98,3 +98,10 @@ def test_a_model_decodes_where_its_task_does_whatever_the_mechanism(tmp_path: Pa
     assert refusals(*asked, "task=cab_sum", data=tmp_path) == [None, None]  # `none` does not stream
     with pytest.raises(UsageError, match="recall_cc does not decode"):
         refusals(*asked, "task=recall_cc", data=tmp_path)
+
+
+def test_a_metric_of_another_meter_is_not_measured_by_ones_own(elsewhere: Path) -> None:
+    card = "    metrics = {'flops': ('FLOP', False)}\n    method = 'counts'\n"
+    (elsewhere / "mine.py").write_text(f"from cab import Meter\n\n\nclass Mine(Meter):\n{card}")
+    with pytest.raises(UsageError, match=r"the metric 'flops' of \./mine\.py:Mine is already one of the meter flops"):
+        plan(["mechanism=softmax", "task=speed", "meters=[flops,./mine.py:Mine]"])

@@ -96,6 +96,10 @@ IMPORT = "from cab import Mechanism\n"
             "class A(Mechanism):\n    pattern = {'CS': 'native'}\n",
             "`pattern` is no entry of a card; did you mean `patterns`",
         ),
+        (
+            "class A(Mechanism):\n    patern = {'CS': 'native'}\n",
+            "`patern` is no entry of a card; did you mean `patterns`",
+        ),
         ("class A(Mechanism):\n    patterns = {'XX': 'native'}\n", "unknown pattern of mechanism 'wrong' 'XX'"),
         (
             "class A(Mechanism):\n    patterns = {'NS': 'native'}\n    def __init__(self, slot, window=1): ...",
@@ -151,3 +155,19 @@ def test_a_file_without_the_class_is_named(elsewhere: Path, text: str, message: 
     (elsewhere / "mine.py").write_text("from cab import Mechanism\nclass Mine(Mechanism):\n    pass\n")
     with pytest.raises(UsageError, match="unknown class in .*; did you mean 'Mine'"):
         registry.card("mechanism", "./mine.py:Mime")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("{'a b': ('', True)}", "'a b' is no name of a metric"),
+        ("{'widgets': 'number'}", "`metrics` has 'widgets': 'number'; write name -> "),
+        ("{'widgets': ('number', 1.5)}", "write name -> "),
+        ("['widgets']", "`metrics` is .'widgets'.; write name -> "),
+    ],
+)
+def test_metrics_of_another_form_are_named(metrics: str, message: str, elsewhere: Path) -> None:
+    file = elsewhere / "mine.py"
+    file.write_text(f"from cab import Meter\n\n\nclass Mine(Meter):\n    metrics = {metrics}\n")
+    with pytest.raises(UsageError, match=message):
+        cards.read("meter", "mine", file)

@@ -111,3 +111,8 @@ def test_the_cards_are_json_too() -> None:
     assert local["patterns"]["CS"] == "native" and local["streams"] is True and local["growth"] == "linear"
     everything: dict[str, Any] = json.loads(CliRunner().invoke(app, ["list", "--json"], prog_name="cab").output)
     assert set(everything) == {"mechanisms", "tasks", "meters", "grids"}
+
+
+def test_a_word_begins_a_word_of_what_is_listed() -> None:
+    assert "sparse_transformer" in names("transformer") and "local" in names("window")
+    assert names("xcit") == []  # no excitation
