@@ -58,7 +58,7 @@ def check_meters(points: list[GridPoint]) -> None:
         for metric in card.facts["metrics"]:
             owner = owners.setdefault(metric, meter)
             if owner != meter and meter in asked:
-                raise UsageError(f"the metric '{metric}' of {meter} is already one of the meter {owner}: name it otherwise")
+                raise UsageError(f"the metric '{metric}' of {meter} is already one of the meter {owner}: rename yours")
 
 
 def backends_of(point: GridPoint) -> list[str]:

@@ -60,7 +60,8 @@ def test_every_mask_of_the_catalogue_is_drawn(mask: str, tmp_path: Path) -> None
 
 
 def test_two_classes_of_one_file_have_two_pictures(elsewhere: Path) -> None:
-    body = "    patterns = {'NS': 'native'}\n    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
+    attend = "    def attend(self, q, k, v, key_mask=None, query_mask=None):\n        return v\n"
+    body = f"    patterns = {{'NS': 'native'}}\n{attend}"
     classes = "".join(f"\n\nclass {name}(Mechanism):\n{body}" for name in ("First", "Second"))
     (elsewhere / "mine.py").write_text(f"from cab import Mechanism{classes}")
     for name in ("First", "Second"):
