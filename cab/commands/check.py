@@ -64,7 +64,7 @@ def requested(arguments: list[str], every: bool, fast: bool) -> Request:
 def check_and_print(request: Request, out: Console, verbose: bool = False, data: Path = Path("data")) -> int:
     """Check each mechanism and print the laws that it breaks; `verbose` prints all. Return the exit code.
 
-    `data` is the folder of the tasks' data.
+    It is 1 where a law is broken, and 2 where there is nothing to check. `data` is the folder of the tasks' data.
     """
     import torch
 
@@ -78,7 +78,11 @@ def check_and_print(request: Request, out: Console, verbose: bool = False, data:
         laws = [law for law in laws if law not in FAST_LEAVES_OUT]
     classes = {name: registry.load("mechanism", name) for name in request.names}
     patterns = [Pattern.of(pattern) for pattern in request.patterns] or list(Pattern)
-    start, broken = time.monotonic(), False
+    start, broken, nothing = time.monotonic(), False, 0
+    for name, error in _without_backend(classes, request.backend).items():
+        _print_nothing(name, str(error), out)
+        del classes[name]
+        nothing += 1
     if {"flops", "compile"} & set(laws):
         warm_up()
     for name, results in _by_mechanism(classes, patterns, laws, request.backend):
@@ -88,8 +92,60 @@ def check_and_print(request: Request, out: Console, verbose: bool = False, data:
             verdicts += [] if isinstance(result, str) else result
         if not request.patterns and not crashes:
             verdicts += unneeded_exemptions(classes[name], verdicts, laws)
+        if not crashes and not any(_says_something(verdict, request.laws) for verdict in verdicts):
+            _print_nothing(name, _why_nothing(classes[name], patterns, request, laws), out)
+            nothing += 1
+            continue
         broken |= not _print(name, classes[name], verdicts, crashes, out, verbose, time.monotonic() - start)
-    return int(broken)
+        if not crashes:
+            _print_not_applicable(classes[name], patterns, set(request.laws) - {each.law for each in verdicts}, out)
+    return int(broken) or 2 * (nothing == len(request.names))
+
+
+def _without_backend(classes: dict[str, Any], backend: str | None) -> dict[str, UsageError]:
+    """Return name -> error, of the mechanisms that have no such backend; raise it where none has.
+
+    What a wrapper computes with depends on what is inside.
+    """
+    errors = {
+        name: unknown(f"backend of {cls.__name__}", backend, cls.backends())
+        for name, cls in classes.items()
+        if backend is not None and cls.patterns != "inner" and backend not in cls.backends()
+    }
+    if errors and len(errors) == len(classes):
+        raise next(iter(errors.values()))
+    return errors
+
+
+def _says_something(verdict: "Verdict", requested: tuple[str, ...]) -> bool:
+    """Whether the verdict is about a law that was asked for: an undeclared pattern has only been refused."""
+    return verdict.status != "pass" or verdict.law not in ("card", "refuses") or verdict.law in requested
+
+
+def _why_nothing(cls: Any, patterns: list[Pattern], request: Request, laws: list[str]) -> str:
+    from cab.conformance import declared_patterns, not_applicable
+
+    declared = declared_patterns(cls)
+    asked = [pattern for pattern in patterns if pattern in declared]
+    if not asked:
+        return f"it declares {', '.join(pattern.value for pattern in declared) or 'no pattern'} only"
+    reasons = not_applicable(cls, asked, laws)
+    if not reasons:
+        return f"no mechanism inside has the backend '{request.backend}'"
+    return "; ".join(f"{law} does not apply: {reason}" for law, reason in reasons.items())
+
+
+def _print_nothing(name: str, why: str, out: Console) -> None:
+    out.print(f"{escape(name)}: nothing to check: {escape(why)}", highlight=False, soft_wrap=True)
+
+
+def _print_not_applicable(cls: Any, patterns: list[Pattern], laws: set[str], out: Console) -> None:
+    """Print why laws that were asked for have no verdict, beside others that have."""
+    from cab.conformance import declared_patterns, not_applicable
+
+    asked = [pattern for pattern in patterns if pattern in declared_patterns(cls)] if laws else []
+    for law, reason in not_applicable(cls, asked, laws).items():
+        out.print(f"  {escape(law)} does not apply: {escape(reason)}", highlight=False, soft_wrap=True)
 
 
 def _check_task(request: Request, out: Console, verbose: bool, data: Path) -> int:

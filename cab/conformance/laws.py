@@ -21,7 +21,7 @@ from cab.contracts.reads import resolve_inputs, resolve_reads
 from cab.errors import Unsupported
 
 Run = Callable[[Subject], None]
-Applies = Callable[[Subject], bool]
+Unless = Callable[[Subject], str]  # why a law does not apply to a subject; empty where it does
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Law:
     """A law; `run` raises `LawBroken` where it does not hold."""
 
     run: Run
-    applies: Applies = lambda subject: True
+    unless: Unless = lambda subject: ""
     exemptible: bool = False
     first_check_only: bool = False  # run with the first entry of `checks` only
     long: bool = False  # left out unless asked for
@@ -48,11 +48,19 @@ class Law:
 
         `first` says that the subject has the first entry of `checks`.
         """
+        return not self.does_not_apply(subject, first)
+
+    def does_not_apply(self, subject: Subject, first: bool = True) -> str:
+        """Return why it is not run, as a clause about the mechanism; empty where it is run."""
         if self.run is refuses:
-            return True
-        if not subject.declared or not subject.buildable or (self.first_check_only and not first):
-            return False
-        return self.applies(subject)
+            return ""
+        if not subject.declared:
+            return f"it does not declare {subject.pattern.value}"
+        if not subject.buildable:
+            return "it cannot be built: see law=refuses"
+        if self.first_check_only and not first:
+            return "it runs with the first entry of checks alone"
+        return self.unless(subject)
 
 
 def refuses(subject: Subject) -> None:
@@ -87,39 +95,57 @@ def _require_declared_reads(subject: Subject) -> None:
             raise LawBroken(f"{what}: the card says {declared!r} for {dict(subject.params)}, the instance {actual!r}")
 
 
-def _is_causal(subject: Subject) -> bool:
-    return subject.causal
+def _not_causal(subject: Subject) -> str:
+    if not subject.pattern.causal:
+        return f"{subject.pattern.value} is not causal"
+    return "" if subject.causal else f"it is graded leaky in {subject.pattern.value}"
 
 
-def _has_steps(subject: Subject) -> bool:
-    return subject.causal and subject.mechanism.streams
+def _no_steps(subject: Subject) -> str:
+    return _not_causal(subject) if subject.mechanism.streams else "it has no step"
 
 
-def _has_flops(subject: Subject) -> bool:
-    return subject.mechanism.defines("flops")
+def _no_flops(subject: Subject) -> str:
+    return "" if subject.mechanism.defines("flops") else "it has no flops"
 
 
-def _is_grouped(subject: Subject) -> bool:
-    return all(cls.grouped for cls in subject.plain_classes)
+def _not_grouped(subject: Subject) -> str:
+    return "" if all(cls.grouped for cls in subject.plain_classes) else "grouped is not declared"
+
+
+def _not_leaky(subject: Subject) -> str:
+    return "" if subject.mechanism.grade == "leaky" else f"it is not graded leaky in {subject.pattern.value}"
+
+
+def _no_raster(subject: Subject) -> str:
+    return "" if subject.surroundings.raster else "it takes no raster"
+
+
+def _not_exact(subject: Subject) -> str:
+    return "" if subject.mechanism.exact else "exact is not declared"
+
+
+def _no_limits(subject: Subject) -> str:
+    return "" if subject.cls.limits else "the card has no limits"
 
 
 LAWS: dict[str, Law] = {
     "refuses": Law(refuses, on_rasters=False),
-    "truncation": Law(causality.truncation, _is_causal, in_later_layers=True),
-    "suffix": Law(causality.suffix, _is_causal, in_later_layers=True),
-    "gradient": Law(causality.gradient, _is_causal, in_later_layers=True),
-    "training": Law(causality.training, _is_causal, in_later_layers=True),
-    "streaming": Law(causality.streaming, _has_steps, in_later_layers=True),
-    "ragged": Law(causality.ragged, _has_steps, on_rasters=False),  # a hole of a raster is no masked step
-    "leaks": Law(causality.leaks, lambda subject: subject.mechanism.grade == "leaky", on_rasters=False),
+    "truncation": Law(causality.truncation, _not_causal, in_later_layers=True),
+    "suffix": Law(causality.suffix, _not_causal, in_later_layers=True),
+    "gradient": Law(causality.gradient, _not_causal, in_later_layers=True),
+    "training": Law(causality.training, _not_causal, in_later_layers=True),
+    "streaming": Law(causality.streaming, _no_steps, in_later_layers=True),
+    "ragged": Law(causality.ragged, _no_steps, on_rasters=False),  # a hole of a raster is no masked step
+    "leaks": Law(causality.leaks, _not_leaky, on_rasters=False),
     "use": Law(use.use, exemptible=True, in_later_layers=True),
     "learning": Law(use.learning, exemptible=True),
-    "rotary": Law(use.rotary, use.has_rotary),
+    "rotary": Law(use.rotary, use.no_rotary),
     "padding": Law(padding.padding, in_later_layers=True),
     "hidden": Law(padding.hidden),
     "mask": Law(padding.mask),
     "empty": Law(padding.empty),
-    "holes": Law(padding.holes, lambda subject: subject.surroundings.raster),
+    "holes": Law(padding.holes, _no_raster),
     "padding_training": Law(padding.padding_training),
     "batch": Law(independence.batch),
     "batch_training": Law(independence.batch_training, exemptible=True),
@@ -127,9 +153,9 @@ LAWS: dict[str, Law] = {
     "definition": Law(definition.definition, in_later_layers=True),
     "lengths": Law(definition.lengths),
     "defaults": Law(definition.defaults, first_check_only=True),
-    "grouped": Law(definition.grouped, _is_grouped),
-    "exact": Law(definition.exact, lambda subject: subject.mechanism.exact),
-    "limits": Law(definition.limits, lambda subject: bool(subject.cls.limits), first_check_only=True),
+    "grouped": Law(definition.grouped, _not_grouped),
+    "exact": Law(definition.exact, _not_exact),
+    "limits": Law(definition.limits, _no_limits, first_check_only=True),
     "randomness": Law(evaluation.randomness),
     "modes": Law(evaluation.modes, exemptible=True),
     "saving": Law(evaluation.saving),
@@ -137,8 +163,8 @@ LAWS: dict[str, Law] = {
     "layout": Law(evaluation.layout),
     "bf16": Law(precision.bf16, exemptible=True, by_majority=True),
     "autocast": Law(precision.autocast, exemptible=True, by_majority=True),
-    "flops": Law(cost.flops, _has_flops),
-    "meta": Law(cost.meta, _has_flops, exemptible=True, first_check_only=True),
+    "flops": Law(cost.flops, _no_flops),
+    "meta": Law(cost.meta, _no_flops, exemptible=True, first_check_only=True),
     "compile": Law(compilation.aot_eager, exemptible=True, first_check_only=True, one_raster=True),
     "inductor": Law(compilation.inductor, exemptible=True, first_check_only=True, long=True),
 }

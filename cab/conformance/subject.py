@@ -20,7 +20,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import Layout
 from cab.contracts.slot import Slot
-from cab.errors import Unsupported
+from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ class Subject:
             except Unsupported as reason:
                 refusal = reason
                 continue
+            except UsageError:  # an unknown backend
+                raise
             except Exception:  # a crash is no refusal: the laws will report it
                 pass
             return head_sizes, dtype

@@ -22,7 +22,7 @@ from cab.conformance.subject import LawBroken, Subject, require_equal
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
-from cab.errors import Unsupported, unknown
+from cab.errors import Unsupported, UsageError, unknown
 from cab.instruments.flop_counter import count_flops
 from cab.paths import PACKAGE
 from cab.plugins import registry
@@ -95,7 +95,7 @@ def check(
     refuses is skipped; where `patterns` names it, `Unsupported` is raised.
 
     An exemption that no law needed is a failure; it is reported only where neither `patterns` nor `params` is given.
-    `UsageError` for an unknown law or pattern.
+    `UsageError` for an unknown law, pattern or backend.
     """
     requested = None if patterns is None else [Pattern.of(pattern) for pattern in patterns]
     law_names = select_laws(laws, long or backend == "compile")
@@ -118,6 +118,27 @@ def unneeded_exemptions(cls: type[Mechanism], verdicts: Iterable[Verdict], law_n
     used = frozenset().union(*(verdict.used for verdict in verdicts))
     keys = Exemptions(cls.exempt).unneeded(used, law_names)
     return [Verdict("exemption", "", {}, "fail", f"{key} is exempt, and nothing needs it") for key in keys]
+
+
+def declared_patterns(cls: type[Mechanism]) -> list[Pattern]:
+    """Return the patterns that the card declares; of a wrapper, those in which it is checked."""
+    entries = _param_sets(cls, None)
+    return [p for p in Pattern if any(Subject(cls, p, entry, only=only).declared for entry, only in entries)]
+
+
+def not_applicable(cls: type[Mechanism], patterns: Iterable[Pattern], law_names: Iterable[str]) -> dict[str, str]:
+    """Return law -> why, for the laws that apply to the mechanism in none of these patterns, which it declares.
+
+    Instances are built, and no law is run.
+    """
+    entries = list(enumerate(_param_sets(cls, None)))
+    subjects = [(Subject(cls, p, entry, only=only), i == 0) for p in patterns for i, (entry, only) in entries]
+    reasons = {}
+    for name in law_names:
+        of_law = [LAWS[name].does_not_apply(*each) for each in subjects]
+        if of_law and all(of_law):
+            reasons[name] = of_law[0]
+    return reasons
 
 
 def parametrize(classes: type[Mechanism] | Iterable[type[Mechanism]], laws: Iterable[str] | None = None) -> Any:
@@ -213,6 +234,10 @@ def _accepts_backend(subject: Subject, requested: bool) -> bool:
         if requested and (subject.backend != "eager" or _can_be_built(subject)):
             raise
         return requested
+    except UsageError:  # there is no such backend
+        if subject.cls.patterns == "inner":  # some mechanisms of the panel have it, and others do not
+            return False
+        raise
     return True
 
 

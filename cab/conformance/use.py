@@ -92,9 +92,11 @@ def learning(subject: Subject) -> None:
         raise LawBroken(names=wrong)
 
 
-def has_rotary(subject: Subject) -> bool:
-    """Whether the slot's rotary base may matter: a layer rotates in self patterns alone."""
-    return not subject.pattern.cross and bool(set("qk") & set(subject.mechanism.reads))
+def no_rotary(subject: Subject) -> str:
+    """Return why the slot's rotary base cannot matter, or nothing: a layer rotates in self patterns alone."""
+    if subject.pattern.cross:
+        return f"nothing is rotated in {subject.pattern.value}"
+    return "" if set("qk") & set(subject.mechanism.reads) else "it reads neither q nor k"
 
 
 @torch.no_grad()

@@ -74,6 +74,51 @@ def test_a_broken_law_is_printed_with_its_sentence_the_limit_and_the_usual_cause
     assert "the law: A call changes neither its inputs" in printed("./mine.py:Mine", "law=untouched", verbose=True)[1]
 
 
+SELF = """
+from cab import Mechanism
+
+
+class Mine(Mechanism):
+    patterns = {"NS": "native"}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        weights = q @ k.transpose(-1, -2)
+        if key_mask is not None:
+            weights = weights.masked_fill(~key_mask[:, None, None, :], -1e30)
+        return weights.softmax(-1) @ v
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["pattern=CS", "law=padding"], "it declares NS only"),
+        (["pattern=NC"], "it declares NS only"),
+        (["law=streaming"], "streaming does not apply: it has no step"),
+        (["law=truncation,exact"], "truncation does not apply: NS is not causal; exact does not apply: exact is not"),
+    ],
+)
+def test_where_no_law_applies_nothing_is_called_lawful(elsewhere: Path, arguments: list[str], why: str) -> None:
+    (elsewhere / "mine.py").write_text(SELF)
+    code, text = printed("./mine.py:Mine", *arguments)
+    assert code == 2 and f"nothing to check: {why}" in text and "lawful" not in text
+
+
+def test_a_law_that_does_not_apply_is_named_beside_those_that_do(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(SELF)
+    code, text = printed("./mine.py:Mine", "law=batch,streaming")
+    assert code == 0 and "lawful, " in text and "streaming does not apply: it has no step" in text
+    assert printed("./mine.py:Mine", "pattern=NC", "law=refuses,padding")[0] == 0
+
+
+def test_an_unknown_backend_is_said_once_and_where_others_have_it_they_are_checked(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(SELF)
+    with pytest.raises(UsageError, match="unknown backend of Mine 'sdpa'. Accepted: compile, eager"):
+        printed("./mine.py:Mine", "backend=sdpa")
+    code, text = printed("./mine.py:Mine", "softmax", "pattern=NS", "law=batch", "backend=sdpa")
+    assert code == 0 and "mine.py:Mine: nothing to check: unknown backend" in text and "softmax: lawful" in text
+
+
 def test_every_law_has_a_usual_cause() -> None:
     assert set(HINTS) == set(LAWS)
 
