@@ -42,8 +42,10 @@ def measured_costs(rows: "DataFrame") -> "DataFrame":
     timed = rows["converged"].notna() | rows["ci_low"].notna()
     costs = rows[timed & (rows["status"] == "ok") & rows["step"].isna() & rows["unit"].isin(COST_UNITS)]
     values, lows, highs = (costs[name].to_numpy("float64", na_value=nan) for name in ("value", "ci_low", "ci_high"))
+    values = np.where(np.isinf(values), nan, values)
     sizes = np.where(values == 0, nan, np.abs(values))
-    return costs.assign(half_width=np.maximum(values - lows, highs - values) / sizes)
+    half_widths = np.maximum(values - lows, highs - values) / sizes
+    return costs.assign(half_width=np.where(np.isfinite(half_widths), half_widths, nan))
 
 
 def quality(costs: "DataFrame") -> list[Quality]:
@@ -52,11 +54,11 @@ def quality(costs: "DataFrame") -> list[Quality]:
     for _, group in costs.groupby(["metric", "n"], sort=True):
         metric, n = group["metric"].iloc[0], group["n"].iloc[0]
         widths = group["half_width"].dropna()
-        quantiles = [float(widths.quantile(q)) for q in QUANTILES] if len(widths) else [None, None, None]
+        tenth, median, ninetieth = (float(widths.quantile(q)) if len(widths) else None for q in QUANTILES)
+        converged, count = int(group["converged"].fillna(False).sum()), len(group)
         worst = float(widths.max()) if len(widths) else None
-        converged = int(group["converged"].fillna(False).sum())
-        count = len(group)
-        qualities.append(Quality(str(metric), int(n), count, count - len(widths), converged, *quantiles, worst))
+        without = count - len(widths)
+        qualities.append(Quality(str(metric), int(n), count, without, converged, tenth, median, ninetieth, worst))
     return qualities
 
 
@@ -69,5 +71,5 @@ def stop_reasons(costs: "DataFrame") -> list[tuple[str, int]]:
 
 def worst_rows(costs: "DataFrame") -> Iterator[dict[str, Any]]:
     """Yield the WORST rows by half-width, with the columns that tell them apart."""
-    for row in costs.nlargest(WORST, "half_width").to_dict("records"):
+    for row in costs.dropna(subset=["half_width"]).nlargest(WORST, "half_width").to_dict("records"):
         yield {name: row[name] for name in _WORST_COLUMNS} | {"half_width": float(row["half_width"])}

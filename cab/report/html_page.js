@@ -401,11 +401,66 @@ function columnsOf(board) {
     key: metric.name, title: metric.title, wide: metric.name !== memory, best: metric.higher ? "descending" : "ascending",
     value: (line) => (valued(line, metric.name) || {}).value, text: (line) => cellText(line, metric.name),
   });
+  columns.push(...flopsRank(board), ...longestInMemory(board), ...bestWithinState(board));
   if (reference && lengthsOfCurve(board).length > 1 && !headline.score) columns.push({
     key: "wins", title: `wins from n`, wide: true, best: "ascending", value: (line) => { const row = winsFrom(line, headline.name); return row ? (row[4] === "already" ? row[7] / 2 : row[4] === "never" ? row[6] * 1e6 : row[5]) : undefined; },
     text: (line) => winsText(winsFrom(line, headline.name)),
   });
   return columns;
+}
+// Beside the rank by latency that by FLOPs, marked where no rank is in both ranges.
+function flopsRank(board) {
+  if (board.headline.name !== "latency") return [];
+  const rows = ranked(board), flops = new Map(rows.map(({ line }) => [line, valued(line, "flops")]).filter(([, cell]) => cell));
+  if (flops.size < 2) return [];
+  const all = [...flops.values()].map((cell) => cell.value);
+  const rangeOf = (line) => { const own = flops.get(line).value; return [1 + all.filter((value) => value < own).length, all.filter((value) => value <= own).length]; };
+  const ranks = new Map(rows.map((row) => [row.line, row.ranks]));
+  const differs = (line) => { const [first, last] = rangeOf(line), [from, to] = ranks.get(line); return first > to || last < from; };
+  return [{ key: "flops_rank", title: "rank by FLOPs", best: "ascending", wide: true, value: (line) => (flops.has(line) ? rangeOf(line)[0] : undefined),
+    text: (line) => (flops.has(line) ? `${rangeText(rangeOf(line))}${differs(line) ? " ≠" : ""}` : ""),
+    hover: (line) => (flops.has(line) && differs(line) ? "FLOPs and latency order it differently: no rank is in both ranges" : null) }];
+}
+// The longest measured n that fits: within the limit on memory, or where memory ran out on this curve.
+function longestInMemory(board) {
+  const curve = lengthsOfCurve(board).sort((a, b) => a.n - b.n);
+  const lineOn = (other, line) => other.lines.find((each) => each.identity === line.identity && each.grade === line.grade);
+  const ranOut = (line) => line && cellOf(line, line.board.headline.name) && [...cellsOf(line).values()].some((cell) => cell.status === "oom");
+  if (curve.length < 2 || !(state.mem || curve.some((other) => other.lines.some(ranOut)))) return [];
+  const limit = state.mem ? Number(state.mem) * 2 ** 20 : Infinity;
+  const longest = (line) => {
+    const lengths = curve.map((other) => [other.n, lineOn(other, line)]).filter(([, each]) => each && (ranOut(each) || memoryOf(each)));
+    const fits = lengths.filter(([, each]) => !ranOut(each) && memoryOf(each).value <= limit);
+    return lengths.length ? { n: fits.length ? fits[fits.length - 1][0] : 0, first: lengths[0][0], more: fits.length > 0 && fits[fits.length - 1] === lengths[lengths.length - 1] } : null;
+  };
+  return [{ key: "longest", title: state.mem ? `longest n in ${state.mem} MiB` : "longest n in memory", best: "descending", wide: true,
+    value: (line) => { const found = longest(line); return found ? found.n : undefined; },
+    text: (line) => { const found = longest(line); return !found ? "" : !found.n ? `<${found.first.toLocaleString("en")}` : `${found.more ? "≥" : ""}${found.n.toLocaleString("en")}`; } }];
+}
+// The best score of the lines that keep no more state: what its memory of the past buys. The state is measured by
+// decoding, of the same mechanism at the same lengths, on this board or on another one.
+function stateOf(line) {
+  const own = valued(line, "decode_state");
+  if (own) return own;
+  const { board } = line;
+  for (const other of boards) if (other.task === board.task && other.pattern === board.pattern && other.n === board.n && other.m === board.m) {
+    const same = other.lines.find((each) => each.identity === line.identity);
+    if (valued(same, "decode_state")) return valued(same, "decode_state");
+  }
+  return undefined;
+}
+function bestWithinState(board) {
+  const { headline } = board;
+  if (!headline.score) return [];
+  const lines = board.lines.filter((line) => line.kind === "ranked" && passes(line) && valued(line, headline.name) && stateOf(line));
+  if (lines.length < 2) return [];
+  const states = new Map(lines.map((line) => [line, stateOf(line).value]));
+  const score = (line) => valued(line, headline.name).value, better = (a, b) => (headline.higher ? a > b : a < b);
+  const best = (line) => lines.filter((other) => states.get(other) <= states.get(line)).reduce((a, b) => (better(score(b), score(a)) ? b : a), line);
+  return [{ key: "state", title: "state", best: "ascending", wide: true, value: (line) => states.get(line), text: (line) => (states.has(line) ? withUnit(stateOf(line).metric, states.get(line)) : "") },
+    { key: "equal_state", title: "best with no more state", best: headline.higher ? "descending" : "ascending", wide: true, value: (line) => (states.has(line) ? score(best(line)) : undefined),
+      text: (line) => (states.has(line) ? `${shown(headline, score(best(line)))}${best(line) === line ? "" : ` ${best(line).label}`}` : ""),
+      hover: (line) => (states.has(line) ? "the best score of the lines whose state while decoding is at most as large" : null) }];
 }
 const lengthsOfCurve = (board) => boards.filter((each) => each.curve === board.curve);
 function cellText(line, name) {

@@ -15,6 +15,7 @@ UNITS = {  # metric -> unit, higher is better
     "latency": ("seconds", False),
     "peak_allocated": ("bytes", False),
     "peak_resident": ("bytes", False),
+    "decode_state": ("bytes", False),
     "bytes_moved": ("bytes", False),
     "bytes_needed": ("bytes", None),
     "flops": ("FLOP", False),

@@ -34,7 +34,17 @@ def test_reasons_are_counted_whatever_the_half_width() -> None:
 
 
 def test_the_widest_interval_comes_first() -> None:
-    assert [row["mechanism"] for row in worst_rows(measured_costs(ROWS))][:3] == ["slow", "fast", "softmax"]
+    assert [row["mechanism"] for row in worst_rows(measured_costs(ROWS))] == ["slow", "fast", "softmax"]
+
+
+def test_what_has_no_finite_half_width_is_not_among_the_widest() -> None:
+    infinite = float("inf")
+    rows = table_of(
+        case_rows({"latency": (infinite, 1.0, infinite)}),
+        case_rows({"latency": (1.0, 0.9, infinite)}, mechanism="fast"),
+        case_rows({"latency": (0.0, 0.0, 1.0)}, mechanism="zero"),
+    )
+    assert list(worst_rows(measured_costs(rows))) == []
 
 
 def test_nothing_measured_has_no_quality() -> None:

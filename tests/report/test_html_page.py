@@ -12,7 +12,7 @@ from typing import Any
 from cab.analysis.results import Results
 from cab.report import Evidence, write_page
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
-from tests.report.example_results import grid, grid_cases, results_of
+from tests.report.example_results import MIB, grid, grid_cases, results_of
 
 MARKUP = "</script><img src=x onerror=alert(1)>'\"&|`\n_" + "x" * 120
 
@@ -127,6 +127,53 @@ def test_from_which_n_a_mechanism_wins_in_cs(show: Callable[..., Any]) -> None:
 def test_a_against_b(show: Callable[..., Any]) -> None:
     page = show(grid(), "tab=Compare&a=fast&b=lean")
     assert "better in 16 of 16 cases" in page.locator("p.answer").nth(1).inner_text()
+
+
+def column(page: Any, key: str) -> dict[str, str]:
+    """Return mechanism -> the text of a column of the board."""
+    heads = page.locator("thead th").evaluate_all(
+        "heads => heads.map(h => h.querySelector('[data-sort]')?.dataset.sort)"
+    )
+    cells = page.locator("tr.line").evaluate_all(
+        "(rows, i) => rows.map(row => [row.dataset.label, row.children[i].innerText])", heads.index(key)
+    )
+    return dict(cells)
+
+
+def test_the_rank_by_flops_stands_beside_that_by_latency_marked_where_they_disagree(show: Callable[..., Any]) -> None:
+    costs = {"softmax": (4.0, 1e9), "fast": (1.0, 9e9), "lean": (2.0, 2e9)}
+    cases = [
+        case_rows({"latency": (s, s * 0.9, s * 1.1), "flops": flops}, mechanism=name)
+        for name, (s, flops) in costs.items()
+    ]
+    page = show(results_of(*cases))
+    assert column(page, "flops_rank") == {"fast": "3 ≠", "lean": "2", "softmax": "1 ≠"}
+
+
+def test_the_longest_n_in_memory_is_a_column_where_memory_is_limited_or_ran_out(show: Callable[..., Any]) -> None:
+    sizes = {"lean": (1, 2, 4), "large": (1, 4, 16), "broken": (1, 2, None)}
+    cases = [
+        case_rows({"latency": (1.0, 0.9, 1.1), "peak_allocated": size * MIB if size else ("oom", "no memory")},
+                  mechanism=name, n=n, m=n)
+        for name, of in sizes.items() for n, size in zip((256, 512, 1024), of, strict=True)
+    ]  # fmt: skip
+    page = show(results_of(*cases), "length=1024")
+    assert column(page, "longest") == {"lean": "≥1,024", "large": "≥1,024", "broken": "512"}
+    page = show(results_of(*cases), "length=256&mem=3")
+    assert column(page, "longest") == {"lean": "512", "large": "256", "broken": "512"}
+    assert show(results_of(*cases[:6]), "length=1024").locator("[data-sort=longest]").count() == 0
+
+
+def test_a_score_stands_beside_the_best_one_with_no_more_state(show: Callable[..., Any]) -> None:
+    lines = {"softmax": (0.99, 64.0), "good": (0.9, 8.0), "bad": (0.5, 16.0), "tiny": (0.4, 1.0)}
+    cases = []
+    for name, (score, state) in lines.items():
+        cases.append(training_rows(name, (score, score - 0.01, score + 0.01), pattern="CS"))
+        decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS", "mechanism": name}
+        cases.append(case_rows({"decode_state": state * MIB}, **decoding))
+    page = show(results_of(*cases), "pass=train")
+    assert column(page, "equal_state") == {"softmax": "99.0", "good": "90.0", "bad": "90.0 good", "tiny": "40.0"}
+    assert column(page, "state")["bad"] == "16.0 MiB"
 
 
 def test_which_rows_are_weak(show: Callable[..., Any]) -> None:
