@@ -4,16 +4,16 @@ The compositional index (CAB, arXiv 2210.07661, section 4.1) is a z-score agains
 it says how a mechanism compares with those that CAB had measured. `aggregated` needs `none` and softmax alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from random import Random
 from statistics import fmean
 
 from cab.analysis.leaderboard import Board, Cell, Line
 from cab.analysis.slot_floors import measures_attention
 
-RESAMPLES = 2000  # of the tasks, for the interval
+RESAMPLES = 2000  # of tasks and seeds, for the interval
 LEVEL = 0.95
 _Constant = tuple[str, float, float, bool]  # task and metric, mean, sample deviation, whether higher is better
 
@@ -99,15 +99,33 @@ def compositional_index(pattern: str, values: Mapping[str, float]) -> float | No
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A mechanism's mean over tasks: 0 is the floor `none`, 1 is softmax. `low` and `high` are None for one task."""
+    """A mechanism's mean over tasks: 0 is the floor `none`, 1 is softmax.
+
+    `low` and `high` are None where neither another task nor another seed was measured.
+    """
 
     mechanism: str
     value: float
     low: float | None
     high: float | None
-    tasks: int
+    scores: Mapping[str, float]  # task -> mean over its boards
     missing: tuple[str, ...]  # tasks that others have
     ranks: tuple[int, int] | None = None  # over leaving any one task out; None where tasks are missing
+    remarks: tuple[str, ...] = ()  # what limits the comparison: missing tasks, seeds, recipes, machines
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks it has a score of."""
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A mechanism's score on one board, from 0 (the floor) to 1 (softmax), with the scores of its seeds."""
+
+    value: float
+    of_seeds: tuple[float, ...]
+    several_machines: bool
 
 
 def aggregated(boards: Sequence[Board]) -> list[Aggregate]:
@@ -115,24 +133,48 @@ def aggregated(boards: Sequence[Board]) -> list[Aggregate]:
 
     Each score is placed between `none` (0) and softmax (1) of its board, perplexities by their logs; then averaged
     within a task and over the tasks. A board without both, or on which softmax is not better than `none`, does not
-    count, and nor does one whose slot is known not to measure attention. The interval is the percentile bootstrap over
-    tasks: it covers other tasks of this kind, not other seeds.
+    count, and nor does one whose slot is known not to measure attention. The interval is a percentile bootstrap of two
+    levels: tasks are drawn, and for each of them the seeds of each of its boards. The floor and the ceiling are held.
     Nothing is filled in for a missing task, so that a mean over fewer tasks is not ranked.
     """
-    by_mechanism: dict[str, dict[str, list[float]]] = {}
+    by_mechanism: dict[str, dict[str, list[_Score]]] = {}
+    board_counts: Counter[str] = Counter()
     for board in boards:
-        for mechanism, value in _normalised(board).items():
-            by_mechanism.setdefault(mechanism, {}).setdefault(str(board.question["task"]), []).append(value)
-    means = {name: {task: fmean(values) for task, values in of.items()} for name, of in by_mechanism.items()}
+        task, scores = str(board.question["task"]), _normalised(board)
+        board_counts[task] += bool(scores)
+        for mechanism, score in scores.items():
+            by_mechanism.setdefault(mechanism, {}).setdefault(task, []).append(score)
+    means = {
+        name: {task: fmean(score.value for score in scores) for task, scores in of.items()}
+        for name, of in by_mechanism.items()
+    }
     tasks = sorted({task for of in means.values() for task in of})
     complete = {name: of for name, of in means.items() if len(of) == len(tasks)}
     ranks = _ranks_without_one(complete, tasks)
     aggregates = []
     for name, of in means.items():
-        low, high = _bootstrap(list(of.values()))
+        low, high = _bootstrap([[score.of_seeds for score in scores] for scores in by_mechanism[name].values()])
         missing = tuple(task for task in tasks if task not in of)
-        aggregates.append(Aggregate(name, fmean(of.values()), low, high, len(of), missing, ranks.get(name)))
+        remarks = tuple(_remarks(by_mechanism[name], board_counts, missing))
+        aggregates.append(Aggregate(name, fmean(of.values()), low, high, of, missing, ranks.get(name), remarks))
     return sorted(aggregates, key=lambda each: (len(each.missing), -each.value, each.mechanism))
+
+
+def _remarks(
+    scores: Mapping[str, Sequence[_Score]], board_counts: Mapping[str, int], missing: Sequence[str]
+) -> Iterator[str]:
+    """Yield what limits the comparison of a mechanism's mean with the others'."""
+    single = sorted(task for task, of in scores.items() if any(len(score.of_seeds) == 1 for score in of))
+    if single:
+        yield "one seed" if len(single) == len(scores) and not missing else f"one seed: {', '.join(single)}"
+    partial = [f"{task} in {len(of)} of {board_counts[task]}" for task, of in scores.items()]
+    partial = [text for text, (task, of) in zip(partial, scores.items(), strict=True) if len(of) < board_counts[task]]
+    if partial:
+        yield f"not every size and recipe: {', '.join(sorted(partial))}"
+    if any(score.several_machines for of in scores.values() for score in of):
+        yield "scores of several machines"
+    if missing:
+        yield f"missing: {', '.join(missing)}"
 
 
 def mean_scores(boards: Sequence[Board]) -> dict[str, Cell]:
@@ -144,42 +186,69 @@ def mean_scores(boards: Sequence[Board]) -> dict[str, Cell]:
     }
 
 
-def _normalised(board: Board) -> dict[str, float]:
+def _normalised(board: Board) -> dict[str, _Score]:
     """Return mechanism -> its best line's headline, from 0 (the floor) to 1 (softmax); more is possible."""
     if not board.has_scores or measures_attention(board) is False:
         return {}
     floor = _best(board, [line for line in board.lines if line.mechanism == "none"])
     ceiling = _best(board, [line for line in board.lines if line.mechanism == "softmax"])
-    if floor is None or ceiling is None or not ceiling > floor:
+    if not floor or not ceiling or not ceiling[0] > floor[0]:
         return {}
     lines: dict[str, list[Line]] = {}
     for line in board.lines:
         if line.kind == "ranked":
             lines.setdefault(line.mechanism, []).append(line)
-    scores = {mechanism: _best(board, of) for mechanism, of in lines.items()}
-    return {name: (score - floor) / (ceiling - floor) for name, score in scores.items() if score is not None}
+    scores = {}
+    for mechanism, of in lines.items():
+        best = _best(board, of)
+        if best:
+            value, *of_seeds = ((each - floor[0]) / (ceiling[0] - floor[0]) for each in best)
+            scores[mechanism] = _Score(value, tuple(of_seeds), board.score_machines > 1)
+    return scores
 
 
-def _best(board: Board, lines: Iterable[Line]) -> float | None:
-    """Return the best headline of some lines with a sign and scale such that more is better and steps are equal."""
+def _best(board: Board, lines: Iterable[Line]) -> list[float]:
+    """Return the best headline of some lines and that of each of its seeds; nothing where none has a value.
+
+    They have a sign and scale such that more is better and steps are equal.
+    """
     headline = board.headline
     cells = [cell for line in lines if (cell := line.cells.get(headline.name)) is not None and cell.value is not None]
-    values = [cell.value for cell in cells if cell.value is not None]
-    if "perplexity" in headline.name:
-        values = [log(value) for value in values if value > 0]
-    if not values:
-        return None
-    return max(values) if headline.higher_is_better else -min(values)
+    sign = 1 if headline.higher_is_better else -1
+    best: list[float] = []
+    for cell in cells:
+        values = [cell.value or 0.0, *(cell.seed_values or [cell.value or 0.0])]
+        if "perplexity" in headline.name:
+            if min(values) <= 0:
+                continue
+            values = [log(value) for value in values]
+        signed = [sign * value for value in values]
+        if not best or signed[0] > best[0]:
+            best = signed
+    return best
 
 
-def _bootstrap(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the percentile interval of the mean over resampled tasks; none for one task."""
-    if len(values) < 2:
+def _bootstrap(tasks: Sequence[Sequence[Sequence[float]]]) -> tuple[float | None, float | None]:
+    """Return the percentile interval of the mean over tasks; `tasks` are boards, which are the scores of seeds.
+
+    Tasks are resampled, and within each drawn task the seeds of every board. None where nothing can be resampled.
+    """
+    import numpy as np
+
+    if len(tasks) < 2 and all(len(seeds) < 2 for boards in tasks for seeds in boards):
         return None, None
-    random = Random(0)
-    means = sorted(fmean(random.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    tail = round((1 - LEVEL) / 2 * RESAMPLES)
-    return means[tail], means[-tail - 1]
+    random, slots = np.random.default_rng(0), len(tasks)
+    means = np.empty((RESAMPLES, slots, len(tasks)))  # of each task, drawn anew for each slot that it may fill
+    for i, boards in enumerate(tasks):
+        drawn = np.zeros((RESAMPLES, slots))
+        for seeds in boards:
+            values = np.asarray(seeds)
+            drawn += values[random.integers(len(values), size=(RESAMPLES, slots, len(values)))].mean(-1)
+        means[:, :, i] = drawn / len(boards)
+    chosen = random.integers(len(tasks), size=(RESAMPLES, slots, 1))
+    totals = np.take_along_axis(means, chosen, 2).mean((1, 2))
+    low, high = np.quantile(totals, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _ranks_without_one(means: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -37,6 +37,7 @@ class Cell:
     reasons: list[str] = field(default_factory=list)
     seeds: int = 0  # that have a value
     seeds_asked: int = 1
+    seed_values: list[float] = field(default_factory=list)  # of each seed, where there are several
     processes: int = 1
     stop_reasons: list[str] = field(default_factory=list)  # why the measurement ended before it converged
     interval_unknown: bool = False  # a value of one process, which is tied with every other

@@ -129,6 +129,7 @@ def _cell(rows: list[Row]) -> Cell:
     if valid:
         values_and_intervals = [(row["value"], row["ci_low"], row["ci_high"]) for row in valid]
         cell.value, cell.low, cell.high = mean_over_seeds(values_and_intervals)
+        cell.seed_values = [row["value"] for row in valid] if len(valid) > 1 else []
         if valid[0]["unit"] == "fraction" and 0 <= cell.value <= 1:  # Student's t knows no bounds
             cell.low = None if cell.low is None else max(cell.low, 0.0)
             cell.high = None if cell.high is None else min(cell.high, 1.0)

@@ -927,9 +927,26 @@ function trainingTab() {
     h("figure", {}, h("figcaption", {}, `${words(current.task)} ${current.pattern}`), svg)];
 }
 function aggregateTab() {
-  return [h("p", { class: "quiet" }, data.aggregateAbout), ...Object.entries(data.aggregates).flatMap(([pattern, rows]) => [
+  return [h("p", { class: "quiet" }, data.aggregateAbout), ...Object.entries(data.aggregates).flatMap(([pattern, { rows, ranks, pairs, about }]) => [
     h("h2", {}, PATTERN_TITLES[pattern] ? `${PATTERN_TITLES[pattern]} (${pattern})` : pattern),
-    plainTable(["rank", "mechanism", "aggregate", "95 % interval", "tasks", "missing"], rows, [0, 2, 3, 4])])];
+    plainTable(data.aggregateHeads, rows, [0, 2, 3, 4]),
+    ranks ? [h("h3", {}, `Mean ranks, ${pattern}`), h("p", { class: "quiet" }, about), criticalDifference(ranks)] : "",
+    pairs ? [h("h3", {}, `Differences on each task, ${pattern}`), h("p", { class: "quiet" }, about), plainTable(data.pairHeads, pairs, [1, 2, 3])] : ""])];
+}
+// Mean ranks on an axis, the names at both sides, and a bar over those that are not told apart.
+function criticalDifference({ means, difference, groups }) {
+  const width = 900, side = 230, half = Math.ceil(means.length / 2), top = 40 + 12 * groups.length, height = top + 18 * half + 16;
+  const last = Math.max(means.length, 2), x = (rank) => side + (width - 2 * side) * (rank - 1) / (last - 1);
+  const rankOf = new Map(means), every = Math.ceil(last / 12), parts = [];
+  parts.push(s("line", { class: "interval", x1: x(1), x2: Math.min(x(1 + difference), width), y1: 8, y2: 8 }), s("text", { x: x(1) - 6, y: 12, "text-anchor": "end" }, `critical difference ${digits(difference)}`));
+  parts.push(s("line", { class: "interval", x1: x(1), x2: x(last), y1: 32, y2: 32 }));
+  for (let rank = 1; rank <= last; rank += every) parts.push(s("line", { class: "interval", x1: x(rank), x2: x(rank), y1: 28, y2: 32 }), s("text", { class: "quiet-text", x: x(rank), y: 25, "text-anchor": "middle" }, `${rank}`));
+  groups.forEach((group, i) => parts.push(s("line", { class: "together", x1: x(rankOf.get(group[0])) - 3, x2: x(rankOf.get(group[group.length - 1])) + 3, y1: 42 + 12 * i, y2: 42 + 12 * i }, s("title", {}, group.join(", ")))));
+  means.forEach(([name, rank], i) => {
+    const left = i < half, y = top + 18 * (left ? i : means.length - 1 - i) + 12, edge = left ? side - 12 : width - side + 12;
+    parts.push(s("path", { class: "other", d: `M${x(rank)} 32V${y}H${edge}` }), s("text", { x: left ? edge - 5 : edge + 5, y: y + 4, "text-anchor": left ? "end" : "start" }, `${brief(name, 26)} ${rank.toFixed(1)}`));
+  });
+  return s("svg", { class: "ranks", viewBox: `0 0 ${width} ${height}`, width: "100%", role: "img", "aria-label": `mean ranks: ${means.map(([name, rank]) => `${name} ${rank.toFixed(1)}`).join(", ")}; not told apart: ${groups.map((group) => group.join(", ")).join("; ") || "none"}` }, parts);
 }
 
 // ---- start ------------------------------------------------------------------------------------------------------------

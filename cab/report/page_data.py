@@ -10,15 +10,26 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.aggregates import Aggregate
 from cab.analysis.agreement import agreements
 from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
+from cab.analysis.mean_ranks import mean_ranks, paired_differences
 from cab.analysis.published import published_for_all
 from cab.analysis.quality import measured_costs, quality, stop_reasons, worst_rows
 from cab.analysis.questions import QUESTION, records
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import failures
 from cab.report import notes
-from cab.report.aggregates import aggregates_by_pattern, cabs_boards, texts
+from cab.report.aggregates import (
+    HEADS,
+    PAIR_HEADS,
+    about_pairs,
+    about_ranks,
+    aggregates_by_pattern,
+    cabs_boards,
+    pair_texts,
+    texts,
+)
 from cab.report.command import mechanism_words, question_words
 from cab.report.evidence import Evidence
 from cab.report.units import display_unit
@@ -87,16 +98,28 @@ def page_data(
             ]
             for each in agreements(boards)
         ],
-        "aggregates": {
-            pattern: [texts(each) for each in aggregates]
-            for pattern, aggregates in aggregates_by_pattern(boards).items()
-        },
+        "aggregates": {pattern: _aggregate(of) for pattern, of in aggregates_by_pattern(boards).items()},
+        "aggregateHeads": HEADS,
+        "pairHeads": PAIR_HEADS,
         "cabsBoards": [[pattern, rank, name, f"{index:+.2f}"] for pattern, rank, name, index in cabs_boards()],
     }
     data["identities"] = [
         [mechanism, params, backend, mechanism_words(mechanism, json.loads(params or "{}"), backend)]
         for mechanism, params, backend in identities.values
     ]
+    return data
+
+
+def _aggregate(aggregates: Sequence[Aggregate]) -> dict[str, Any]:
+    """Return the rows of an aggregate, and its mean ranks, or its paired differences where there are fewer tasks."""
+    ranks, pairs = mean_ranks(aggregates), paired_differences(aggregates)
+    data: dict[str, Any] = {"rows": [texts(each) for each in aggregates]}
+    if ranks is not None:
+        means = [[name, _five_digits(rank)] for name, rank in ranks.ranks.items()]
+        data["ranks"] = {"means": means, "difference": _five_digits(ranks.critical_difference), "groups": ranks.groups}
+        data["about"] = about_ranks(ranks, aggregates[0].tasks)
+    elif pairs:
+        data |= {"pairs": [pair_texts(pair) for pair in pairs], "about": about_pairs(pairs)}
     return data
 
 

@@ -1,5 +1,7 @@
 """CAB's index as published, and the aggregate that needs no population."""
 
+from typing import Any
+
 import pytest
 
 from cab.analysis.aggregates import aggregated, compositional_index
@@ -69,3 +71,32 @@ def test_a_task_on_which_softmax_learned_nothing_does_not_count() -> None:
     scores = {"a": {"none": 0.2, "softmax": 0.6, "linear": 0.4}, "b": {"none": 0.5, "softmax": 0.5, "linear": 0.9}}
     (linear,) = [each for each in aggregated(boards_of(scores)) if each.mechanism == "linear"]
     assert linear.tasks == 1 and linear.value == pytest.approx(0.5) and linear.low is None
+    assert linear.remarks == ("one seed",)
+
+
+def test_the_interval_is_over_seeds_too_and_what_limits_the_mean_is_said() -> None:
+    def rows(mechanism: str, task: str, *values: float, **changes: Any) -> list[dict[str, Any]]:
+        return [
+            row
+            for seed, x in enumerate(values)
+            for row in training_rows(mechanism, (x, x - 0.01, x + 0.01), task=task, seed=seed, **changes)
+        ]
+
+    cases = [rows(name, task, x) for task in ("a", "b") for name, x in (("none", 0.0), ("softmax", 1.0))]
+    cases += [rows("steady", task, 0.5, 0.5) for task in ("a", "b")]
+    cases += [rows("shaky", task, 0.3, 0.7) for task in ("a", "b")]
+    cases += [rows("wide", "a", 0.5), rows("wide", "b", 0.5, 0.5)]
+    cases += [rows(name, "b", x, n=999, m=999) for name, x in (("none", 0.0), ("softmax", 1.0))]
+    by_name = {each.mechanism: each for each in aggregated(leaderboard(table_of(*cases), environments()))}
+    steady, shaky = by_name["steady"], by_name["shaky"]
+    assert (steady.value, steady.low, steady.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert shaky.value == pytest.approx(0.5) and shaky.low == pytest.approx(0.3) and shaky.high == pytest.approx(0.7)
+    assert steady.remarks == ("not every size and recipe: b in 1 of 2",)
+    assert by_name["wide"].remarks == ("one seed: a", "not every size and recipe: b in 1 of 2")
+
+
+def test_one_task_of_several_seeds_has_an_interval() -> None:
+    scores = {"none": (0.0,), "softmax": (1.0,), "x": (0.4, 0.6)}
+    cases = [training_rows(name, (v, v, v), seed=i) for name, of in scores.items() for i, v in enumerate(of)]
+    (x,) = [each for each in aggregated(leaderboard(table_of(*cases), environments())) if each.mechanism == "x"]
+    assert (x.low, x.high) == pytest.approx((0.4, 0.6))

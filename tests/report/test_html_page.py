@@ -279,8 +279,23 @@ def test_two_tasks_have_a_tab_of_their_aggregate(show: Callable[..., Any]) -> No
         for name, value in scores.items()
     ]
     page = show(results_of(*cases), "tab=Aggregate")
-    assert "linear\t0.50\t[0.50, 0.50]\t2" in page.locator("#panel tbody").inner_text()
+    assert "linear\t0.50\t[0.50, 0.50]\t2\tone seed" in page.locator("#panel tbody").first.inner_text()
+    assert page.locator("#panel tbody").nth(1).inner_text() == "linear\t-0.50\t[-0.50, -0.50]\t0 of 2"
     assert "Aggregate" not in show(grid()).locator("[role=tab]").all_inner_texts()
+
+
+def test_ten_tasks_have_mean_ranks_with_a_critical_difference(show: Callable[..., Any]) -> None:
+    scores = {"none": 0.1, "softmax": 0.9, "linear": 0.5, "agent": 0.6}
+    cases = [
+        training_rows(name, (value, value - 0.01, value + 0.01), task=f"task{i}")
+        for i in range(10)
+        for name, value in scores.items()
+    ]
+    page = show(results_of(*cases), "tab=Aggregate")
+    picture = page.locator("svg.ranks")
+    assert picture.locator("text", has_text="linear 3.0").count() == 1
+    assert "not told apart: softmax, agent; agent, linear" in picture.get_attribute("aria-label")
+    assert picture.locator("line.together").count() == 2
 
 
 def test_cabs_boards_stand_beside_what_was_published(show: Callable[..., Any]) -> None:
