@@ -125,7 +125,9 @@ def _proposed(values: "np.ndarray[Any, Any]") -> list[int]:
     try:
         import ruptures
     except ImportError:
-        raise UsageError("change points need ruptures: pip install 'cab-bench[track]'") from None
+        raise UsageError(
+            "change points need ruptures: pip install 'cab-bench[track]'; what was recorded is kept"
+        ) from None
     # the noise from neighbours, which a step or a drift hardly moves
     noise = 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
     search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_AFTER).fit(values.reshape(-1, 1))

@@ -127,12 +127,14 @@ def import_(
     folder: History = Path("results/track/history"),
 ) -> None:
     """Take other tools' results into the history."""
+    from cab.tracking.findings import refresh
     from cab.tracking.foreign import read_results
     from cab.tracking.history import append, compact
 
     points = [point for file in files for point in read_results(file)]
     append(folder, points)
     compact(folder)
+    refresh(folder, {point.environment for point in points})
     typer.echo(f"{len(points)} points from {len(files)} files, in {folder}")
 
 
@@ -160,21 +162,103 @@ def export(
 
 @app.command()
 @with_exit_codes
+def record(
+    revision: Annotated[
+        str, typer.Argument(help="The commit; edits that are not committed are not measured.")
+    ] = "HEAD",
+    case: Case = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Process pairs of each case.")] = 3,
+    same_environment: SameEnvironment = False,
+    folder: History = Path("results/track/history"),
+    results: Results = Path("results"),
+) -> None:
+    """Measure a commit into the history, and look for changes."""
+    from cab.tracking.cases import tracked_cases
+    from cab.tracking.findings import findings
+    from cab.tracking.recording import record as measure_and_keep
+    from cab.tracking.rendering import one_line
+    from cab.tracking.sides import repository_of
+
+    commit, points, failures = measure_and_keep(
+        revision,
+        repository_of(Path.cwd()),
+        tracked_cases(case or []),
+        pairs,
+        same_environment,
+        folder,
+        results,
+        lambda line: typer.echo(line, err=True),
+    )
+    for name, reason in failures.items():
+        typer.echo(one_line(f"no data: {name}: {reason}"))
+    typer.echo(f"{len(points)} points of {commit[:12]}, in {folder}")
+    recorded = {(point.case, point.environment) for point in points}
+    for each in findings(folder):
+        if each.open and (each.case, each.environment) in recorded:
+            typer.echo(one_line(f"{each.case}, {each.metric}: {each.described}"))
+
+
+@app.command()
+@with_exit_codes
 def history(
+    case: Annotated[str, typer.Option(help="Only cases whose name holds this.")] = "",
+    last: Annotated[int, typer.Option(min=0, help="How many of the newest points of each case.")] = 5,
+    folder: History = Path("results/track/history"),
+) -> None:
+    """Print the newest points of each case on each machine, the newest last, and all changes."""
+    from cab.tracking.findings import findings
+    from cab.tracking.history import read_series
+    from cab.tracking.rendering import one_line
+
+    changes: dict[tuple[str, str, str], list[str]] = {}
+    for each in findings(folder):
+        changes.setdefault((each.case, each.metric, each.environment), []).append(f"  {each.described}")
+    lines = []
+    for series in read_series(folder):
+        if case in series.case:
+            count = len(series.values)
+            lines.append(f"{series.case}, {series.metric}, environment {series.environment}: {count} points")
+            lines += [
+                f"  {series.commits[i][:12]}  {series.values[i]:.6g} {series.unit}  {series.sources[i]}"
+                for i in range(max(0, count - last), count)
+            ]
+            lines += changes.get(series.key, [])
+    if lines:
+        typer.echo("\n".join(map(one_line, lines)))
+    else:
+        typer.echo(f"there are no points in {folder}: cab track record, or cab track import")
+
+
+@app.command()
+@with_exit_codes
+def plot(
+    out: Annotated[Path, typer.Argument(help="The page.")] = Path("results/track/history.html"),
+    folder: History = Path("results/track/history"),
+) -> None:
+    """Write one offline page: the history of each case, with changes, commits and environments."""
+    from cab.errors import UsageError
+    from cab.tracking.findings import environments, findings
+    from cab.tracking.history import read_series
+    from cab.tracking.page import write_page
+
+    series = read_series(folder)
+    if not series:
+        raise UsageError(f"there are no points in {folder}: cab track record, or cab track import")
+    write_page(out, series, findings(folder), environments(folder))
+    typer.echo(str(out))
+
+
+@app.command()
+@with_exit_codes
+def accept(
+    commit: Annotated[str, typer.Argument(help="The commit of a change, or the beginning of its name.")],
+    reason: Annotated[str, typer.Argument(help="Why this change is right.")],
     case: Annotated[str, typer.Option(help="Only cases whose name holds this.")] = "",
     folder: History = Path("results/track/history"),
 ) -> None:
-    """Print the history of each case on each machine, the newest point last."""
-    from rich.markup import escape
+    """Acknowledge the changes at a commit, with a reason: they are no longer reported as open."""
+    from cab.tracking.findings import accept as acknowledge
+    from cab.tracking.rendering import one_line
 
-    from cab.terminal.printing import console
-    from cab.tracking.history import read, series
-
-    out = console()
-    for (name, metric, environment), points in series(read(folder)).items():
-        if case in name:
-            out.print(escape(f"{name}, {metric}, environment {environment}"), highlight=False)
-            for point in points:
-                out.print(
-                    escape(f"  {point.commit[:12]}  {point.value:.6g} {point.unit}  {point.source}"), highlight=False
-                )
+    for each in acknowledge(folder, commit, reason, case):
+        typer.echo(one_line(f"{each.case}, {each.metric}, environment {each.environment}: {each.described}"))

@@ -58,7 +58,7 @@ def side_of(text: str, repository: Path, same_environment: bool = False) -> Side
         return Side(text, f"python {path.resolve()}", python=str(path.absolute()))
     if path.is_dir():
         return folder_side(path)
-    commit = _commit(text, repository)
+    commit = full_commit(text, repository)
     sources = checkout(repository, commit)
     python = sys.executable if same_environment else python_for(sources, repository)
     label = commit[:12] if commit.startswith(text) else f"{text} ({commit[:12]})"
@@ -124,7 +124,8 @@ def repository_of(folder: Path) -> Path:
         ) from None
 
 
-def _commit(text: str, repository: Path) -> str:
+def full_commit(text: str, repository: Path) -> str:
+    """Return the full name of a revision's commit; `UsageError` where there is none."""
     try:
         # --end-of-options: a revision may not be read as an option
         found = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
@@ -139,17 +140,26 @@ def _commit(text: str, repository: Path) -> str:
     )
 
 
+def commit_time(commit: str, repository: Path) -> float:
+    """Return when a commit was made, in seconds since 1970."""
+    return float(_git(repository, "log", "-1", "--format=%ct", commit).decode())
+
+
 def merge_base(repository: Path, one: str, other: str) -> str:
     """Return the commit that two revisions have in common; `UsageError` where there is none."""
     try:
-        return _git(repository, "merge-base", _commit(one, repository), _commit(other, repository)).decode().strip()
+        return (
+            _git(repository, "merge-base", full_commit(one, repository), full_commit(other, repository))
+            .decode()
+            .strip()
+        )
     except subprocess.CalledProcessError:
         raise UsageError(f"{one} and {other} have no commit in common here: a shallow clone may lack it") from None
 
 
 def commits_between(repository: Path, good: str, bad: str) -> tuple[str, list[str]]:
     """Return the commit `good`, and those that lead from it to `bad`, the oldest first, `bad` the last."""
-    first, last = _commit(good, repository), _commit(bad, repository)
+    first, last = full_commit(good, repository), full_commit(bad, repository)
     listed = _git(repository, "rev-list", "--reverse", "--topo-order", "--ancestry-path", f"{first}..{last}")
     return first, listed.decode().split()
 

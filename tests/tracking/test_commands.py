@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cab.cli import app
 from typer.testing import CliRunner
 
+from cab.contracts.case import digest
 from cab.tracking.foreign import as_pytest_benchmark
 from cab.tracking.history import Point
 
@@ -36,6 +38,9 @@ def test_help_imports_nothing_slow() -> None:
         (["compare", "--against", "backend=sdpa", "--case", "mechanism=nosuch"], "unknown mechanism 'nosuch'"),
         (["import", "nosuch.json"], "no JSON that can be read"),
         (["export", "abc", "out.json"], "unknown commit of the history 'abc'"),
+        (["accept", "abc", "why"], "unknown commit with a change 'abc'"),
+        (["plot"], "there are no points in"),
+        (["record"], "is in no git checkout"),
     ],
 )
 def test_what_is_wrong_is_one_message(elsewhere: Path, arguments: list[str], message: str) -> None:
@@ -48,5 +53,21 @@ def test_results_of_others_go_through_the_history(elsewhere: Path) -> None:
     assert run("import", "in.json")[0] == 0
     code, output = run("history", "--case", "softmax")
     assert code == 0 and "softmax CS, latency" in output and "0.002 s" in output
+    assert (
+        run("history", "--last", "0")[1]
+        == f"softmax CS, latency, environment {digest({'node': 'e1', 'cpu': {}}, 12)}: 1 points\n"
+    )
+    assert run("plot", "page.html") == (0, "page.html\n") and Path("page.html").read_text().startswith("<!doctype")
     assert run("export", "abc", "out.json")[0] == 0
     assert '"median": 0.002' in Path("out.json").read_text()
+
+
+def test_a_change_is_printed_until_its_reason_is_given(elsewhere: Path) -> None:
+    for i in range(50):
+        value = (0.002 if i < 30 else 0.003) * (1 + 0.001 * (i % 7))
+        point = replace(POINT, commit=f"commit{i}", time=1000.0 + i, value=value)
+        Path(f"{i}.json").write_text(as_pytest_benchmark([point]))
+    assert run("import", *(f"{i}.json" for i in range(50)))[0] == 0
+    assert "+50.0% at commit30\n" in run("history")[1]
+    assert run("accept", "commit30", "more exact\nnow")[0] == 0
+    assert "+50.0% at commit30, accepted: more exact now\n" in run("history")[1]

@@ -9,7 +9,7 @@ import pytest
 from cab.errors import UsageError
 from cab.tracking import history
 from cab.tracking.foreign import as_pytest_benchmark, read_results
-from cab.tracking.history import Point, append, compact, read, series
+from cab.tracking.history import Point, append, compact, read, read_series
 
 POINT = Point("c1", 1000.0, "softmax", "e1", "latency", 0.002, "s", "cab", 5000.0)
 
@@ -30,7 +30,7 @@ def test_a_point_that_is_recorded_again_counts_once(tmp_path: Path) -> None:
 
 def test_two_machines_are_two_histories(tmp_path: Path) -> None:
     append(tmp_path, [POINT, replace(POINT, environment="e2")])
-    assert set(series(read(tmp_path))) == {("softmax", "latency", "e1"), ("softmax", "latency", "e2")}
+    assert [each.key for each in read_series(tmp_path)] == [("softmax", "latency", "e1"), ("softmax", "latency", "e2")]
 
 
 def test_many_files_become_one_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""`cab track record`: what each case takes at one commit, as points of the history.
+
+A case runs in lock-step with a kernel of PyTorch alone. Its ratio to that kernel is what a history can judge: absolute
+seconds drift with the machine by more than a regression. Both are kept, and what needs no clock.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from cab import environment
+from cab.contracts.case import digest
+from cab.errors import UsageError
+from cab.paths import cache
+from cab.tracking.cases import TrackedCase
+from cab.tracking.compare import Measure
+from cab.tracking.findings import COUNT_UNIT, RATIO_METRIC, keep_environment, refresh
+from cab.tracking.history import Point, append, compact
+from cab.tracking.lockstep import measure_pair
+from cab.tracking.sides import NoData, commit_time, full_commit, side_of
+from cab.tracking.state import State
+from cab.tracking.worker import REFERENCE_KERNEL
+
+PAIRS = 3
+
+
+def record(
+    revision: str,
+    repository: Path,
+    cases: Sequence[TrackedCase],
+    pairs: int,
+    same_environment: bool,
+    folder: Path,
+    results: Path,
+    progress: Callable[[str], None],
+    measure: Measure = measure_pair,
+) -> tuple[str, list[Point], dict[str, str]]:
+    """Measure a commit, append its points, and compute the changes of this environment again.
+
+    Return the commit, its points, and why each case without points has none. What a killed run has measured is not
+    measured again. `UsageError` where nothing could be measured.
+    """
+    from math import exp
+
+    commit = full_commit(revision, repository)
+    try:
+        side = side_of(commit, repository, same_environment)
+    except NoData as error:
+        raise UsageError(f"{revision} cannot be measured: {error}") from None
+    kernel = replace(side, changes={"mechanism": REFERENCE_KERNEL})
+    facts = environment.identity("cpu", 1, True)
+    identity, now = environment.environment_id(facts), time.time()
+    when = commit_time(commit, repository)
+    state = State(results / "track" / digest(["record", side.identity, facts], 16))
+    points: list[Point] = []
+    failures: dict[str, str] = {}
+    for case in cases:
+        measured = []
+        try:
+            for number in range(pairs):
+                pair = state.pair(case.id, number)
+                if pair is None:
+                    progress(f"pair {number + 1} of {pairs}: {case.name}")
+                    pair = measure(kernel, side, case.question, cache() / "track" / "compiled", number == 0)
+                    state.keep(case.id, number, pair)
+                measured.append(pair)
+        except NoData as error:
+            failures[case.name] = str(error)
+            continue
+        values = {("latency", "s"): median(median(pair["head"]) for pair in measured)}
+        values[RATIO_METRIC, "ratio"] = exp(median(pair["log_ratio"] for pair in measured))
+        values |= {(name, COUNT_UNIT): value for name, value in measured[0]["counts"]["head"].items()}
+        points += [
+            Point(commit, when, case.name, identity, metric, value, unit, "cab track record", now)
+            for (metric, unit), value in values.items()
+        ]
+    if not points:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise UsageError(f"nothing could be measured at {commit[:12]}: {reasons}")
+    append(folder, points)
+    keep_environment(folder, identity, facts)
+    compact(folder)
+    refresh(folder, [identity], progress=progress)
+    return commit, points, failures

@@ -1,0 +1,66 @@
+"""Findings: changes are kept by commit, each machine's apart, and an acknowledgement says why."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cab.errors import UsageError
+from cab.tracking.findings import COUNT_UNIT, RATIO_METRIC, accept, findings, refresh
+from cab.tracking.history import Point, append
+
+POINT = Point("c1", 1000.0, "softmax", "e1", "latency", 0.002, "s", "cab", 5000.0)
+
+
+def with_step(at: int, count: int = 50, **changes: str) -> list[Point]:
+    values = 0.002 * np.exp(np.random.default_rng(0).normal(0, 0.01, count))
+    values[at:] *= 1.2
+    return [replace(POINT, commit=f"commit{i}", time=float(i), value=float(v), **changes) for i, v in enumerate(values)]
+
+
+def test_a_step_is_named_by_its_commits(tmp_path: Path) -> None:
+    append(tmp_path, with_step(30))
+    refresh(tmp_path, ["e1"])
+    (found,) = findings(tmp_path)
+    assert (found.before, found.commit, found.kind, found.open) == ("commit29", "commit30", "step", True)
+    assert found.share == pytest.approx(0.2, abs=0.02)
+
+
+def test_machines_are_judged_apart(tmp_path: Path) -> None:
+    # in one history these would be a step at every commit
+    append(tmp_path, with_step(30) + [replace(p, value=3 * p.value) for p in with_step(40, environment="e2")])
+    refresh(tmp_path, ["e1", "e2"])
+    assert [(each.environment, each.commit) for each in findings(tmp_path)] == [("e1", "commit30"), ("e2", "commit40")]
+
+
+def test_seconds_are_not_judged_where_a_ratio_is(tmp_path: Path) -> None:
+    append(tmp_path, with_step(30) + [replace(p, metric=RATIO_METRIC, unit="ratio") for p in with_step(35)])
+    refresh(tmp_path, ["e1"])
+    assert [each.commit for each in findings(tmp_path)] == ["commit35"]
+
+
+def test_a_count_is_told_at_once(tmp_path: Path) -> None:
+    counts = [replace(p, metric="FLOPs", unit=COUNT_UNIT, value=100.0 + (i > 4)) for i, p in enumerate(with_step(9, 6))]
+    append(tmp_path, counts)
+    refresh(tmp_path, ["e1"])
+    assert [(each.commit, each.metric) for each in findings(tmp_path)] == [("commit5", "FLOPs")]
+
+
+def test_what_is_accepted_is_no_longer_open_and_stays_so(tmp_path: Path) -> None:
+    append(tmp_path, with_step(30) + with_step(30, case="linear"))
+    refresh(tmp_path, ["e1"])
+    (told,) = accept(tmp_path, "commit30", "softmax is exact now", case="softmax")
+    assert not told.open and told.accepted == "softmax is exact now"
+    refresh(tmp_path, ["e1"])
+    assert {each.case: each.open for each in findings(tmp_path)} == {"softmax": False, "linear": True}
+
+
+@pytest.mark.parametrize(
+    "commit, reason, message", [("commit30", " ", "needs a reason"), ("commit7", "why", "unknown commit with a change")]
+)
+def test_what_cannot_be_accepted_is_one_message(tmp_path: Path, commit: str, reason: str, message: str) -> None:
+    append(tmp_path, with_step(30))
+    refresh(tmp_path, ["e1"])
+    with pytest.raises(UsageError, match=message):
+        accept(tmp_path, commit, reason)

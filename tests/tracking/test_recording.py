@@ -1,0 +1,80 @@
+"""Recording: a commit's points, with the ratio to a kernel that drift hits alike; resumed when killed."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cab.errors import UsageError
+from cab.tracking.cases import TrackedCase
+from cab.tracking.findings import RATIO_METRIC, environments
+from cab.tracking.history import Point, read
+from cab.tracking.recording import record
+from cab.tracking.sides import NoData, Side
+from cab.tracking.worker import REFERENCE_KERNEL
+
+CASES = [TrackedCase(name, {"mechanism": name}) for name in ("one", "two")]
+
+
+@pytest.fixture
+def repository(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one commit and an edit that is not committed."""
+    monkeypatch.setenv("CAB_CACHE", str(elsewhere / "cache"))
+    root = elsewhere / "checkout"
+    (root / "cab").mkdir(parents=True)
+    (root / "cab" / "__init__.py").write_text("")
+    (root / "pyproject.toml").write_text("[project]\nname='x'\n")
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    (root / "cab" / "__init__.py").write_text("edited")
+    return root
+
+
+class Measured:
+    """Stands for pairs of processes; `drift` makes everything slower from call to call."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.calls, self.broken = list[str](), broken
+
+    def __call__(self, base: Side, head: Side, case: Mapping[str, Any], caches: Path, first: bool) -> dict[str, Any]:
+        assert base.changes == {"mechanism": REFERENCE_KERNEL} and not head.changes
+        assert (Path(head.sources or "") / "cab" / "__init__.py").read_text() == ""
+        self.calls.append(case["mechanism"])
+        if case["mechanism"] == self.broken:
+            raise NoData("head: wrong")
+        counts = {"counts": {"base": {}, "head": {"FLOPs": 100.0}}} if first else {}
+        return {"base": [0.001], "head": [0.002 * len(self.calls)], "log_ratio": 0.0, **counts}
+
+
+def recorded(repository: Path, measure: Measured, folder: str = "history") -> tuple[str, list[Point], dict[str, str]]:
+    results = repository.parent / "results"
+    return record("HEAD", repository, CASES, 3, True, repository.parent / folder, results, lambda line: None, measure)
+
+
+def test_a_commit_becomes_points_and_a_second_run_measures_nothing(repository: Path) -> None:
+    measure = Measured()
+    commit, points, failures = recorded(repository, measure)
+    assert {(p.case, p.metric) for p in points} == {
+        (case, metric) for case in ("one", "two") for metric in ("latency", RATIO_METRIC, "FLOPs")
+    }
+    assert {p.commit for p in points} == {commit} and not failures and len(measure.calls) == 6
+    assert [p.value for p in points if p.case == "one"] == [0.004, 1.0, 100.0]
+    folder = repository.parent / "history"
+    assert len(read(folder)) == 6 and list(environments(folder)) == [points[0].environment]
+    recorded(repository, measure)
+    assert len(measure.calls) == 6 and len(read(folder)) == 6
+
+
+def test_a_case_without_data_is_named_and_the_others_are_kept(repository: Path) -> None:
+    _, points, failures = recorded(repository, Measured("one"))
+    assert failures == {"one": "head: wrong"} and {p.case for p in points} == {"two"}
+
+
+def test_nothing_measured_is_one_message(repository: Path) -> None:
+    with pytest.raises(UsageError, match="'HEAD~7' is no git revision"):
+        record("HEAD~7", repository, CASES, 1, True, repository, repository, print, Measured())
+    with pytest.raises(UsageError, match="nothing could be measured at .*: one: head: wrong"):
+        record("HEAD", repository, CASES[:1], 1, True, repository, repository, print, Measured("one"))
