@@ -2,12 +2,15 @@
 
 import multiprocessing
 import pickle
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +24,11 @@ from cab.plugins import registry
 
 SPLITS = ("train", "validation", "test")
 ITEMS = 6  # of each split
+GENERATORS: dict[str, Callable[[int], Any]] = {
+    "torch.random": torch.default_generator.manual_seed,
+    "numpy.random": np.random.seed,
+    "random": random.seed,
+}
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,11 @@ class TaskVerdict:
     law: str
     status: str
     reason: str = ""
+    traceback: bool = False  # whether the task raised an exception
 
 
 def items(subject: TaskSubject) -> None:
-    """Item i of a split depends on the data, the seed and i alone, in any order and process."""
+    """Item i of a split depends on the data, the seed and i alone, in any order and process; a batch, on its items."""
     task = subject.task()
     for split in SPLITS:
         whole = task.split(split, subject.seed)
@@ -67,12 +76,54 @@ def items(subject: TaskSubject) -> None:
         again = subject.task().split(split, subject.seed)
         backwards = {i: _content(again[i]) for i in reversed(indices)}
         elsewhere = _in_another_process(subject, split, indices)
+
+        def first_items(split: str = split, indices: list[int] = indices) -> list[Any]:
+            items = subject.task().split(split, subject.seed)
+            return [items[i] for i in indices]
+
         for i in indices:
             for how, other in (("in another order", backwards[i]), ("in another process", elsewhere[i])):
                 if other != forwards[i]:
+                    _require_no_global_draw(f"an item of {split}", first_items)
                     raise LawBroken(
                         f"item {i} of {split} is another one {how}: it must depend on data, seed and i alone"
                     )
+    examples = subject.examples(task)
+    _require_no_global_draw("a batch of `collate`", lambda: task.collate(examples))
+
+
+def _require_no_global_draw(what: str, make: Callable[[], Any]) -> None:
+    """Raise `LawBroken` unless the same is made whatever the states of the global generators."""
+    with _own_generators():
+        expected = _content(make())
+        _seed_generators(0)
+        if _content(make()) != expected:
+            raise LawBroken(f"{what} is another one each time: it must depend on data, seed and i alone")
+        for name, seed in GENERATORS.items():
+            _seed_generators(0)
+            seed(1)
+            if _content(make()) != expected:
+                raise LawBroken(
+                    f"{what} draws from {name}, a global generator: it must depend on data, seed and i alone"
+                )
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    """Seed the global generators inside, and restore them afterwards."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with fixed_seed("cpu"):
+            _seed_generators(0)
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+def _seed_generators(number: int) -> None:
+    for seed in GENERATORS.values():
+        seed(number)
 
 
 def splits(subject: TaskSubject) -> None:
@@ -171,21 +222,26 @@ def slots(subject: TaskSubject) -> None:
 TASK_LAWS = {law.__name__: law for law in (items, splits, collate, trimming, loss, score, floors, slots)}
 
 
+def doc(law: str) -> str:
+    """Return what a law of tasks demands, in one line."""
+    return (getdoc(TASK_LAWS[law]) or "").splitlines()[0]
+
+
 def check_task(subject: TaskSubject) -> list[TaskVerdict]:
     """Run every law on a task that trains."""
     verdicts = []
     for name, law in TASK_LAWS.items():
         try:
-            with fixed_seed("cpu"):
+            with _own_generators():
                 law(subject)
         except UsageError:  # no data: no law can be asked
             raise
         except LawBroken as broken:
             verdicts.append(TaskVerdict(name, "fail", str(broken)))
         except Exception as error:  # a task that crashes under a law has broken it
-            verdicts.append(TaskVerdict(name, "fail", f"{type(error).__name__}: {error}"))
+            verdicts.append(TaskVerdict(name, "fail", f"{type(error).__name__}: {error}", traceback=True))
         else:
-            verdicts.append(TaskVerdict(name, "pass", (getdoc(law) or "").splitlines()[0]))
+            verdicts.append(TaskVerdict(name, "pass", doc(name)))
     return verdicts
 
 
@@ -200,7 +256,7 @@ def _in_another_process(subject: TaskSubject, split: str, indices: list[int]) ->
     ours, theirs = context.Pipe(duplex=False)
 
     def run() -> None:
-        torch.manual_seed(1234)  # the global generator may not matter
+        _seed_generators(1234)  # they may not matter
         whole = subject.task().split(split, subject.seed)
         theirs.send({i: _content(whole[i]) for i in sorted(indices, key=lambda i: (i % 2, i))})
 

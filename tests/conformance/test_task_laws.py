@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,28 @@ class Largest(Task):
 class GlobalGenerator(Largest):
     def split(self, name: str, seed: int) -> Any:
         return [torch.randint(1, 9, (8,)).tolist() for _ in range(30)]
+
+
+class DrawsInABatch(Largest):
+    """Puts noise into a batch, from a generator that everything else draws from, too."""
+
+    draw = staticmethod(lambda: torch.randint(1, 9, ()))
+
+    def collate(self, examples: Any, trim: bool = False) -> Batch:
+        batch = super().collate(examples, trim)
+        return Batch(batch.x.masked_fill(batch.x == 4, int(self.draw())), batch.x_mask, target=batch.target)
+
+
+class DrawsFromNumpy(DrawsInABatch):
+    draw = staticmethod(lambda: np.random.randint(1, 9))
+
+
+class DrawsFromPython(DrawsInABatch):
+    draw = staticmethod(lambda: random.randrange(1, 9))
+
+
+class DrawsFromNothingSeeded(DrawsInABatch):
+    draw = staticmethod(lambda: np.random.default_rng().integers(1, 1 << 60))
 
 
 class SharedExamples(Largest):
@@ -126,3 +149,19 @@ def test_a_task_without_a_fault_breaks_no_law() -> None:
 @pytest.mark.parametrize("law", TASK_LAWS)
 def test_a_planted_fault_breaks_the_law_that_names_it(law: str) -> None:
     assert law in broken(FAULTS[law]), broken(FAULTS[law])
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (GlobalGenerator, "an item of train draws from torch.random, a global generator"),
+        (DrawsInABatch, "a batch of `collate` draws from torch.random, a global generator"),
+        (DrawsFromNumpy, "a batch of `collate` draws from numpy.random, a global generator"),
+        (DrawsFromPython, "a batch of `collate` draws from random, a global generator"),
+        (DrawsFromNothingSeeded, "a batch of `collate` is another one each time"),
+    ],
+)
+def test_a_draw_from_a_global_generator_is_named(cls: type[Task], reason: str) -> None:
+    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+    assert reason in broken(cls)["items"]
+    assert states == (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
