@@ -5,7 +5,7 @@ Each pattern of each mechanism is checked in a process of its own, so that a cra
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -25,6 +25,7 @@ from cab.worker.task_setup import build_task
 
 if TYPE_CHECKING:
     from cab.conformance import Verdict
+    from cab.conformance.task_laws import TaskVerdict
 
 KEYS = ("pattern", "law", "backend", "task")
 FAST_LEAVES_OUT = ("compile",)  # half of a check's time
@@ -150,7 +151,9 @@ def _print_not_applicable(cls: Any, patterns: list[Pattern], laws: set[str], out
 
 def _check_task(request: Request, out: Console, verbose: bool, data: Path) -> int:
     """Check a task in each of its slots and print the laws that it breaks; return the exit code."""
-    from cab.conformance.task_laws import TaskSubject, check_task
+    from cab.conformance.causes import comes_first
+    from cab.conformance.hints import hint
+    from cab.conformance.task_laws import TaskSubject, check_task, doc
 
     asked = [argument for argument in request.task if not argument.startswith("law=")]
     named = any(argument.startswith("pattern=") for argument in asked)
@@ -166,9 +169,14 @@ def _check_task(request: Request, out: Console, verbose: bool, data: Path) -> in
         broken |= bool(failures)
         result = "[red]broken[/]" if failures else "[green]lawful[/]"
         out.print(f"{escape(case.task)} {case.pattern}: {result}, {len(verdicts)} laws", highlight=False)
-        for verdict in verdicts if verbose else failures:
+        causes = [verdict for verdict in failures if comes_first(verdict)]
+        followers = [] if verbose or not causes else [verdict for verdict in failures if verdict not in causes]
+        for verdict in verdicts if verbose else causes or failures:
             line = f"  {verdict.status} {verdict.law}: {escape(verdict.reason)}"
             out.print(line, highlight=False, soft_wrap=True)
+            if verdict.status == "fail":
+                _print_words(doc(verdict.law), hint(verdict), out)
+        _print_followers(followers, out)
     return int(broken)
 
 
@@ -224,6 +232,8 @@ def _print(
     name: str, cls: Any, verdicts: "list[Verdict]", crashes: list[str], out: Console, verbose: bool, seconds: float
 ) -> bool:
     """Print what came of one mechanism, `seconds` after the start; return whether it obeys every law."""
+    from cab.conformance.causes import comes_first
+
     failures = [verdict for verdict in verdicts if verdict.status == "fail"]
     lawful = not failures and not crashes
     result = "[green]lawful[/]" if lawful else "[red]broken[/]"
@@ -241,21 +251,41 @@ def _print(
     exemptions = {verdict.law: verdict.reason for verdict in verdicts if verdict.status == "exempt"}
     for law, reason in exemptions.items():
         out.print(f"  exempt from {escape(law)}: {escape(reason)}", highlight=False)
-    causes: dict[str, list[Verdict]] = {}
-    for law, of_law in _by_law(verdicts if verbose else failures).items():
+    causes = [failure for failure in failures if comes_first(failure)]
+    spoilt = set() if verbose else {cause.pattern for cause in causes}
+    followers = [each for each in failures if each.pattern in spoilt and each not in causes]
+    if causes:
+        _print_by_law(causes, verbose, out)
+        _print_followers(followers, out)
+    shown = verdicts if verbose else failures
+    _print_by_law([each for each in shown if each not in causes and each not in followers], verbose, out)
+    return lawful
+
+
+def _print_by_law(verdicts: "list[Verdict]", verbose: bool, out: Console) -> None:
+    """Print verdicts and, after those of a law, what it says; what an exception broke stands at the end, each once."""
+    by_frames: dict[str, list[Verdict]] = {}
+    for law, of_law in _by_law(verdicts).items():
         for verdict in of_law:
             if verdict.traceback:
-                causes.setdefault(_place(verdict.traceback), []).append(verdict)
+                by_frames.setdefault(_place(verdict.traceback), []).append(verdict)
             else:
                 _print_verdict(verdict, out)
-        _print_law(law, any(each.status == "fail" and not each.traceback for each in of_law), verbose, out)
-    for of_cause in causes.values():
+        _print_law(law, [each for each in of_law if each.status == "fail" and not each.traceback], verbose, out)
+    for of_cause in by_frames.values():
         _print_verdict(of_cause[0], out)
         for line in of_cause[0].traceback.splitlines():
             out.print(f"    {escape(line)}", highlight=False, soft_wrap=True)
         if len(of_cause) > 1:
             out.print(f"    the same in {len(of_cause) - 1} others", highlight=False)
-    return lawful
+
+
+def _print_followers(failures: "Sequence[Verdict | TaskVerdict]", out: Console) -> None:
+    """Print in one line how many laws fail beside those that come first."""
+    laws = {failure.law for failure in failures}
+    if laws:
+        count = "1 other law fails" if len(laws) == 1 else f"{len(laws)} other laws fail"
+        out.print(f"  {count}, too; mend this first (--verbose prints all)", highlight=False, soft_wrap=True)
 
 
 def print_law(name: str, out: Console) -> None:
@@ -280,15 +310,24 @@ def _by_law(verdicts: "list[Verdict]") -> "dict[str, list[Verdict]]":
     return by_law
 
 
-def _print_law(law: str, broken: bool, verbose: bool, out: Console) -> None:
-    """Print what a law demands and, where it is broken, its usual cause; nothing where an exception says more."""
+def _print_law(law: str, failures: "list[Verdict]", verbose: bool, out: Console) -> None:
+    """Print what a law demands and, where it is broken, its usual cause, and what would exempt from it."""
     from cab.conformance import LAWS
-    from cab.conformance.hints import HINTS
+    from cab.conformance.causes import comes_first
+    from cab.conformance.hints import hint
 
-    if law in LAWS and (broken or verbose):
-        out.print(f"    the law: {escape(LAWS[law].doc)}", highlight=False, soft_wrap=True)
-    if law in HINTS and broken:
-        out.print(f"    often: {escape(HINTS[law])}", highlight=False, soft_wrap=True)
+    demand = LAWS[law].doc if law in LAWS and (failures or verbose) else ""
+    _print_words(demand, hint(failures[0]) if failures else "", out)
+    keys = dict.fromkeys(key for failure in failures if not comes_first(failure) for key in failure.exempted_by)
+    if keys:
+        entries = ", ".join(f'"{key}": "the reason"' for key in keys)
+        out.print(f"    where it is meant: exempt = {{{escape(entries)}}}", highlight=False, soft_wrap=True)
+
+
+def _print_words(demand: str, often: str, out: Console) -> None:
+    for word, sentence in (("the law", demand), ("often", often)):
+        if sentence:
+            out.print(f"    {word}: {escape(sentence)}", highlight=False, soft_wrap=True)
 
 
 def _place(traceback: str) -> str:

@@ -32,8 +32,8 @@ class Exemptions:
         left = {name: what for name, what in broken.names.items() if keys[name] is None}
         used = frozenset(key for key in (*keys.values(), None if broken.names else whole) if key is not None)
         if left or not used:
-            reason = "; ".join(left.values()) if left else str(broken)
-            return replace(passed, status="fail", reason=reason, used=used)
+            reason = "; ".join(dict.fromkeys(left.values())) if left else str(broken)
+            return replace(passed, status="fail", reason=reason, used=used, exempted_by=_keys(passed.law, left))
         return replace(passed, status="exempt", reason="; ".join(self.reasons[key] for key in sorted(used)), used=used)
 
     def unneeded(self, used: Iterable[str], laws: Iterable[str]) -> list[str]:
@@ -50,3 +50,12 @@ class Exemptions:
             return None
         named = f"{law}:{name}" if name else law
         return next((key for key in (f"{named}@{pattern}", named) if key in self.reasons), None)
+
+
+def _keys(law: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys that would exempt from what is broken; none where the law takes no exemption."""
+    from cab.conformance.laws import LAWS
+
+    if law not in LAWS or not LAWS[law].exemptible:
+        return ()
+    return tuple(f"{law}:{name}" for name in names) or (law,)

@@ -1,5 +1,9 @@
 """The usual cause of each broken law, printed beside a failure. It may be another; the law itself is what counts."""
 
+from typing import Any
+
+from cab.conformance.use import NOT_FINITE
+
 _AN_EARLIER_ROW_SAW_A_LATER_TOKEN = (
     "a mean, a norm, a softmax or a selection over the whole sequence mixes later tokens into earlier rows; in CC, "
     "row i may read the whole source, but no later query"
@@ -19,7 +23,10 @@ HINTS: dict[str, str] = {
     "streaming": "the state lacks something: the position, the part of a block that is not full yet, the normaliser",
     "ragged": "`step` counts masked tokens in its state: positions are those of the real tokens",
     "leaks": "the grade `leaky` is wrong: nothing of the future was seen",
-    "use": "an input of the card's `reads` or `inputs` is ignored, or masks leave nothing of it",
+    "use": (
+        "an input of the card's `reads` or `inputs` is ignored, masks leave nothing of it, or it acts on its own token "
+        "alone"
+    ),
     "learning": "a `detach`, an `argmax` or a rounding cuts the gradient, or a parameter is not used",
     "rotary": "`rotates` is declared and `slot.rotary` ignored, or the other way round",
     "padding": _A_MASKED_TOKEN_COUNTED,
@@ -49,3 +56,19 @@ HINTS: dict[str, str] = {
     "compile": "a branch on values or on a Python number from a tensor breaks the graph",
     "inductor": "the generated code changes an order of sums, or reads what was changed in place",
 }
+TASK_HINTS: dict[str, str] = {
+    "items": "a draw from a global generator: use one that is seeded with the split, the seed and i",
+    "splits": "the splits are drawn with the same seed, or cut from one list with an overlap",
+    "collate": "a mask that is no bool, or tokens that are cut nowhere: pad and cut to `seq_len` and `source_len`",
+    "trimming": "padding counts in a mean or a pooled row, or positions are counted from the end",
+    "loss": "the loss is not averaged over the batch, or an empty target gives 0/0",
+    "score": "a mean over the batch, or another name than in `metrics`: one value an example, or its sum and count",
+    "floors": "a metric is misspelt, or a fraction is 0/0",
+    "slots": "`model` asks `attention` for other patterns than the card's `slots`",
+}
+_NOT_FINITE = "0/0, a logarithm or root of what is not positive, or `exp` of scores whose largest was not subtracted"
+
+
+def hint(failure: Any) -> str:
+    """Return the usual cause of a failure, a `Verdict` or a `TaskVerdict`; empty where there is none."""
+    return _NOT_FINITE if failure.reason.startswith(NOT_FINITE) else {**HINTS, **TASK_HINTS}.get(failure.law, "")

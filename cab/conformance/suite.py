@@ -14,6 +14,7 @@ import torch
 
 from cab.attention.build import inner_names
 from cab.conformance import card
+from cab.conformance.advice import advice
 from cab.conformance.causality import run_steps
 from cab.conformance.exemptions import Exemptions
 from cab.conformance.laws import LAWS, Law
@@ -45,6 +46,7 @@ class Verdict:
     seconds: float = 0.0
     setting: str = ""
     used: frozenset[str] = frozenset()  # keys of the exemptions that it needed
+    exempted_by: tuple[str, ...] = ()  # keys that would exempt from what failed, where the law takes exemptions
     traceback: str = ""  # of what the mechanism raised: its own frames
 
 
@@ -329,9 +331,18 @@ def _verdict(subject: Subject, law: str, run: Callable[[], None]) -> Verdict:
     except LawBroken as broken:
         verdict = subject.exemptions.excuse(passed, broken)
     except Exception as error:  # a mechanism that crashes under a law has broken it
-        verdict = subject.exemptions.excuse(passed, LawBroken(f"{type(error).__name__}: {error}"))
+        verdict = subject.exemptions.excuse(passed, LawBroken(_with_advice(error, subject)))
         verdict = replace(verdict, traceback=_own_frames(error))
     return replace(verdict, seconds=perf_counter() - start)
+
+
+def _with_advice(error: Exception, subject: Subject) -> str:
+    """Return the error's kind and message, and where it is a usual one what to do."""
+    try:
+        slot = subject.slot()
+    except Exception:  # no instance can be built: the error itself says why
+        slot = None
+    return "; ".join(filter(None, (f"{type(error).__name__}: {error}", advice(error, slot))))
 
 
 def _own_frames(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Use: what a mechanism declares to read changes its output, and receives a gradient."""
 
 import torch
+from torch import Tensor
 
 from cab.conformance.subject import (
     CUTS,
@@ -16,6 +17,7 @@ from cab.conformance.subject import (
 from cab.contracts.mechanism import collect_auxiliary_losses
 from cab.contracts.pattern import Pattern
 
+NOT_FINITE = "the output is not finite"
 ROUNDING = 1e-9  # a change of the output that is no larger may be rounding
 
 
@@ -25,39 +27,50 @@ def use(subject: Subject) -> None:
     n, m = subject.lengths[0]
     call = subject.draw(n, m, batch=1)
     out = subject.mechanism(**call)
+    if not out.isfinite().all():
+        raise LawBroken(f"{NOT_FINITE} for inputs of a normal distribution, without a mask")
     on_keys = [name for name in call if subject.axis(name) == "keys" and not name.endswith("_mask")]
     content = "v" if "v" in call else " ".join(on_keys) or " ".join(subject.mechanism.inputs)
-    if subject.pattern.cross:
-        everywhere = torch.ones(1, m, dtype=torch.bool, device=subject.device)
-        perturbed_out = subject.mechanism(**subject.perturb(call, everywhere, "keys", content))
-        if not (perturbed_out - out).abs().max() > ROUNDING:
-            raise LawBroken("the source does not reach the target")
-        if subject.pattern is Pattern.CC:
-            _require_later_source(subject, call, content)
-    else:
-        copies = repeat_sample(call, len(CUTS))  # one for each cut
-        before = torch.arange(n, device=subject.device) < torch.tensor(CUTS, device=subject.device)[:, None]
-        directions = [(before, "past values never reach a later row")]
-        if subject.pattern is Pattern.NS:
-            directions.append((~before, "no row looks ahead"))
-        for where, failure in directions:
-            perturbed_out = subject.mechanism(**subject.perturb(copies, where, names=content))
-            difference = perturbed_out - subject.mechanism(**copies)
-            if not (difference * ~where[:, None, :, None]).abs().max() > ROUNDING:
-                raise LawBroken(failure)
-    unused = {}
+    unreached = _unreached(subject, call, out, content)
+    if unreached and not content:
+        raise LawBroken(unreached)
+    broken = dict.fromkeys(content.split(), unreached) if unreached else {}
     for name in [name for name in call if not name.endswith("_mask")]:
         axis = subject.axis(name)
         everywhere = torch.ones(1, n if axis == "queries" else m, dtype=torch.bool, device=subject.device)
         perturbed = [subject.perturb(call, everywhere, axis, name, way=way) for way in WAYS]
         if not any((subject.mechanism(**each) - out).abs().max() > ROUNDING for each in perturbed):
-            unused[name] = f"{name} is declared, and changes nothing"
-    if unused:
-        raise LawBroken(names=unused)
+            broken[name] = f"{name} is declared, and changes nothing"
+    if broken:
+        raise LawBroken(names=broken)
 
 
-def _require_later_source(subject: Subject, call: Call, content: str) -> None:
-    """Raise `LawBroken` unless some row i depends on a source token after i: CC is not "key <= query"."""
+def _unreached(subject: Subject, call: Call, out: Tensor, content: str) -> str:
+    """Return which rows do not depend on the content of which tokens, though the pattern lets them; else nothing."""
+    n, m = subject.lengths[0]
+    if subject.pattern.cross:
+        everywhere = torch.ones(1, m, dtype=torch.bool, device=subject.device)
+        perturbed_out = subject.mechanism(**subject.perturb(call, everywhere, "keys", content))
+        if not (perturbed_out - out).abs().max() > ROUNDING:
+            return "the source does not reach the target"
+        if subject.pattern is Pattern.CC and not _reads_later_source(subject, call, content):
+            return "no row i depends on a source token after i: in CC every query sees the whole source"
+        return ""
+    copies = repeat_sample(call, len(CUTS))  # one for each cut
+    before = torch.arange(n, device=subject.device) < torch.tensor(CUTS, device=subject.device)[:, None]
+    directions = [(before, "past values never reach a later row")]
+    if subject.pattern is Pattern.NS:
+        directions.append((~before, "no row looks ahead"))
+    for where, failure in directions:
+        perturbed_out = subject.mechanism(**subject.perturb(copies, where, names=content))
+        difference = perturbed_out - subject.mechanism(**copies)
+        if not (difference * ~where[:, None, :, None]).abs().max() > ROUNDING:
+            return failure
+    return ""
+
+
+def _reads_later_source(subject: Subject, call: Call, content: str) -> bool:
+    """Whether some row i depends on a source token after i: CC is not "key <= query"."""
     m = subject.lengths[0][1]
     cuts = [cut for cut in CUTS if cut < m]
     copies = repeat_sample(call, len(cuts))  # one for each cut
@@ -67,8 +80,7 @@ def _require_later_source(subject: Subject, call: Call, content: str) -> None:
     rows_before = (
         torch.arange(difference.shape[1], device=subject.device) < torch.tensor(cuts, device=subject.device)[:, None]
     )
-    if not (difference * rows_before).max() > ROUNDING:
-        raise LawBroken("no row i depends on a source token after i: in CC every query sees the whole source")
+    return bool((difference * rows_before).max() > ROUNDING)
 
 
 def learning(subject: Subject) -> None:

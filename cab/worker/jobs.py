@@ -106,14 +106,16 @@ def laws(job: LawsJob) -> LawsAnswer:
     import torch
 
     from cab.conformance import check, check_params
+    from cab.conformance.causes import comes_first
 
     torch.set_num_threads(1)
     _use_device(job.device)
     cls = registry.load("mechanism", job.mechanism)
     verdicts = check(cls, patterns=[job.pattern], backend=job.backend, device=job.device)
     verdicts += check_params(cls, job.pattern, job.params, backend=job.backend, device=job.device)
+    failures = [verdict for verdict in verdicts if verdict.status == "fail"]
     return LawsAnswer(
-        failures=[f"{v.law}: {v.reason}" for v in verdicts if v.status == "fail"],
+        failures=[f"{v.law}: {v.reason}" for v in sorted(failures, key=comes_first, reverse=True)],
         exempt={v.law: v.reason for v in verdicts if v.status == "exempt"},
         count=len(verdicts),
     )

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from cab.commands.check import check_and_print, print_law, requested
 from cab.conformance import LAWS
-from cab.conformance.hints import HINTS
+from cab.conformance.hints import HINTS, TASK_HINTS
+from cab.conformance.task_laws import TASK_LAWS
 from cab.errors import UsageError
 
 FILE = """
@@ -86,6 +87,31 @@ class Mine(Mechanism):
         if key_mask is not None:
             weights = weights.masked_fill(~key_mask[:, None, None, :], -1e30)
         return weights.softmax(-1) @ v
+
+
+class InPlace(Mine):
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        q.data.mul_(2)
+        return super().attend(q, k, v, key_mask)
+
+
+class NotFinite(Mine):
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return super().attend(q, k, v, key_mask) / 0.0 * 0.0
+
+
+class StaysAtItsToken(Mine):
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        return k.mean((2, 3), keepdim=True) * q.mean(-1, keepdim=True) * v
+
+
+class Exempt(StaysAtItsToken):
+    exempt = {"use:v": "a value stays at its token"}
+
+
+class NoMasks(Mine):
+    def attend(self, q, k, v):
+        return v
 """
 
 
@@ -119,8 +145,39 @@ def test_an_unknown_backend_is_said_once_and_where_others_have_it_they_are_check
     assert code == 0 and "mine.py:Mine: nothing to check: unknown backend" in text and "softmax: lawful" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("InPlace", "  fail untouched (NS, sequence) q was modified"),
+        ("NotFinite", "  fail use (NS, sequence) the output is not finite"),
+    ],
+)
+def test_what_breaks_other_laws_comes_first_and_they_are_counted(elsewhere: Path, name: str, first: str) -> None:
+    (elsewhere / "mine.py").write_text(SELF)
+    laws = "law=use,padding,batch,definition,untouched"
+    code, text = printed(f"./mine.py:{name}", laws)
+    fails = [line for line in text.splitlines() if line.startswith("  fail")]
+    assert code == 1 and fails[0].startswith(first) and len({line.split()[1] for line in fails}) == 1
+    assert "3 other laws fail, too; mend this first" in text and "where it is meant" not in text
+    assert "fail batch" in printed(f"./mine.py:{name}", laws, verbose=True)[1]
+
+
+def test_a_failure_prints_the_key_that_exempts_from_it(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(SELF)
+    code, text = printed("./mine.py:StaysAtItsToken", "law=use")
+    assert code == 1 and 'where it is meant: exempt = {"use:v": "the reason"}' in text
+    code, text = printed("./mine.py:Exempt", "law=use")
+    assert code == 0 and "exempt from use: a value stays at its token" in text
+
+
+def test_an_exception_that_a_first_mechanism_raises_comes_with_what_to_do(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(SELF)
+    text = printed("./mine.py:NoMasks", "law=batch")[1]
+    assert "takes 4 positional arguments but 6 were given; key_mask and query_mask are arguments of attend" in text
+
+
 def test_every_law_has_a_usual_cause() -> None:
-    assert set(HINTS) == set(LAWS)
+    assert set(HINTS) == set(LAWS) and set(TASK_HINTS) == set(TASK_LAWS)
 
 
 def test_a_law_is_shown() -> None:
@@ -144,3 +201,17 @@ def test_a_law_is_shown() -> None:
 def test_what_is_asked_wrongly_is_said(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         printed(*arguments)
+
+
+def test_a_broken_law_of_a_task_says_what_it_demands_and_what_follows_is_counted(elsewhere: Path) -> None:
+    laws_of_tasks = (Path(__file__).parents[1] / "conformance" / "test_task_laws.py").read_text()
+    both = "\n\nclass Both(MeanScore, DrawsInABatch):\n    pass\n"
+    (elsewhere / "mine.py").write_text(laws_of_tasks + both)
+    code, text = printed("task=./mine.py:MeanScore")
+    assert (
+        code == 1 and "the law: Scores are the metrics of the card" in text and "often: a mean over the batch" in text
+    )
+    code, text = printed("task=./mine.py:Both")
+    assert code == 1 and "fail items: a batch of `collate` draws from torch.random" in text
+    assert "fail score" not in text and "1 other law fails, too; mend this first" in text
+    assert "fail score" in printed("task=./mine.py:Both", verbose=True)[1]

@@ -1,13 +1,14 @@
 """What a child does for a job: what meters return is checked, and memory on a GPU is held to its limit."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cab.contracts.messages import Failure
+from cab.contracts.messages import Failure, LawsJob
 from cab.errors import Unsupported, UsageError, Wrong
 from cab.worker import jobs
 
@@ -71,3 +72,22 @@ def test_an_error_names_the_line_of_the_plug_in() -> None:
         found = jobs.failure(error, [__file__])
     line = test_an_error_names_the_line_of_the_plug_in.__code__.co_firstlineno + 2
     assert found == Failure("error", f"IndexError: pop from empty list (test_jobs.py:{line})")
+
+
+IN_PLACE = """
+from cab import Mechanism
+
+
+class Mine(Mechanism):
+    patterns = {"NS": "native"}
+
+    def attend(self, q, k, v, key_mask=None, query_mask=None):
+        q.data.mul_(2)
+        return q.mean(-1, keepdim=True) * k.mean((2, 3), keepdim=True) * v
+"""
+
+
+def test_the_failure_that_others_follow_from_comes_first(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(IN_PLACE)
+    answer = jobs.laws(LawsJob("./mine.py:Mine", "NS", {}, "eager", "cpu"))
+    assert answer.failures[0] == "untouched: q was modified" and len(answer.failures) > 2
