@@ -58,7 +58,7 @@ def effective_map(case: Case) -> AttentionMap:
         mechanism = mechanism.double().eval()
         inputs = RandomInputs(case.seed, torch.float64, torch.device("cpu"))
         arguments = inputs.arguments(mechanism, 1, case.n, case.m)
-        weights = _weights_of_values(mechanism, arguments) if "v" in mechanism.reads else None
+        weights = weights_of_values(mechanism, arguments) if "v" in mechanism.reads else None
         linear = weights is not None
         if weights is None:
             weights = _jacobian_norms(mechanism, arguments, case.n, case.m)
@@ -66,8 +66,8 @@ def effective_map(case: Case) -> AttentionMap:
 
 
 @torch.no_grad()
-def _weights_of_values(mechanism: Mechanism, arguments: dict[str, Tensor]) -> Tensor | None:
-    """Return the weights (heads, n, m), or None where the output is not linear in v.
+def weights_of_values(mechanism: Mechanism, arguments: dict[str, Tensor]) -> Tensor | None:
+    """Return the weights (heads, n, m) of one sample, in float64, or None where the output is not linear in v.
 
     They are the output for v = identity. Its m columns are computed as slices of value_dim columns, a slice a sample.
     """

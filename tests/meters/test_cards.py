@@ -7,6 +7,7 @@ from typing import Any
 
 from cab import Meter
 from cab.contracts.case import Case
+from cab.meters.agreement import Agreement
 from cab.meters.energy import Energy
 from cab.meters.flops import Flops
 from cab.meters.frontier import Frontier
@@ -19,6 +20,7 @@ from cab.meters.quality import Quality
 from cab.plugins import registry
 
 METERS: dict[str, type[Meter]] = {
+    "agreement": Agreement,
     "latency": Latency,
     "latency_ratio": LatencyRatio,
     "memory": Memory,
