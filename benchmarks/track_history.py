@@ -23,7 +23,7 @@ from cab.tracking.history import Point, append
 def synthetic(folder: Path, commits: int, cases: int) -> None:
     """Write a history with a step of 10 % in the middle of every fifth case."""
     draw = np.random.default_rng(0)
-    names = [f"{number:040x}" for number in draw.permutation(commits)]
+    names = [f"{number:040x}"[::-1] for number in draw.permutation(commits)]
     points = []
     for case in range(cases):
         values = 0.002 * np.exp(draw.normal(0, 0.03, commits))

@@ -99,10 +99,13 @@ def bisect_(
     case: Annotated[list[str], typer.Argument(help="Overrides of cab run that give one case.")],
     minimum: Minimum = 0.03,
     floor: Floor = 5e-6,
+    by_time: Annotated[bool, typer.Option("--by-time", help="Measure also where counts would decide.")] = False,
     same_environment: SameEnvironment = False,
     results: Results = Path("results"),
 ) -> None:
     """Find the commit that made a case slower. The ends are reproduced first, unclear steps are repeated.
+
+    Where counts (FLOPs, operations) tell the ends apart, they decide, with one pair a step.
 
     Where a commit cannot be told, a range is answered, and the exit code is 4.
     """
@@ -112,7 +115,14 @@ def bisect_(
 
     least = Minimum(minimum, floor)
     found = search_and_print(
-        (good, bad), case, least, same_environment, results, console(), lambda line: typer.echo(line, err=True)
+        (good, bad),
+        case,
+        least,
+        same_environment,
+        results,
+        console(),
+        lambda line: typer.echo(line, err=True),
+        by_time=by_time,
     )
     raise typer.Exit(0 if len(found.commits) == 1 else 4)
 

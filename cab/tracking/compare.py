@@ -153,6 +153,29 @@ def compare(
     )
 
 
+def regressed_counts(
+    base: Side,
+    head: Side,
+    case: TrackedCase,
+    results: Path,
+    progress: Callable[[str], None] = lambda line: None,
+    measure: Measure = measure_pair,
+) -> list[CountChange]:
+    """Return the counts that grew by more than what is allowed, from one pair; `NoData` where a side has none.
+
+    The pair is kept as the first one of a comparison of the same sides.
+    """
+    identity = environment.identity("cpu", 1, True)
+    state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
+    name = _Measured(case, (base, head)).id
+    pair = state.pair(name, 0)
+    if pair is None:
+        progress(f"counts: {case.name}")
+        pair = measure(base, head, case.question, cache() / "track" / "compiled", True)
+        state.keep(name, 0, pair)
+    return [each for each in _changes(pair["counts"]) if each.share > EXACT_SHARE]
+
+
 def log_ratios_of(
     side: Side,
     cases: Sequence[TrackedCase],

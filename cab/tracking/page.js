@@ -38,7 +38,7 @@ function draw(canvas, chart, values) {
     context.stroke();
   }
   context.fillStyle = "#246";
-  const size = values.length > width / 2 ? 1 : 3;
+  const size = values.length > 2 * width ? 1 : values.length > width / 4 ? 2 : 3;
   values.forEach((value, place) => context.fillRect(x(place) - size / 2, y(value) - size / 2, size, size));
   context.fillStyle = "#555";
   context.fillText(shown(high, chart.unit), 2, 10);

@@ -46,7 +46,8 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
-def _count(name: str, change: CountChange) -> str:
+def count_change(name: str, change: CountChange) -> str:
+    """Say in one line how a count of a case changed."""
     share = f"{change.share:+.2%}" if isfinite(change.share) else "new"
     return f"{name}: {change.name} {change.base:,.0f} -> {change.head:,.0f} ({share})"
 
@@ -65,7 +66,7 @@ def print_comparison(comparison: Comparison, out: "Console") -> None:
     out.print(table)
     for name, changes in comparison.counts.items():
         for change in changes:
-            out.print(escape(one_line(_count(name, change))), highlight=False)
+            out.print(escape(one_line(count_change(name, change))), highlight=False)
     if comparison.flagged:
         out.print(escape(f"flagged controls: {', '.join(map(one_line, comparison.flagged))}"), highlight=False)
     out.print(escape(f"{MEANINGS[comparison.exit_code]} (exit code {comparison.exit_code})"), highlight=False)
@@ -107,7 +108,7 @@ def as_comment(comparison: Comparison, command: Sequence[str]) -> str:
         f"|{'|'.join('---:' if name in _NUMBERS else '---' for name in _COLUMNS)}|",
     ]
     lines += [f"| {' | '.join(map(cell, row))} |" for row in _rows(comparison)]
-    changes = [_count(name, change) for name, changes in comparison.counts.items() for change in changes]
+    changes = [count_change(name, change) for name, changes in comparison.counts.items() for change in changes]
     lines += ["", "Counts that differ:", "", *(f"- {cell(text)}" for text in changes)] if changes else []
     facts = ", ".join(f"{key} {value}" for key, value in comparison.environment.items() if value is not None)
     lines += ["", f"Environment: {cell(facts)}.", "", f"To repeat it: <code>{cell(shlex.join(command))}</code>", ""]

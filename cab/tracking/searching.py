@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from cab.errors import UsageError
 from cab.tracking.bisect import Culprits, bisect
 from cab.tracking.cases import tracked_cases
-from cab.tracking.compare import Measure, Settings, compare
+from cab.tracking.compare import Measure, Settings, compare, regressed_counts
 from cab.tracking.lockstep import measure_pair
+from cab.tracking.rendering import count_change
 from cab.tracking.sides import NoData, commits_between, repository_of, side_of, subject_of
 from cab.tracking.verdicts import Minimum
 
@@ -25,35 +26,51 @@ def search_and_print(
     out: "Console",
     progress: Callable[[str], None],
     measure: Measure = measure_pair,
+    by_time: bool = False,
 ) -> Culprits:
-    """Bisect one case between two revisions of the checkout that the working folder is in, and print what is found."""
+    """Bisect one case between two revisions of the checkout that the working folder is in, and print what is found.
+
+    Where counts tell the ends apart they decide every step, unless `by_time` says otherwise.
+    """
     from rich.markup import escape
 
     cases = tracked_cases(overrides)
     if len(cases) != 1:
         raise UsageError(f"these overrides give {len(cases)} cases; a bisection is of one")
+    (case,) = cases
     repository = repository_of(Path.cwd())
     good, commits = commits_between(repository, *ends)
     base = side_of(good, repository, same_environment)
 
     def judge(commit: str, attempt: int) -> str:
+        folder = results / "track" / "bisect" / str(attempt)  # a repeated step measures afresh
         try:
             head = side_of(commit, repository, same_environment)
+            grown = regressed_counts(base, head, case, folder, progress, measure)
         except NoData as error:
-            progress(f"{commit[:12]}: skipped: {error}")
+            progress(f"{commit[:12]} {subject_of(repository, commit)}: skipped: {error}")
             return "no data"
-        folder = results / "track" / "bisect" / str(attempt)  # a repeated step measures afresh
-        done = compare(base, head, cases, Settings(minimum, settle=True, controls=1), folder, progress, measure)
-        verdict = next(iter(done.verdicts.values()))
-        if done.flagged:
-            said = "unproven"
+        if deciding:
+            said = "slower" if {each.name for each in grown} & deciding else "same"
         else:
-            said = "slower" if done.regressed_counts else verdict.verdict
-        # a commit that is faster than the good end is not slower
-        said = "same" if said == "faster" else said
-        progress(f"{commit[:12]} {subject_of(repository, commit)}: {said}{verdict.reason and f' ({verdict.reason})'}")
+            done = compare(base, head, cases, Settings(minimum, settle=True, controls=1), folder, progress, measure)
+            said = "unproven" if done.flagged else done.verdicts[case.name].verdict
+            # a commit that is faster than the good end is not slower
+            said = "same" if said == "faster" else said
+        progress(f"{commit[:12]} {subject_of(repository, commit)}: {said}")
         return said
 
+    deciding: set[str] = set()
+    if commits and not by_time:
+        # where counts tell the ends apart, one pair decides a step, and no clock is needed
+        try:
+            bad = side_of(commits[-1], repository, same_environment)
+            at_ends = regressed_counts(base, bad, case, results / "track" / "bisect" / "0", progress, measure)
+        except NoData as error:
+            raise UsageError(f"the ends cannot be compared: {error}") from None
+        deciding = {each.name for each in at_ends}
+        for each in at_ends:
+            out.print(escape(f"decided by a count: {count_change(case.name, each)}"), highlight=False)
     found = bisect(good, commits, judge)
     for commit in found.skipped:
         out.print(escape(f"skipped, because it could not be measured: {commit[:12]}"), highlight=False)
