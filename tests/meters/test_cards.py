@@ -8,6 +8,7 @@ from typing import Any
 from cab import Meter
 from cab.contracts.case import Case
 from cab.meters.agreement import Agreement
+from cab.meters.diagnostics import Diagnostics
 from cab.meters.energy import Energy
 from cab.meters.flops import Flops
 from cab.meters.frontier import Frontier
@@ -21,6 +22,7 @@ from cab.plugins import registry
 
 METERS: dict[str, type[Meter]] = {
     "agreement": Agreement,
+    "diagnostics": Diagnostics,
     "latency": Latency,
     "latency_ratio": LatencyRatio,
     "memory": Memory,

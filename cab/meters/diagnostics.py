@@ -1,0 +1,115 @@
+"""Diagnostics of the attention map of an untrained mechanism on random inputs: how its weights are spread."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from cab import Meter, Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOP = 10  # keys, as in ACMIL's figure
+
+
+class Diagnostics(Meter):
+    """What the weights of one sample look like: how alike the queries' rows are, and on how few keys they lie."""
+
+    metrics = {
+        "row_diversity": ("fraction", None),
+        "top_10_mass": ("fraction", None),
+        "first_key_mass": ("fraction", None),
+        "heaviest_key_mass": ("fraction", None),
+        "attention_entropy": ("nats", None),
+        "effective_rank": ("", None),
+    }
+    method = (
+        "effective weights of an untrained mechanism on one sample of standard normal inputs, in float64; their sizes "
+        "sum to 1 in each row; diversity: 1 - mean cosine of the rows with their mean; mass: mean over rows on the 10 "
+        "heaviest keys, on key 0 and on the key that is heaviest on average; entropy: mean over rows; effective rank: "
+        "exp of the entropy of the signed map's singular values; the mean over heads"
+    )
+    version = 1
+
+    def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
+        """Only the mechanism alone, in one forward pass, has a map."""
+        return self.metrics if case.level == "attend" and case.pass_ == "forward" else {}
+
+    def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
+        """Compute the map, and each metric of each head. `Unsupported` where no key has a weight."""
+        import torch
+
+        from cab.attention.attention_map import MAX_TOKENS, weights_of_values
+        from cab.attention.random_inputs import RandomInputs
+        from cab.errors import Unsupported
+
+        if max(case.n, case.m) > MAX_TOKENS:
+            raise Unsupported(f"{case.n} queries and {case.m} keys: a map has at most {MAX_TOKENS} of each")
+        # one sample without padding, whose rows and keys are all real
+        settings = {key: value for key, value in case.settings.items() if key != "padding"}
+        exact = workload.twin(dtype="float64", device="cpu", backend="eager", batch=1, settings=settings).mechanism
+        exact.eval()
+        if "v" not in exact.reads:
+            raise Unsupported("the mechanism does not read v, so that no key has a weight")
+        arguments = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(exact, 1, case.n, case.m)
+        weights = weights_of_values(exact, arguments)
+        if weights is None:
+            raise Unsupported("the output is not linear in v, so that no key has a weight")
+        return {name: {"samples": per_head} for name, per_head in of_map(weights).items()}
+
+    def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
+        """Return the mean over the heads, which are the samples."""
+        samples = [float(s) for process in processes for s in process["samples"]]
+        remark = "untrained, on random inputs"
+        return Reading(fmean(samples), count=len(samples), processes=len(processes), stop_reason=remark)
+
+
+def of_map(weights: "Tensor") -> dict[str, list[float]]:
+    """Return the metrics of weights (heads, n, m), one value a head.
+
+    Rows without any weight do not count. A head without any weight has 0 everywhere.
+    """
+    per_head = [_of_head(head.double()) for head in weights]
+    return {name: [values[name] for values in per_head] for name in per_head[0]}
+
+
+def _of_head(weights: "Tensor") -> dict[str, float]:
+    import torch
+
+    sizes = weights.abs()
+    rows = sizes[sizes.sum(-1) > 0]
+    if not len(rows):
+        return dict.fromkeys(Diagnostics.metrics, 0.0)
+    rows = rows / rows.sum(-1, keepdim=True)
+    columns = rows.mean(0)
+    top = rows.topk(min(TOP, rows.shape[1])).values
+    singular = torch.linalg.svdvals(weights)
+    return {
+        "row_diversity": _diversity(rows),
+        "top_10_mass": top.sum(-1).mean().item(),
+        "first_key_mass": columns[0].item(),
+        "heaviest_key_mass": columns.max().item(),
+        "attention_entropy": _entropy(rows).mean().item(),
+        "effective_rank": _entropy(singular / singular.sum()).exp().item(),
+    }
+
+
+def _diversity(rows: "Tensor") -> float:
+    """Return 1 - the mean cosine of rows (n, m) with their mean, less the small entries of rows that have large ones.
+
+    Those below 2 / m, twice what uniform attention gives a key, are set to 0 (the attention diversity loss of TAP).
+    """
+    import torch
+
+    large = rows >= 2 / rows.shape[1]
+    kept = torch.where(large | ~large.any(-1, keepdim=True), rows, 0.0)
+    cosines = torch.nn.functional.cosine_similarity(kept, kept.mean(0, keepdim=True), dim=-1)
+    return 1 - cosines.mean().item()
+
+
+def _entropy(shares: "Tensor") -> "Tensor":
+    """Return the entropy of shares that sum to 1 in the last axis, in nats; 0 log 0 is 0."""
+    import torch
+
+    entropy: Tensor = torch.special.entr(shares).sum(-1)
+    return entropy
