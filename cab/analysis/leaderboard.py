@@ -26,7 +26,7 @@ class Metric:
     is_score: bool  # of the task, rather than a cost of the mechanism
 
 
-@dataclass
+@dataclass(slots=True)  # a store may have a million
 class Cell:
     """One metric of one line, over its seeds."""
 
@@ -37,7 +37,7 @@ class Cell:
     reasons: list[str] = field(default_factory=list)
     seeds: int = 0  # that have a value
     seeds_asked: int = 1
-    seed_values: list[float] = field(default_factory=list)  # of each seed, where there are several
+    seed_values: tuple[float, ...] = ()  # of each seed, where there are several
     processes: int = 1
     stop_reasons: list[str] = field(default_factory=list)  # why the measurement ended before it converged
     interval_unknown: bool = False  # a value of one process, which is tied with every other
@@ -65,7 +65,7 @@ class Cell:
         return max(self.value - self.low, self.high - self.value) / abs(self.value)
 
 
-@dataclass
+@dataclass(slots=True)
 class Line:
     """A mechanism with its hyper-parameters and backend."""
 

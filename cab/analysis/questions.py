@@ -4,8 +4,9 @@ A metric is *machine-dependent* where another machine would measure another valu
 The other rows (scores, FLOPs, parameters) stand beside those of every machine.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from cab.plugins.cards import Card
@@ -30,6 +31,8 @@ COLUMNS = (
     *QUESTION, "mechanism", "params", "backend", "grade", "seed", "case_id", "time", "environment_id", "metric", "unit",
     "higher_is_better", "status", "reason", "value", "ci_low", "ci_high", "processes", "converged", "stop_reason",
 )  # fmt: skip
+_MACHINE, _TIMED = "_machine", "_timed"  # what rows get here beside their columns
+ROWS_AT_ONCE = 200_000  # of more, a task, pattern and length at a time: a row as a dictionary takes 2 KB
 NO_REASON = "no reason was kept"  # stands for the empty reason of a row
 Row = dict[str, Any]
 
@@ -46,23 +49,28 @@ class Answers:
 
 def answers(rows: "DataFrame", environments: "DataFrame | None" = None) -> Iterator[Answers]:
     """Yield the answers to each question on each machine."""
-    machines = machine_names(environments)
+    machines, final = machine_names(environments), final_rows(rows)[list(COLUMNS)]
+    if len(final) <= ROWS_AT_ONCE:
+        yield from _answers(final, machines)
+        return
+    for _, part in final.groupby(["task", "pattern", "n"], sort=False, dropna=False):
+        yield from _answers(part, machines)
 
-    def machine(row: Row) -> str:
-        environment_id = str(row["environment_id"] or "")
-        return machines.get(environment_id, environment_id)
 
-    depends_on_machine = _machine_dependent()
+def _answers(rows: "DataFrame", machines: Mapping[str, str]) -> Iterator[Answers]:
+    """Yield the answers in a table that holds all rows of each of its cases and questions."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in _newest(records(final_rows(rows)[list(COLUMNS)]), machine, depends_on_machine):
-        groups.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
+    question_of = itemgetter(*QUESTION)
+    for row in _newest(records(rows), machines):
+        groups.setdefault(question_of(row), []).append(row)
     _add_failures_without_data(groups)
     for values, group in groups.items():
-        score_machines = {machine(row) for row in group if not depends_on_machine(row) and row["value"] is not None}
-        timing_machines = dict.fromkeys(machine(row) for row in group if depends_on_machine(row))
+        timed = [row for row in group if row[_TIMED]]
+        score_machines = {row[_MACHINE] for row in group if not row[_TIMED] and row["value"] is not None}
+        timing_machines = dict.fromkeys(row[_MACHINE] for row in timed)
         for name in [name for name in timing_machines if name] or [""]:
             # a row that failed before it ran on a machine has an empty one, and stands with every machine
-            of_machine = [row for row in group if not depends_on_machine(row) or machine(row) in (name, "")]
+            of_machine = [row for row in group if not row[_TIMED] or row[_MACHINE] in (name, "")]
             only_machine = min(score_machines) if len(score_machines) == 1 else ""
             question = dict(zip(QUESTION, values, strict=True))
             yield Answers(question, name or only_machine, of_machine, len(score_machines))
@@ -107,7 +115,8 @@ def records(table: "DataFrame") -> list[Row]:
     """Return a table as dictionaries, with None for what is missing."""
     plain = table.astype(object).where(table.notna(), None)
     names = [str(name) for name in plain]
-    return [dict(zip(names, values, strict=True)) for values in plain.itertuples(index=False, name=None)]
+    columns = (plain.iloc[:, i].tolist() for i in range(len(names)))  # quicker than `itertuples`
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def final_rows(rows: "DataFrame") -> "DataFrame":
@@ -115,21 +124,25 @@ def final_rows(rows: "DataFrame") -> "DataFrame":
     return rows[rows["step"].isna()]
 
 
-def _newest(rows: list[Row], machine: Callable[[Row], str], depends_on_machine: Callable[[Row], bool]) -> list[Row]:
-    """Return the newest row of each case, metric and machine.
+def _newest(rows: list[Row], machines: Mapping[str, str]) -> list[Row]:
+    """Return the newest row of each case, metric and machine, with its _MACHINE, and _TIMED: whether that matters.
 
     A row without data columns gets them from another row of its case.
     """
+    depends_on_machine = _machine_dependent()
     by_time = sorted(rows, key=lambda row: str(row["time"] or ""))
     of_case = {
         (row["case_id"], name): row[name] for row in by_time for name in _DATA_COLUMNS if row[name] not in (None, "")
     }
+    # a floor's rows stand in every case of its task, under the floor's name in the column mechanism
+    identity_of = itemgetter("case_id", "mechanism", "metric", "schema", *_DATA_COLUMNS)
     newest: dict[tuple[Any, ...], Row] = {}
     for row in by_time:
         for name in _DATA_COLUMNS:
-            if row[name] in (None, ""):
-                row[name] = of_case.get((row["case_id"], name))
-        # a floor's rows stand in every case of its task, under the floor's name in the column mechanism
-        key = (row["case_id"], row["mechanism"], row["metric"], machine(row) if depends_on_machine(row) else "")
-        newest[*key, row["schema"], *(row[name] for name in _DATA_COLUMNS)] = row
+            if not row[name]:
+                row[name] = of_case.get((row["case_id"], name)) if of_case else None
+        environment_id = row["environment_id"] or ""
+        row[_MACHINE] = machine = machines.get(environment_id, environment_id)
+        row[_TIMED] = timed = depends_on_machine(row)
+        newest[identity_of(row), machine if timed else ""] = row
     return list(newest.values())

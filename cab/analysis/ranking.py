@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_left, bisect_right
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from cab.analysis.leaderboard import COST_UNITS, LINE_KINDS, Board, Cell, Line, Metric
@@ -39,8 +40,11 @@ def _board(each: Answers, cost_order: dict[str, int]) -> Board:
     metrics = _metrics(each, cost_order)
     headline = metrics[0]
     rows_of_line: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    key_of = itemgetter("mechanism", "params", "backend", "grade")
     for row in each.rows:
-        key = tuple(str(row[name] or "") for name in ("mechanism", "params", "backend", "grade"))
+        key = key_of(row)
+        if not all(key):
+            key = tuple(value or "" for value in key)
         rows_of_line.setdefault(key, {}).setdefault(row["metric"], []).append(row)
     lines = [_line(key, by_metric) for key, by_metric in rows_of_line.items()]
     if any(metric.name == "flops" for metric in metrics):
@@ -129,7 +133,7 @@ def _cell(rows: list[Row]) -> Cell:
     if valid:
         values_and_intervals = [(row["value"], row["ci_low"], row["ci_high"]) for row in valid]
         cell.value, cell.low, cell.high = mean_over_seeds(values_and_intervals)
-        cell.seed_values = [row["value"] for row in valid] if len(valid) > 1 else []
+        cell.seed_values = tuple(row["value"] for row in valid) if len(valid) > 1 else ()
         if valid[0]["unit"] == "fraction" and 0 <= cell.value <= 1:  # Student's t knows no bounds
             cell.low = None if cell.low is None else max(cell.low, 0.0)
             cell.high = None if cell.high is None else min(cell.high, 1.0)

@@ -32,15 +32,16 @@ class Failure:
 def status_counts(rows: "DataFrame") -> dict[str, StatusCount]:
     """Return status -> its counts, `ok` first. Floors do not count, because no user asks for them."""
     counted = final_rows(rows[rows["grade"] != "floor"])
-    row_counts = Counter(str(status) for status in counted["status"])
+    row_counts = {str(status): int(count) for status, count in counted["status"].value_counts().items()}
     statuses_of_case: dict[str, set[str]] = {}
-    for case_id, status in zip(counted["case_id"], counted["status"], strict=True):
+    distinct = counted[["case_id", "status"]].drop_duplicates()
+    for case_id, status in zip(distinct["case_id"].tolist(), distinct["status"].tolist(), strict=True):
         statuses_of_case.setdefault(case_id, set()).add(status)
     case_counts = Counter(worst(statuses) for statuses in statuses_of_case.values())
     return {
         status: StatusCount(row_counts[status], case_counts[status])
         for status in reversed(STATUSES)
-        if row_counts[status]
+        if status in row_counts
     }
 
 

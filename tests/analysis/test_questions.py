@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cab.analysis import questions
 from cab.analysis.ranking import leaderboard
 from cab.analysis.statuses import StatusCount, status_counts
 from cab.contracts.case import canonical
@@ -96,3 +97,18 @@ def test_a_training_that_failed_before_its_data_were_known_stands_with_the_other
     timed_out = training_rows("agent", ("timeout", "took more than 600 s"), data_source="")
     board = board_of(training_rows("softmax", (0.64, 0.62, 0.66)), timed_out)
     assert set(lines_by_label(board)) == {"softmax", "agent"} and board.question["data_source"] == "aclImdb"
+
+
+def test_a_large_table_read_in_parts_gives_the_same_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        case_rows({"latency": (1.0, 0.9, 1.1), "flops": 5.0}, mechanism=name, pattern=pattern, n=n, m=n)
+        for name in ("softmax", "linear")
+        for pattern in ("NS", "CC")
+        for n in (64, 128)
+    ]
+    failed = {"task": "lra_text", "level": "model", "pass": "train", "data_source": ""}
+    cases += [training_rows("softmax", 0.5), case_rows({"accuracy": ("oom", "no memory")}, mechanism="large", **failed)]
+    table = table_of(*cases, on_machine_two(cases[0]))
+    whole = leaderboard(table, environments("one", "two"))
+    monkeypatch.setattr(questions, "ROWS_AT_ONCE", 1)
+    assert leaderboard(table, environments("one", "two")) == whole and len(whole) == 6
