@@ -27,7 +27,13 @@ SameEnvironment = Annotated[
 @app.command()
 @with_exit_codes
 def compare(
-    base: Annotated[str | None, typer.Argument(help="A git revision, a folder with cab/, or a Python.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Argument(
+            help="A git revision, a folder with cab/, or a Python. REVISION... is the commit in common with it; by"
+            " default that with the default branch."
+        ),
+    ] = None,
     head: Annotated[str | None, typer.Argument(help="The same; by default this checkout as it is.")] = None,
     against: Annotated[
         str | None, typer.Option(help="In place of BASE: backend=NAME or mechanism=NAME, in HEAD's own sources.")

@@ -66,6 +66,7 @@ class Comparison:
     seconds: dict[str, tuple[float, float]]  # of one call, base and head: medians over pairs
     counts: dict[str, list[CountChange]] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, tuple[str, str]] = field(default_factory=dict)  # those that differ, base and head
 
     @property
     def flagged(self) -> list[str]:
@@ -150,6 +151,7 @@ def compare(
         {name: each.seconds() for name, each in there.items()},
         {name: changes for name, each in there.items() if (changes := _changes(each.pairs[0]["counts"]))},
         identity,
+        _different_versions([each.pairs[0] for each in there.values()]),
     )
 
 
@@ -247,3 +249,12 @@ def _changes(counts: Mapping[str, Mapping[str, float]]) -> list[CountChange]:
     """List the counts that differ, of those that both sides have."""
     base, head = counts["base"], counts["head"]
     return [CountChange(name, base[name], head[name]) for name in base if name in head and base[name] != head[name]]
+
+
+def _different_versions(first_pairs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the versions that the two sides do not share."""
+    known = next((pair["versions"] for pair in first_pairs if "versions" in pair), None)
+    if known is None:
+        return {}
+    base, head = known["base"], known["head"]
+    return {name: (base[name], head[name]) for name in base if base[name] != head.get(name)}

@@ -105,7 +105,7 @@ def measure_pair(base: Side, head: Side, case: Mapping[str, Any], side_caches: P
     """Measure one fresh pair; with `first`, check both sides and count before.
 
     Returns `base` and `head` (seconds of one call, sample by sample), `log_ratio` (the median over the samples of
-    log head - log base) and with `first` `counts` of both sides. `NoData` names the side that failed.
+    log head - log base) and with `first` `counts` and `versions` of both sides. `NoData` names the side that failed.
     """
     workers: dict[str, WorkerProcess] = {}
     sides = {"base": base, "head": head}
@@ -115,10 +115,11 @@ def measure_pair(base: Side, head: Side, case: Mapping[str, Any], side_caches: P
             folder.mkdir(parents=True, exist_ok=True)
             workers[name] = _named(name, WorkerProcess, side, folder)
             _named(name, workers[name].send, {"do": "set up", "case": case_on(side, case)})
-        for name, worker in workers.items():  # both have started together
-            _named(name, worker.receive)
+        # both have started together
+        ready = {name: _named(name, worker.receive) for name, worker in workers.items()}
         result: dict[str, Any] = {}
         if first:
+            result["versions"] = {name: answer["versions"] for name, answer in ready.items()}
             for name, worker in workers.items():
                 if objection := _named(name, worker.ask, {"do": "check"}):
                     raise NoData(f"{name}: {objection}")

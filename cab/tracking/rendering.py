@@ -52,6 +52,10 @@ def count_change(name: str, change: CountChange) -> str:
     return f"{name}: {change.name} {change.base:,.0f} -> {change.head:,.0f} ({share})"
 
 
+def _versions(comparison: Comparison) -> list[str]:
+    return [f"{name} {base} -> {head}" for name, (base, head) in comparison.versions.items()]
+
+
 def print_comparison(comparison: Comparison, out: "Console") -> None:
     """Print the table, the counts that differ, and what the exit code means."""
     from rich.markup import escape
@@ -67,6 +71,8 @@ def print_comparison(comparison: Comparison, out: "Console") -> None:
     for name, changes in comparison.counts.items():
         for change in changes:
             out.print(escape(one_line(count_change(name, change))), highlight=False)
+    for text in _versions(comparison):
+        out.print(escape(f"the environment differs: {one_line(text)}"), highlight=False)
     if comparison.flagged:
         out.print(escape(f"flagged controls: {', '.join(map(one_line, comparison.flagged))}"), highlight=False)
     out.print(escape(f"{MEANINGS[comparison.exit_code]} (exit code {comparison.exit_code})"), highlight=False)
@@ -86,6 +92,7 @@ def as_json(comparison: Comparison) -> str:
         "controls": {name: asdict(verdict) for name, verdict in comparison.controls.items()},
         "counts": {name: [asdict(each) for each in changes] for name, changes in comparison.counts.items()},
         "environment": comparison.environment,
+        "versions": comparison.versions,
     }
     return json.dumps(_finite(data), indent=2)
 
@@ -111,7 +118,9 @@ def as_comment(comparison: Comparison, command: Sequence[str]) -> str:
     changes = [count_change(name, change) for name, changes in comparison.counts.items() for change in changes]
     lines += ["", "Counts that differ:", "", *(f"- {cell(text)}" for text in changes)] if changes else []
     facts = ", ".join(f"{key} {value}" for key, value in comparison.environment.items() if value is not None)
-    lines += ["", f"Environment: {cell(facts)}.", "", f"To repeat it: <code>{cell(shlex.join(command))}</code>", ""]
+    lines += ["", f"Environment: {cell(facts)}."]
+    lines += [f"It differs between the sides: {cell(text)}." for text in _versions(comparison)]
+    lines += ["", f"To repeat it: <code>{cell(shlex.join(command))}</code>", ""]
     return "\n".join(lines)
 
 

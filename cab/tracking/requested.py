@@ -3,19 +3,36 @@
 from pathlib import Path
 
 from cab.errors import UsageError
-from cab.tracking.sides import NoData, Side, changed, folder_side, installed_side, repository_of, side_of
+from cab.tracking.sides import (
+    NoData,
+    Side,
+    changed,
+    default_branch,
+    folder_side,
+    installed_side,
+    merge_base,
+    repository_of,
+    side_of,
+)
 
 
 def requested_sides(
     base: str | None, head: str | None, against: str | None, same_environment: bool
 ) -> tuple[Side, Side]:
-    """Return base and head; `UsageError` where they are not two, or where one cannot be made."""
-    if (base is None) == (against is None):
+    """Return base and head; `UsageError` where they are not two, or where one cannot be made.
+
+    Without `base` it is the commit that head has in common with the default branch; `REVISION...` is the one that it
+    has in common with a revision.
+    """
+    if base is not None and against is not None:
         raise UsageError("compare with what? Give BASE, as HEAD~1, or --against backend=NAME, one of the two")
     head_side = _here() if head is None else _side(head, same_environment)
     if against is not None:
         return changed(head_side, against), head_side
-    assert base is not None
+    if base is None or base.endswith("..."):
+        repository = repository_of(Path.cwd())
+        other = base.removesuffix("...") if base else default_branch(repository)
+        base = merge_base(repository, other, head or "HEAD")
     return _side(base, same_environment), head_side
 
 

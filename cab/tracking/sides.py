@@ -145,6 +145,17 @@ def commit_time(commit: str, repository: Path) -> float:
     return float(_git(repository, "log", "-1", "--format=%ct", commit).decode())
 
 
+def default_branch(repository: Path) -> str:
+    """Return the branch that changes are made against; `UsageError` where none of the usual names is there."""
+    for name in ("origin/HEAD", "origin/main", "origin/master", "main", "master"):
+        try:
+            full_commit(name, repository)
+            return name
+        except UsageError:
+            continue
+    raise UsageError("compare with what? Give BASE, as HEAD~1: there is neither main nor master here to start from")
+
+
 def merge_base(repository: Path, one: str, other: str) -> str:
     """Return the commit that two revisions have in common; `UsageError` where there is none."""
     try:

@@ -11,6 +11,7 @@ import gc
 import importlib.util
 import json
 import os
+import platform
 import sys
 import time
 import traceback
@@ -245,7 +246,8 @@ def answer(worker: Worker | None, request: dict[str, Any]) -> tuple[Worker | Non
         worker = Worker(request["case"])
         import cab
 
-        return worker, {"cab": os.path.dirname(cab.__file__), "torch": worker.torch.__version__}
+        versions = {"python": platform.python_version(), "torch": worker.torch.__version__}
+        return worker, {"cab": os.path.dirname(cab.__file__), "versions": versions}
     assert worker is not None
     if request["do"] == "check":
         return worker, worker.check()

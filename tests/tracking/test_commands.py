@@ -31,7 +31,8 @@ def test_help_imports_nothing_slow() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["compare"], "Give BASE"),
+        (["compare"], "is in no git checkout"),
+        (["compare", "HEAD", "--against", "backend=sdpa"], "one of the two"),
         (["compare", "nosuch-revision"], "is in no git checkout"),
         (["compare", "--against", "seq_len=4"], "give backend=NAME or mechanism=NAME"),
         (["compare", "--against", "backend=sdpa", "--minimum", "0"], "smallest change that counts"),

@@ -24,6 +24,7 @@ def comparison(name: str = "softmax CS") -> Comparison:
         {name: (1e-3, 1.08e-3)},
         {name: [CountChange("FLOPs", 100, 101)]},
         {"host": "x"},
+        {"torch": ("2.11", "2.13")},
     )
 
 
@@ -32,6 +33,7 @@ def test_a_comment_holds_verdict_interval_control_environment_and_command() -> N
     assert "Kernel speed: a confirmed regression" in text
     assert "| softmax CS | slower | +8.0% | +6.0% to +10.0% | 1 ms | 1.08 ms | 18 |" in text
     assert "A/A control" in text and "no data: not there" in text and "host x" in text
+    assert "It differs between the sides: torch 2.11 -&gt; 2.13" in text or "torch 2.11 -&#62; 2.13" in text
     assert "cab track compare 'HEAD&#126;1'" in text
 
 

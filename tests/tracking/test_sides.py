@@ -153,10 +153,29 @@ def test_against_changes_one_thing_of_every_case(repository: Path) -> None:
             changed(side, text)
 
 
-def test_compare_needs_a_base_or_what_it_is_against() -> None:
-    for base, against in ((None, None), ("HEAD", "backend=sdpa")):
-        with pytest.raises(UsageError, match="one of the two"):
-            requested_sides(base, None, against, False)
+def test_compare_takes_a_base_or_what_it_is_against() -> None:
+    with pytest.raises(UsageError, match="one of the two"):
+        requested_sides("HEAD", None, "backend=sdpa", True)
+
+
+def test_without_a_base_it_is_where_head_left_the_default_branch(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    left = git(repository, "rev-parse", "main")
+    git(repository, "checkout", "-q", "-b", "change")
+    commit(repository, "four = 4")
+    git(repository, "checkout", "-q", "main")
+    commit(repository, "five = 5")
+    git(repository, "checkout", "-q", "--detach", "change")
+    for base in (None, "main..."):
+        side, head = requested_sides(base, None, None, True)
+        assert side.identity.startswith(f"commit {left}") and "as it is" in head.label
+    # a revision is taken as it is named
+    assert requested_sides("main", None, None, True)[0].identity != side.identity
+    git(repository, "branch", "-q", "-D", "main")
+    with pytest.raises(UsageError, match="neither main nor master"):
+        requested_sides(None, None, None, True)
 
 
 def test_the_head_is_the_checkout_that_the_user_is_in(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the action does: compare with BASE, add the comment to the job's summary. Only a confirmed regression (1) and a
+# What the action does: compare with the commit in common with BASE, add the comment to the job's summary. Only a confirmed regression (1) and a
 # wrong request (2) fail; unproven (4) and nothing measured (3) are said and let pass.
 set -uo pipefail
 comment="${RUNNER_TEMP:-/tmp}/track.md"
@@ -8,7 +8,7 @@ while IFS= read -r line; do
   [ -n "$line" ] && arguments+=(--case "$line")
 done <<< "${CASES:-}"
 code=0
-${CAB:-cab} track compare "$BASE" --comment "$comment" "${arguments[@]}" || code=$?
+${CAB:-cab} track compare ${BASE:+"$BASE..."} --comment "$comment" "${arguments[@]}" || code=$?
 [ -f "$comment" ] && cat "$comment" >> "${GITHUB_STEP_SUMMARY:-/dev/stdout}"
 {
   echo "exit-code=$code"
