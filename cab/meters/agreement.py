@@ -74,7 +74,7 @@ class Agreement(Meter):
             arguments = spread_arguments(exact, inputs, 1, case.n, case.m, spread)
             weights = weights_of_values(exact, arguments)
             if weights is None:
-                refusal = "the output is not linear in v, so that no key has a weight"
+                refusal = "the output is not a weighted sum of the values, so that no key has a weight"
                 return results | {name: {"status": "unsupported", "reason": refusal} for name in selectors}
             softmax = softmax_weights(exact, arguments)[0]
             share = selected(weights, softmax, visible_keys(exact, arguments)[0].expand_as(softmax))

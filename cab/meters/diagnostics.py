@@ -54,7 +54,7 @@ class Diagnostics(Meter):
         arguments = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(exact, 1, case.n, case.m)
         weights = weights_of_values(exact, arguments)
         if weights is None:
-            raise Unsupported("the output is not linear in v, so that no key has a weight")
+            raise Unsupported("the output is not a weighted sum of the values, so that no key has a weight")
         return {name: {"samples": per_head} for name, per_head in of_map(weights).items()}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:

@@ -106,7 +106,7 @@ def test_a_head_is_a_sample(changes: Any, make_workload: MakeWorkload) -> None:
 
 def test_what_has_no_weights_or_too_many_is_refused(make_workload: MakeWorkload) -> None:
     for mechanism, changes, why in (
-        (Retention, {"pattern": "CS"}, "not linear in v"),
+        (Retention, {"pattern": "CS"}, "not a weighted sum"),
         (Softmax, {"n": 1025, "m": 1025}, "at most 1024"),
     ):
         workload = make_workload(mechanism, **changes)
