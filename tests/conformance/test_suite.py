@@ -73,6 +73,33 @@ def test_an_exemption_carries_its_reason() -> None:
     assert verdicts[0].reason == NONE.exempt["use"]
 
 
+def test_an_exemption_from_use_by_name_leaves_the_other_names_to_the_law() -> None:
+    class KeepsValuesAtTheirToken(NONE):
+        exempt = {"use:v": "it stays at its token"}
+        reads = "kv"
+
+        def attend(self, q, k, v, key_mask=None, query_mask=None):
+            return v * self.factor(k)
+
+        def factor(self, k):
+            return 1.0
+
+    class ReadsKeysToo(KeepsValuesAtTheirToken):
+        def factor(self, k):
+            return k.mean((1, 2, 3), keepdim=True)
+
+    (ignored,) = check(KeepsValuesAtTheirToken, ["NS"], laws=["use"])[:1]
+    assert (ignored.status, ignored.reason) == ("fail", "k is declared, and changes nothing")
+    assert ignored.exempted_by == ("use:k",)
+    verdicts = check(ReadsKeysToo, ["NS"], laws=["use"])
+    assert {(verdict.status, verdict.reason) for verdict in verdicts} == {("exempt", "it stays at its token")}
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown backend of Nothing 'sdpa'"):
+        check(NONE, backend="sdpa", laws=["use"])
+
+
 def test_a_crash_under_a_law_is_a_failure_that_says_what_was_raised() -> None:
     class Crashes(LOCAL):
         def attend(self, *args, **inputs):
