@@ -1,33 +1,44 @@
 """What `cab track` finds and what it calls wrongly, beside other people's rules on the same samples.
 
-    python benchmarks/track.py [--pairs 54] [--cases KEY=VALUE ...] [--results FOLDER]
+    python benchmarks/track.py [--runs 25] [--busy] [--cases KEY=VALUE ...] [--results FOLDER]
+    python benchmarks/track.py --report-only [the same]
     python benchmarks/track.py --self-test
 
-Measures pairs of the same code on both sides, and judges disjoint runs of them. A slowdown is planted by multiplying
-the head's samples. A rule that compares single processes sees one pair, as it would in CI; `cab track` sees eighteen at
-most. Printed are shares of wrong calls and of slowdowns found, with Wilson's 95 % intervals; a cut run goes on where it
-was. `--self-test` measures a mechanism of its own, as it is and twice as slow, in about two minutes, and exits with 1
+Measures the same code on both sides: `--runs` runs of eighteen pairs of each case, and of the reference kernel. A pair
+takes some two seconds, so 25 runs of twenty cases take six hours. Every pair is kept, and a cut run goes on where it
+was; `--report-only` prints what there is. `--busy` keeps another process busy on one core, and its pairs apart.
+
+A slowdown is planted by multiplying the head's samples. A rule that compares single processes sees one pair, as it
+would in CI; `cab track` sees eighteen at most. Printed are shares with Wilson's 95 % intervals.
+
+`--self-test` measures a mechanism of its own, as it is and twice as slow, in about two minutes, and exits with 1
 unless the second is `slower` and the first is not.
 """
 
 import argparse
 import json
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
 from statistics import fmean, median, quantiles
 from tempfile import TemporaryDirectory
 
+from cab import environment
 from cab.intervals import wilson
 from cab.paths import cache, write_whole
-from cab.tracking.cases import TrackedCase, tracked_cases
+from cab.tracking.calibration import calibrate_case
+from cab.tracking.cases import TrackedCase, reference_kernel, tracked_cases
 from cab.tracking.compare import Settings, compare
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.sides import NoData, changed, installed_side
-from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum, Samples, judge, wanted_pairs
+from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum, Samples, Verdict, flagged, judge, wanted_pairs
+from cab.tracking.worker import REFERENCE_KERNEL
 
+CALIBRATION_RUNS = 2  # as many as `cab track calibrate` takes
 SLOWDOWNS = (0.0, 0.03, 0.05, 0.10, 0.20)
 TWICE = """
 import time
@@ -109,26 +120,68 @@ SINGLE_RULES: dict[str, Callable[[Pair], bool]] = {
 }
 
 
-def found_by_track(cases: dict[str, list[Pair]], share: float) -> tuple[int, int]:
-    """Return how many of the disjoint runs of single cases are `slower`, and how many there are.
+Pairs = dict[str, list[Pair]]  # by case
 
-    In each run one case has the slowdown, and all others are as they are.
+
+def runs_of(cases: Pairs) -> list[Pairs]:
+    """Return the disjoint runs of eighteen pairs of every case."""
+    starts = range(0, min(map(len, cases.values()), default=0) - CONFIRM_PAIRS + 1, CONFIRM_PAIRS)
+    return [{name: pairs[start : start + CONFIRM_PAIRS] for name, pairs in cases.items()} for start in starts]
+
+
+def judged(run: Pairs, slowed: str = "", share: float = 0.0, settle: bool = False) -> dict[str, Verdict]:
+    """Return the verdicts of a run in which one case has a slowdown, and all others are as they are."""
+    planted = {name: [pair.slower(share) for pair in run[name]] for name in run if name == slowed}
+    return judge({name: _samples(pairs, settle) for name, pairs in {**run, **planted}.items()}, Minimum(), settle)
+
+
+def found_by_track(
+    cases: Pairs, share: float, settle: bool = False, of_cases: Collection[str] | None = None, skip: int = 0
+) -> tuple[int, int]:
+    """Return how often a slowed case is `slower`, and of how many tries: each of `of_cases` in each run, less the first
+    `skip` runs.
     """
-    hits = tries = 0
-    for start in range(0, min(map(len, cases.values())) - CONFIRM_PAIRS + 1, CONFIRM_PAIRS):
-        run = {name: pairs[start : start + CONFIRM_PAIRS] for name, pairs in cases.items()}
-        same = {name: _samples([pair.log_ratio for pair in pairs], pairs) for name, pairs in run.items()}
-        for name, pairs in run.items():
-            slowed = [pair.slower(share) for pair in pairs]
-            said = judge({**same, name: _samples([pair.log_ratio for pair in slowed], pairs)}, Minimum())
-            hits += said[name].verdict == "slower"
-            tries += 1
-    return hits, tries
+    tries = [(run, name) for run in runs_of(cases)[skip:] for name in (run if of_cases is None else of_cases)]
+    if not share:  # nothing is slowed, so that a run is judged once
+        verdicts = [said for run in runs_of(cases)[skip:] for said in judged(run, settle=settle).values()]
+        return sum(said.verdict == "slower" for said in verdicts), len(verdicts)
+    return sum(judged(run, name, share, settle)[name].verdict == "slower" for run, name in tries), len(tries)
 
 
-def _samples(log_ratios: Sequence[float], pairs: Sequence[Pair]) -> Samples:
-    seconds = median(median(pair.base) for pair in pairs)
-    return Samples(log_ratios[: wanted_pairs(log_ratios)], seconds)
+def same_when_settled(cases: Pairs) -> tuple[int, int]:
+    """Return how many unchanged cases are `same` with all eighteen pairs, and how many there are."""
+    said = [each.verdict for run in runs_of(cases) for each in judged(run, settle=True).values()]
+    return said.count("same"), len(said)
+
+
+def void_runs(cases: Pairs, kernel: Sequence[Pair]) -> tuple[int, int]:
+    """Return how many runs the controls call unproven, and how many there are.
+
+    A run's controls are two of its cases, with the pairs of the next run, and the reference kernel.
+    """
+    runs, names = runs_of(cases), list(cases)
+    chosen = [names[len(names) // 4], names[3 * len(names) // 4]]
+    void = 0
+    for number in range(len(runs)):
+        following = runs[(number + 1) % len(runs)]
+        of_kernel = kernel[number * CONFIRM_PAIRS : (number + 1) * CONFIRM_PAIRS]
+        controls = {name: following[name] for name in chosen} | {REFERENCE_KERNEL: list(of_kernel)}
+        void += bool(flagged(judged(controls)))
+    return void, len(runs)
+
+
+def admitted(cases: Pairs, share: float) -> list[str]:
+    """Return the cases in which `cab track calibrate` finds a slowdown of this share, by the first two runs."""
+    first = {
+        name: [pair.log_ratio for pair in pairs[: CALIBRATION_RUNS * CONFIRM_PAIRS]] for name, pairs in cases.items()
+    }
+    found = {name: calibrate_case(ratios, len(cases)).smallest for name, ratios in first.items()}
+    return [name for name, smallest in found.items() if smallest is not None and smallest <= share]
+
+
+def _samples(pairs: Sequence[Pair], settle: bool = False) -> Samples:
+    log_ratios, seconds = [pair.log_ratio for pair in pairs], median(median(pair.base) for pair in pairs)
+    return Samples(log_ratios[: wanted_pairs(log_ratios, settle)], seconds)
 
 
 def found_by(rule: Callable[[Pair], bool], cases: dict[str, list[Pair]], share: float) -> tuple[int, int]:
@@ -141,11 +194,31 @@ def table(cases: dict[str, list[Pair]]) -> str:
     """Return the table in Markdown: a row for each rule, a column for each slowdown."""
     head = ["rule", *("same code" if share == 0 else f"+{share:.0%}" for share in SLOWDOWNS)]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * len(SLOWDOWNS)}"]
-    rows = {"cab track compare": [found_by_track(cases, share) for share in SLOWDOWNS]}
+    rows = {
+        "cab track compare": [found_by_track(cases, share) for share in SLOWDOWNS],
+        "cab track compare --settle": [found_by_track(cases, share, settle=True) for share in SLOWDOWNS],
+    }
     rows |= {name: [found_by(rule, cases, share) for share in SLOWDOWNS] for name, rule in SINGLE_RULES.items()}
     for name, counts in rows.items():
         lines.append(f"| {name} | {' | '.join(_share(*count) for count in counts)} |")
     return "\n".join(lines)
+
+
+def numbers(cases: Pairs, kernel: Sequence[Pair]) -> str:
+    """Return the rates that `cab track` promises, one a line."""
+    lines = {
+        "same code called slower": found_by_track(cases, 0.0),
+        "same code called slower, --settle": found_by_track(cases, 0.0, settle=True),
+        "same code called same, --settle": same_when_settled(cases),
+        "runs that the controls call unproven": void_runs(cases, kernel),
+    }
+    for share in (0.05, 0.10):
+        admits = admitted(cases, share)
+        lines[f"cases that calibrate admits at {share:.0%}"] = len(admits), len(cases)
+        # calibrated on the first runs, tried on the others
+        counts = found_by_track(cases, share, of_cases=admits, skip=CALIBRATION_RUNS)
+        lines[f"+{share:.0%} found in those, in the runs after the calibration"] = counts
+    return "\n".join(f"{name}: {_share(*counts)}" for name, counts in lines.items())
 
 
 def _share(hits: int, tries: int) -> str:
@@ -155,13 +228,16 @@ def _share(hits: int, tries: int) -> str:
     return f"{hits / tries:.1%} ({low:.1%} to {high:.1%} of {tries})"
 
 
-def measure(cases: Sequence[TrackedCase], count: int, results: Path) -> dict[str, list[Pair]]:
-    """Measure pairs of the same code, round after round; kept in `results`."""
-    side, pairs = installed_side(), dict[str, list[Pair]]()
+def measure(cases: Sequence[TrackedCase], count: int, folder: Path, only_kept: bool = False) -> Pairs:
+    """Measure pairs of the same code, round after round; kept in a folder. `only_kept` measures none."""
+    side, pairs = installed_side(), Pairs()
     for number in range(count):
         for case in cases:
-            file = results / "benchmark-track" / side.identity.split()[-1] / f"{case.id}-{number:03}.json"
+            file = folder / f"{case.id}-{number:03}.json"
             if not file.is_file():
+                if only_kept:
+                    continue
+                print(f"pair {number + 1} of {count}: {case.name}", file=sys.stderr)
                 try:
                     pair = measure_pair(side, side, case.question, cache() / "track" / "compiled", False)
                 except NoData as error:
@@ -169,8 +245,24 @@ def measure(cases: Sequence[TrackedCase], count: int, results: Path) -> dict[str
                     continue
                 write_whole(file, json.dumps({"base": pair["base"], "head": pair["head"]}))
             pairs.setdefault(case.name, []).append(Pair(**json.loads(file.read_text())))
-            print(f"pair {number + 1} of {count}: {case.name}", file=sys.stderr)
     return pairs
+
+
+@contextmanager
+def busy_core(wanted: bool) -> Iterator[None]:
+    """Keep another process busy on one core."""
+    command = [
+        sys.executable,
+        "-c",
+        "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nwhile 1: pass",
+    ]
+    process = subprocess.Popen(command) if wanted else None
+    try:
+        yield
+    finally:
+        if process:
+            process.kill()
+            process.wait()
 
 
 def self_test() -> bool:
@@ -193,16 +285,28 @@ def self_test() -> bool:
 def main() -> int:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3 * CONFIRM_PAIRS)
+    parser.add_argument("--runs", type=int, default=25, help="of eighteen pairs of each case")
     parser.add_argument("--cases", nargs="*", default=[])
+    parser.add_argument("--busy", action="store_true", help="with another process busy on one core")
+    parser.add_argument("--report-only", action="store_true", help="measure nothing")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--self-test", action="store_true")
     options = parser.parse_args()
     if options.self_test:
         return 0 if self_test() else 1
-    pairs = measure(tracked_cases(options.cases), options.pairs, options.results)
-    print(table(pairs) if pairs else "nothing could be measured")
-    return 0 if pairs else 3
+    kind = "busy" if options.busy else "quiet"
+    # by the environment, not by the sources: an edit elsewhere does not throw hours of pairs away
+    identity = environment.environment_id(environment.identity("cpu", 1, True))
+    folder = options.results / "benchmark-track" / f"{kind}-{identity}"
+    with busy_core(options.busy and not options.report_only):
+        everything = [*tracked_cases(options.cases), reference_kernel()]
+        pairs = measure(everything, options.runs * CONFIRM_PAIRS, folder, options.report_only)
+    kernel = pairs.pop(reference_kernel().name, [])
+    if not pairs or not runs_of(pairs) or len(kernel) < CONFIRM_PAIRS * len(runs_of(pairs)):
+        print(f"there are fewer than {CONFIRM_PAIRS} pairs of each case and of the reference kernel")
+        return 3
+    print(f"{len(pairs)} cases, {len(runs_of(pairs))} runs, {kind}\n\n{numbers(pairs, kernel)}\n\n{table(pairs)}")
+    return 0
 
 
 if __name__ == "__main__":

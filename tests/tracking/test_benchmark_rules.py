@@ -48,4 +48,35 @@ def test_every_rule_finds_what_is_plain(script: ModuleType) -> None:
     for rule in script.SINGLE_RULES.values():
         assert script.found_by(rule, cases, 0.3) == (216, 216)
     text = script.table(cases)
-    assert text.count("\n") == 2 + len(script.SINGLE_RULES) and "+20%" in text and "to" in text
+    assert text.count("\n") == 3 + len(script.SINGLE_RULES) and "+20%" in text and "to" in text
+
+
+def test_the_promised_rates_are_counted_over_runs(script: ModuleType) -> None:
+    cases = simulate(script, between=0.01, within=0.005)
+    kernel = cases.pop("case 5")
+    assert script.void_runs(cases, kernel) == (0, 2)
+    same, tries = script.same_when_settled(cases)
+    assert tries == 10 and same >= 8
+    assert script.admitted(cases, 0.05) == list(cases) and script.admitted(cases, 0.005) == []
+    # a kernel that jumps makes every run unproven
+    assert script.void_runs(cases, [pair.slower(0.3) for pair in kernel]) == (2, 2)
+    text = script.numbers(cases, kernel)
+    assert "cases that calibrate admits at 5%: 100.0%" in text and "in the runs after the calibration: too few" in text
+
+
+def test_pairs_that_are_kept_are_not_measured_again(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[str]()
+
+    def measured(base: object, head: object, question: dict[str, Any], caches: Path, first: bool) -> dict[str, Any]:
+        calls.append(question["mechanism"])
+        return {"base": [1.0], "head": [1.1], "log_ratio": 0.1}
+
+    monkeypatch.setattr(script, "measure_pair", measured)
+    monkeypatch.setattr(script, "installed_side", lambda: None)
+    cases = [script.reference_kernel()]
+    assert script.measure(cases, 3, tmp_path, only_kept=True) == {}
+    first = script.measure(cases, 3, tmp_path)
+    assert script.measure(cases, 3, tmp_path) == first and len(calls) == 3
+    assert script.measure(cases, 9, tmp_path, only_kept=True) == first
