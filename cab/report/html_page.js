@@ -160,6 +160,19 @@ function choose(name, value) {
   set(changes);
 }
 
+// What is typed into the box: words such as `pattern=CC n=2048 mem=64` choose, and the rest is a part of a name.
+const ALIASES = { n: "length", seq_len: "length", memory: "mem" };
+function ask(text) {
+  const rest = [];
+  for (const word of text.split(/\s+/)) {
+    const [key, ...values] = word.split("="), name = ALIASES[key] || key, value = values.join("=").replace(name === "mem" ? /MiB$/ : /^$/, "");
+    if (properties.includes(name) && boards.some((board) => board[name] === value)) choose(name, value);
+    else if (name === "mem" && Number(value) > 0) set({ mem: Number(value) });
+    else rest.push(word);
+  }
+  set({ find: rest.join(" ") });
+}
+
 // Boards that differ from the current one in nothing but some properties.
 const siblings = (free) => boards.filter((board) => properties.every((name) => free.includes(name) || board[name] === current[name]));
 
@@ -254,7 +267,7 @@ function filters() {
       onchange: (event) => set({ mem: Number(event.target.value) >= most ? null : Number((2 ** Number(event.target.value)).toPrecision(3)) }) });
     controls.push(h("span", { class: "field" }, "memory ≤", number, "MiB", slider));
   }
-  controls.push(h("label", { class: "field" }, "find", h("input", { type: "text", name: "find", value: state.find, onchange: (event) => set({ find: event.target.value }) })));
+  controls.push(h("label", { class: "field" }, "find", h("input", { type: "text", name: "find", value: state.find, placeholder: "name, pattern=CC", title: "a part of a name, or a whole question: pattern=CC n=2048 mem=64", onchange: (event) => ask(event.target.value) })));
   const against = againstLabels(current);
   if (against.length > 1) controls.push(list("against", "against", against, (againstLine(current) || {}).label, (value) => set({ against: value })));
   return h("div", { class: "filters", role: "group", "aria-label": "filters" }, controls);
