@@ -16,7 +16,7 @@ class Diagnostics(Meter):
     """What the weights of one sample look like: how alike the queries' rows are, and on how few keys they lie."""
 
     metrics = {
-        "row_diversity": ("fraction", None),
+        "row_diversity": ("fraction", True),
         "top_10_mass": ("fraction", None),
         "first_key_mass": ("fraction", None),
         "heaviest_key_mass": ("fraction", None),
