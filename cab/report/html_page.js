@@ -446,6 +446,7 @@ function longestInMemory(board) {
     const fits = lengths.filter(([, each]) => !ranOut(each) && memoryOf(each).value <= limit);
     return lengths.length ? { n: fits.length ? fits[fits.length - 1][0] : 0, first: lengths[0][0], more: fits.length > 0 && fits[fits.length - 1] === lengths[lengths.length - 1] } : null;
   };
+  if (board.lines.every((line) => { const found = longest(line); return !found || found.more; })) return []; // every measured n fits
   return [{ key: "longest", title: state.mem ? `longest n in ${state.mem} MiB` : "longest n in memory", best: "descending", wide: true,
     value: (line) => { const found = longest(line); return found ? found.n : undefined; },
     text: (line) => { const found = longest(line); return !found ? "" : !found.n ? `<${found.first.toLocaleString("en")}` : `${found.more ? "≥" : ""}${found.n.toLocaleString("en")}`; } }];
@@ -906,7 +907,7 @@ function machineTab() {
   return [h("h2", {}, "Environments"), plainTable(["environment", ...data.environments.map((_, i) => `${i + 1}`)], names.map((name) => [words(name), ...data.environments.map((each) => each[name] ?? "")])),
     h("h2", {}, "How each metric is measured"), h("ul", {}, data.methods.map((text) => h("li", {}, text))),
     h("h2", {}, "What the marks say"), h("ul", {}, data.legend.map((text) => h("li", {}, text))),
-    h("h2", {}, "What the page computes"), h("p", {}, "× softmax: the ratio of the two medians; its interval adds the half-widths of both on the log scale as squares. It was not measured side by side. Rank: the range that the intervals allow among the lines that pass the filters. Wins from n: see the tab Lengths.")];
+    h("h2", {}, "What the page computes"), h("p", {}, "× softmax: the ratio of the two medians; its interval adds the half-widths of both on the log scale as squares. It was not measured side by side. Rank: the range that the intervals allow among the lines that pass the filters. Wins from n: see the tab Lengths. Rank by FLOPs: ≠ where no rank is in both ranges. Longest n: the longest measured one that fits into the limit on memory, or at which memory did not run out; ≥ where no longer one was measured. Best with no more state: the best score of the lines whose state while decoding is at most as large.")];
 }
 function publishedTab() {
   return [h("p", { class: "quiet" }, data.publishedAbout), data.published.length ? plainTable(data.publishedColumns, data.published, [6]) : h("p", {}, "Nothing was published of the tasks that were measured."),

@@ -259,6 +259,12 @@ def test_the_page_fits_a_phone(show: Callable[..., Any]) -> None:
     assert value["x"] + value["width"] <= 390
 
 
+def test_every_column_fits_the_first_screen(show: Callable[..., Any]) -> None:
+    page = show(grid(), "pattern=CC&length=2048&mem=64")
+    assert column(page, "longest") and column(page, "wins")
+    assert page.evaluate("document.documentElement.scrollWidth") == 1400
+
+
 def test_without_scripts_there_is_a_board_for_each_pattern(show: Callable[..., Any]) -> None:
     page = show(grid(), scripts=False)
     assert page.locator("noscript nav a").count() == 4
