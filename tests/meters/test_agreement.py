@@ -46,6 +46,7 @@ class Uniform(Softmax):
         {"pattern": "NC", "n": 20, "settings": {"padding": 0.3}},
         {"pattern": "CC", "n": 20},
         {"pattern": "CS", "settings": {"kv_heads": 2, "value_dim": 8}},
+        {"pattern": "CS", "backend": "sdpa"},
     ],
 )
 def test_softmax_agrees_with_itself(changes: Any, make_workload: MakeWorkload) -> None:
@@ -58,6 +59,14 @@ def test_softmax_agrees_with_itself(changes: Any, make_workload: MakeWorkload) -
         assert "nothing is selected" in results[name]["reason"]
 
 
+def test_the_rounding_of_a_dtype_is_part_of_the_error(make_workload: MakeWorkload) -> None:
+    errors = {}
+    for dtype in ("float64", "float32", "bfloat16"):
+        workload = make_workload(Softmax, dtype=dtype)
+        errors[dtype] = max(Agreement().measure(workload, workload.case)["softmax_rmse"]["samples"])
+    assert errors["float64"] < 1e-14 < errors["float32"] < 1e-5 < errors["bfloat16"] < 1e-2
+
+
 def test_distances_of_known_vectors() -> None:
     first, second = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     expected = {"cosine": 0.0, "relative_l1": 7 / 4, "rmse": pytest.approx(12.5**0.5)}
@@ -68,7 +77,7 @@ def test_distances_of_known_vectors() -> None:
 
 def test_recall_and_mass_of_a_known_selection() -> None:
     softmax = torch.tensor([[[0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.25] * 4]])
-    weights = torch.tensor([[[0.5, 0.0, 0.5, 0.0], [0.0, 1e-14, 0.0, 1.0], [0.25] * 4]])
+    weights = torch.tensor([[[0.5, 0.0, -0.5, 0.0], [0.0, 1e-14, 0.0, 1.0], [0.25] * 4]])
     visible = torch.ones_like(softmax, dtype=torch.bool)
     # the first query has one of the two heaviest keys and .6 of the mass, the second none of one; the third sees all
     recall, mass = selected(weights, softmax, visible) or (None, None)
