@@ -126,7 +126,7 @@ function metricsOf(board) {
 const memoryOf = (line) => MEMORY.map((name) => valued(line, name)).find(Boolean);
 
 // ---- state, which the address keeps -----------------------------------------------------------------------------------
-let data, boards, properties;
+let data, boards, properties, wins;
 const state = {};
 function readAddress() {
   for (const key of Object.keys(state)) delete state[key];
@@ -217,7 +217,8 @@ function winsFrom(line, metric) {
   if (!reference) return null;
   const [mechanism, , backend] = data.identities[reference.identity];
   const name = `${mechanism} ${backend}`;
-  return data.wins.find((row) => row[0] === line.board.curve && row[1] === line.identity && row[2] === metric && row[3] === name);
+  wins = wins || new Map([...data.wins].reverse().map((row) => [row.slice(0, 4).join("|"), row]));
+  return wins.get([line.board.curve, line.identity, metric, name].join("|"));
 }
 function winsText(row) {
   if (!row) return "";
