@@ -36,6 +36,7 @@ class Dat(Mechanism):
     """Queries weigh a few points of the source, which all queries move together."""
 
     patterns = {"NS": "native", "NC": "extension"}
+    ours = ({"axes": (1, 3)},)
     refuses = {
         "CS": "all queries move the points that each of them reads",
         "CC": "all queries move the points that each of them reads",

@@ -39,6 +39,7 @@ class Deformable(Mechanism):
     """Every query sums the values at a few places around its own, which it chooses itself."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "native"}
+    ours = ({"axes": (1, 3), "patterns": ["NS"]}, {"depth": True})
     paper = "arXiv 2010.04159"
     titles = ("DFA3D: 3D Deformable Attention For 2D-to-3D Feature Lifting",)
     parity = "transformers (Deformable DETR)"

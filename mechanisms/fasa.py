@@ -51,6 +51,7 @@ class Fasa(Mechanism):
     """Every query weighs means of windows, at one dilation for each group of channels."""
 
     patterns = {"NS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1,)},)
     refuses = {"CS": "every token that is read is a mean over the whole raster"}
     paper = "arXiv 2312.08614"
     cost = "O(n (n / r^2 + w) D)"

@@ -26,6 +26,7 @@ class GatedConv(Mechanism):
     """Tokens mix with their neighbours in a part of a gated network."""
 
     patterns = {"NS": "native", "CS": "extension"}
+    ours = ({"axes": (1, 3)},)
     refuses = {
         "NC": "it has no queries: each output stands where its token stands",
         "CC": "it has no queries: each output stands where its token stands",

@@ -30,7 +30,8 @@ EPS = 1e-8  # beside the variance
 class Gaussian(Mechanism):
     """Values gated by a product of normal densities around their own mean."""
 
-    patterns = {"NS": "native", "CS": "extension"}
+    patterns = {"NS": "native", "CS": "native"}
+    ours = ({"axis": "tokens"},)
     refuses = {
         "NC": "it has no queries: each output stands where its value stands",
         "CC": "it has no queries: each output stands where its value stands",

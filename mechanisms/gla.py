@@ -70,6 +70,7 @@ class Gla(Mechanism):
     """Linear attention whose state decays, each channel by gates of the tokens."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"locality": False, "patterns": ["NS"]},)
     paper = "arXiv 2312.06635"
     titles = ("ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",)
     parity = "fla (naive_recurrent_gla)"

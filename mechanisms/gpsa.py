@@ -32,6 +32,7 @@ class Gpsa(Pairwise):
     """Every head mixes what looks alike with what lies at its offset."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1, 3)},)
     paper = "arXiv 2103.10697"
     cost = "O(n m d)"
     parity = "timm (convit.GPSA)"

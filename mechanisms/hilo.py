@@ -30,6 +30,7 @@ class Hilo(Mechanism):
     """Some heads attend within windows, the others to one mean of each window."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1, 3)},)
     paper = "arXiv 2205.13213"
     cost = "O(n (w + m / w) d)"  # w tokens of a window
     titles = ("Fast Vision Transformers with HiLo Attention",)

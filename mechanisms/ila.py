@@ -76,7 +76,7 @@ class Points(nn.Module):
 class Ila(Mechanism):
     """Queries read their frame and one token that is pooled around predicted points of it and its neighbours."""
 
-    patterns = {"NS": "native"}
+    patterns = {"NS": "extension"}
     refuses = {
         "CS": "the points of two frames look at all of both",
         "NC": "the neighbours of a frame are those of its own video",
@@ -84,7 +84,7 @@ class Ila(Mechanism):
     }
     paper = "arXiv 2304.10465"
     titles = ("Implicit Temporal Modeling with Learnable Alignment for Video Recognition",)
-    cost = "O(n w d)"
+    cost = "O(n (w + D) d)"
     inputs = {"x": ("queries", "real", "width")}
     rasters = (3,)
     accepts = {"channels": "even, >= 2", "offset": ">= 0"}

@@ -50,6 +50,7 @@ class KvPolicy(Mechanism):
     """Softmax attention to a cache that a policy keeps small."""
 
     patterns = {"CS": "native", "CC": "extension"}
+    ours = ({"policy": "feather"}, {"policy": "h2o", "page": {"not": 1}})
     refuses = {
         "NS": "a policy drops keys while a sequence is decoded",
         "NC": "a policy drops keys while a sequence is decoded; a bank of chosen keys is `memory_bank`",

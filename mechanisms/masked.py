@@ -36,6 +36,7 @@ class Masked(Pairwise):
     """Every query weighs the keys that a rule lets it see."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"mask": "shifted", "shift": {"not": 0.5}}, {"mask": "shifted", "sinks": {"not": 0}})
     paper = "arXiv 2309.17453"
     titles = (
         "SinkLoRA: Enhanced Efficiency and Chat Capabilities for Long-Context Large Language Models",

@@ -42,7 +42,7 @@ class MemoryBank(Mechanism):
         "MAMBA: Multi-level Aggregation via Memory Bank for Video Object Detection",
         "SAMURAI: Adapting Segment Anything Model for Zero-Shot Visual Tracking with Motion-Aware Memory",
     )
-    cost = "O(n d), and O(m log m) to choose"
+    cost = "O(n b d + m log m)"
     inputs = {"score": ("keys", "real", 1, {"policy": "score"})}
     grouped = True
     accepts = {"policy": ("recent", "score", "random"), "keep": ">= 1"}

@@ -3,11 +3,12 @@
     o_i = a sum over j of softmax_j(q_i . k_j / sqrt(dim)) v_j
         + (1 - a) sum over j of softmax_j(p_i . k_j / sqrt(dim)) v_j,   p_i = mean of the queries i - L + 1, ..., i
 
-Before the L-th item the mean is of the items that there are. The authors average the items' embeddings, and project
-the mean: an affine projection and a mean may change places. Their two attentions stand in two towers with weights of
-their own; here they share queries, keys and values. A mean query is rotated at the position of its last item.
+Before the L-th item the mean is of the items that there are. The authors average the items' embeddings, norm the mean
+and project it; here projected queries are averaged. Their two attentions stand in two towers with weights of their own,
+whose final scores of items are mixed; here they share queries, keys and values, and their outputs are mixed. A mean
+query is rotated at the position of its last item.
 
-- CS is the paper's. NS is ours: a query is still the mean of items up to its own.
+- CS is the paper's pattern, in this form of one layer. NS is ours: a query is still the mean of items up to its own.
 - NC and CC are ours: items of the target are averaged, and read the source.
 """
 
@@ -31,7 +32,7 @@ Mask = Tensor | None
 class Mqsa(Pairwise):
     """Softmax attention by each query and by the mean of the last few, weighed against each other."""
 
-    patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    patterns = {"NS": "extension", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2311.01056"
     titles = (
         "Collaboration and Transition: Distilling Item Transitions into Multi-Query Self-Attention for Sequential "

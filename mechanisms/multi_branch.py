@@ -36,6 +36,7 @@ class MultiBranch(Pairwise):
     """Several maps of weights, averaged; in training each loses some of its largest weights."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
+    ours = ({"query": True},)
     paper = "arXiv 2311.07125"
     cost = "O(M n m + n m d)"
     titles = ("Attention-Challenging Multiple Instance Learning for Whole Slide Image Classification",)

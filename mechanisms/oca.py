@@ -1,4 +1,4 @@
-"""Overlapping cross-attention, HAT's (Chen et al., arXiv 2205.04437): windows of queries read larger windows of keys.
+"""Overlapping cross-attention, HAT's (arXiv 2205.04437, 2309.05239): windows of queries read larger windows of keys.
 
 The raster is cut into windows of `window` = M places along each axis. The queries of a window attend to the keys in it
 and to floor(overlap M) places more along each axis, half of them on either side (equations 7 and 8 of the paper):
@@ -32,7 +32,8 @@ class Oca(Mechanism):
     """Every query weighs the keys of its window and of a margin around it."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
-    paper = "arXiv 2205.04437"
+    ours = ({"axes": (1, 3)},)
+    paper = "arXiv 2309.05239"
     cost = "O(n w d)"
     titles = ("HAT: Hybrid Attention Transformer for Image Restoration",)
     rasters = (1, 2, 3)

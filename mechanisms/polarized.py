@@ -44,10 +44,10 @@ class Polarized(Mechanism):
     rasters = {"NS": (1, 2, 3)}
     parity = "fightingcv-attention (equations=paper)"
     accepts = {"form": ("parallel", "sequential"), "equations": ("code", "paper")}
-    checks = ({}, {"form": "sequential"}, {"form": "sequential", "equations": "paper"})
+    checks = ({}, {"equations": "code"}, {"form": "sequential", "equations": "code"}, {"form": "sequential"})
     exempt = {"heads": "the gate of a channel is made of all channels"}
 
-    def __init__(self, slot: Any, *, form: str = "parallel", equations: str = "code") -> None:
+    def __init__(self, slot: Any, *, form: str = "parallel", equations: str = "paper") -> None:
         super().__init__(slot)
         self.form, self.of_paper, channels = form, equations == "paper", slot.heads * slot.values
         half, eighth = max(channels // 2, 1), max(channels // 8, 2)

@@ -7,14 +7,16 @@ image tokens that are no sinks, in proportion to their weights; the row's sum st
 tokens. The authors' threshold, 20 at a width of 4096, is .3125 of the largest value that a channel can have; they look
 at the two channels where their model's sinks show, here any channel counts. Whether a key is a sink has no gradient.
 
-`form=spectrum` (BroadWay, arXiv 2410.06241), provisional: its formula is from a summary, and the authors' other step, a
-blend with the map of an earlier layer, is left out. Along its m keys, in their order, each row is taken apart into
-waves. Those of more than max(m / 2 - band, 0) periods are amplified by `amplify`. The row's sum stays; a weight may be
-negative. The filter is the matrix of its circular convolution, of each sample's own number of keys.
+`form=spectrum` (BroadWay, arXiv 2410.06241), provisional: read from the short listing that its authors show. Along its
+m keys, in their order, each row is taken apart into waves. Those of at least m / 2 - band periods, but the constant
+one, are amplified by `amplify`. The row's sum stays; a weight may be negative. The filter is the matrix of its circular
+convolution, of each sample's own number of keys. At odd m the authors' band is one wave wider on one side. Left out are
+their lower bound of `amplify` by the energy of two maps, and the blend with the map of an earlier layer.
 
 - Both are published for trained models, as a change at inference; here the same is computed in training.
 - `sinks`: CS is the paper's. NS, NC and CC (ours) do the same in each row.
-- `spectrum`: NS is the paper's. NC and CC are ours. In CS rows see different numbers of keys, and there is none.
+- `spectrum`: NS is the paper's form, graded as ours while it is provisional. NC and CC are ours. In CS rows see
+  different numbers of keys, and there is none.
 """
 
 from math import pi
@@ -35,7 +37,8 @@ Mask = Tensor | None
 class Redistribution(Pairwise):
     """Softmax attention, and a change of its map."""
 
-    patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
+    patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"form": "spectrum"},)
     paper = "arXiv 2503.03321"
     titles = (
         "See What You Are Told: Visual Attention Sink in Large Multimodal Models",
@@ -82,8 +85,6 @@ class Redistribution(Pairwise):
         super().__init__(slot)
         if form == "spectrum" and slot.pattern is Pattern.CS:
             raise Unsupported("form=spectrum in CS: a filter along the keys needs as many in every row")
-        if form == "sinks" and slot.pattern is Pattern.NS or form == "spectrum" and slot.pattern.cross:
-            self.grade = "extension"
         self.form, self.threshold, self.image_mass, self.sink_share = form, threshold, image_mass, sink_share
         self.kept, self.amplify, self.band = kept, amplify, band
 
@@ -122,7 +123,7 @@ class Redistribution(Pairwise):
             m = k.shape[2]
             waves = torch.fft.fft(weights)
             periods = torch.fft.fftfreq(m, 1 / m).to(weights).abs()
-            factor = torch.where(periods > max(m / 2 - self.band, 0), self.amplify, 1.0)
+            factor = torch.where((periods >= m / 2 - self.band) & (periods > 0), self.amplify, 1.0)
             return torch.fft.ifft(waves * factor).real.to(v.dtype) @ v
         y = inputs["y"][0].detach().to(scores.dtype)
         image, limit = inputs["source_modality"][0] == IMAGE, self.threshold * y.shape[1] ** 0.5
@@ -152,7 +153,7 @@ class Redistribution(Pairwise):
     def _filtered(self, weights: Tensor, real: Tensor) -> Tensor:
         """Take the slow waves out, by the matrix of their sum (a Dirichlet kernel), and amplify the rest."""
         m = real.sum(1)[:, None, None].clamp(min=1)
-        most = (m / 2 - self.band).floor().clamp(min=0).long()
+        most = ((m / 2 - self.band).ceil() - 1).clamp(min=0).long()
         position = torch.arange(real.shape[1], device=real.device)
         away = (position[:, None] - position).abs()
         turns = ((2 * most + 1) * away % (2 * m)).to(weights.dtype) / m  # of half a circle

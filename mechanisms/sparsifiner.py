@@ -36,7 +36,7 @@ class Sparsifiner(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "native"}
     paper = "arXiv 2303.13755"
-    cost = "O(n m), and O(k n m d) for a share k of the keys"
+    cost = "O(n m^2 / r + n m d)"
     titles = ("Sparsifiner: Learning Sparse Instance-Dependent Attention for Efficient Vision Transformers",)
     rasters = {"NS": (1, 2, 3), "NC": (1, 2)}
     accepts = {"keep": "> 0, <= 1", "reduction": ">= 1", "coefficients": ">= 1", "reconstruct": ">= 0"}
@@ -53,7 +53,8 @@ class Sparsifiner(Mechanism):
         if not self.causal_self:
             rank = -(-slot.keys // reduction)
             self.down = nn.Parameter(torch.empty(slot.keys, rank).uniform_(-(slot.keys**-0.5), slot.keys**-0.5))
-            self.up = nn.Parameter(torch.empty(rank, slot.keys).uniform_(-(rank**-0.5), rank**-0.5))
+            bound = max(rank**-0.5, 2 * SMALLEST)  # so that half of its entries count, however many keys there are
+            self.up = nn.Parameter(torch.empty(rank, slot.keys).uniform_(-bound, bound))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None) -> Tensor:
         """Predict the map, choose, and attend; in training leave the loss of the prediction."""

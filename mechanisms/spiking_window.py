@@ -43,6 +43,7 @@ class SpikingWindow(Mechanism):
     """Binary queries and keys, which remember earlier frames, read the values of their frame."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1, 2)},)
     paper = "arXiv 2410.16746"
     parity = "spikingjelly (LIFNode, the neurons)"
     cost = "O(n d^2)"

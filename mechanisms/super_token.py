@@ -34,6 +34,7 @@ class SuperToken(Mechanism):
     """Tokens are gathered, gathered tokens attend, and tokens read the gathered ones near them."""
 
     patterns = {"NS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1, 3)},)
     refuses = {"CS": "a super token holds later tokens"}
     paper = "arXiv 2211.11167"
     cost = "O(3^axes n D + (n / s)^2 D)"

@@ -41,6 +41,7 @@ class Swin(Mechanism):
     """Every query weighs the keys of its window, and the windows shift from layer to layer."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1,)},)
     paper = "arXiv 2103.14030"
     parity = (
         "timm (SwinTransformerBlock, SwinTransformerV2Block), monai (SwinTransformerBlock), transformers (SwinLayer)"

@@ -27,6 +27,7 @@ class Ulsam(Mechanism):
     """Values gated, in each group of channels, by a map over the places."""
 
     patterns = {"NS": "native"}
+    ours = ({"axes": (1, 3)},)
     refuses = {
         "CS": "the softmax over the places holds all tokens",
         "NC": "it has no queries: each output stands where its value stands",

@@ -9,7 +9,8 @@ With y'_t = the channels of the neighbours of a token, and mu, w and u learned f
 y' takes a quarter of its channels from each of the four neighbours (Q-Shift), or as many parts as a raster of another
 number of axes has neighbours; zeros stand beyond its ends. Distances are those of raster order. T is the number of
 tokens of the slot, so that w does not change its meaning with the length. The channels are heads * value_dim, and the
-output projection is the layer's. mu, w and u begin as RWKV-4's do.
+output projection is the layer's. mu and u begin as RWKV-4's do, and w as what is the logarithm of w there: so many
+channels begin with weights that grow with the distance.
 
 It is of NS alone. A masked place has no weight, and counts as zero for its neighbours.
 """
@@ -32,6 +33,7 @@ class VisionRwkv(Mechanism):
     """Every channel averages its values under weights that fade to both sides, and is gated."""
 
     patterns = {"NS": "native"}
+    ours = ({"axes": (1, 3)},)
     refuses = {
         "CS": "its causal form is another mechanism, rwkv4",
         "NC": "it has no queries: each output stands where its input stands",

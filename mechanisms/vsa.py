@@ -41,6 +41,7 @@ class Vsa(Mechanism):
     """Every query weighs what its window reads, at places that the window moves and scales."""
 
     patterns = {"NS": "native", "NC": "extension"}
+    ours = ({"axes": (1, 3)},)
     refuses = {
         "CS": "the tokens of a window move together what each of them reads",
         "CC": "the queries of a window move together what each of them reads",

@@ -38,6 +38,7 @@ class Vwa(Mechanism):
     """Every query weighs a context wider than its window, of as many tokens."""
 
     patterns = {"NS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1,)},)
     refuses = {"CS": "a token of a context holds later tokens"}
     paper = "arXiv 2404.16573"
     cost = "O(n (w d + D^2))"  # w tokens of a window

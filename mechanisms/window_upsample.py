@@ -34,7 +34,7 @@ from cab.ops.softmax import BlockAttention, explicit_attention, fused_attention,
 class WindowUpsample(Mechanism):
     """Every query weighs the window of the source that it stands in, beside the interpolated source."""
 
-    patterns = {"NC": "native", "CC": "extension"}
+    patterns = {"NC": "extension", "CC": "extension"}
     refuses = {
         "NS": "the target would be as coarse as its source: that is attention within windows, beside the identity",
         "CS": "the target would be as coarse as its source, and half of each window would lie ahead",

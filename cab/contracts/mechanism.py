@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cab.contracts.accepted import check_accepted
 from cab.contracts.arguments import Arguments
+from cab.contracts.grades import is_ours
 from cab.contracts.pattern import Pattern
 from cab.contracts.rasters import Layout, describe, layout_of, layouts
 from cab.contracts.reads import Input, resolve_inputs, resolve_reads
@@ -64,6 +65,7 @@ class Mechanism(nn.Module, metaclass=_Resolving):
 
     # pattern -> grade; a pattern that is not listed is refused. "inner" for a wrapper: what its inner mechanism has
     patterns: ClassVar[dict[str, str] | str] = {}
+    ours: ClassVar[tuple[dict[str, Any], ...]] = ()  # where a native pattern is an extension: see cab.contracts.grades
     refuses: ClassVar[dict[str, str]] = {}  # pattern -> why it is impossible or meaningless
     paper: ClassVar[str] = ""
     titles: ClassVar[tuple[str, ...]] = ()  # of cab/plugins/literature.csv, that it covers
@@ -126,11 +128,18 @@ class Mechanism(nn.Module, metaclass=_Resolving):
         return layouts(cls.rasters, cls.source_rasters, pattern, {**cls._defaults(), **params})
 
     def resolve(self, params: Mapping[str, Any]) -> None:
-        """Fill in what this instance reads, from the card and its hyper-parameters. Called after the constructor."""
+        """Fill in what this instance reads, and its grade, from the card and its hyper-parameters.
+
+        Called after the constructor.
+        """
         if "reads" not in self.__dict__:
             self.reads = resolve_reads(self.reads, params)
         if "inputs" not in self.__dict__:
             self.inputs: dict[str, Input] = resolve_inputs(self.inputs, params, self.slot.pattern)
+        if self.grade == "native":
+            every = {**type(self)._defaults(), **params}
+            if is_ours(self.ours, every, self.slot.pattern.value, len(self.slot.raster or (1,))):
+                self.grade = "extension"
 
     # What an author writes.
 

@@ -142,21 +142,22 @@ def selection(p: Pairs, of: Sizes) -> Tensor:
 
 
 EVERYWHERE = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+OURS = dict.fromkeys(EVERYWHERE, "extension")  # of what the paper leaves undefined
 OF_DECODERS = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
 # the rule, what it knows of tokens, and its grade in the patterns that have it
 CATALOGUE: dict[str, tuple[Rule, tuple[str, ...], dict[str, str]]] = {
     "window": (window, (), OF_DECODERS),
     "spans": (spans, (), OF_DECODERS),
     "shifted": (shifted, (), OF_DECODERS),
-    "tile": (tile, (), EVERYWHERE),
+    "tile": (tile, (), OURS),
     "frames_channels": (frames_channels, (), EVERYWHERE),
     "soft_causal": (soft_causal, (), {"NS": "extension", "CS": "leaky"}),
     "groups": (groups, ("group",), EVERYWHERE),
     "space": (space, ("frame",), EVERYWHERE),
     "tubes": (tubes, ("cell",), EVERYWHERE),
-    "frame_causal": (frame_causal, ("frame",), {"NS": "native", "CS": "leaky"}),
+    "frame_causal": (frame_causal, ("frame",), {"NS": "extension", "CS": "leaky"}),
     "modality_mutual": (modality_mutual, ("modality",), {"NS": "native", "CS": "leaky"}),
-    "subject": (subject, ("frame", "subject"), EVERYWHERE),
+    "subject": (subject, ("frame", "subject"), OURS),
     "selection": (selection, ("component",), EVERYWHERE),
 }
 
