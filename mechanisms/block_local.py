@@ -28,6 +28,7 @@ class BlockLocal(Mechanism):
         "CC": "a query has no position in the source, so it is in none of its blocks",
     }
     paper = "arXiv 2011.04006"
+    parity = "local-attention"
     cost = "O(n w d)"
     grouped = True
     checks = ({"block": 4}, {"block": 9})

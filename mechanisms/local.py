@@ -30,6 +30,7 @@ class Local(Mechanism):
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
     paper = "arXiv 1508.04025"
+    parity = "local-attention, natten"
     cost = "O((n + m) w d)"
     grouped = True
     checks = (
