@@ -154,12 +154,21 @@ def input_texts(card: Card) -> list[str]:
     ]
 
 
+def _ours_text(entry: dict[str, Any]) -> str:
+    """Write an entry of `ours`: `on 1 or 3 axes in NS with locality=False`."""
+    rest = {name: value for name, value in entry.items() if name not in ("axes", "patterns")}
+    parts = [f"on {' or '.join(map(str, entry['axes']))} axes"] if "axes" in entry else []
+    parts += [f"in {', '.join(entry['patterns'])}"] if "patterns" in entry else []
+    return " ".join([*parts, *([_condition_text(rest)] if rest else [])])
+
+
 def _condition_text(condition: dict[str, Any]) -> str:
     """Write the hyper-parameters on which an entry of a card depends. See `cab.contracts.reads`."""
     texts = []
     for name, value in condition.items():
+        sign, value = ("≠", value["not"]) if isinstance(value, dict) else ("=", value)
         values = value if isinstance(value, tuple | list) else (value,)
-        texts.append(f"{name}={' or '.join(map(str, values))}")
+        texts.append(f"{name}{sign}{' or '.join(map(str, values))}")
     return f"with {' and '.join(texts)}"
 
 
@@ -294,6 +303,7 @@ def _mechanism_facts(card: Card) -> dict[str, Any]:
             f"pattern {pattern}": f"refused: {refuses.get(pattern, 'not declared')}" if grade == "-" else grade
             for pattern, grade in grades(card).items()
         },
+        **({"ours after all": "; ".join(map(_ours_text, facts["ours"]))} if facts["ours"] else {}),
         "cost": facts["cost"],
         "paper": facts["paper"] or "none",
         "reads": reads_text(card),
