@@ -9,7 +9,7 @@ from cab import Meter, Reading
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_PAIRS = 1 << 24  # of query and key, whose weights are held in float64 for each head of a sample
+MAX_WEIGHTS = 1 << 26  # of one sample, all heads: half a GiB in float64, of which some copies are held at once
 _NOTHING = 1e-12  # relative to the largest weight of a query: smaller ones are rounding
 
 
@@ -44,9 +44,10 @@ class Agreement(Meter):
         from cab.attention.spread_inputs import SPREADS, softmax_weights, spread_arguments, visible_keys
         from cab.errors import Unsupported
 
-        if case.n * case.m > MAX_PAIRS:
+        if case.heads * case.n * case.m > MAX_WEIGHTS:
             raise Unsupported(
-                f"{case.n} queries and {case.m} keys: softmax's weights are held for at most {MAX_PAIRS} pairs of them"
+                f"{case.heads} heads, {case.n} queries and {case.m} keys: softmax's weights are held in float64, at most "
+                f"{MAX_WEIGHTS:,} of them"
             )
         mechanism = workload.mechanism
         inputs = RandomInputs(case.seed, workload.dtype, workload.device, case.settings.get("padding", 0.0))

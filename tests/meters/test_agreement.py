@@ -125,6 +125,19 @@ def test_what_does_not_read_q_k_and_v_is_refused(make_workload: MakeWorkload) ->
         Agreement().measure(workload, workload.case)
 
 
+def test_more_weights_than_memory_holds_are_refused_before_anything_is_computed(make_workload: MakeWorkload) -> None:
+    workload = make_workload(n=1 << 13, m=1 << 13)
+    with pytest.raises(Unsupported, match="4 heads, 8192 queries and 8192 keys"):
+        Agreement().measure(workload, workload.case)
+
+
+def test_beyond_the_longest_map_the_outputs_are_compared_still(make_workload: MakeWorkload) -> None:
+    workload = make_workload(Local, params={"window": 5}, pattern="CS", n=1025, m=1025, batch=1, heads=1)
+    results = Agreement().measure(workload, workload.case)
+    assert all(0 < cosine < 1 for cosine in results["softmax_cosine"]["samples"])
+    assert "more than 1024" in results["recall_at_budget"]["reason"]
+
+
 def test_it_is_of_the_mechanism_alone_in_one_forward_pass(make_workload: MakeWorkload) -> None:
     meter = Agreement()
     for changes in ({"level": "layer"}, {"pass_": "backward"}):
