@@ -46,8 +46,8 @@ class Agreement(Meter):
 
         if case.heads * case.n * case.m > MAX_WEIGHTS:
             raise Unsupported(
-                f"{case.heads} heads, {case.n} queries and {case.m} keys: softmax's weights are held in float64, at most "
-                f"{MAX_WEIGHTS:,} of them"
+                f"{case.heads} heads, {case.n} queries and {case.m} keys: softmax's weights are held in float64, "
+                f"at most {MAX_WEIGHTS:,} of them"
             )
         mechanism = workload.mechanism
         inputs = RandomInputs(case.seed, workload.dtype, workload.device, case.settings.get("padding", 0.0))
