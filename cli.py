@@ -264,6 +264,7 @@ _plot_command("tradeoff", "Draw latency against a score or memory; those that no
 _plot_command("patterns", "Draw mechanism by pattern: how many times as good as softmax, or the score.")
 _plot_command("training", "Draw the validations of each training by step.")
 _plot_command("quality", "Draw how well a cost was measured: the half-widths of its intervals by length.")
+_plot_command("wins", "Draw from which length each mechanism beats softmax, with its interval.")
 
 
 @app.command()

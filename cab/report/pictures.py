@@ -1,10 +1,12 @@
 """Pictures of a store with plotly, as HTML, or as PNG or SVG."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from math import log2
+from math import inf, log2, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.curves import SETTING_COLUMNS
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
 from cab.analysis.quality import quality as of_lengths
@@ -185,6 +187,84 @@ def training(results: Results, metric: str = "") -> "Figure":
     return _styled(figure, f"{chosen.replace('_', ' ')} on the validation examples, by step", None)
 
 
+def wins(results: Results, metric: str = "") -> "Figure":
+    """Draw from which length each mechanism beats softmax: a dot with its interval, an arrow where an end is open."""
+    from plotly.subplots import make_subplots
+
+    rows = results.rows
+    leaky = set(zip(*(rows.loc[rows["grade"] == "leaky", name] for name in ("mechanism", "pattern")), strict=True))
+    table = results.efficiency_lengths
+    pairs = zip(table["mechanism"], table["pattern"], strict=True)
+    table = table[[pair not in leaky for pair in pairs]]
+    if table.empty:
+        raise UsageError("where one wins needs two lengths, softmax among them; measure more with seq_len=256,512,1024")
+    names = sorted(table["metric"].unique())
+    chosen = metric or ("latency" if "latency" in names else names[0])
+    if chosen not in names:
+        raise unknown("metric", chosen, names)
+    table = table[table["metric"] == chosen]
+    against = "softmax sdpa" if "softmax sdpa" in set(table["against"]) else str(table["against"].iloc[0])
+    table = table[table["against"] == against]
+    fixed = [name for name in SETTING_COLUMNS if name in table and name not in ("pattern", "metric")]
+    sizes = table.groupby(fixed, dropna=False)["mechanism"].transform("size")
+    question = table[fixed].iloc[int(sizes.to_numpy().argmax())]
+    table = table[(table[fixed].astype(str) == question.astype(str)).all(axis=1)]
+    patterns = sorted(set(table["pattern"]), key=pattern_order)
+    columns = 2 if len(patterns) > 1 else 1
+    titles = [notes.pattern_title(pattern) for pattern in patterns]
+    figure = make_subplots(
+        -(-len(patterns) // columns), columns, subplot_titles=titles, shared_xaxes=True, horizontal_spacing=0.15,
+        vertical_spacing=0.08,
+    )  # fmt: skip
+    for i, pattern in enumerate(patterns):
+        wins_of = table[table["pattern"] == pattern].to_dict("records")
+        wins_of.sort(key=lambda row: (_win_position(row), row["mechanism"]), reverse=True)
+        repeated = {name for name, count in Counter(row["mechanism"] for row in wins_of).items() if count > 1}
+        labels = [f"{r['mechanism']} {r['params']}" if r["mechanism"] in repeated else r["mechanism"] for r in wins_of]
+        labels = [
+            label if row["backend"] == "eager" else f"{label} {row['backend']}"
+            for label, row in zip(labels, wins_of, strict=True)
+        ]
+        points = list(map(_win_point, wins_of))
+        figure.add_scatter(
+            x=[x for x, *_ in points], y=list(map(_plain, labels)), mode="markers", showlegend=False,
+            text=[row["text"] for row in wins_of],
+            error_x={"type": "data", "array": [up for _, _, up, _ in points],
+                     "arrayminus": [down for _, down, _, _ in points], "thickness": 1.5},
+            marker={"symbol": [symbol for *_, symbol in points], "size": 9, "color": COLOURS[1]},
+            row=i // columns + 1, col=i % columns + 1,
+        )  # fmt: skip
+    lengths = [float(table["shortest"].min()), float(table["longest"].max())]
+    measured = sorted({int(n) for n in rows.loc[rows["metric"] == chosen, "n"]})
+    ends = [log10(lengths[0] * 0.8), log10(lengths[1] * 1.2)]
+    figure.update_xaxes(type="log", title="n", range=ends, tickvals=measured)
+    figure.update_yaxes(dtick=1)
+    title = f"From which n {chosen.replace('_', ' ')} is below that of {against}, {question['pass'].replace('_', ' ')}"
+    tallest = max(int((table["pattern"] == pattern).sum()) for pattern in patterns)
+    height = max(HEIGHT, (20 * tallest + 80) * -(-len(patterns) // columns) + 120)
+    return _styled(figure, f"{title}. Arrow: an open end; hollow: not certain", None, height=height)
+
+
+def _win_position(row: dict[Any, Any]) -> float:
+    """Return a length by which rows are ordered: what wins already first, what never does last."""
+    if row["answer"] == "from":
+        return float(row["length"])
+    return 0.0 if row["answer"] == "already" else inf
+
+
+def _win_point(row: dict[Any, Any]) -> tuple[float, float, float, str]:
+    """Return where a row's mark stands, the arms of its interval below and above, and the mark."""
+    shortest, longest = float(row["shortest"]), float(row["longest"])
+    low, high = (None if row[name] != row[name] else row[name] for name in ("low", "high"))
+    if row["answer"] == "already":
+        return shortest, 0.0, 0.0, "triangle-left" if low is None else "triangle-left-open"
+    if row["answer"] == "never":
+        return longest, 0.0, 0.0, "triangle-right" if high is None else "triangle-right-open"
+    length = float(row["length"])
+    symbol = "circle" if low is not None and high is not None else "circle-open"
+    return length, length - float(low or shortest), float(high or longest) - length, symbol
+
+
 def quality(results: Results, metric: str = "") -> "Figure":
     """Draw how well a cost was measured: its half-widths at each length, with their quantiles."""
     import plotly.graph_objects as go
@@ -206,6 +286,7 @@ def quality(results: Results, metric: str = "") -> "Figure":
         name = f"{of_length.n:,}<br>{of_length.converged / of_length.values:.0%} of {of_length.values} converged"
         figure.add_box(
             y=list(100 * group["half_width"]), name=name, text=hover, boxpoints="all", jitter=0.6, pointpos=0,
+            fillcolor="rgba(0, 0, 0, 0)",
             marker={"color": COLOURS[1], "size": 4}, line={"color": COLOURS[0], "width": 1}, showlegend=False,
         )  # fmt: skip
     figure.add_hline(y=5, line={"dash": "dot", "color": "#59616b"})
@@ -217,6 +298,7 @@ def quality(results: Results, metric: str = "") -> "Figure":
 PICTURES: dict[str, Callable[[Results, str], "Figure"]] = {
     "curve": curve, "tradeoff": tradeoff, "patterns": patterns, "training": training,
     "quality": quality,
+    "wins": wins,
 }  # fmt: skip
 
 

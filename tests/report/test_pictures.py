@@ -6,7 +6,7 @@ import pytest
 
 from cab.analysis.results import Results
 from cab.errors import UsageError
-from cab.report.pictures import curve, patterns, quality, tradeoff, training, write_picture
+from cab.report.pictures import curve, patterns, quality, tradeoff, training, wins, write_picture
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 
 COSTS = {"softmax": (4.0, 400), "fast": (1.0, 100), "lean": (2.0, 10), "slow": (8.0, 200), "mean": (0.1, 0)}
@@ -61,6 +61,23 @@ def test_the_quality_is_the_half_widths_in_percent_by_length() -> None:
     assert short.name.startswith("256<br>100% of 10") and list(long.y) == pytest.approx([20.0] * 10)
     with pytest.raises(UsageError, match="no cost with an interval"):
         quality(Results(table_of(case_rows({"flops": 1.0})), environments()))
+
+
+def test_where_one_wins_is_a_dot_with_its_interval_or_an_arrow() -> None:
+    costs = {"softmax": (1.0, 4.0, 16.0), "early": (0.1, 0.2, 0.4), "late": (2.0, 4.8, 9.0), "never": (3.0, 9.0, 36.0)}
+    cases = [
+        case_rows({"latency": (x, x * 0.95, x * 1.05)}, mechanism=name, n=n, m=n)
+        for name, of in costs.items()
+        for n, x in zip((256, 512, 1024), of, strict=True)
+    ]
+    cases += [with_columns(rows, mechanism="leak", grade="leaky") for rows in cases[3:6]]
+    (trace,) = wins(Results(table_of(*cases), environments())).data
+    assert list(trace.y) == ["never", "late", "early"]  # the first at the top
+    assert list(trace.marker.symbol) == ["triangle-right", "circle", "triangle-left"]
+    assert trace.x[0] == 1024 and trace.x[2] == 256 and 512 < trace.x[1] < 1024
+    assert trace.error_x.arrayminus[1] > 0 and trace.error_x.array[1] > 0 and trace.error_x.array[0] == 0
+    with pytest.raises(UsageError, match="two lengths"):
+        wins(Results(table_of(cases[0]), environments()))
 
 
 def test_a_name_is_no_markup() -> None:
