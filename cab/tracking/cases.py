@@ -1,7 +1,7 @@
 """Which cases a comparison measures: those of `cab run`'s overrides or of a grid, put into public names alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cab.contracts.case import Case, digest
@@ -9,7 +9,7 @@ from cab.errors import UsageError
 from cab.planning.plan import case_of
 from cab.planning.points import GridPoint, points
 from cab.plugins.cards import Card
-from cab.tracking.worker import REFERENCE_KERNEL
+from cab.tracking.worker import REFERENCE_KERNEL, instrument
 
 PASSES = ("forward", "forward_backward")
 DEFAULT = ["grid=track"]
@@ -45,6 +45,18 @@ def tracked_cases(overrides: Sequence[str]) -> list[TrackedCase]:
     if len(by_name) < len({case.id for case in cases}):
         raise UsageError("two cases have the same name: they differ in a key that no name tells")
     return list(by_name.values())
+
+
+def with_instructions(case: TrackedCase) -> TrackedCase:
+    """Return the case with its instructions counted too; `UsageError` where nothing here can count them."""
+    if reason := instrument("callgrind").missing():
+        raise UsageError(f"--instructions: {reason}")
+    return replace(case, question={**case.question, "instructions": True})
+
+
+def without_instructions(case: TrackedCase) -> TrackedCase:
+    """Return the case without them: they take as long as ten pairs."""
+    return replace(case, question={key: value for key, value in case.question.items() if key != "instructions"})
 
 
 def reference_kernel() -> TrackedCase:

@@ -42,6 +42,9 @@ def compare(
     settle: Annotated[bool, typer.Option("--settle", help="Measure all 18 pairs of every case.")] = False,
     minimum: Minimum = 0.03,
     floor: Floor = 5e-6,
+    instructions: Annotated[
+        bool, typer.Option("--instructions", help="Count instructions by valgrind too: a minute a case.")
+    ] = False,
     same_environment: SameEnvironment = False,
     json: Annotated[Path | None, typer.Option(help="Write everything that was found here.")] = None,
     comment: Annotated[Path | None, typer.Option(help="Write the comment on a change here, in Markdown.")] = None,
@@ -55,7 +58,7 @@ def compare(
     from cab.terminal.printing import console
     from cab.tracking.calibrating import calibration_file
     from cab.tracking.calibration import load, refuse_thresholds_below
-    from cab.tracking.cases import tracked_cases
+    from cab.tracking.cases import tracked_cases, with_instructions
     from cab.tracking.compare import Settings
     from cab.tracking.compare import compare as run
     from cab.tracking.rendering import as_comment, as_json, print_comparison
@@ -64,6 +67,8 @@ def compare(
 
     settings = Settings(Minimum(minimum, floor), settle)
     cases = tracked_cases(case or [])
+    if instructions:
+        cases = [with_instructions(each) for each in cases]
     refuse_thresholds_below(load(calibration_file(results)), [each.name for each in cases], settings.minimum)
     sides = requested_sides(base, head, against, same_environment)
     done = run(*sides, cases, settings, results, progress=lambda line: typer.echo(line, err=True))

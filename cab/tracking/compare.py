@@ -10,7 +10,7 @@ from typing import Any
 from cab import environment
 from cab.contracts.case import digest
 from cab.paths import cache
-from cab.tracking.cases import TrackedCase, reference_kernel
+from cab.tracking.cases import TrackedCase, reference_kernel, without_instructions
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.sides import NoData, Side
 from cab.tracking.state import State
@@ -125,7 +125,7 @@ def compare(
     state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
     measured = [_Measured(case, (base, head)) for case in cases]
     controls = [
-        _Measured(replace(case, name=f"{case.name} (A/A control)"), (base, base))
+        _Measured(without_instructions(replace(case, name=f"{case.name} (A/A control)")), (base, base))
         for case in _spread(cases, settings.controls)
     ]
     controls += [_Measured(reference_kernel(), (base, head))] if settings.controls else []

@@ -18,6 +18,7 @@ SAMPLES = 20  # of each side
 SAMPLING_SECONDS = 0.8  # most, both sides together; slow cases get fewer samples
 LEAST_SAMPLES = 6
 REQUEST_SECONDS = 120.0  # most that one request may take
+CALLGRIND_SECONDS = 1200.0  # the same, with instructions counted
 
 
 class WorkerProcess:
@@ -50,10 +51,10 @@ class WorkerProcess:
         except BrokenPipeError:
             raise NoData(self._why_it_ended()) from None
 
-    def receive(self) -> Any:
+    def receive(self, seconds: float = REQUEST_SECONDS) -> Any:
         """Wait for the answer; `NoData` where there is an error instead, or none in time."""
         assert self._process.stdout is not None
-        alarm = threading.Timer(REQUEST_SECONDS, self._process.kill)
+        alarm = threading.Timer(seconds, self._process.kill)
         alarm.start()
         try:
             line = self._process.stdout.readline()
@@ -66,10 +67,10 @@ class WorkerProcess:
             raise NoData(reply["error"])
         return reply["answer"]
 
-    def ask(self, request: Mapping[str, Any]) -> Any:
+    def ask(self, request: Mapping[str, Any], seconds: float = REQUEST_SECONDS) -> Any:
         """Ask and wait."""
         self.send(request)
-        return self.receive()
+        return self.receive(seconds)
 
     def end(self) -> None:
         """End the process."""
@@ -123,7 +124,10 @@ def measure_pair(base: Side, head: Side, case: Mapping[str, Any], side_caches: P
             for name, worker in workers.items():
                 if objection := _named(name, worker.ask, {"do": "check"}):
                     raise NoData(f"{name}: {objection}")
-            result["counts"] = {name: _named(name, worker.ask, {"do": "counts"}) for name, worker in workers.items()}
+            seconds = CALLGRIND_SECONDS if case.get("instructions") else REQUEST_SECONDS
+            result["counts"] = {
+                name: _named(name, worker.ask, {"do": "counts"}, seconds) for name, worker in workers.items()
+            }
         result |= _in_turn(workers)
         return result
     finally:

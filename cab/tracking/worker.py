@@ -165,6 +165,9 @@ class Worker:
         else:
             counted |= self._operations()
         counted["peak allocated bytes"] = self._peak_allocated()
+        if self.question.get("instructions"):
+            setup = f"import runpy\nrun = runpy.run_path({__file__!r})['Worker']({self.question!r}).run"
+            counted["instructions"] = instrument("callgrind").count_instructions(setup)
         return counted
 
     def _operations(self) -> dict[str, float]:
@@ -180,9 +183,9 @@ class Worker:
 
         with Counter():  # type: ignore[no-untyped-call]
             self.run()
-        with _instrument("memory_traffic").TrafficCounter() as traffic:
+        with instrument("memory_traffic").TrafficCounter() as traffic:
             self.run()
-        flops = _instrument("flop_counter").count_flops(self.run)
+        flops = instrument("flop_counter").count_flops(self.run)
         return {"operations": float(calls[0]), "bytes moved": float(traffic.moved), "FLOPs": flops}
 
     def _peak_allocated(self) -> float:
@@ -203,7 +206,7 @@ class Worker:
         return float(peak)
 
 
-def _instrument(name: str) -> Any:
+def instrument(name: str) -> Any:
     """Load a counter of the checkout that this file is in, which is the head's, on either side.
 
     By its path: `import cab` gives the sources of the side that is measured.

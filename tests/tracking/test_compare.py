@@ -12,7 +12,7 @@ import pytest
 
 from cab.errors import UsageError
 from cab.tracking import state
-from cab.tracking.cases import TrackedCase
+from cab.tracking.cases import TrackedCase, with_instructions
 from cab.tracking.compare import Settings, compare
 from cab.tracking.lockstep import case_on
 from cab.tracking.sides import NoData, Side, changed
@@ -173,3 +173,23 @@ def test_against_another_mechanism_drops_the_hyper_parameters_of_the_first() -> 
     }  # fmt: skip
     assert case_on(changed(HEAD, "backend=sdpa"), case)["options"]["backend"] == "sdpa"
     assert case["options"]["backend"] == "eager"
+
+
+def test_instructions_are_counted_of_cases_and_not_of_controls(tmp_path: Path) -> None:
+    asked = dict[bool, set[bool]]()
+
+    def measure(base: Side, head: Side, case: Mapping[str, Any], caches: Path, first: bool) -> dict[str, Any]:
+        asked.setdefault(base == head, set()).add("instructions" in case)
+        counts = {"base": {"instructions": 1000.0}, "head": {"instructions": 1010.0}}
+        return {"base": [1.0], "head": [1.0], "log_ratio": 0.0, "counts": counts}
+
+    case = TrackedCase("one", {"mechanism": "one", "instructions": True})
+    done = compare(BASE, HEAD, [case], Settings(), tmp_path, measure=measure)
+    assert asked == {False: {True, False}, True: {False}}  # the reference kernel runs on both sides without
+    assert done.exit_code == 1 and done.regressed_counts[0][1].name == "instructions"
+
+
+def test_without_valgrind_instructions_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UsageError, match="--instructions: valgrind is not installed"):
+        with_instructions(TrackedCase("one", {"mechanism": "one"}))
