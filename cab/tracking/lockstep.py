@@ -54,13 +54,21 @@ class WorkerProcess:
     def receive(self, seconds: float = REQUEST_SECONDS) -> Any:
         """Wait for the answer; `NoData` where there is an error instead, or none in time."""
         assert self._process.stdout is not None
-        alarm = threading.Timer(seconds, self._process.kill)
+        too_long = threading.Event()
+
+        def give_up() -> None:
+            too_long.set()
+            self._process.kill()
+
+        alarm = threading.Timer(seconds, give_up)
         alarm.start()
         try:
             line = self._process.stdout.readline()
         finally:
             alarm.cancel()
         if not line:
+            if too_long.is_set():
+                raise NoData(f"a request took longer than {seconds:g} s: ask for a smaller case")
             raise NoData(self._why_it_ended())
         reply = json.loads(line)
         if "error" in reply:

@@ -1,5 +1,6 @@
 """The history: what is appended is read again, once, in order, and machines stay apart; other tools' results."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,18 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(UsageError, match="nothing to record"):
         append(tmp_path, [])
+
+
+def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(tmp_path, [POINT])
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(history, "write_whole", full)
+    with pytest.raises(UsageError, match="No space left on device; the history is as it was"):
+        append(tmp_path, [replace(POINT, commit="c2")])
+    assert read(tmp_path) == [POINT]
 
 
 def written(folder: Path, data: object) -> Path:

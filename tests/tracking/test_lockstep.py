@@ -1,12 +1,13 @@
 """Real pairs of worker processes, on this checkout and on mechanisms in files."""
 
+from math import log
 from pathlib import Path
 
 import pytest
 
 from cab.errors import UsageError
 from cab.tracking.cases import reference_kernel, tracked_cases
-from cab.tracking.lockstep import measure_pair
+from cab.tracking.lockstep import WorkerProcess, _in_turn, measure_pair
 from cab.tracking.sides import NoData, Side, installed_side
 
 MECHANISM = """
@@ -92,3 +93,32 @@ def test_what_equals_the_constructors_default_is_left_to_the_side() -> None:
     usual = tracked_cases(["mechanism=local", "pattern=NS"])[0].question
     other = tracked_cases(["mechanism=local", "pattern=NS", "mechanism.window=16"])[0].question
     assert "window" not in usual["options"] and other["options"]["window"] == 16
+
+
+def test_a_request_that_takes_longer_than_its_budget_is_ended_and_says_so(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 100\n")
+    python.chmod(0o755)
+    worker = WorkerProcess(Side("slow", "slow", python=str(python)), tmp_path)
+    try:
+        with pytest.raises(NoData, match=r"took longer than 0\.2 s: ask for a smaller case"):
+            worker.receive(0.2)
+    finally:
+        worker.end()
+
+
+class Clock:
+    """A worker whose samples are given."""
+
+    def __init__(self, samples: list[float]) -> None:
+        self.samples = iter(samples)
+
+    def ask(self, request: dict[str, object]) -> object:
+        return {"iterations": 1, "seconds": 0.1} if request["do"] == "calibrate" else next(self.samples)
+
+
+def test_samples_over_which_the_clock_jumped_are_left_out() -> None:
+    workers = {"base": Clock([1.0, 1.0, -5.0] + [1.0] * 20), "head": Clock([2.0, 0.0] + [2.0] * 20)}
+    assert _in_turn(workers)["log_ratio"] == pytest.approx(log(2))  # type: ignore[arg-type]
+    with pytest.raises(NoData, match="the clock jumped"):
+        _in_turn({"base": Clock([-1.0] * 30), "head": Clock([1.0] * 30)})  # type: ignore[arg-type]
