@@ -41,7 +41,8 @@ def test_the_yaml_holds_the_name_and_every_hyperparameter_with_its_default(name:
     parameters = list(inspect.signature(SHIPPED[name].__init__).parameters.values())[2:]
     parameters = [p for p in parameters if p.name not in INNERS]
     given = yaml.safe_load((ROOT / "conf" / "mechanism" / f"{name}.yaml").read_text())
-    assert given == {"name": name, **{p.name: p.default for p in parameters}}
+    defaults = {p.name: list(p.default) if isinstance(p.default, tuple) else p.default for p in parameters}
+    assert given == {"name": name, **defaults}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -31,7 +31,7 @@ Call = dict[str, Tensor]
 def built(name: str, pattern: str) -> tuple[Mechanism, Call]:
     cls, of = registry.load("mechanism", name), Pattern.of(pattern)
     torch.manual_seed(0)
-    slot = Slot(of, heads=2, dim=8, max_len=N, source_len=M if of.cross else None, width=20)
+    slot = Slot(of, heads=2, dim=16, max_len=N, source_len=M if of.cross else None, width=20)
     entry = next(entry for entry in cls.checks if pattern in entry.get("patterns", pattern))
     params = {name: value for name, value in entry.items() if name != "patterns"}
     mechanism = build_mechanism(cls, params, slot).double().eval()
