@@ -59,7 +59,7 @@ def test_what_measures_nothing_imports_nothing_heavy(
         (["run", "mechanism=./none.py:X", "task=speed"], "there is no file"),
         (["run", "mechanism=softmax", "task=lra_text", "pattern=CS", "--dry-run"], "lra_text has no slot for CS"),
         (["show", "mechanism=agnet"], "did you mean 'agent'?"),
-        (["show", "agnet"], "did you mean"),
+        (["show", "agnet"], "Did you mean agent"),
         (["list", "mechanism"], "did you mean 'mechanisms'?"),
         (["check"], "which mechanism? Give names, or --all"),
         (["check", "sofmax"], "did you mean 'softmax'?"),

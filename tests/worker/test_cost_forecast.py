@@ -30,8 +30,9 @@ def test_forward_and_backward_are_counted_for_every_mechanism(name: str) -> None
     wraps = card.facts["patterns"] == "inner"
     inners = [f"mechanism@mechanism.{inner}=softmax" for inner in card.takes if wraps]
     for pattern in ["NS", "CC"] if wraps else card.facts["patterns"]:
-        takes_sequences = (1, 1) in layouts(card.facts["rasters"], card.facts["source_rasters"], Pattern.of(pattern))
-        lengths = ["seq_len=512"] if takes_sequences else ["seq_len=256", "raster=square"]
+        accepted = layouts(card.facts["rasters"], card.facts["source_rasters"], Pattern.of(pattern))
+        rasters = {(1, 1): ["seq_len=512"], (2, 2): ["seq_len=256", "raster=square"]}
+        lengths = next((rasters[each] for each in rasters if each in accepted), ["seq_len=512", "raster=cube"])
         asked = [f"mechanism={name}", *inners, f"pattern={pattern}", *lengths]
         forward = forecast(case(*asked), build)
         assert forward.flops is not None and forward.flops >= 0 and forward.bytes is not None and forward.bytes >= 0
