@@ -85,14 +85,14 @@ def test_the_mechanism_is_the_one_of_the_readme() -> None:
         ({"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}}}, None),
         ({"output_type": "display_data", "data": {"text/plain": "\n", "text/html": "<pre></pre>"}}, None),
         (
-            {"output_type": "stream", "name": "stdout", "text": "\x1b[31min /x/work/a.py\x1b[0m"},
+            {"output_type": "stream", "name": "stdout", "text": "\x1b[31min /x/checkout/a.py\x1b[0m"},
             {"output_type": "stream", "name": "stdout", "text": ["in /home/you/a.py"]},
         ),
     ],
     ids=["standard error", "widget", "nothing", "path"],
 )
 def test_what_is_of_the_moment_or_the_machine_is_left_out(output: dict[str, Any], kept: dict[str, Any] | None) -> None:
-    assert SCRIPT._lasting(output, Path("/x/work")) == kept
+    assert SCRIPT._lasting(output, Path("/x/checkout")) == kept
 
 
 @pytest.mark.long
