@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from cab.plugins.cards import Card
 from cab.plugins.literature import Title, literature
 from cab.terminal.handbook import escape, head, row
+from cab.terminal.listing import ours_text
 from cab.terminal.selection import grades
 
 HEAD = """# Coverage of the literature
 
 Made by `cab list titles --markdown > docs/coverage.md` from the mechanisms' cards and `cab/plugins/literature.csv`; a
 test holds them together. Grades are of the patterns NS, CS, NC, CC in this order: N native, E our extension, L leaky,
-- refused ([why](mechanisms.md#what-is-refused-and-why)). Each plug-in obeys every law in each pattern that it supports,
-but for the laws that are named here; the tests check all of them. *Provisional*: the source does not define all of it.
-*Equal to*: the independent implementation that a test in `tests/against_others` compares it with; the others are held
-to their plain formula, `reference`. `cab list WORDS` searches these titles.
+- refused ([why](mechanisms.md#what-is-refused-and-why)); *ours* says where a native pattern is an extension after all.
+Each plug-in obeys every law in each pattern that it supports, but for the laws that are named here; the tests check all
+of them. *Provisional*: the source does not define all of it. *Equal to*: the independent implementation that a test in
+`tests/against_others` compares it with; the others are held to their plain formula, `reference`. `cab list WORDS`
+searches these titles.
 """
 
 
@@ -47,6 +49,8 @@ def _of_plugin(card: Card) -> list[str]:
         if card.facts["patterns"] == "inner"
         else " ".join("-" if grade == "-" else grade[0].upper() for grade in grades(card).values())
     )
+    if card.facts["ours"]:
+        patterns += f"; ours {escape(ours_text(card))}"
     exempt = ", ".join(f"`{law}`" for law in card.facts["exempt"])
     laws = f"all but {exempt}" if exempt else "all"
     return [f"[{card.name}](mechanisms.md#{card.name})", patterns, laws, escape(card.facts["parity"])]

@@ -8,7 +8,7 @@ from cab.errors import UsageError
 from cab.planning.overrides import folders
 from cab.plugins import registry
 from cab.plugins.cards import Card
-from cab.terminal.listing import input_texts, patterns_by_reason, reads_text
+from cab.terminal.listing import input_texts, ours_text, patterns_by_reason, reads_text
 from cab.terminal.selection import grades
 
 HEAD = """# Mechanisms
@@ -66,6 +66,8 @@ def _sections(cards: list[Card]) -> Iterator[str]:
             yield f"```text\n{details}\n```\n"
         reads = card.facts["reads"]
         texts = [*(reads if isinstance(reads, str) else [reads_text(card)]), *input_texts(card)]
+        if card.facts["ours"]:
+            yield f"An extension after all, where the table says native: {escape(ours_text(card))}.\n"
         yield f"Reads {', '.join(texts) or 'nothing'}. Source: `mechanisms/{card.name}.py`.\n"
         if card.params:
             yield from head(["hyper-parameter", "default", ""])

@@ -154,10 +154,15 @@ def input_texts(card: Card) -> list[str]:
     ]
 
 
-def _ours_text(entry: dict[str, Any]) -> str:
-    """Write an entry of `ours`: `on 1 or 3 axes in NS with locality=False`."""
+def ours_text(card: Card) -> str:
+    """Say where a native pattern is an extension after all: `on 1 or 3 axes in NS; with depth=True`."""
+    return "; ".join(map(_ours_entry, card.facts["ours"]))
+
+
+def _ours_entry(entry: dict[str, Any]) -> str:
     rest = {name: value for name, value in entry.items() if name not in ("axes", "patterns")}
-    parts = [f"on {' or '.join(map(str, entry['axes']))} axes"] if "axes" in entry else []
+    axes = [*map(str, entry.get("axes", ()))]
+    parts = [f"on {' or '.join(axes)} {'axis' if axes == ['1'] else 'axes'}"] if axes else []
     parts += [f"in {', '.join(entry['patterns'])}"] if "patterns" in entry else []
     return " ".join([*parts, *([_condition_text(rest)] if rest else [])])
 
@@ -303,7 +308,7 @@ def _mechanism_facts(card: Card) -> dict[str, Any]:
             f"pattern {pattern}": f"refused: {refuses.get(pattern, 'not declared')}" if grade == "-" else grade
             for pattern, grade in grades(card).items()
         },
-        **({"ours after all": "; ".join(map(_ours_text, facts["ours"]))} if facts["ours"] else {}),
+        **({"ours after all": ours_text(card)} if facts["ours"] else {}),
         "cost": facts["cost"],
         "paper": facts["paper"] or "none",
         "reads": reads_text(card),

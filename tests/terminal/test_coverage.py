@@ -23,3 +23,10 @@ def test_every_title_has_a_row_that_says_something() -> None:
     for row in rows:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[1] != "-" or cells[5] not in ("", "not written yet"), row
+
+
+def test_where_a_native_pattern_is_ours_stands_beside_its_grade() -> None:
+    (row,) = [line for line in markdown().splitlines() if "[fasa](" in line]
+    assert "| N - E E; ours on 1 axis |" in row
+    (row,) = [line for line in markdown().splitlines() if "[deformable](" in line]
+    assert "ours on 1 or 3 axes in NS; with depth=True" in row
