@@ -18,31 +18,30 @@ ids (batch, n):
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cab import Batch, Pattern
+from cab import Batch
 from cab.backbones.decoder import TokenClassifier
-from cab.backbones.encoder import Encoder
-from cab.backbones.labels import IGNORED, count_correct, label_loss
+from cab.backbones.labels import IGNORED
 from cab.backbones.multi_field_embedding import MultiFieldEmbedding
 from cab.contracts.task import LayerFactory
 from cab.data.counter_rng import CounterRNG
-from cab.suites.generated import GeneratedTask
+from cab.suites.token_labelling import TokenLabelling
 
 IMAGE, QUESTION = 1, 2  # of the input `modality`
 
 
-class MovingDots(GeneratedTask):
+class MovingDots(TokenLabelling):
     """`dots` dots, each in its own row, on `frames` frames of `height` rows. The width is the rest of `seq_len`."""
 
     slots = ("NS", "CS")
     inputs = ("frame", "cell", "component", "group", "subject", "channel", "modality")
     rasters = (3,)
-    difficulties = (0,)  # all examples are equally difficult
+    classes = 2  # left and right
+    raster: tuple[int, int, int]
 
     def __init__(
         self,
@@ -63,7 +62,18 @@ class MovingDots(GeneratedTask):
         norm: str = "pre",
         positions: str = "none",
     ) -> None:
-        super().__init__(seq_len=seq_len, source_len=source_len)
+        super().__init__(
+            seq_len=seq_len,
+            source_len=source_len,
+            heads=heads,
+            dim=dim,
+            examples=examples,
+            layers=layers,
+            mlp=mlp,
+            dropout=dropout,
+            norm=norm,
+            positions=positions,
+        )
         if frames < 2 or height < 1 or seq_len % (frames * height) or seq_len < 3 * frames * height:
             raise ValueError(
                 f"seq_len={seq_len}, frames={frames}, height={height}: at least 2 frames and 1 row, and seq_len must "
@@ -71,19 +81,10 @@ class MovingDots(GeneratedTask):
             )
         if not 1 <= dots <= height:
             raise ValueError(f"dots={dots}: from 1 to height={height}, since each has a row of its own")
-        self.pattern = Pattern.of(pattern)
+        self.pattern = pattern
         self.raster = frames, height, seq_len // (frames * height)
+        self.vocabulary = 1 + dots + sum(self.raster)
         self.dots, self.shuffle = dots, shuffle
-        self.counts = {"train": examples, "validation": 512, "test": 2000}
-        self.sizes: dict[str, Any] = {
-            "heads": heads,
-            "dim": dim,
-            "layers": layers,
-            "mlp": mlp,
-            "dropout": dropout,
-            "norm": norm,
-            "positions": positions,
-        }
 
     def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
         """Draw the dots; none is padded. x is (batch, n, 4), target (batch, n) with 0 for left and 1 for right."""
@@ -125,28 +126,8 @@ class MovingDots(GeneratedTask):
         return Batch(torch.stack(torch.broadcast_tensors(*fields), -1), target=target, inputs=inputs)
 
     def model(self, attention: LayerFactory) -> nn.Module:
-        """Build an encoder with logits at every token, whose slots know the raster; in CS it is a decoder."""
-        encoder = Encoder(
-            attention,
-            self.pattern,
-            vocabulary=1 + self.dots + sum(self.raster),
-            max_len=self.seq_len,
-            raster=self.raster,
-            **self.sizes,
-        )
-        encoder.tokens = MultiFieldEmbedding(encoder.tokens)  # type: ignore[assignment]
-        return TokenClassifier(encoder, classes=2)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the dots in the last frame."""
-        assert batch.target is not None
-        return label_loss(model(batch.x, batch.x_mask, batch.inputs), batch.target)
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return accuracy, as the correct and all dots of the last frame."""
-        assert batch.target is not None
-        return {"accuracy": count_correct(model(batch.x, batch.x_mask, batch.inputs), batch.target)}
-
-    def floors(self) -> dict[str, dict[str, float]]:
-        """Return chance: both directions are equally likely."""
-        return {"chance": {"accuracy": 0.5}}
+        """Build the model with the sum of four embeddings at each token."""
+        model = super().model(attention)
+        assert isinstance(model, TokenClassifier)
+        model.encoder.tokens = MultiFieldEmbedding(model.encoder.tokens)  # type: ignore[assignment]
+        return model

@@ -1,7 +1,7 @@
 """Diagnostic tasks: generated sequences with labels at some of their tokens, each for one ability."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ class TokenLabelling(GeneratedTask):
     """A task sets `vocabulary` and `classes`, and generates ids and labels. All classes are equally common."""
 
     slots = ("CS",)
-    pattern: ClassVar[str] = "CS"
+    pattern: str = "CS"  # of the model
+    raster: tuple[int, ...] | None = None  # that its slots know
     difficulties = (0,)  # all examples are equally difficult
     vocabulary: int
     classes: int
@@ -62,7 +63,14 @@ class TokenLabelling(GeneratedTask):
     def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder with logits at every token; with causal slots it is a decoder."""
         pattern = Pattern.of(self.pattern)
-        encoder = Encoder(attention, pattern, vocabulary=self.vocabulary, max_len=self.seq_len, **self.sizes)
+        encoder = Encoder(
+            attention,
+            pattern,
+            vocabulary=self.vocabulary,
+            max_len=self.seq_len,
+            raster=self.raster,
+            **self.sizes,
+        )
         return TokenClassifier(encoder, self.classes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
