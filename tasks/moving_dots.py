@@ -41,7 +41,7 @@ class MovingDots(TokenLabelling):
     inputs = ("frame", "cell", "component", "group", "subject", "channel", "modality")
     rasters = (3,)
     classes = 2  # left and right
-    raster: tuple[int, int, int]
+    shape: tuple[int, int, int]
 
     def __init__(
         self,
@@ -82,14 +82,14 @@ class MovingDots(TokenLabelling):
         if not 1 <= dots <= height:
             raise ValueError(f"dots={dots}: from 1 to height={height}, since each has a row of its own")
         self.pattern = pattern
-        self.raster = frames, height, seq_len // (frames * height)
-        self.vocabulary = 1 + dots + sum(self.raster)
+        self.shape = frames, height, seq_len // (frames * height)
+        self.vocabulary = 1 + dots + sum(self.shape)
         self.dots, self.shuffle = dots, shuffle
 
     def collate(self, examples: Sequence[tuple[int, int]], trim: bool = False) -> Batch:
         """Draw the dots; none is padded. x is (batch, n, 4), target (batch, n) with 0 for left and 1 for right."""
         rng = CounterRNG([number for number, _ in examples])
-        frames, height, width = self.raster
+        frames, height, width = self.shape
         rows = rng.distinct(height, self.dots)
         starts, directions = rng.integers(width, self.dots), rng.integers(2, self.dots)
         # which moment each frame shows: (batch, frames)
@@ -105,8 +105,8 @@ class MovingDots(TokenLabelling):
 
     def _batch(self, subject: Tensor, target: Tensor) -> Batch:
         """Add what the place of a token says."""
-        frames, height, width = self.raster
-        frame, row, column = torch.unravel_index(torch.arange(self.seq_len), self.raster)
+        frames, height, width = self.shape
+        frame, row, column = torch.unravel_index(torch.arange(self.seq_len), self.shape)
         of_place = {
             "frame": frame,
             "cell": row * width + column,

@@ -20,7 +20,7 @@ class TokenLabelling(GeneratedTask):
 
     slots = ("CS",)
     pattern: str = "CS"  # of the model
-    raster: tuple[int, ...] | None = None  # that its slots know
+    shape: tuple[int, ...] | None = None  # of the raster that its slots know
     difficulties = (0,)  # all examples are equally difficult
     vocabulary: int
     classes: int
@@ -68,7 +68,7 @@ class TokenLabelling(GeneratedTask):
             pattern,
             vocabulary=self.vocabulary,
             max_len=self.seq_len,
-            raster=self.raster,
+            raster=self.shape,
             **self.sizes,
         )
         return TokenClassifier(encoder, self.classes)
