@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CONDITIONS = {
     "level": "attend", "pass": "forward", "batch": "2", "heads": "4", "dim": "64", "dtype": "float32", "device": "cpu",
 }  # fmt: skip
+# keys that take one value, because candidates are compared under one condition
+SINGLE_VALUED = ("pattern", "seq_len", "source_len", *CONDITIONS)
 UNKNOWN_SCORE = "quality not measured"
 
 
@@ -61,12 +63,15 @@ def pick(
 ) -> Pick:
     """Choose among the mechanisms of some rows.
 
-    `filters` must give one pattern and one seq_len; `task` names the task whose score counts. `UsageError` where the
-    results hold no cost in that pattern under these conditions.
+    `filters` must give one pattern and one seq_len; `task` names the task whose score counts. `UsageError` where one of
+    SINGLE_VALUED has several values, and where the results hold no cost in that pattern under these conditions.
     """
     for key in ("pattern", "seq_len"):
-        if len(filters.get(key, ())) != 1:
+        if key not in filters:
             raise UsageError(f"cab pick needs one {key}, as in: cab pick pattern=CC seq_len=2048")
+    for key in SINGLE_VALUED:
+        if len(values := filters.get(key, ())) > 1:
+            raise UsageError(f"{key}={','.join(values)}: cab pick takes one {key} at a time, as in {key}={values[0]}")
     n, pattern = _length(filters["seq_len"][0]), filters["pattern"][0]
     of_costs = {key: values for key, values in filters.items() if key not in ("seq_len", "task")}
     costs = selected(rows[rows["step"].isna()], of_costs)

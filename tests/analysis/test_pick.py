@@ -85,3 +85,10 @@ def test_a_pattern_and_a_length_are_needed() -> None:
     for filters in ({"pattern": ["CC"]}, {"seq_len": ["1024"]}, {"pattern": ["CC"], "seq_len": ["x"]}):
         with pytest.raises(UsageError):
             pick(table_of(*costs()), environments(), filters, [])
+
+
+@pytest.mark.parametrize("word", ("pattern=CC,CS", "seq_len=1024,2048", "source_len=1024,512", "batch=16,2"))
+def test_a_key_that_takes_one_value_refuses_several(word: str) -> None:
+    rows = table_of(*costs(), *costs(batch=16), *costs(n=2048))
+    with pytest.raises(UsageError, match=f"{word}: cab pick takes one"):
+        picked(rows, word)
