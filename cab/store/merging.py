@@ -1,8 +1,11 @@
 """One store takes the measurements that others hold, all of them or none.
 
-What is new is copied into a folder beside `cases/`, whose name becomes `merge-...` in one step when it is complete.
+What is new is copied into a folder beside `cases/`, whose name becomes `.merged-...` in one step when it is complete.
 From then on every reader of the store moves the copies into their places first (`Store.finish_merges`). So a merge that
 is killed before that step has changed nothing, and one that is killed after it is finished by whoever comes next.
+
+A run may measure into the target meanwhile: an answer that it keeps while the merge copies stays, because it was asked
+for later.
 """
 
 import fcntl

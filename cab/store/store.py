@@ -4,6 +4,7 @@ A file is written whole, by rename.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from cab.errors import UsageError
 from cab.paths import write_whole
 from cab.store.entry import Entry
 
-COPIED = "merge-"  # how the folder begins that holds what a merge has copied completely
+COPIED = ".merged-"  # how the folder begins that holds what a merge has copied completely
 
 
 @dataclass
@@ -41,15 +42,27 @@ class Store:
     def finish_merges(self) -> None:
         """Move what a merge has copied here completely into its place; see `cab.store.merging`.
 
-        The merge itself calls this, or, where it was killed, whoever reads the store next.
+        The merge itself calls this, or, where it was killed, whoever reads the store next. Several processes may.
         """
-        for copied in self.folder.glob(f"{COPIED}*"):
-            for path in copied.iterdir():
-                with suppress(FileNotFoundError):  # another process has moved it
-                    self.path(path.stem).parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(self.path(path.stem))
+        for copies in self.folder.glob(f"{COPIED}*"):
+            with suppress(FileNotFoundError, NotADirectoryError):  # another process has finished it; it is a file
+                for name in os.listdir(copies):
+                    if name.endswith(".json"):
+                        self._take_copy(copies / name)
             with suppress(OSError):
-                copied.rmdir()
+                copies.rmdir()
+
+    def _take_copy(self, copy: Path) -> None:
+        """Move a copy into its place, unless a run has kept a later answer there since the merge began."""
+        copied, present = self.load(copy), self.load(self.path(copy.stem))
+        if copied is None:  # another process has moved it
+            return
+        with suppress(FileNotFoundError):
+            if present is not None and (present.asked or present.time) > (copied.asked or copied.time):
+                copy.unlink()
+                return
+            self.path(copy.stem).parent.mkdir(parents=True, exist_ok=True)
+            copy.replace(self.path(copy.stem))
 
     def path(self, file: str) -> Path:
         """Return where the file of a measurement (`<case id>-<key>`) lies."""

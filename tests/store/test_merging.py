@@ -1,5 +1,6 @@
 """A merge takes all or nothing, whenever it is killed; of two answers to one question the later one stays."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from cab.errors import UsageError
 from cab.store.merging import merge
-from cab.store.store import Store
+from cab.store.store import COPIED, Store
 from cab.store.table import table
 from tests.store.example_entries import entry, write
 
@@ -115,6 +116,58 @@ def test_two_merges_into_one_store_do_not_meet(store: Store, other: Store) -> No
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="under way"):
             merge(store, [other])
+
+
+def test_a_users_folder_whose_name_begins_with_merge_stays_as_it_is(store: Store) -> None:
+    notes = store.folder / "merge-notes"
+    notes.mkdir()
+    (notes / "todo.json").write_text("{}")
+    assert list(store.entries()) == [] and (notes / "todo.json").read_text() == "{}"
+
+
+def test_what_is_no_result_in_a_folder_of_copies_is_left_there(store: Store) -> None:
+    copies = store.folder / f"{COPIED}x"
+    copies.mkdir()
+    (copies / "todo.txt").write_text("mine")
+    store.finish_merges()
+    assert (copies / "todo.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_another_process_may_finish_the_merge_at_any_moment(
+    store: Store, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    copies = store.folder / f"{COPIED}x"
+    copies.mkdir()
+    (copies / f"{FILE}.json").write_text(json.dumps(entry()))
+    listdir, finishing = os.listdir, []
+
+    def listed_while_another_finishes(folder: Path) -> list[str]:
+        names = listdir(folder) if moved else []
+        if not finishing:
+            finishing.append(True)
+            Store(store.folder).finish_merges()
+        return names or listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", listed_while_another_finishes)
+    store.finish_merges()
+    assert not copies.exists() and store.read(FILE) is not None and not store.damaged
+
+
+@pytest.mark.parametrize(("measured", "kept"), [("2026-01-03T00:00:00Z", 3.0), (EARLY, 2.0)])
+def test_what_a_run_keeps_while_a_merge_copies_stays_where_it_is_later(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, measured: str, kept: float
+) -> None:
+    write(other, entry(value=2.0, time=LATE))
+    copy2 = shutil.copy2
+
+    def copied_during_a_run(*args: Any) -> Any:
+        write(store, entry(value=3.0, time=measured))
+        return copy2(*args)
+
+    monkeypatch.setattr(shutil, "copy2", copied_during_a_run)
+    merge(store, [other])
+    assert values(store) == [kept]
 
 
 def killed(work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
