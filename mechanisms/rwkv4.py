@@ -13,12 +13,13 @@ which differ by layer. CS is the paper's. Sums run in chunks (`cab.ops.wkv`).
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cab import Mechanism
 from cab.ops.precision import at_least_float32, full_precision
+from cab.ops.time_mixing import mixed_maps, time_mixing
 from cab.ops.token_shift import token_shift
-from cab.ops.wkv import FLOOR, empty_wkv, initial_bonus, initial_rates, wkv
+from cab.ops.wkv import FLOOR, empty_wkv, wkv
 
 Maybe = Tensor | None
 
@@ -42,13 +43,8 @@ class Rwkv4(Mechanism):
 
     def __init__(self, slot: Any, *, chunk: int = 64) -> None:
         super().__init__(slot)
-        self.chunk, width, channels = chunk, slot.tokens, slot.heads * slot.values
-        depth, rest = slot.layer / max(slot.layers - 1, 1), 1 - slot.layer / slot.layers
-        share = (torch.arange(width) / width) ** rest
-        self.mix = nn.Parameter(torch.stack([share**0.5, share, share + 0.3 * depth]))  # of r, k and v
-        self.projections = nn.ModuleList(nn.Linear(width, channels, bias=False) for _ in "rkv")
-        self.log_rate = nn.Parameter(torch.unflatten(initial_rates(channels, depth), 0, (slot.heads, 1, -1)))
-        self.bonus = nn.Parameter(torch.unflatten(initial_bonus(channels), 0, (slot.heads, 1, -1)))
+        self.chunk = chunk
+        self.mix, self.projections, self.log_rate, self.bonus = time_mixing(slot)
 
     def attend(
         self, q: None, k: None, v: None, key_mask: Maybe = None, query_mask: Maybe = None, *, y: Tensor
@@ -84,9 +80,7 @@ class Rwkv4(Mechanism):
         """Carry the sums over the new tokens."""
         last, sums = state
         before, last = token_shift(y, last, key_mask)
-        mixed = (torch.lerp(before, y, share.to(y.dtype)) for share in self.mix)
-        projected = (each(t) for t, each in zip(mixed, self.projections, strict=True))
-        r, k, v = (torch.unflatten(t, 2, (self.slot.heads, -1)).transpose(1, 2) for t in projected)
+        r, k, v = mixed_maps(y, before, self.mix, self.projections, self.slot.heads)
         dtype = sums.dtype
         keys, rate = k.to(dtype), self.log_rate.to(dtype).exp().expand_as(k)
         if key_mask is not None:

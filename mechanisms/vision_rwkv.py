@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cab import Mechanism
 from cab.ops.precision import at_least_float32, full_precision
-from cab.ops.wkv import FLOOR, bi_wkv, initial_bonus, initial_rates
+from cab.ops.time_mixing import mixed_maps, time_mixing
+from cab.ops.wkv import FLOOR, bi_wkv
 
 Maybe = Tensor | None
 
@@ -50,13 +51,8 @@ class VisionRwkv(Mechanism):
 
     def __init__(self, slot: Any, *, chunk: int = 64) -> None:
         super().__init__(slot)
-        self.chunk, width, channels = chunk, slot.tokens, slot.heads * slot.values
-        depth, rest = slot.layer / max(slot.layers - 1, 1), 1 - slot.layer / slot.layers
-        share = (torch.arange(width) / width) ** rest
-        self.mix = nn.Parameter(torch.stack([share**0.5, share, share + 0.3 * depth]))  # of r, k and v
-        self.projections = nn.ModuleList(nn.Linear(width, channels, bias=False) for _ in "rkv")
-        self.rate = nn.Parameter(torch.unflatten(initial_rates(channels, depth), 0, (slot.heads, 1, -1)))
-        self.bonus = nn.Parameter(torch.unflatten(initial_bonus(channels), 0, (slot.heads, 1, -1)))
+        self.chunk = chunk
+        self.mix, self.projections, self.rate, self.bonus = time_mixing(slot)
 
     def attend(
         self, q: None, k: None, v: None, key_mask: Maybe = None, query_mask: Maybe = None, *, y: Tensor
@@ -64,9 +60,7 @@ class VisionRwkv(Mechanism):
         """Carry the sums over the tokens in both directions."""
         assert key_mask is not None  # always given where q is not read
         shifted = q_shift(y.masked_fill(~key_mask.unsqueeze(2), 0.0), self.slot.raster or y.shape[1:2])
-        mixed = (torch.lerp(shifted, y, share.to(y.dtype)) for share in self.mix)
-        projected = (each(t) for t, each in zip(mixed, self.projections, strict=True))
-        r, k, v = (torch.unflatten(t, 2, (self.slot.heads, -1)).transpose(1, 2) for t in projected)
+        r, k, v = mixed_maps(y, shifted, self.mix, self.projections, self.slot.heads)
         dtype, tokens = at_least_float32(k), self.slot.max_len
         keys = k.to(dtype).masked_fill(~key_mask[:, None, :, None], FLOOR)
         rate, bonus = (t.to(dtype) / tokens for t in (self.rate, self.bonus))
