@@ -107,6 +107,7 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
     """Print what was asked for. What is asked of a whole store is also written to files, into `folder`."""
     if request.format not in FORMATS:
         raise unknown("format", request.format, FORMATS)
+    _refuse_what_compare_ignores(request)
     gc.disable()  # the command ends soon, and looking for garbage among many rows takes a third of its time
     stores = [Store(folder) for folder in request.folders]
     tables = tables_of(request, stores)
@@ -115,10 +116,7 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
     elif request.compare is not None:
         print_comparison(tables, *request.compare, out)
     elif request.format != "table":
-        content = formatted(tables.boards, request.format, request.columns)
-        if request.format == "parquet" and sys.stdout.isatty():
-            raise UsageError("Parquet is no text: redirect the output to a file, as in > boards.parquet")
-        sys.stdout.buffer.write(content)
+        _write_to_stdout(formatted(tables.boards, request.format, request.columns), request.format)
     elif request.narrowed:
         print_report(tables, out, request.full, request.columns)
     else:
@@ -142,7 +140,24 @@ def _print_pivot(request: Request, tables: Results, out: Console) -> None:
     if request.format == "table":
         print_pivot(table, out)
     else:
-        sys.stdout.buffer.write(written_pivot(table, request.format))
+        _write_to_stdout(written_pivot(table, request.format), request.format)
+
+
+def _refuse_what_compare_ignores(request: Request) -> None:
+    ignored = {
+        "--format": request.format != "table",
+        "--value": request.value,
+        "--rows": request.rows,
+        "--columns": request.columns,
+    }
+    if request.compare is not None and (names := [name for name, given in ignored.items() if given]):
+        raise UsageError(f"--compare prints one table of its own: leave out {', '.join(names)}")
+
+
+def _write_to_stdout(content: bytes, form: str) -> None:
+    if form == "parquet" and sys.stdout.isatty():
+        raise UsageError("Parquet is no text: redirect the output to a file, as in > boards.parquet")
+    sys.stdout.buffer.write(content)
 
 
 def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_json: bool, out: Console) -> None:

@@ -2,12 +2,14 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cab.cli import app
 from rich.console import Console
 from typer.testing import CliRunner
 
+from cab.errors import UsageError
 from cab.store import bundle
 from cab.terminal.reporting import Request, print_request, read, reference
 from tests.analysis.example_rows import case_rows, table_of
@@ -88,7 +90,22 @@ def test_what_is_asked_wrongly_is_said(folder: Path) -> None:
         (["--format", "xml"], "unknown format"),
         (["--max", "latency=1GB"], "not in bytes"),
         (["--compare", "m01", "m99x"], "unknown mechanism"),
+        (["--compare", "m01", "m02", "--format", "csv"], "leave out --format"),
+        (["--compare", "m01", "m02", "--value", "latency", "--rows", "n"], "leave out --value, --rows"),
+        (["--compare", "m01", "m02", "--columns", "latency"], "leave out --columns"),
         ([str(folder / "nothing")], "there are no results"),
     ):
         done = CliRunner().invoke(app, ["report", *words, "--results", str(folder)])
         assert done.exit_code == 2 and message in done.output, done.output
+
+
+@pytest.mark.parametrize("pivot", [{}, {"value": "latency"}], ids=["boards", "pivot"])
+def test_parquet_is_not_written_to_a_terminal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pivot: dict[str, str]
+) -> None:
+    written = io.BytesIO()
+    terminal = SimpleNamespace(isatty=lambda: True, buffer=written)
+    monkeypatch.setattr("sys.stdout", terminal)
+    with pytest.raises(UsageError, match="redirect the output"):
+        printed(folder, "pattern=CC", format="parquet", **pivot)
+    assert written.getvalue() == b""
