@@ -22,6 +22,7 @@ The authors' batch norm is a layer norm over channels. Their code runs the neuro
 channels of all heads as one vector. A masked token leaves its neuron as it was, and is not read.
 """
 
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -155,7 +156,16 @@ class SpikingWindow(Mechanism):
                 places(self.windows.source, v.device)[:m],
             )
         )
-        weights = self._rotated(q, query) @ self._rotated(k, key).mT * seen
+        axes = min(2, len(window))
+        pairs = self.slot.dim // (2 * axes)  # pairs of channels that an axis turns
+        weights = q[..., 2 * axes * pairs :] @ k[..., 2 * axes * pairs :].mT
+        for axis, pair in product(range(axes), range(pairs)):  # (R q_i) . (R k_j) turns by the distance of i and j
+            apart = (query[:, None, axis - axes] - key[:, axis - axes]).to(q.dtype)
+            angle = apart * BASE ** (-pair / pairs)
+            channel = 2 * (axis * pairs + pair)
+            (a, b), (c, d) = ((t[..., channel, None], t[..., channel + 1, None]) for t in (q, k))
+            weights = weights + (a @ c.mT + b @ d.mT) * angle.cos() + (a @ d.mT - b @ c.mT) * angle.sin()
+        weights = weights * seen
         total = (q @ k.mT * seen).sum(2, keepdim=True)
         out = ((weights / total.where(total > 0, 1.0)) @ widened(v)).to(v.dtype)
         if self.conv is None:

@@ -130,16 +130,25 @@ class Vwa(Mechanism):
                 moved = padded[*(slice(at, at + side) for at, side in zip(tap, self.source, strict=True))]
                 total = total + moved @ self.conv.weight[:, :, *tap].T
             raster = self.norm(total).clamp(min=0) * real.unsqueeze(-1)
-        of_query, axes = self.windows.numbers(q.shape[2], prod(self.source), q.device)[0], self._indices(q.device)
+        of_query = self.windows.numbers(q.shape[2], prod(self.source), q.device)[0]
+
+        def place_of(axis: int, window: int, offset: int) -> int:
+            """Return the place at an offset in a window's context along an axis; there may be none of that number."""
+            side, size, wide = self.source[axis], self.size[axis], self.ratio * self.size[axis]
+            start = window * size - (wide - size) // 2
+            first = 0 if start < 0 else min(start, -(-side // size) * size - wide)  # of the places that it holds
+            return first + (start + offset - first) % wide
+
         out = q.new_zeros(*q.shape[:3], self.slot.values)
-        for number, box in enumerate(product(*(range(len(index)) for index in axes))):
+        counts = (-(-side // size) for side, size in zip(self.source, self.size, strict=True))
+        for number, box in enumerate(product(*map(range, counts))):
             tokens, seen = [], []
             for token in product(*map(range, self.size)):
                 parts = []
-                for part in product(range(self.ratio), repeat=len(axes)):
-                    along = zip(axes, box, token, part, strict=True)
-                    place = tuple(int(index[w, p * self.ratio + r]) for index, w, p, r in along)
-                    inside = all(at < side for at, side in zip(place, self.source, strict=True))
+                for part in product(range(self.ratio), repeat=len(box)):
+                    along = enumerate(zip(box, token, part, strict=True))
+                    place = tuple(place_of(axis, w, p * self.ratio + r) for axis, (w, p, r) in along)
+                    inside = all(0 <= at < side for at, side in zip(place, self.source, strict=True))
                     parts.append(
                         (raster[place], real[place]) if inside else (0 * raster.flatten(0, -2)[0], real.new_zeros(()))
                     )
