@@ -46,7 +46,7 @@ class Gaussian(Mechanism):
     rasters = {"NS": (1, 2, 3)}
     accepts = {"gaussians": ">= 1", "axis": ("tokens", "features")}
     checks = ({}, {"axis": "features", "gaussians": 3})
-    exempt = {"use": "with axis=features a token is gated by its own channels alone"}
+    exempt = {"use:v": "with axis=features a token is gated by its own channels alone"}
 
     def __init__(self, slot: Any, *, gaussians: int = 2, axis: str = "tokens") -> None:
         super().__init__(slot)
