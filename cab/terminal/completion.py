@@ -1,12 +1,18 @@
 """Completions of the command line, for TAB. They read names and cards only, so that a shell answers at once."""
 
-from cab.contracts.case import DTYPES, LEVELS, PASSES
+from cab.contracts.case import DTYPES, LEVELS, OTHERS, PASSES
 from cab.contracts.pattern import Pattern
 from cab.planning.overrides import options, root
-from cab.planning.points import NESTED
+from cab.planning.points import NESTED, OTHERS_KEY
 from cab.plugins import registry
 
-_CHOICES = {"pattern": list(Pattern.__members__), "level": LEVELS, "pass": PASSES, "dtype": DTYPES}
+_CHOICES = {
+    "pattern": list(Pattern.__members__),
+    "level": LEVELS,
+    "pass": PASSES,
+    "dtype": DTYPES,
+    OTHERS_KEY: OTHERS,
+}
 
 
 def complete(args: list[str], incomplete: str) -> list[str]:
@@ -20,6 +26,7 @@ def complete(args: list[str], incomplete: str) -> list[str]:
         return _values(args[-1], "", args)  # bash: key, and `=` is the last word
     keys = [f"{key}=" for key in root() if key not in NESTED]
     keys += [f"{group}.{key}=" for group in NESTED for key in root()[group]]
+    keys.append(f"{OTHERS_KEY}=")
     for group in ("mechanism", "task"):
         keys += [f"{group}.{param}=" for name in _names_in(group, args) for param in registry.card(group, name).params]
     return [key for key in dict.fromkeys(keys) if key.startswith(incomplete)]

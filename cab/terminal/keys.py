@@ -10,10 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from cab.contracts.case import OTHERS
 from cab.errors import UsageError, unknown
 from cab.paths import beside
 from cab.planning.overrides import root
-from cab.planning.points import NESTED
+from cab.planning.points import NESTED, OTHERS_KEY
 from cab.planning.schema import CHOICES
 from cab.plugins import registry
 from cab.terminal.printing import print_pairs
@@ -70,6 +71,9 @@ def is_key(text: str) -> bool:
 
 def print_key(text: str, out: Console) -> None:
     """Print a key, each key of a group, or which plug-ins have the hyper-parameter `mechanism.NAME`."""
+    if text == OTHERS_KEY:
+        _print_others(out)
+        return
     if text.startswith(("mechanism.", "task.")):
         _print_hyperparameter(text, out)
         return
@@ -80,6 +84,19 @@ def print_key(text: str, out: Console) -> None:
         if key.name in CHOICES:
             facts["accepted"] = ", ".join(CHOICES[key.name])
         print_pairs({**facts, "stands": key.stands}, out)
+
+
+def _print_others(out: Console) -> None:
+    """Print the one key of a task that is no hyper-parameter of it."""
+    facts = {
+        "key": OTHERS_KEY,
+        "meaning": "what stands in the slots of a task's model that are not of the case's pattern; "
+        "same: the mechanism under test",
+        "default": OTHERS[0],
+        "accepted": ", ".join(OTHERS),
+        "stands": "in a grid's block and on the command line",
+    }
+    print_pairs(facts, out)
 
 
 def _print_hyperparameter(text: str, out: Console) -> None:

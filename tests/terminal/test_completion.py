@@ -16,6 +16,9 @@ from cab.terminal.completion import complete
         (["mechanism=linear"], "mechanism.c", ["mechanism.chunk="]),
         (["mechanism=softmax"], "backend=s", ["backend=sdpa"]),
         ([], "meters=[lat", ["meters=[latency]", "meters=[latency_ratio]"]),
+        ([], "task.o", ["task.others="]),
+        ([], "task.others=", ["task.others=softmax", "task.others=none", "task.others=mean", "task.others=same"]),
+        (["task.others", "="], "no", ["none"]),
         ([], "nothing=", []),
     ],
 )

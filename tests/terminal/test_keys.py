@@ -36,6 +36,11 @@ def test_a_hyperparameter_is_shown_with_the_plugins_that_have_it() -> None:
     assert "default of local 128" in shown("mechanism.window")
 
 
+def test_the_key_of_a_task_that_is_no_hyperparameter_is_shown_like_a_key() -> None:
+    text = shown("task.others")
+    assert "default softmax accepted softmax, none, mean, same" in text and "slots" in text
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
