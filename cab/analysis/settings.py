@@ -13,8 +13,12 @@ def settings_of(board: Board) -> str:
 
 
 def flat_settings(settings: str) -> dict[str, Any]:
-    """Return dotted name -> value: `{"training": {"lr": 0.1}}` gives `training.lr`."""
-    return dict(_flatten(json.loads(settings)))
+    """Return each key as it is written on the command line -> value: `{"training": {"lr": 0.1}}` gives `training.lr`.
+
+    What stands in a task's other slots is a setting of its own, `others`, and written `task.others`.
+    """
+    flat = dict(_flatten(json.loads(settings)))
+    return {"task.others" if name == "others" else name: value for name, value in flat.items()}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

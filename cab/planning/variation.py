@@ -18,7 +18,7 @@ def flat(case: Case) -> dict[str, str]:
         if isinstance(entry, Mapping):
             values |= {f"{group}.{key}": str(value) for key, value in _leaves(entry)}
         else:
-            values[group] = str(entry)
+            values["task.others" if group == "others" else group] = str(entry)
     return values
 
 

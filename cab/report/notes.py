@@ -61,7 +61,11 @@ def _notable_settings(board: Board) -> Iterator[str]:
     """Yield the training's steps and learning rate, and the settings at the top level that are set."""
     for name, value in flat_settings(settings_of(board)).items():
         group, _, key = name.rpartition(".")
-        notable = key in ("steps", "lr") if group == "training" else not group and value not in (None, 0, "")
+        notable = (
+            key in ("steps", "lr")
+            if group == "training"
+            else (not group or name == "task.others") and value not in (None, 0, "")
+        )
         if notable:
             yield f"{key.replace('_', ' ')} {value}"
 

@@ -3,7 +3,8 @@
 from cab.analysis.ranking import leaderboard
 from cab.analysis.settings import differing_settings
 from cab.contracts.case import canonical
-from cab.report.notes import settings_that_differ
+from cab.planning.points import OTHERS_KEY
+from cab.report.notes import conditions, settings_that_differ
 from tests.analysis.example_rows import case_rows, table_of
 
 
@@ -17,3 +18,10 @@ def test_settings_that_differ_are_named_and_the_others_are_not() -> None:
         canonical(fast): {"training.lr": 0.01},
     }
     assert settings_that_differ(boards) == {canonical(slow): "training.lr=0.001", canonical(fast): "training.lr=0.01"}
+
+
+def test_what_stands_in_the_other_slots_has_the_key_of_the_command_line() -> None:
+    cases = [case_rows({"latency": 1.0}, settings=settings) for settings in ({}, {"others": "none"})]
+    boards = leaderboard(table_of(*cases))
+    assert settings_that_differ(boards) == {canonical({}): "", canonical({"others": "none"}): f"{OTHERS_KEY}=none"}
+    assert any("others none" in conditions(board) for board in boards)

@@ -1,6 +1,7 @@
 """What varies between the cases of a run."""
 
 from cab.planning.plan import plan
+from cab.planning.points import OTHERS_KEY
 from cab.planning.variation import flat, labels, varying
 
 
@@ -23,6 +24,11 @@ def test_a_setting_that_only_some_cases_have_varies() -> None:
     with_padding, without = plan(["mechanism=softmax", "task=speed", "padding=0,0.25", "meters=[flops]"]).cases
     assert ("padding" in flat(with_padding)) != ("padding" in flat(without))
     assert varying([with_padding, without]) == ["padding"]
+
+
+def test_what_stands_in_the_other_slots_has_the_key_of_the_command_line() -> None:
+    cases = plan(["mechanism=linear", "task=cab_lstf", "pattern=NC", f"{OTHERS_KEY}=softmax,none"]).cases
+    assert varying(cases) == [OTHERS_KEY] and flat(cases[1])[OTHERS_KEY] == "none"
 
 
 def test_labels_tell_cases_of_one_title_apart() -> None:

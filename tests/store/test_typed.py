@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from cab.planning.points import OTHERS_KEY
 from cab.store.store import Store
 from cab.store.table import table
 from cab.store.typed import typed, unpacked
@@ -42,3 +43,8 @@ def test_each_hyper_parameter_and_setting_has_a_column_of_its_type() -> None:
     assert rows["mechanism.sinks"].dtype == "boolean" and rows["training.lr"].iloc[1] == 0.1
     assert rows["mechanism.inner.name"].iloc[0] == "agent" and rows["task.k"].iloc[1] == [1]
     assert list(rows["threads"].dropna()) == [1]
+
+
+def test_what_stands_in_the_other_slots_has_the_key_of_the_command_line() -> None:
+    rows = unpacked(table_of(case_rows({"latency": 1.0}, settings={"others": "none"})))
+    assert list(rows[OTHERS_KEY]) == ["none"] and "others" not in rows
