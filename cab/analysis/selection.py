@@ -49,11 +49,11 @@ def selected(rows: "DataFrame", filters: Mapping[str, Sequence[str]]) -> "DataFr
             raise unknown("filter", key, FILTERS)
         column = rows[_COLUMNS_OF_KEYS.get(key, key)].astype("string")
         mask = column.isin([str(value) for value in values]).fillna(False)
-        if key == "mechanism":  # what needs no mechanism stands among the rows under its own name
-            mask |= (rows["grade"] == "floor").fillna(False)
         if not mask.any():
             present = sorted(column.dropna().unique(), key=lambda text: (len(text), text))
             raise UsageError(f"no result has {key}={','.join(map(str, values))}; the results have {', '.join(present)}")
+        if key == "mechanism":  # what needs no mechanism stands among the rows under its own name
+            mask |= (rows["grade"] == "floor").fillna(False)
         rows = rows[mask]
     return rows
 

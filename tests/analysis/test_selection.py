@@ -5,7 +5,7 @@ import pytest
 from cab.analysis.results import Results
 from cab.analysis.selection import filters_of, limits_of, metric_units, selected
 from cab.errors import UsageError
-from tests.analysis.example_rows import case_rows, environments, table_of
+from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 
 ROWS = table_of(
     *(
@@ -33,6 +33,14 @@ def test_filters_narrow_the_rows() -> None:
 def test_a_filter_that_fits_nothing_is_refused(word: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         selected(ROWS, filters_of([word]))
+
+
+def test_floors_stay_beside_a_mechanism_and_do_not_hide_a_wrong_name() -> None:
+    floor = with_columns(training_rows("majority", 0.5), grade="floor")
+    rows = table_of(training_rows("softmax", 0.9), training_rows("linear", 0.8), floor)
+    assert set(selected(rows, {"mechanism": ["linear"]})["mechanism"]) == {"linear", "majority"}
+    with pytest.raises(UsageError, match="no result has mechanism=typo; the results have linear, softmax"):
+        selected(rows, {"mechanism": ["typo"]})
 
 
 def test_what_exceeds_a_limit_or_has_no_value_for_it_is_left_out_and_the_others_are_ranked_anew() -> None:
