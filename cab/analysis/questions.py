@@ -127,7 +127,8 @@ def final_rows(rows: "DataFrame") -> "DataFrame":
 def _newest(rows: list[Row], machines: Mapping[str, str]) -> list[Row]:
     """Return the newest row of each case, metric and machine, with its _MACHINE, and _TIMED: whether that matters.
 
-    A row without data columns gets them from another row of its case.
+    A row of a case that failed before its data were read has no data source, and older files lack the other data
+    columns: they are taken from another row of the case. Where there is none they are None.
     """
     depends_on_machine = _machine_dependent()
     by_time = sorted(rows, key=lambda row: str(row["time"] or ""))
@@ -139,8 +140,10 @@ def _newest(rows: list[Row], machines: Mapping[str, str]) -> list[Row]:
     newest: dict[tuple[Any, ...], Row] = {}
     for row in by_time:
         for name in _DATA_COLUMNS:
-            if not row[name]:
-                row[name] = of_case.get((row["case_id"], name)) if of_case else None
+            if row[name] is None or (name == "data_source" and row[name] == ""):
+                row[name] = of_case.get((row["case_id"], name))
+            elif row[name] == "":  # known, and nothing: the task is as published
+                row[name] = None
         environment_id = row["environment_id"] or ""
         row[_MACHINE] = machine = machines.get(environment_id, environment_id)
         row[_TIMED] = timed = depends_on_machine(row)

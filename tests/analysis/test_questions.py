@@ -99,6 +99,20 @@ def test_a_training_that_failed_before_its_data_were_known_stands_with_the_other
     assert set(lines_by_label(board)) == {"softmax", "agent"} and board.question["data_source"] == "aclImdb"
 
 
+@pytest.mark.parametrize(
+    ("column", "earlier", "asked", "later"), [("protocol", "", None, "x"), ("task_version", 0, 0, 1)]
+)
+def test_an_empty_value_of_a_data_column_is_a_value(column: str, earlier: Any, asked: Any, later: Any) -> None:
+    cases = [with_columns(training_rows("softmax", 0.5), **{column: value}) for value in (earlier, later)]
+    boards = leaderboard(table_of(*cases), environments())
+    assert [board.question[column] for board in boards] == [asked, later]
+
+
+def test_a_row_without_a_protocol_stands_with_one_of_none() -> None:
+    older = with_columns(training_rows("linear", 0.4), protocol=None)
+    assert set(lines_by_label(board_of(training_rows("softmax", 0.5), older))) == {"softmax", "linear"}
+
+
 def test_a_large_table_read_in_parts_gives_the_same_boards(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [
         case_rows({"latency": (1.0, 0.9, 1.1), "flops": 5.0}, mechanism=name, pattern=pattern, n=n, m=n)
