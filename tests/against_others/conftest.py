@@ -12,9 +12,11 @@ import torch
 _libraries: list[Any] = []  # definitions live as long as their library
 
 
-@pytest.fixture
-def torchvision() -> None:
-    """Let torchvision, which timm imports, be imported beside PyTorch for the CPU, where its kernels do not load."""
+def _declare_operators_of_torchvision() -> None:
+    """Let torchvision, which timm brings, be imported beside PyTorch for the CPU, where its kernels do not load.
+
+    Other peers import it where it is there (torchmetrics, transformers), some while tests are collected.
+    """
     if importlib.util.find_spec("torchvision") is None:
         return
     try:
@@ -26,8 +28,11 @@ def torchvision() -> None:
         _libraries.append(library)
 
 
+_declare_operators_of_torchvision()
+
+
 @pytest.fixture
-def timm_models(torchvision: None) -> Callable[[str], Any]:
+def timm_models() -> Callable[[str], Any]:
     """Return a function that imports a module of timm.models by name, or skips the test."""
 
     def load(name: str) -> Any:

@@ -7,6 +7,7 @@ import torch
 
 from cab import Pattern, Slot
 from cab.ops.softmax import visible
+from cab.ops.top_k import top_k_mask
 from cab.plugins import registry
 
 pytest.importorskip("transformers")
@@ -65,7 +66,7 @@ def test_the_indexer_chooses_the_same_keys() -> None:
     keys = theirs.indexer(x, x, embedding(x, place.expand(2, N)), hidden, place)
     expected = torch.zeros(2, N, N).bool().scatter(-1, keys.long(), True).tril()
     index = ours.index(x, place, ours.index_keys(x, place))
-    assert torch.equal(ours._choose(index, visible(Pattern.CS, N, N, None, x.device))[:, 0], expected)
+    assert torch.equal(top_k_mask(index, ours.selected, visible(Pattern.CS, N, N, None, x.device))[:, 0], expected)
     assert expected.sum(-1).tolist() == [[min(i + 1, SELECTED) for i in range(N)]] * 2
 
 

@@ -14,7 +14,6 @@ EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(
 MODULES = {"fla-core": "fla.ops"}  # where the import's name is not the distribution's
 
 
-@pytest.mark.usefixtures("torchvision")
 @pytest.mark.skipif(not ASKED, reason="not an environment for parity: make test-parity")
 @pytest.mark.parametrize("requirement", EXTRAS.get(ASKED, []))
 def test_a_peer_is_installed_in_its_version_and_imports(requirement: str) -> None:
