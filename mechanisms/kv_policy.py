@@ -219,15 +219,26 @@ class KvPolicy(Mechanism):
         return 2.0 * self.slot.heads * (pairs * (self.slot.dim + self.slot.values) + beside * self.slot.dim)
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Count the pairs that are read."""
-        most = {"streaming": self.sinks + self.window, "quest": self.budget, "h2o": self.budget}.get(self.policy, m)
-        few, late, dropped = min(most, m), 0, 0
-        if self.policy in ("snapkv", "feather"):
-            seen = self.prompt if self.causal_self else m
-            late, dropped = max(n - self.prompt, 0), seen - self.budget
-            dropped = max(dropped - -(-seen // self.stride) * (self.policy == "feather"), 0)
-        pairs = n * few - few * (few - 1) / 2 if self.causal_self else n * few
-        return 2.0 * self.slot.heads * (pairs - late * dropped) * (self.slot.dim + self.slot.values)
+        """Count two products over the pairs that are read."""
+        pairs = sum((heads.stop - heads.start) * int(self._reads(rule, n, m).sum()) for rule, heads in self.groups)
+        return 2.0 * pairs * (self.slot.dim + self.slot.values)
+
+    def _reads(self, rule: str, n: int, m: int) -> Tensor:
+        """Return how many keys each of n queries reads, (n,); of a source by `quest`, as if all pages were whole."""
+        i = torch.arange(n, device="cpu")
+        reads = i + 1 if self.causal_self else torch.full_like(i, m)  # all
+        own = (i % self.page + 1) * self.causal_self  # those of its own page
+        if rule == "streaming":
+            return reads.clamp(max=self.sinks + self.window)
+        if rule == "h2o":
+            return reads.where(i < self.page, (reads - own).clamp(max=self.budget) + own)
+        if rule == "quest":
+            return (reads - own).clamp(max=(self.budget // self.page - self.causal_self) * self.page) + own
+        if rule in ("snapkv", "feather"):
+            prompt = self.prompt if self.causal_self else m
+            strided = -(-(prompt - self.causal_self) // self.stride) * (rule == "feather")
+            return reads - max(prompt - self.budget - strided, 0) * (i >= self.prompt)
+        return reads
 
     def init_state(self, k: Tensor, v: Tensor, key_mask: Maybe = None) -> Any:
         """Keep the source (CC), or nothing yet (CS), for each group of heads."""

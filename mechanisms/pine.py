@@ -117,8 +117,16 @@ class Pine(Mechanism):
         return 2.0 * self.slot.heads * (n * m * (self.slot.dim + self.slot.values) + ordering)
 
     def flops_needed(self, n: int, m: int) -> float:
-        """Count half the pairs: how many are seen, the documents say, and in a prefix or suffix it is these."""
-        return self.slot.heads * n * (n + 1) * (self.slot.dim + self.slot.values)
+        """Count for documents of equal lengths, which fill the sequence: of all layouts, the one with the most pairs.
+
+        Of a pair that is seen these are a score and a weighed value, and where the order matters, which is that of two
+        other documents at least, a score without positions for each pair of tokens of two documents.
+        """
+        documents = max(min(self.documents, n), 1)  # of one token at least
+        between = n**2 * (1 - 1 / documents)
+        pairs = (n**2 + n + between) / 2
+        ordering = between if self.base is not None and documents > 2 else 0.0
+        return 2.0 * self.slot.heads * (pairs * (self.slot.dim + self.slot.values) + ordering * self.slot.dim)
 
     def _document(self, part: Tensor) -> Tensor:
         return (part >= 1) & (part <= self.documents)

@@ -51,6 +51,20 @@ def test_the_state_holds_no_more_than_the_policy_keeps(pattern: str, policy: str
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("prompt", [1, 19, 20, 50])  # by the stride of 3, of 18 and of 19 tokens
+@pytest.mark.parametrize(("pattern", "policy", "kept"), KEPT)
+def test_what_is_needed_is_two_products_over_the_pairs_that_are_read(
+    pattern: str, policy: str, kept: list[int], prompt: int
+) -> None:
+    m = 28 if pattern == "CC" else N  # whole pages: how often a shorter one is read, the tokens say
+    slot = Slot(Pattern.of(pattern), HEADS, DIM, N, source_len=m if pattern == "CC" else None, value_dim=m)
+    mechanism: Any = registry.load("mechanism", "kv_policy")(slot, policy=policy, **{**SMALL, "prompt": prompt})
+    q, k, _ = (t[:, :, :length].float() for t, length in zip(tokens(pattern).values(), (N, m, m), strict=True))
+    weights = mechanism.eval()(q, k, torch.eye(m).expand(1, HEADS, m, m))
+    assert mechanism.flops_needed(N, m) == 2 * int((weights > 0).sum()) * (DIM + m)
+
+
+@torch.no_grad()
 def test_streaming_counts_positions_inside_the_cache() -> None:
     # all tokens are alike, and those of the window as far away: a row differs from another by the sinks' distance alone
     q, k = (torch.full((1, HEADS, N, DIM), value).double() for value in (0.7, 1.3))

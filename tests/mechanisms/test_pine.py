@@ -56,6 +56,26 @@ def test_what_the_positions_cost_is_counted() -> None:
     assert mechanism.flops(N, N) == count_flops(lambda: mechanism(q, k, v, source_segment=segment))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("documents", [1, 2, 3, 4])
+def test_what_is_needed_is_what_documents_of_equal_lengths_see(documents: int) -> None:
+    slot = Slot(Pattern.NS, HEADS, DIM, N, value_dim=N)  # without a base: the order does not matter
+    mechanism: Any = registry.load("mechanism", "pine")(slot, documents=documents).double()
+    q, k, _ = (t[:1] for t in tokens())
+    segment = 1 + torch.arange(N).expand(1, N) * documents // N
+    weights = mechanism(q, k, torch.eye(N).double().expand(1, HEADS, N, N), source_segment=segment)
+    assert mechanism.flops_needed(N, N) == 2 * int((weights > 0).sum()) * (DIM + N)
+
+
+@torch.no_grad()
+def test_the_order_of_documents_needs_their_scores_without_positions() -> None:
+    plain, ordered = (
+        registry.load("mechanism", "pine")(Slot(Pattern.NS, HEADS, DIM, N, rotary=base), documents=3).flops_needed(N, N)
+        for base in (None, 10.0)
+    )
+    assert ordered - plain == 2 * HEADS * DIM * (N * N * 2 / 3)
+
+
 def test_a_source_without_positions_and_no_document_are_refused() -> None:
     with pytest.raises(Unsupported, match="no position among the documents"):
         built("NC")
