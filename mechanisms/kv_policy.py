@@ -63,16 +63,10 @@ class KvPolicy(Mechanism):
     cost = "O(n m d), and O(n b d) for budget b by policy=h2o"
     rotates = True
     accepts = {
-        "policy": ("streaming", "duo", "h2o", "snapkv", "feather", "quest"),
-        "budget": ">= 1",
-        "window": ">= 1",
-        "sinks": ">= 0",
-        "page": ">= 1",
-        "prompt": ">= 1",
+        "policy": ("streaming", "duo", "h2o", "snapkv", "feather", "quest"), "full_heads": ">= 0, <= 1",
+        "budget": ">= 1", "window": ">= 1", "sinks": ">= 0", "page": ">= 1", "prompt": ">= 1", "stride": ">= 1",
         "pool": "odd, >= 1",
-        "stride": ">= 1",
-        "full_heads": ">= 0, <= 1",
-    }
+    }  # fmt: skip
     checks = (
         {"policy": "snapkv", "budget": 9, "window": 3, "prompt": 16, "pool": 3},
         {"policy": "h2o", "budget": 9, "window": 3, "page": 4},
@@ -99,19 +93,9 @@ class KvPolicy(Mechanism):
     exempt = {"heads": "policy=feather drops tokens from all heads at once (arXiv 2412.13180)"}
 
     def __init__(
-        self,
-        slot: Any,
-        *,
-        policy: str = "snapkv",
-        budget: int = 64,
-        window: int = 16,
-        sinks: int = 4,
-        page: int = 16,
-        prompt: int = 128,
-        pool: int = 5,
-        stride: int = 3,
-        full_heads: float = 0.5,
-    ) -> None:
+        self, slot: Any, *, policy: str = "snapkv", budget: int = 64, window: int = 16, sinks: int = 4, page: int = 16,
+        prompt: int = 128, pool: int = 5, stride: int = 3, full_heads: float = 0.5,
+    ) -> None:  # fmt: skip
         super().__init__(slot)
         if policy in ("h2o", "snapkv") and budget <= window:
             raise ValueError(f"budget={budget}: more than the window of {window} tokens is kept")
@@ -130,20 +114,9 @@ class KvPolicy(Mechanism):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None) -> Tensor:
         """Run `step`'s computation: over pages (h2o), or over the whole sequence at once and without dropping."""
-        outs = []
-        for rule, heads in self.groups:
-            state = self._begin(k[:, heads], v[:, heads], None if self.causal_self else key_mask)
-            size, rows = self.page if rule == "h2o" else q.shape[2], []
-            for start in range(0, q.shape[2], size):
-                part = slice(start, start + size)
-                mask = None if query_mask is None else query_mask[:, part]
-                new = (k[:, heads, part], v[:, heads, part]) if self.causal_self else (None, None)
-                out, state, needed = self._read(rule, state, q[:, heads, part], *new, mask)
-                if rule == "h2o" and (start + size) % self.page == 0:
-                    state = _packed(state, needed, min(needed.shape[-1], self.budget))
-                rows.append(out)
-            outs.append(torch.cat(rows, 2))
-        return torch.cat(outs, 1)
+        state = self.init_state(k, v, None if self.causal_self else key_mask)
+        new = (k, v) if self.causal_self else (None, None)
+        return self._decode(state, q, *new, query_mask)[0]
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Decode token by token, with a list of the keys that each head keeps."""
@@ -248,16 +221,25 @@ class KvPolicy(Mechanism):
         self, state: Any, q: Tensor, k: Maybe = None, v: Maybe = None, key_mask: Maybe = None
     ) -> tuple[Tensor, Any]:
         """Read, and drop what no later query reads. `h2o` takes one token after the other."""
+        return self._decode(state, q, k, v, key_mask, in_steps=True)
+
+    def _decode(
+        self, state: Any, q: Tensor, k: Maybe, v: Maybe, mask: Maybe, in_steps: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Read and drop with each group of heads; what `h2o` drops depends on the tokens before, so it takes parts."""
         outs, states = [], []
         for (rule, heads), group in zip(self.groups, state, strict=True):
-            size, rows = 1 if rule == "h2o" else q.shape[2], []
+            size, rows = (1 if in_steps else self.page) if rule == "h2o" else q.shape[2], []
             for start in range(0, q.shape[2], size):
                 part = slice(start, start + size)
-                mask = None if key_mask is None else key_mask[:, part]
                 new = (None, None) if k is None or v is None else (k[:, heads, part], v[:, heads, part])
-                out, group, needed = self._read(rule, group, q[:, heads, part], *new, mask, pack=True)
-                counted = needed.device.type != "meta"
-                group = _packed(group, needed, int(needed.sum(-1).amax()) if counted else needed.shape[-1])
+                of_part = None if mask is None else mask[:, part]
+                out, group, needed = self._read(rule, group, q[:, heads, part], *new, of_part, pack=in_steps)
+                if in_steps:
+                    counted = needed.device.type != "meta"
+                    group = _packed(group, needed, int(needed.sum(-1).amax()) if counted else needed.shape[-1])
+                elif rule == "h2o" and (start + size) % self.page == 0:
+                    group = _packed(group, needed, min(needed.shape[-1], self.budget))
                 rows.append(out)
             outs.append(torch.cat(rows, 2))
             states.append(group)
