@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from cab import Batch, Missing, Source, Task
 from cab.backbones.diffusion import Diffusion, FixedNoise, noisy
-from cab.backbones.image_quality import PEAK, psnr, ssim
+from cab.backbones.image_quality import PEAK, WINDOW, psnr, ssim
 from cab.backbones.sr3 import UNet
 from cab.contracts.task import LayerFactory, Split
 from cab.data import faces, fashion_mnist
@@ -97,6 +97,12 @@ class CabSR(Task):
         self.side = isqrt(seq_len)
         if self.side**2 != seq_len:
             raise ValueError(f"seq_len={seq_len}: the pixels of a square image, as 1024")
+        if self.side < WINDOW:
+            raise ValueError(f"seq_len={seq_len}: at least {WINDOW**2}, for SSIM compares {WINDOW} by {WINDOW} pixels")
+        at_least_one = {"heads": heads, "dim": dim, "factor": factor, "levels": levels, "blocks": blocks}
+        for name, value in {**at_least_one, "groups": groups}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}: at least 1")
         if self.side % factor:
             raise ValueError(f"factor={factor} does not divide the side of {self.side} pixels")
         if not 1 <= sampling_steps <= diffusion_steps:

@@ -179,6 +179,12 @@ def test_every_slot_is_under_test(folder: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"seq_len": 1000}, ValueError, "seq_len=1000: the pixels of a square image"),
+        ({"seq_len": 100}, ValueError, "seq_len=100: at least 121, for SSIM compares 11 by 11 pixels"),
+        *(
+            ({name: value}, ValueError, f"{name}={value}: at least 1")
+            for name in ("heads", "dim", "factor", "levels", "blocks", "groups")
+            for value in (0, -1)
+        ),
         ({"factor": 5}, ValueError, "factor=5 does not divide the side of 32 pixels"),
         ({"images": "cifar"}, UsageError, "unknown images 'cifar'"),
         ({"sampling_steps": 101}, ValueError, "sampling_steps=101: from 1 to diffusion_steps=100"),
