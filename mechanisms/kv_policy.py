@@ -63,10 +63,16 @@ class KvPolicy(Mechanism):
     cost = "O(n m d), and O(n b d) for budget b by policy=h2o"
     rotates = True
     accepts = {
-        "policy": ("streaming", "duo", "h2o", "snapkv", "feather", "quest"), "full_heads": ">= 0, <= 1",
-        "budget": ">= 1", "window": ">= 1", "sinks": ">= 0", "page": ">= 1", "prompt": ">= 1", "stride": ">= 1",
+        "policy": ("streaming", "duo", "h2o", "snapkv", "feather", "quest"),
+        "full_heads": ">= 0, <= 1",
+        "budget": ">= 1",
+        "window": ">= 1",
+        "sinks": ">= 0",
+        "page": ">= 1",
+        "prompt": ">= 1",
+        "stride": ">= 1",
         "pool": "odd, >= 1",
-    }  # fmt: skip
+    }
     checks = (
         {"policy": "snapkv", "budget": 9, "window": 3, "prompt": 16, "pool": 3},
         {"policy": "h2o", "budget": 9, "window": 3, "page": 4},
@@ -93,9 +99,19 @@ class KvPolicy(Mechanism):
     exempt = {"heads": "policy=feather drops tokens from all heads at once (arXiv 2412.13180)"}
 
     def __init__(
-        self, slot: Any, *, policy: str = "snapkv", budget: int = 64, window: int = 16, sinks: int = 4, page: int = 16,
-        prompt: int = 128, pool: int = 5, stride: int = 3, full_heads: float = 0.5,
-    ) -> None:  # fmt: skip
+        self,
+        slot: Any,
+        *,
+        policy: str = "snapkv",
+        budget: int = 64,
+        window: int = 16,
+        sinks: int = 4,
+        page: int = 16,
+        prompt: int = 128,
+        pool: int = 5,
+        stride: int = 3,
+        full_heads: float = 0.5,
+    ) -> None:
         super().__init__(slot)
         if policy in ("h2o", "snapkv") and budget <= window:
             raise ValueError(f"budget={budget}: more than the window of {window} tokens is kept")
