@@ -151,10 +151,14 @@ class CabSum(Task):
         kept = tokens[: tokens.index(END)] if END in tokens else tokens
         return self.byte_pairs.decode(token - SPECIAL for token in kept if token >= SPECIAL)
 
+    def target_tokens(self, text: str) -> list[int]:
+        """Return the tokens of a target: as many as it has room for, the last of them `END` if the text fits."""
+        return [*self.tokens(text), END][: self.seq_len]
+
     def collate(self, examples: Sequence[tuple[str, str]], trim: bool = False) -> Batch:
         """Return x (batch, n) and y (batch, m) with their masks, and target (batch, n), `IGNORED` at padding."""
         sources = [self.tokens(source)[: self.source_len] for source, _ in examples]
-        targets = [[*self.tokens(target), END][: self.seq_len] for _, target in examples]
+        targets = [self.target_tokens(target) for _, target in examples]
         n = max(map(len, targets)) if trim else self.seq_len
         m = max(map(len, sources)) if trim else self.source_len
         target, y = _padded(targets, n, IGNORED), _padded(sources, m, PADDING)
@@ -211,15 +215,19 @@ class CabSum(Task):
         return model.stream(batch.y, batch.y_mask, START)
 
     def floors(self) -> dict[str, dict[str, float]]:
-        """Return what the first words of the source give, as many as targets have, and frequent tokens."""
+        """Return what the first words of the source give, as many as cut targets have, and frequent tokens."""
         train, test = (list(_spread(self.split(name, 0), SCORED)) for name in ("train", "test"))
-        length = round(mean(len(words(target)) for _, target in train))
-        lead = [rouge(" ".join(words(source)[:length]), target) for source, target in test]
+        trained, tested = ([self.target_tokens(target) for _, target in split] for split in (train, test))
+        length = round(mean(len(words(self.text(target))) for target in trained))
+        lead = [
+            rouge(" ".join(words(source)[:length]), self.text(target))
+            for (source, _), target in zip(test, tested, strict=True)
+        ]
         counts = np.ones(self.vocabulary)
-        for _, target in train:
-            np.add.at(counts, [*self.tokens(target), END][: self.seq_len], 1)
+        for target in trained:
+            np.add.at(counts, target, 1)
         nll = -np.log(counts / counts.sum())
-        tokens = [token for _, target in test for token in [*self.tokens(target), END][: self.seq_len]]
+        tokens = [token for target in tested for token in target]
         return {
             "first words": {name: mean(each[name] for each in lead) for name in ROUGE},
             "token frequencies": {"nll": float(nll[tokens].mean())},

@@ -187,6 +187,16 @@ def test_floors_are_the_first_words_and_frequent_tokens(folder: Path) -> None:
     assert floors["first words"] == pytest.approx({"rouge1": 0.5, "rouge2": 0.0, "rougeL": 0.5})
 
 
+def test_floors_are_compared_with_the_target_as_it_is_cut(folder: Path) -> None:
+    task = cab_sum(folder, seq_len=3, vocabulary=259)  # bytes alone: a target is the first three letters of its names
+    text = "xyz and more"
+    task.splits = {split: [(text, "xyz out")] for split in ("train", "validation", "test")}
+    references = [task.text(row) for row in task.collate(task.split("test", 0)).target.tolist()]
+    assert references == ["xyz"]
+    # one word of the source, as many as the cut target has, and it is the target's
+    assert task.floors()["first words"] == {"rouge1": 1.0, "rouge2": 0.0, "rougeL": 1.0}
+
+
 # The model and the YAML.
 
 
