@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 CALLS = 3  # that are counted
+SECONDS = 1000.0  # that a count may take, where the caller does not say
 _REQUESTS = """
 #include <valgrind/callgrind.h>
 void start(void) { CALLGRIND_START_INSTRUMENTATION; }
@@ -22,7 +23,9 @@ void dump(void) { CALLGRIND_DUMP_STATS; }
 """
 # the first instrumented call is dropped: callgrind translates the code anew, and caches fill
 _SCRIPT = """
-import ctypes, gc
+import ctypes, gc, os, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: who counts may be killed
+if os.getppid() != {parent}: raise SystemExit("the process that counts has ended")  # before the line above
 {setup}
 run(); run()
 gc.collect(); gc.disable()
@@ -43,16 +46,17 @@ def missing() -> str | None:
 def count_instructions(setup: str, seconds: float | None = None) -> float:
     """Return the instructions of one call of `run`, which the Python code `setup` defines; the mean of `CALLS` calls.
 
-    It runs in this interpreter's environment, with one thread. `RuntimeError` says in a line what failed, or that it
-    took longer than `seconds`.
+    It runs in this interpreter's environment, with one thread, and ends with this process. `RuntimeError` says in a
+    line what failed, or that it took longer than `seconds` (`SECONDS` by default).
     """
+    seconds = SECONDS if seconds is None else seconds
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "requests.c").write_text(_REQUESTS)
         library = str(folder / "requests.so")
         _run([_compiler() or "cc", "-shared", "-fPIC", "-o", library, str(folder / "requests.c")], seconds)
         script = folder / "script.py"
-        script.write_text(_SCRIPT.format(setup=setup, library=library, calls=CALLS))
+        script.write_text(_SCRIPT.format(setup=setup, library=library, calls=CALLS, parent=os.getpid()))
         valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/counts"]
         # -P: the folder of the script must not be searched for modules
         _run([*valgrind, sys.executable, "-P", str(script)], seconds)
@@ -63,7 +67,7 @@ def _compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc")
 
 
-def _run(command: list[str], seconds: float | None) -> None:
+def _run(command: list[str], seconds: float) -> None:
     # with a random hash seed dictionaries differ from run to run, by 5e-5 of all instructions
     settings = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:

@@ -2,8 +2,13 @@
 valgrind.
 """
 
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,57 @@ def test_what_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiler_is_needed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/valgrind" if name == "valgrind" else None)
     assert "apt install gcc" in (missing() or "")
+
+
+@pytest.fixture
+def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs named cc, which makes nothing, and valgrind, which runs its command as it is, first in the path."""
+    for name, lines in {"cc": "exit 0", "valgrind": 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_a_count_has_a_time_limit_also_where_none_is_given(emulator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="^valgrind took longer than 1 s$"):
+        count_instructions("import time; time.sleep(60)", seconds=1)
+    monkeypatch.setattr(callgrind, "SECONDS", 1.0)
+    with pytest.raises(RuntimeError, match="^valgrind took longer than 1 s$"):
+        count_instructions("import time; time.sleep(60)")
+
+
+def test_valgrind_ends_with_the_process_that_counts(emulator: Path) -> None:
+    number = emulator / "number"
+    setup = f"import os, time; open({str(number)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    script = f"from cab.instruments.callgrind import count_instructions; count_instructions({setup!r})"
+    counting = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        _wait_until(lambda: number.exists() and bool(number.read_text()))
+    finally:
+        counting.kill()
+        counting.wait()
+    pid = int(number.read_text())
+    try:
+        _wait_until(lambda: not _runs(pid))
+    finally:
+        if _runs(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie that nobody has waited for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.long
