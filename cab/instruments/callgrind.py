@@ -74,6 +74,8 @@ def _run(command: list[str], seconds: float) -> None:
         done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{Path(command[0]).name} took longer than {seconds:.0f} s") from None
+    except FileNotFoundError as error:
+        raise RuntimeError(missing() or str(error)) from None
     if done.returncode:
         # valgrind's own lines start with ==PID==
         lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("==")]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cab.instruments.callgrind import CALLS
+from cab.instruments.callgrind import CALLS, count_instructions
 from cab.meters import instructions
 from cab.meters.instructions import Instructions
 
@@ -20,6 +20,13 @@ def test_instructions_need_valgrind_and_the_cpu(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/valgrind")
     assert Instructions().unavailable("cpu") is None
     assert "cuda" in (Instructions().unavailable("cuda") or "")
+
+
+def test_without_valgrind_the_meter_and_a_count_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # an empty folder
+    assert Instructions().unavailable("cpu") == "valgrind is not installed (apt install valgrind)"
+    with pytest.raises(RuntimeError, match=r"^valgrind is not installed \(apt install valgrind\)$"):
+        count_instructions("run = print")
 
 
 def test_instructions_are_of_one_call_of_the_case_set_up_anew(
