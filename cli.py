@@ -273,11 +273,16 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A new folder for the bundle.")],
     results: Results = Path("results"),
 ) -> None:
-    """Write the results as a bundle that can be cited: Parquet, environments, version and checksums."""
+    """Write the results as a bundle that can be cited: Parquet, environments, version and checksums.
+
+    Imported bundles are left out, because each is one of its own.
+    """
     from cab import __version__
     from cab.store import bundle
 
     bundle.write(results, folder, __version__)
+    for imported in bundle.imported(results):
+        typer.echo(f"left out: {imported}, an imported bundle; cite it by itself", err=True)
     typer.echo(f"written: {folder}")
 
 

@@ -13,6 +13,7 @@ from cab.cli import app
 from typer.testing import CliRunner
 
 from cab.planning.plan import plan
+from cab.store import bundle
 from cab.store.store import Store
 from tests.store.example_entries import entry, write
 
@@ -41,6 +42,15 @@ def failed(status: str, reason: str, metric: str = "latency") -> dict[str, Any]:
 def timed(value: float, low: float, high: float) -> dict[str, Any]:
     result = {"status": "ok", "unit": "seconds", "higher_is_better": False, "value": value}
     return {"latency": {**result, "ci_low": low, "ci_high": high, "count": 90, "processes": 5, "converged": True}}
+
+
+def test_export_says_which_imported_bundles_it_leaves_out(store: Store) -> None:
+    put(store)
+    bundle.write(store.folder, store.folder.parent / "theirs", "1.0")
+    imported = bundle.import_into(store.folder, store.folder.parent / "theirs")
+    done = CliRunner().invoke(app, ["export", "ours", "--results", str(store.folder)])
+    assert done.exit_code == 0 and f"left out: {imported}" in done.stderr
+    assert len(bundle.read(Path("ours"))[0]) == 1
 
 
 @pytest.fixture
