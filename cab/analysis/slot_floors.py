@@ -1,8 +1,9 @@
-"""Which slots of CAB's tasks measure attention at a scale, by what was measured once and ships with the project.
+"""Which slots of CAB's tasks measure attention at a scale, by a measurement that ships with the project once made.
 
-`cab run grid=cab_floors` trains softmax and `none` in every slot, over three seeds; results/reference/cab-floors holds
-its rows, as `cab report` writes them. Where `none` is within the interval of softmax, or better, the slot's scores say
-nothing of mechanisms: such a board is marked, and counts in no aggregate.
+`cab run grid=cab_floors` trains softmax and `none` in every slot, over three seeds; its rows, as `cab report` writes
+them, belong into results/reference/cab-floors. Where `none` is within the interval of softmax, or better, the slot's
+scores say nothing of mechanisms: such a board is marked, and counts in no aggregate. No board is marked while that
+folder does not exist: results/reference/README.md says whether it was measured.
 """
 
 import json
