@@ -127,8 +127,9 @@ def _shared_source(kind: str) -> bytes:
 def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | None) -> Card:
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
-        reason = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nested too deeply
+        deep = "its expressions are nested too deeply"
+        reason = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error) or deep
         raise UsageError(f"{kind} '{name}': {path} is not valid Python: {reason}") from error
     own_classes = _classes(tree)
     classes = _suite_classes(tree) | (_mechanism_bases() if kind == "mechanism" else {}) | own_classes

@@ -115,7 +115,7 @@ def read_bundle(folder: Path, number: int) -> Bundle:
         data["measurements"] = [Measurement.from_json(each) for each in data["measurements"]]
         data["verdicts"] = {key: LawsAnswer(**verdict) for key, verdict in data["verdicts"].items()}
         return Bundle(**data)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -130,5 +130,5 @@ def read_done(folder: Path, number: int) -> Done | None:
         data = json.loads((folder / f"{number}.done").read_bytes())
         verdicts = {key: LawsAnswer(**verdict) for key, verdict in data["verdicts"].items()}
         return Done(data["host"], data["error"], verdicts)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
