@@ -265,6 +265,30 @@ _plot_command("patterns", "Draw mechanism by pattern: how many times as good as 
 _plot_command("training", "Draw the validations of each training by step.")
 _plot_command("quality", "Draw how well a cost was measured: the half-widths of its intervals by length.")
 _plot_command("wins", "Draw from which length each mechanism beats softmax, with its interval.")
+_plot_command("agreement", "Draw whether patterns, and tasks, put the mechanisms into the same order.")
+_plot_command(
+    "ranks", "Draw which mechanisms are told apart over tasks: mean ranks from ten tasks on, else differences."
+)
+
+
+@plot_app.command("compare")
+@with_exit_codes
+def plot_compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A label, as cab report --full prints it.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE | DIR]...", help="Filters, stores and bundles.")
+    ] = None,
+    results: Results = Path("results"),
+    metric: Annotated[str, typer.Option(help="What is compared; the headline by default.")] = "",
+    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("results/plots"),
+    format_: Annotated[str, typer.Option("--format", help="png, svg or html.")] = "png",
+) -> None:
+    """Draw A against B: a dot for each case, the ratio (of scores the difference) with its interval."""
+    from cab.terminal.reporting import draw_comparison
+
+    path = draw_comparison(first, second, words or [], results, metric, out, format_)
+    typer.echo(f"written: {path}")
 
 
 @app.command()

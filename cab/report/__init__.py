@@ -11,6 +11,7 @@ from cab.report.aggregates import print_aggregates
 from cab.report.case_ids import short_ids
 from cab.report.command import command
 from cab.report.comparison import print_comparison
+from cab.report.comparison_pictures import compare
 from cab.report.efficiency import print_efficiency
 from cab.report.evidence import Evidence
 from cab.report.export import write_csv, write_parquet
@@ -34,6 +35,7 @@ __all__ = [
     "Results",
     "chosen_metrics",
     "command",
+    "compare",
     "difference",
     "display_unit",
     "filters_of",

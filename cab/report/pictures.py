@@ -6,6 +6,7 @@ from math import inf, log2, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.comparison import ratio
 from cab.analysis.curves import SETTING_COLUMNS
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
@@ -15,8 +16,10 @@ from cab.analysis.ranking import pattern_order
 from cab.analysis.results import Results
 from cab.errors import UsageError, unknown
 from cab.report import notes
+from cab.report.comparison_pictures import agreement, ranks
 from cab.report.export import write_file
-from cab.report.summary import longest_boards, ratio, softmax_line
+from cab.report.figures import COLOURS, GREY, HEIGHT, plain, styled
+from cab.report.summary import longest_boards, softmax_line
 from cab.report.units import display_unit
 
 if TYPE_CHECKING:
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "html")
 HIGHLIGHTED = 8  # lines that have a colour and a name; the others are grey
-COLOURS = ("#1a1e23", "#0b5cad", "#b3470d", "#00795b", "#a13d86", "#7a6000", "#4b5fd0", "#8c2d2d")
-GREY = "#c3c8ce"
-WIDTH, HEIGHT = 1100, 700
 
 
 def curve(results: Results, metric: str = "") -> "Figure":
@@ -66,7 +66,7 @@ def curve(results: Results, metric: str = "") -> "Figure":
             arms_below = [value - (value if low is None else low) for _, value, low, _ in points]
             arms = {"type": "data", "array": above, "arrayminus": arms_below, "thickness": 1}
             figure.add_scatter(
-                x=[n for n, *_ in points], y=[value for _, value, *_ in points], name=_plain(label),
+                x=[n for n, *_ in points], y=[value for _, value, *_ in points], name=plain(label),
                 legendgroup=label, showlegend=is_named and not any(label in series[p] for p in patterns[:i]),
                 mode="lines+markers" if is_named else "lines", line={"color": colour, "width": 2 if is_named else 1},
                 error_y=arms if is_named else None,
@@ -77,7 +77,7 @@ def curve(results: Results, metric: str = "") -> "Figure":
         figure.update_yaxes(type="log")
         figure.add_hline(y=1, line={"dash": "dot", "color": "#59616b"})
     axis = chosen.name.replace("_", " ") + ("" if chosen.is_score else ", ratio to softmax")
-    return _styled(figure, f"{axis} by length", group[0])
+    return styled(figure, f"{axis} by length", group[0])
 
 
 def tradeoff(results: Results, metric: str = "") -> "Figure":
@@ -110,7 +110,7 @@ def tradeoff(results: Results, metric: str = "") -> "Figure":
         figure.add_scatter(
             x=[(x.value or 0.0) / x_unit.factor for _, x, _ in members],
             y=[(y.value or 0.0) / y_unit.factor for _, _, y in members],
-            text=[_plain(line.label) for line, _, _ in members],
+            text=[plain(line.label) for line, _, _ in members],
             mode="markers+text" if name == "frontier" else "markers",  # names of all would hide each other
             name=name,
             textposition="top center",
@@ -118,7 +118,7 @@ def tradeoff(results: Results, metric: str = "") -> "Figure":
         )
     figure.update_xaxes(type="log", title=x_unit.header(across.name))
     figure.update_yaxes(type="linear" if up.is_score else "log", title=y_unit.header(up.name))
-    return _styled(figure, notes.title([board]), board)
+    return styled(figure, notes.title([board]), board)
 
 
 def patterns(results: Results, metric: str = "") -> "Figure":
@@ -143,7 +143,7 @@ def patterns(results: Results, metric: str = "") -> "Figure":
     shades = [[None if v is None else v if chosen.is_score else log2(v) for v in values[label]] for label in labels]
     heatmap = go.Heatmap(
         x=[f"{board.question['pattern']}, n = {board.question['n']:,}" for board in group],
-        y=list(map(_plain, labels)),
+        y=list(map(plain, labels)),
         z=shades,
         text=[["" if v is None else f"{v:.3g}" for v in values[label]] for label in labels],
         texttemplate="%{text}",
@@ -155,7 +155,7 @@ def patterns(results: Results, metric: str = "") -> "Figure":
     )
     figure = go.Figure(heatmap)
     what = chosen.name.replace("_", " ") + ("" if chosen.is_score else ": how many times as good as softmax")
-    return _styled(figure, what, group[0], height=max(HEIGHT, 22 * len(labels) + 140))
+    return styled(figure, what, group[0], height=max(HEIGHT, 22 * len(labels) + 140))
 
 
 def training(results: Results, metric: str = "") -> "Figure":
@@ -178,13 +178,13 @@ def training(results: Results, metric: str = "") -> "Figure":
         name = f"{mechanism} {task} {pattern} n={n}"
         colour = COLOURS[labels.index(mechanism) % len(COLOURS)]
         figure.add_scatter(
-            x=list(of["step"]), y=list(of["value"]), name=_plain(name), legendgroup=name, showlegend=name not in legend,
+            x=list(of["step"]), y=list(of["value"]), name=plain(name), legendgroup=name, showlegend=name not in legend,
             mode="lines+markers", line={"color": colour},
         )  # fmt: skip
         legend.add(name)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=chosen.replace("_", " "))
-    return _styled(figure, f"{chosen.replace('_', ' ')} on the validation examples, by step", None)
+    return styled(figure, f"{chosen.replace('_', ' ')} on the validation examples, by step", None)
 
 
 def wins(results: Results, metric: str = "") -> "Figure":
@@ -227,7 +227,7 @@ def wins(results: Results, metric: str = "") -> "Figure":
         ]
         points = list(map(_win_point, wins_of))
         figure.add_scatter(
-            x=[x for x, *_ in points], y=list(map(_plain, labels)), mode="markers", showlegend=False,
+            x=[x for x, *_ in points], y=list(map(plain, labels)), mode="markers", showlegend=False,
             text=[row["text"] for row in wins_of],
             error_x={"type": "data", "array": [up for _, _, up, _ in points],
                      "arrayminus": [down for _, down, _, _ in points], "thickness": 1.5},
@@ -242,7 +242,7 @@ def wins(results: Results, metric: str = "") -> "Figure":
     title = f"From which n {chosen.replace('_', ' ')} is below that of {against}, {question['pass'].replace('_', ' ')}"
     tallest = max(int((table["pattern"] == pattern).sum()) for pattern in patterns)
     height = max(HEIGHT, (20 * tallest + 80) * -(-len(patterns) // columns) + 120)
-    return _styled(figure, f"{title}. Arrow: an open end; hollow: not certain", None, height=height)
+    return styled(figure, f"{title}. Arrow: an open end; hollow: not certain", None, height=height)
 
 
 def _win_position(row: dict[Any, Any]) -> float:
@@ -281,7 +281,7 @@ def quality(results: Results, metric: str = "") -> "Figure":
     counts = {each.n: each for each in of_lengths(costs) if each.metric == chosen}
     for _, group in of_metric.groupby("n", sort=True):
         pairs = zip(group["mechanism"], group["pattern"], strict=True)
-        hover = [f"{_plain(str(mechanism))} {pattern}" for mechanism, pattern in pairs]
+        hover = [f"{plain(str(mechanism))} {pattern}" for mechanism, pattern in pairs]
         of_length = counts[int(group["n"].iloc[0])]
         name = f"{of_length.n:,}<br>{of_length.converged / of_length.values:.0%} of {of_length.values} converged"
         figure.add_box(
@@ -292,13 +292,14 @@ def quality(results: Results, metric: str = "") -> "Figure":
     figure.add_hline(y=5, line={"dash": "dot", "color": "#59616b"})
     figure.update_yaxes(type="log", title=f"half-width of the 95 % interval of {chosen.replace('_', ' ')}, %")
     figure.update_xaxes(title="n")
-    return _styled(figure, f"How well {chosen.replace('_', ' ')} was measured", None)
+    return styled(figure, f"How well {chosen.replace('_', ' ')} was measured", None)
 
 
 PICTURES: dict[str, Callable[[Results, str], "Figure"]] = {
     "curve": curve, "tradeoff": tradeoff, "patterns": patterns, "training": training,
     "quality": quality,
     "wins": wins,
+    "agreement": agreement, "ranks": ranks,
 }  # fmt: skip
 
 
@@ -361,17 +362,3 @@ def _best_of_curves(series: dict[str, dict[str, list[Any]]], metric: Metric) -> 
     order = sorted(sums, key=lambda label: (-len(sums[label]), sign * sum(sums[label]) / len(sums[label])))
     softmax = [label for label in sorted(sums, reverse=True) if label.split()[0] == "softmax"][:2]
     return list(dict.fromkeys([*softmax, *order]))[:HIGHLIGHTED]
-
-
-def _plain(text: str) -> str:
-    """Return a text in which plotly sees no tag."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _styled(figure: "Figure", title: str, board: Board | None, height: int = HEIGHT) -> "Figure":
-    subtitle = "" if board is None else _plain(f"{notes.conditions(board)} · {board.machine}")
-    figure.update_layout(
-        template="plotly_white", width=WIDTH, height=height, font={"size": 13},
-        title={"text": f"{_plain(title)}<br><sup>{subtitle}</sup>"}, margin={"l": 70, "r": 20, "t": 90, "b": 60},
-    )  # fmt: skip
-    return figure

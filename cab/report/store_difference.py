@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cab.analysis.comparison import ratio
 from cab.analysis.leaderboard import Cell
 from cab.analysis.questions import final_rows, machine_names, records
-from cab.report.summary import ratio
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import exp, hypot, log
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from cab.analysis.comparison import ratio
 from cab.analysis.efficiency_length import efficiency_lengths
-from cab.analysis.leaderboard import Board, Cell, Line
+from cab.analysis.leaderboard import Board, Line
 from cab.analysis.questions import QUESTION
 from cab.analysis.results import Results
 from cab.report import notes
@@ -59,19 +59,6 @@ def softmax_line(board: Board) -> Line | None:
     """Return the line that costs are compared with: softmax, fused where it was measured."""
     lines = [line for line in board.lines if line.mechanism == "softmax"]
     return min(lines, key=lambda line: (line.backend != "sdpa", line.backend != "eager", line.label), default=None)
-
-
-def ratio(above: Cell | None, below: Cell | None) -> tuple[float, float | None, float | None] | None:
-    """Return the ratio of two positive values with its interval: the arms are added as squares on the log scale."""
-    if above is None or below is None or not above.value or not below.value or min(above.value, below.value) <= 0:
-        return None
-    value = above.value / below.value
-    (low, high), (low_below, high_below) = above.interval, below.interval
-    if above.interval_unknown or below.interval_unknown or min(low, low_below) <= 0:
-        return value, None, None
-    down = hypot(log(above.value / low), log(high_below / below.value))
-    up = hypot(log(high / above.value), log(below.value / low_below))
-    return value, value * exp(-down), value * exp(up)
 
 
 def _ranked_count(board: Board) -> int:

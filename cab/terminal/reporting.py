@@ -16,6 +16,7 @@ from cab.report import (
     PICTURES,
     Evidence,
     Results,
+    compare,
     filters_of,
     formatted,
     limits_of,
@@ -181,6 +182,16 @@ def draw(kind: str, words: Sequence[str], results: Path, metric: str, out: Path,
     figure = PICTURES[kind](tables_of(Request(filters, folders)), metric)
     path = out / f"{kind}.{format_}"
     write_picture(figure, path)
+    return path
+
+
+def draw_comparison(
+    first: str, second: str, words: Sequence[str], results: Path, metric: str, out: Path, format_: str
+) -> Path:
+    """Draw one mechanism against another, from the folders among `words` or from `results`; return the file."""
+    filters, folders = read(words, results)
+    path = out / f"compare.{format_}"
+    write_picture(compare(tables_of(Request(filters, folders)), first, second, metric), path)
     return path
 
 
