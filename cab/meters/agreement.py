@@ -36,13 +36,16 @@ class Agreement(Meter):
         return self.metrics if case.level == "attend" and case.pass_ == "forward" else {}
 
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Compare at each spread; one sample a spread. `Unsupported` where q, k and v are not all read."""
+        """Compare at each spread; one sample a spread.
+
+        `Unsupported` where q, k and v are not all read, `Wrong` where the output is not finite.
+        """
         import torch
 
         from cab.attention.attention_map import MAX_TOKENS, weights_of_values
         from cab.attention.random_inputs import RandomInputs
         from cab.attention.spread_inputs import SPREADS, softmax_weights, spread_arguments, visible_keys
-        from cab.errors import Unsupported
+        from cab.errors import Unsupported, Wrong
 
         if case.heads * case.n * case.m > MAX_WEIGHTS:
             raise Unsupported(
@@ -56,6 +59,8 @@ class Agreement(Meter):
             for spread in SPREADS:
                 arguments = spread_arguments(mechanism, inputs, case.batch, case.n, case.m, spread)
                 ours, softmax = _real_rows(mechanism, arguments)
+                if not ours.isfinite().all():
+                    raise Wrong("the output is not finite")
                 for name, value in output_distances(ours, softmax).items():
                     distances.setdefault(f"softmax_{name}", []).append(value)
         results: dict[str, dict[str, Any]] = {

@@ -36,12 +36,15 @@ class Diagnostics(Meter):
         return self.metrics if case.level == "attend" and case.pass_ == "forward" else {}
 
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Compute the map, and each metric of each head. `Unsupported` where no key has a weight."""
+        """Compute the map, and each metric of each head.
+
+        `Unsupported` where no key has a weight, `Wrong` where the output is not finite.
+        """
         import torch
 
         from cab.attention.attention_map import MAX_TOKENS, weights_of_values
         from cab.attention.random_inputs import RandomInputs
-        from cab.errors import Unsupported
+        from cab.errors import Unsupported, Wrong
 
         if max(case.n, case.m) > MAX_TOKENS:
             raise Unsupported(f"{case.n} queries and {case.m} keys: a map has at most {MAX_TOKENS} of each")
@@ -53,6 +56,8 @@ class Diagnostics(Meter):
             raise Unsupported("the mechanism does not read v, so that no key has a weight")
         arguments = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(exact, 1, case.n, case.m)
         weights = weights_of_values(exact, arguments)
+        if weights is None and not exact(**arguments).isfinite().all():
+            raise Wrong("the output is not finite")
         if weights is None:
             raise Unsupported("the output is not a weighted sum of the values, so that no key has a weight")
         return {name: {"samples": per_head} for name, per_head in of_map(weights).items()}
@@ -67,8 +72,15 @@ class Diagnostics(Meter):
 def of_map(weights: "Tensor") -> dict[str, list[float]]:
     """Return the metrics of weights (heads, n, m), one value a head.
 
-    Rows without any weight do not count. A head without any weight has 0 everywhere.
+    Rows without any weight do not count. A head without any weight has 0 everywhere. `Wrong` where a weight is not
+    finite.
     """
+    from cab.errors import Wrong
+
+    for number, head in enumerate(weights):
+        if count := int((~head.isfinite()).sum()):
+            what = "weight that is" if count == 1 else "weights that are"
+            raise Wrong(f"head {number} of the map has {count} {what} not finite")
     per_head = [_of_head(head.double()) for head in weights]
     return {name: [values[name] for values in per_head] for name in per_head[0]}
 

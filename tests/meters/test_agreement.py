@@ -14,7 +14,7 @@ from cab.attention.random_inputs import RandomInputs
 from cab.attention.spread_inputs import SPREADS, softmax_weights, spread_arguments
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
-from cab.errors import Unsupported
+from cab.errors import Unsupported, Wrong
 from cab.meters.agreement import Agreement, output_distances, selected
 
 MakeWorkload = Callable[..., Any]
@@ -122,6 +122,20 @@ def test_logits_have_the_spread(spread: float) -> None:
 def test_what_does_not_read_q_k_and_v_is_refused(make_workload: MakeWorkload) -> None:
     workload = make_workload(Mean)
     with pytest.raises(Unsupported, match="needs q, k and v"):
+        Agreement().measure(workload, workload.case)
+
+
+def test_an_output_that_is_not_finite_is_wrong(make_workload: MakeWorkload) -> None:
+    class NotFinite(Softmax):
+        """Infinite in one row."""
+
+        def attend(self, q: Any, k: Any, v: Any, key_mask: Any = None, query_mask: Any = None) -> Any:
+            out = v.mean(2, keepdim=True).expand(*q.shape[:3], -1).clone()
+            out[:, :, 7] = torch.inf
+            return out
+
+    workload = make_workload(NotFinite)
+    with pytest.raises(Wrong, match="the output is not finite"):
         Agreement().measure(workload, workload.case)
 
 

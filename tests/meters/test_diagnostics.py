@@ -10,7 +10,7 @@ from cab.mechanisms.local import Local
 from cab.mechanisms.retention import Retention
 from cab.mechanisms.softmax import Softmax
 
-from cab.errors import Unsupported
+from cab.errors import Unsupported, Wrong
 from cab.meters.diagnostics import Diagnostics, of_map
 
 MakeWorkload = Callable[..., Any]
@@ -112,6 +112,32 @@ def test_what_has_no_weights_or_too_many_is_refused(make_workload: MakeWorkload)
         workload = make_workload(mechanism, **changes)
         with pytest.raises(Unsupported, match=why):
             Diagnostics().measure(workload, workload.case)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_map_that_is_not_finite_has_no_figures(value: float) -> None:
+    weights = torch.full((3, 5, 5), 0.2)
+    weights[1, 2, 3] = value
+    with pytest.raises(Wrong, match="head 1 of the map has 1 weight that is not finite"):
+        of_map(weights)
+    weights[1] = value
+    with pytest.raises(Wrong, match="head 1 of the map has 25 weights that are not finite"):
+        of_map(weights)
+
+
+@pytest.mark.parametrize("row", [slice(None), slice(7, 8)])
+def test_an_output_that_is_not_finite_is_wrong_and_not_refused(row: slice, make_workload: MakeWorkload) -> None:
+    class NotFinite(Softmax):
+        """Some rows without a number."""
+
+        def attend(self, q: Any, k: Any, v: Any, key_mask: Any = None, query_mask: Any = None) -> Any:
+            out = v.mean(2, keepdim=True).expand(*q.shape[:3], -1).clone()
+            out[:, :, row] = torch.nan
+            return out
+
+    workload = make_workload(NotFinite)
+    with pytest.raises(Wrong, match="the output is not finite"):
+        Diagnostics().measure(workload, workload.case)
 
 
 def test_it_is_of_the_mechanism_alone_in_one_forward_pass(make_workload: MakeWorkload) -> None:
