@@ -12,9 +12,9 @@ from statistics import fmean
 
 from cab.analysis.leaderboard import Board, Cell, Line
 from cab.analysis.slot_floors import measures_attention
+from cab.intervals import LEVEL
 
 RESAMPLES = 2000  # of tasks and seeds, for the interval
-LEVEL = 0.95
 _Constant = tuple[str, float, float, bool]  # task and metric, mean, sample deviation, whether higher is better
 
 # CAB's frozen constants, by pattern and by the group of metrics that it calls a task. CAB's script takes the columns

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import atanh, sqrt, tanh
+from statistics import NormalDist
 from typing import Any
 
 from cab.analysis.leaderboard import Board
 from cab.analysis.questions import QUESTION
 from cab.analysis.ranking import pattern_order
+from cab.intervals import LEVEL
 
 FEWEST = 6  # mechanisms on both boards; of fewer no correlation is given
-QUANTILE = 1.96  # of the normal distribution, for 95 %
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Agreement:
     second: str
     where: str  # what both share
     count: int  # mechanisms
-    value: float | None  # None where there are fewer than FEWEST
+    value: float | None  # None where there are fewer than FEWEST, and where a board has them all equal
     low: float | None
     high: float | None
 
@@ -32,24 +33,26 @@ def agreements(boards: Sequence[Board]) -> list[Agreement]:
     """Return the agreement of each two patterns on one question, and of each two tasks with scores in one pattern.
 
     Of a question's lengths the longest counts at which both have a board; of a task's questions the first at its
-    longest length. Boards of several machines are not compared.
+    longest length. Costs are compared on one machine alone. Scores depend on no machine; where those of two tasks come
+    from several, `where` says so.
     """
     return [*_of_patterns(boards), *_of_tasks(boards)]
 
 
-def spearman(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+def spearman(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
     """Return Spearman's rank correlation and its 95 % interval: Fisher's transform, Bonett and Wright's variance.
 
-    (D. G. Bonett, T. A. Wright, Psychometrika 65, 2000.) At least four pairs are needed.
+    (D. G. Bonett, T. A. Wright, Psychometrika 65, 2000.) At least four pairs are needed. None where all values of one
+    side are equal: they have no order.
     """
     import pandas as pd
 
     ranks = pd.DataFrame(pairs).rank()
+    if ranks.nunique().min() == 1:
+        return None
     value = float(ranks[0].corr(ranks[1]))
-    if value != value:  # all ranks of one side are equal
-        return 0.0, -1.0, 1.0
     clipped = min(max(value, -0.999999), 0.999999)
-    arm = QUANTILE * sqrt((1 + clipped**2 / 2) / (len(pairs) - 3))
+    arm = NormalDist().inv_cdf((1 + LEVEL) / 2) * sqrt((1 + clipped**2 / 2) / (len(pairs) - 3))
     return value, tanh(atanh(clipped) - arm), tanh(atanh(clipped) + arm)
 
 
@@ -87,15 +90,16 @@ def _of_tasks(boards: Sequence[Board]) -> Iterator[Agreement]:
         for first, second in combinations(tasks, 2):
             a, b = longest[pattern, first], longest[pattern, second]
             where = f"{pattern}: {a.headline.name}, {b.headline.name}"
+            if a.machine != b.machine or max(a.score_machines, b.score_machines) > 1:
+                where += "; scores of several machines"
             yield _agreement("task", first, second, where, a, b)
 
 
 def _agreement(kind: str, first: str, second: str, where: str, a: Board, b: Board) -> Agreement:
     above, below = _headlines(a), _headlines(b)
     pairs = [(above[name], below[name]) for name in above if name in below]
-    if len(pairs) < FEWEST:
-        return Agreement(kind, first, second, where, len(pairs), None, None, None)
-    return Agreement(kind, first, second, where, len(pairs), *spearman(pairs))
+    correlation = spearman(pairs) if len(pairs) >= FEWEST else None
+    return Agreement(kind, first, second, where, len(pairs), *(correlation or (None, None, None)))
 
 
 def _headlines(board: Board) -> dict[str, float]:

@@ -840,7 +840,7 @@ function patternsTab() {
 function agreementTable() {
   if (!data.agreements.length) return "";
   return [h("h2", {}, "Do patterns and tasks agree?"),
-    h("p", { class: "quiet" }, "Spearman's rank correlation of the two boards over the mechanisms that both rank, better on the same side, with its 95 % interval; blank for fewer than six mechanisms. Of several lengths the longest counts."),
+    h("p", { class: "quiet" }, "Spearman's rank correlation of the two boards over the mechanisms that both rank, better on the same side, with its 95 % interval; blank for fewer than six mechanisms, and where one board has them all equal. Of several lengths the longest counts."),
     plainTable(["between", "first", "second", "where", "mechanisms", "correlation", "from", "to"], data.agreements, [4, 5, 6, 7])];
 }
 function compareTab() {
