@@ -53,16 +53,18 @@ def _read_bundle(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     missing = [name for name in COLUMNS if name not in rows]
     if missing:
         raise UsageError(f"{folder / ROWS} is of another schema: it has no {', '.join(missing)}")
-    return rows[COLUMNS], pd.DataFrame(
-        _environments(folder) or None, columns=None if _environments(folder) else ["environment_id"]
-    )
+    facts = _environments(folder)
+    return rows[COLUMNS], pd.DataFrame(facts or None, columns=None if facts else ["environment_id"])
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:
     for name in (ENVIRONMENTS, _OLDER_ENVIRONMENTS):
         if (folder / name).is_file():
-            by_id = json.loads((folder / name).read_bytes())["environments"]
-            return [{"environment_id": environment_id, **facts} for environment_id, facts in by_id.items()]
+            try:
+                by_id = json.loads((folder / name).read_bytes())["environments"]
+                return [{"environment_id": environment_id, **facts} for environment_id, facts in by_id.items()]
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise UsageError(f"{folder / name} cannot be read: {type(error).__name__}: {error}") from error
     return []
 
 
@@ -71,7 +73,7 @@ def _verify(folder: Path) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         version, checksums = int(manifest["format"]), dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{folder / MANIFEST} is no manifest of a bundle: {error}") from error
     if version > FORMAT:
         raise UsageError(f"{folder} is a bundle of format {version}; this version reads up to {FORMAT}: upgrade cab")

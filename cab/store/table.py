@@ -205,7 +205,7 @@ def _all_rows(store: Store) -> "pd.DataFrame":
                 medians = {name: json.dumps(_medians(entry, name)) for name in entry.metrics}
                 of_file = _cache_columns(entry, stamps[file])
                 new_rows += [{**row, **of_file, "medians": medians.get(row["metric"], "[]")} for row in rows(entry)]
-            except (AttributeError, KeyError, TypeError):  # a curve or a floor of another shape
+            except (AttributeError, LookupError, TypeError, ValueError):  # a curve of another shape, Infinity in params
                 store.set_aside(paths[file])
     everything = _frame_of_sound(new_rows, store, paths)
     if len(fresh):
