@@ -98,7 +98,9 @@ def report(
     ] = "",
     rows: Annotated[str, typer.Option(help="With --value: the key of the rows, as in pattern.")] = "",
     value: Annotated[str, typer.Option(help="A metric as a table of two keys: mechanism by n, unless told.")] = "",
-    format_: Annotated[str, typer.Option("--format", help="table, md, tex, csv, html, parquet or json.")] = "table",
+    format_: Annotated[
+        str, typer.Option("--format", help="table, md, tex, csv, html, parquet, json or badge.")
+    ] = "table",
     compare: Annotated[tuple[str, str] | None, typer.Option(help="Two labels: A against B.")] = None,
     beside: Annotated[Path | None, typer.Option(help="Another store or bundle, whose lines are marked.")] = None,
     use_reference: Annotated[

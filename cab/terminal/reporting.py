@@ -109,7 +109,16 @@ def print_request(request: Request, out: Console, folder: Path | None) -> None:
     if request.format not in FORMATS:
         raise unknown("format", request.format, FORMATS)
     _refuse_what_compare_ignores(request)
-    gc.disable()  # the command ends soon, and looking for garbage among many rows takes a third of its time
+    collects = gc.isenabled()
+    gc.disable()  # no row is garbage, and looking takes a fifth of the time: 1.8 s become 1.45 on 1,056 cases
+    try:
+        _print_request(request, out, folder)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _print_request(request: Request, out: Console, folder: Path | None) -> None:
     stores = [Store(folder) for folder in request.folders]
     tables = tables_of(request, stores)
     if request.value or request.rows:

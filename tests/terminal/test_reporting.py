@@ -1,5 +1,6 @@
 """`cab report` in the terminal, on results without a store."""
 
+import gc
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,15 @@ def test_by_default_it_is_a_summary_of_at_most_40_lines(folder: Path) -> None:
     text = "\n".join(lines)
     assert all(f" {pattern} " in text for pattern in PATTERNS) and "1,024" in text and "wins from n" in text
     assert (folder / "report" / "index.html").is_file()
+
+
+def test_garbage_is_collected_again_afterwards(folder: Path) -> None:
+    assert gc.isenabled()
+    printed(folder, "pattern=CC", "seq_len=512")
+    assert gc.isenabled()
+    with pytest.raises(UsageError):
+        printed(folder, compare=("m01", "m99x"))
+    assert gc.isenabled()
 
 
 def test_full_prints_every_line_and_filters_write_nothing(folder: Path) -> None:
