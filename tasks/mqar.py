@@ -8,7 +8,8 @@ sequence's values, and one without attention (`none`) guesses any value.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from cab.backbones.decoder import Decoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.contracts.task import LayerFactory
 from cab.data.mqar import generate
+from cab.data.recall import lengthened
+from cab.errors import Unsupported
 from cab.suites.generated import GeneratedTask
 
 
@@ -77,6 +80,19 @@ class MQAR(GeneratedTask):
         """Generate the examples; none is padded."""
         ids, queries = generate(examples, self.seq_len, **self.generator_settings)
         return Batch(torch.from_numpy(ids), target=torch.from_numpy(queries))
+
+    def at_length(self, factor: float) -> Self:
+        """Return the task with test examples of `factor` times as many tokens and pairs, for the same parameters.
+
+        `Unsupported` where that gives no whole numbers, or more pairs than the vocabulary has keys.
+        """
+        task = copy(self)
+        task.seq_len = task.source_len = lengthened(self.seq_len, factor, "tokens")
+        task.difficulties = [lengthened(self.pairs, factor, "pairs")]
+        vocabulary = self.generator_settings["vocabulary"]
+        if task.seq_len % 2 or vocabulary < 2 * task.difficulties[0] + 2:
+            raise Unsupported(f"{task.seq_len} tokens with {task.difficulties[0]} pairs, from {vocabulary} ids")
+        return task
 
     def model(self, attention: LayerFactory) -> nn.Module:
         """Build a decoder whose classes are the values, with the values' embeddings as the weights of its head."""

@@ -8,7 +8,8 @@ after the queries, so a causal mechanism stays at chance.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from cab.backbones.encoder import Encoder
 from cab.backbones.labels import count_correct, label_loss
 from cab.backbones.multi_field_embedding import MultiFieldEmbedding
 from cab.contracts.task import LayerFactory
-from cab.data.recall import Example, KeyValuePairs, halved_counts, queries_then_pairs
+from cab.data.recall import Example, KeyValuePairs, halved_counts, lengthened, queries_then_pairs
 from cab.suites.generated import GeneratedTask
 
 
@@ -50,7 +51,7 @@ class RecallNS(GeneratedTask):
         super().__init__(seq_len=seq_len, source_len=source_len)
         if not 1 <= pairs < seq_len:
             raise ValueError(f"pairs={pairs}: from 1, and fewer than seq_len={seq_len}, whose other tokens are queries")
-        self.pairs, self.queries = pairs, seq_len - pairs
+        self.pairs, self.queries, self.repeats = pairs, seq_len - pairs, 1
         self.difficulties = halved_counts(pairs, halvings)
         self.counts = {"train": examples, "validation": 512, "test": 2000}
         self.sizes: dict[str, Any] = {
@@ -65,12 +66,24 @@ class RecallNS(GeneratedTask):
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Generate the examples; padding is after the pairs."""
-        pairs = KeyValuePairs(examples, self.pairs)
+        pairs = KeyValuePairs(examples, self.pairs, self.repeats)
         x, labels = queries_then_pairs(pairs, self.queries)
-        n = self.queries + (int(pairs.counts.max()) if trim else self.pairs)
+        n = self.queries + self.repeats * (int(pairs.counts.max()) if trim else self.pairs)
         real = torch.from_numpy(x[:, :n, 0] > 0)
         mask = None if real.all() else real
         return Batch(torch.from_numpy(x[:, :n]), mask, target=torch.from_numpy(labels[:, :n]))
+
+    def at_length(self, factor: float) -> Self:
+        """Return the task with test examples of `factor` times as many queries and pairs, for the same parameters.
+
+        Ids are those of the task itself, so beyond its length each pair occurs several times. `Unsupported` where that
+        gives no whole numbers.
+        """
+        task = copy(self)
+        task.queries, task.repeats = lengthened(self.queries, factor, "queries"), max(1, int(factor))
+        task.difficulties = [lengthened(self.pairs, factor / task.repeats, "pairs")]
+        task.seq_len = task.source_len = task.queries + task.repeats * task.difficulties[0]
+        return task
 
     def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder with logits at every token."""

@@ -31,7 +31,9 @@ class Meter:
     processes: ClassVar[int] = 1  # how many fresh processes one value takes
     pinned_allocator: ClassVar[bool] = False  # whether the child pins glibc's allocator first
     searches: ClassVar[bool] = False  # whether it chooses the cases that are measured, by `search`
+    trains: ClassVar[bool] = False  # whether cases of pass=train are trained first, and it measures the trained model
     needs_method: ClassVar[dict[str, str]] = {}  # metrics that are there where the mechanism defines a method
+    needs_task_method: ClassVar[dict[str, str]] = {}  # metrics that are there where the task defines a method
     asks: ClassVar[dict[str, Any]] = {}  # root keys that are part of this meter's question -> their usual values
 
     def unavailable(self, device: str) -> str | None:
@@ -44,6 +46,8 @@ class Meter:
 
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Measure `workload` (a `cab.worker.workload.Workload`) in the child.
+
+        A meter that `trains` gets a `cab.worker.trained_model.TrainedModel` in its place where the case is trained.
 
         Returns metric -> {"samples": [numbers], and what else says how they came about}, JSON-able; or, for a metric
         that cannot be had here while others can, {"status": one of `cab.contracts.case.STATUSES`, "reason": why}.

@@ -27,7 +27,8 @@ class Measurement:
     source: str = ""  # fingerprint of mechanism and task
     files: tuple[str, ...] = ()  # the files that `source` is the fingerprint of
     refusal: tuple[str, str] | None = None  # a status and its reason, known before anything runs
-    trains: bool = False  # the case's model is trained, and scored
+    # the file of the store that holds the scores of the case's training, where the result is of the trained model
+    training: str = ""
     searches: bool = False  # the meter chooses the cases that are measured
     data: str = ""  # fingerprint of the task's data, where the result depends on them
     protocol: str = ""  # where the task departs from what was published of it
@@ -37,6 +38,11 @@ class Measurement:
     def file(self) -> str:
         """Name the file of the store that holds this measurement."""
         return f"{self.case.id}-{self.key}"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the case's model is trained for it: to be scored, or to be measured by a meter that `trains`."""
+        return bool(self.training)
 
     def on(self, identity: Mapping[str, Any], unavailable: str = "") -> "Measurement":
         """Return the same measurement with the key and the refusal that it has on another machine."""

@@ -166,6 +166,9 @@ def _measurements(
         for metric, method in meter.needs_method.items():
             if not all(method in each for each in methods):
                 metrics.pop(metric, None)
+        for metric, method in meter.needs_task_method.items():
+            if method not in point.task.methods:
+                metrics.pop(metric, None)
         if not metrics:
             continue
         unavailable = meter.unavailable(case.device)
@@ -191,13 +194,23 @@ def _measurements(
                 source=source,
                 files=files,
                 refusal=("unsupported", reason) if reason else None,
-                trains=name == "quality",
+                training=_training_file(case, source, data) if name == "quality" or _of_trained(meter, case) else "",
                 searches=meter.searches,
                 data=data,
                 unavailable=unavailable or "",
             )
         )
     return measurements
+
+
+def _of_trained(meter: Meter, case: Case) -> bool:
+    """Whether a meter measures the case's model after its training."""
+    return meter.trains and "training" in case.settings
+
+
+def _training_file(case: Case, source: str, data: str) -> str:
+    """Name the file of the store that holds the scores of a case's training: it is one, whichever meters follow it."""
+    return f"{case.id}-{key_of('quality', _meter('quality').version, source, None, data, '')}"
 
 
 def on_this_machine(measurement: Measurement) -> Measurement:

@@ -21,7 +21,7 @@ from typing import Any
 
 from cab import environment
 from cab.contracts.case import Case, digest
-from cab.contracts.messages import CompareJob, Job, LawsJob, MeasureJob, PreflightJob, Samples, TrainJob
+from cab.contracts.messages import CompareJob, Job, LawsJob, MeasureJob, PreflightJob, Samples, TrainAnswer, TrainJob
 from cab.contracts.meter import Meter
 from cab.errors import UsageError
 from cab.planning.measurement import Measurement
@@ -39,6 +39,7 @@ from cab.store.store import Store
 BLOCK = 100  # measurements: the rounds of one timing are then spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0
 LAWS_SECONDS = 600.0  # at least: a short `timeout` is meant for the cases
+ENDED_WELL = ("ok", "unsupported")  # statuses that a checkpoint is not kept for
 SERVER_DEATHS = 3  # a case under which the server dies so often is an error
 
 
@@ -81,6 +82,9 @@ class Supervisor:
         self.store, self.client, self.options, self.listener = store, client, options, listener
         self.run_id = run_id or new_run_id()
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
+        self._begun: set[str] = (
+            set()
+        )  # trainings of this run, which may go on from their checkpoints whatever was asked
         self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
         self._grades: dict[str, str] = {}  # case id -> the mechanism's grade with the case's hyper-parameters
@@ -172,7 +176,8 @@ class Supervisor:
         """Give each group one more process, up to `turn` + 1; return the groups that another run has claimed."""
         claimed_elsewhere = []
         for group in groups:
-            with locks.claim(self.store.folder / "locks" / f"{group[0].file}.lock") as claimed:
+            name = group[0].training or group[0].file
+            with locks.claim(self.store.folder / "locks" / f"{name}.lock") as claimed:
                 if not claimed:
                     claimed_elsewhere += group
                     continue
@@ -181,7 +186,15 @@ class Supervisor:
                     if not missing:
                         break
                     self._run_child(missing)
+                if group[0].trains:
+                    self._remove_checkpoint(group)
         return claimed_elsewhere
+
+    def _remove_checkpoint(self, group: Sequence[Measurement]) -> None:
+        """Delete a training's checkpoint once all that was asked of it has ended well: `--retry` goes on from it."""
+        entries = [self._entry(each) for each in group]
+        if all(entry and worst_status(entry)[0] in ENDED_WELL for entry in entries):
+            shutil.rmtree(self.store.checkpoint(group[0].training).parent, ignore_errors=True)
 
     def _run_child(self, measurements: list[Measurement]) -> None:
         """Run one child for measurements of one case, and store what it returns."""
@@ -210,10 +223,9 @@ class Supervisor:
             outcome = Outcome("error", f"{type(error).__name__}: {error}")
             updated = with_outcome(entry, measurement, outcome, details)
             self.store.write(updated)
-        if measurement.trains and outcome.status == "ok":
+        if isinstance(outcome.answer, TrainAnswer):
             for note in outcome.answer.notes:
                 self.listener.note(f"{measurement.case.title}: {note}")
-            shutil.rmtree(self.store.checkpoint(measurement.file).parent, ignore_errors=True)
         if outcome.status == "oom":
             self._remember_oom(measurement)
         # after a failure none of the measurement's other processes will run
@@ -235,7 +247,7 @@ class Supervisor:
         timed = _is_timed(first)
         with locks.device(first.case.device, timed, lambda: self._waiting(f"waiting for the device: {title}")):
             if first.trains:
-                return {first.meter: self._train(first, title)}
+                return self._train_and_measure(measurements, title)
             job = self._measure_job(first, [each.meter for each in measurements])
             if first.searches:
                 return {first.meter: self._search(first, job, title)}
@@ -295,11 +307,42 @@ class Supervisor:
             job = replace(job, compared=True)
         return self._run(job, measurement.timeout, _process_memory(measurement), title)
 
+    def _train_and_measure(self, measurements: list[Measurement], title: str) -> dict[str, Outcome]:
+        """Train, and let meters measure the trained model in another child, from the training's checkpoint.
+
+        A meter that takes its child with it costs no training then, and what is killed goes on from the checkpoint.
+        """
+        first = measurements[0]
+        trained = replace(self._train(first, title), died=False)  # what ends a training ends it for all
+        meters = [each.meter for each in measurements if each.file != each.training]
+        outcomes = {each.meter: trained for each in measurements}
+        if trained.status == "ok" and meters:
+            outcomes |= self._measure_trained(first, meters, title)
+        return outcomes
+
+    def _measure_trained(self, measurement: Measurement, meters: list[str], title: str) -> dict[str, Outcome]:
+        """Return meter -> what it measured of the trained model; each has a child of its own where one took others."""
+        job, checkpoint = self._measure_job(measurement, meters), self.store.checkpoint(measurement.training)
+        job = replace(job, case=replace(job.case, settings={**job.case.settings, "checkpoint": str(checkpoint)}))
+        outcome = self._run(job, measurement.timeout, _process_memory(measurement), f"{title}, trained")
+        if outcome.died and len(meters) > 1:
+            alone = [self._measure_trained(measurement, [meter], title) for meter in meters]
+            return {meter: outcome for each in alone for meter, outcome in each.items()}
+        if outcome.status == "ok":
+            outcomes = {meter: Outcome.of(answer) for meter, answer in outcome.answer.meters.items()}
+        else:
+            outcomes = {meter: replace(outcome, died=False) for meter in meters}
+        kept = checkpoint.exists()
+        return {
+            meter: each if each.status in ENDED_WELL else _retryable(each, kept) for meter, each in outcomes.items()
+        }
+
     def _train(self, measurement: Measurement, title: str) -> Outcome:
         """Run a training child. It resumes from the checkpoint of an earlier child, of this run or another."""
-        case, checkpoint = measurement.case, self.store.checkpoint(measurement.file)
-        if self.options.force and measurement.file not in self._renewed:
+        case, checkpoint = measurement.case, self.store.checkpoint(measurement.training)
+        if self.options.force and measurement.training not in self._begun:
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        self._begun.add(measurement.training)
         job = TrainJob(
             case,
             data=str(self.options.data),
@@ -440,9 +483,13 @@ def _all_but_lengths(measurement: Measurement) -> str:
 
 
 def _by_child(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Group measurements that one child makes: those of a case whose results do not depend on the host."""
+    """Group measurements that one child makes: those of a case whose results do not depend on the host.
+
+    What is asked of one training is a group, too: its scores, and what meters measure of the trained model.
+    """
     groups: dict[Any, list[Measurement]] = {}
     for each in measurements:
-        alone = each.hosted or each.trains or each.searches or each.processes > 1
-        groups.setdefault((each.case.id, each.meter if alone else "", bool(each.refusal)), []).append(each)
+        alone = each.hosted or each.searches or each.processes > 1
+        child = each.training or (each.case.id, each.meter if alone else "")
+        groups.setdefault((child, bool(each.refusal)), []).append(each)
     return list(groups.values())

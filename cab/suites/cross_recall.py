@@ -5,7 +5,8 @@ scored. Training has both, because mode 1 alone is not learnt.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from cab.backbones.labels import count_correct, label_loss
 from cab.backbones.multi_field_embedding import MultiFieldEmbedding
 from cab.contracts.pattern import Pattern
 from cab.contracts.task import Batch, LayerFactory
-from cab.data.recall import Example, KeyValuePairs, halved_counts, queries_with_modes
+from cab.data.recall import Example, KeyValuePairs, halved_counts, lengthened, queries_with_modes
+from cab.errors import Unsupported
 from cab.suites.generated import GeneratedTask
 
 
@@ -45,7 +47,8 @@ class CrossRecall(GeneratedTask):
         super().__init__(seq_len=seq_len, source_len=source_len)
         if seq_len < 2:
             raise ValueError(f"seq_len={seq_len}: at least 2 queries are needed, since one asks for the key of another")
-        self.difficulties = halved_counts(self.source_len, halvings)
+        self.pairs, self.repeats = self.source_len, 1  # different pairs, and how often each is in the source
+        self.difficulties = halved_counts(self.pairs, halvings)
         self.counts = {"train": examples, "validation": 512, "test": 2000}
         self.layers, self.encoder_layers = layers, encoder_layers
         self.sizes: dict[str, Any] = {
@@ -59,21 +62,34 @@ class CrossRecall(GeneratedTask):
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Generate the examples; the source is padded to `source_len`, or with `trim` to the most pairs."""
-        pairs = KeyValuePairs(examples, self.source_len)
+        pairs = KeyValuePairs(examples, self.pairs, self.repeats)
         x, labels = queries_with_modes(pairs, self.seq_len, self.neighbour)
-        m = int(pairs.counts.max()) if trim else self.source_len
-        mask = None if (pairs.counts == m).all() else torch.from_numpy(pairs.mask[:, :m])
+        m = self.repeats * (int(pairs.counts.max()) if trim else self.pairs)
+        mask = None if (self.repeats * pairs.counts == m).all() else torch.from_numpy(pairs.mask[:, :m])
         y = torch.from_numpy(pairs.tokens()[:, :m])
         return Batch(torch.from_numpy(x), None, y, mask, torch.from_numpy(labels))
 
+    def at_length(self, factor: float) -> Self:
+        """Return the task with test examples of `factor` times as many queries and pairs, for the same parameters.
+
+        Ids are those of the task itself, so beyond its length each pair occurs several times. `Unsupported` where that
+        gives no whole numbers, or fewer than 2 queries.
+        """
+        task = copy(self)
+        task.seq_len, task.repeats = lengthened(self.seq_len, factor, "queries"), max(1, int(factor))
+        if task.seq_len < 2:
+            raise Unsupported("one query has no neighbour to ask for")
+        task.difficulties = [lengthened(self.pairs, factor / task.repeats, "pairs")]
+        task.source_len = task.repeats * task.difficulties[0]
+        return task
+
     def model(self, attention: LayerFactory) -> nn.Module:
         """Build an encoder, by default without layers, and a decoder."""
-        pairs = self.source_len
         encoder = Encoder(
             attention,
             Pattern.NS,
-            vocabulary=1 + 2 * pairs,
-            max_len=pairs,
+            vocabulary=1 + 2 * self.pairs,
+            max_len=self.source_len,
             layers=self.encoder_layers,
             **self.sizes,
         )
@@ -81,10 +97,10 @@ class CrossRecall(GeneratedTask):
             attention,
             Pattern.of(self.pattern),
             encoder,
-            classes=pairs,
-            vocabulary=3 + pairs,
+            classes=self.pairs,
+            vocabulary=3 + self.pairs,
             max_len=self.seq_len,
-            source_len=pairs,
+            source_len=self.source_len,
             layers=self.layers,
             **self.sizes,
         )
@@ -100,8 +116,8 @@ class CrossRecall(GeneratedTask):
         """Return accuracy, as the correct and all queries of mode 1."""
         assert batch.target is not None
         logits = model(batch.x, batch.x_mask, batch.y, batch.y_mask)
-        return {"accuracy": count_correct(logits, batch.target, batch.x[:, :, 1] == self.source_len + 2)}
+        return {"accuracy": count_correct(logits, batch.target, batch.x[:, :, 1] == self.pairs + 2)}
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return chance: each of the values occurs once."""
-        return {"chance": {"accuracy": 1 / self.source_len}}
+        return {"chance": {"accuracy": 1 / self.pairs}}

@@ -76,14 +76,8 @@ def train(
         raise UsageError(f"training.devices={recipe.devices}: launch as many processes, not {devices.size}")
     if batch < devices.size:
         raise UsageError(f"batch={batch}: training.devices={devices.size} needs an example for each process")
-    source = task.source(folder)
-    if isinstance(source, Missing):
-        raise UsageError(f"{type(task).__name__} has no data in {folder}; run: {source.run}")
-    splits: dict[str, Split] = {"train": task.split("train", seed)}
-    splits |= {name: Subset(task.split(name, seed), size) for name, size in recipe.scored.items()}
-    setup = Setup(task, model, recipe, splits, batch, seed, devices.device(device), devices)
-    model.to(setup.device)
-    checkpoint_file = None if checkpoint is None else Checkpoint(checkpoint, setup.identity(source.name))
+    setup, source = _set_up(task, model, folder, recipe, batch, seed, device, devices)
+    checkpoint_file = None if checkpoint is None else Checkpoint(checkpoint, setup.identity(source))
     with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
         torch.manual_seed(seed)
         trainer = Trainer(setup, checkpoint_file, progress)
@@ -92,6 +86,52 @@ def train(
         model.load_state_dict(trainer.best_weights)
         scores = {name: values.tolist() for name, values in trainer.evaluate("test").items()}
     return TrainingResult(scores, trainer.state.curve, trainer.state.best_step, trainer.stop_reason(), notes)
+
+
+def load_trained(
+    task: Task,
+    model: nn.Module,
+    folder: Path,
+    settings: Mapping[str, Any] | Recipe,
+    *,
+    batch: int,
+    seed: int,
+    device: str,
+    checkpoint: Path,
+) -> dict[str, Tensor]:
+    """Load the weights that a finished training tested into `model`, from its checkpoint; return them.
+
+    The arguments are those of `train`. `UnusableCheckpoint` where the file is missing, or of another training.
+    """
+    recipe = Recipe.of(settings)
+    setup, source = _set_up(task, model, folder, recipe, batch, seed, device, ONE_PROCESS)
+    content = Checkpoint(checkpoint, setup.identity(source)).read()
+    weights = without_prefix("best", content[1]) if content else {}
+    if not weights:
+        raise UnusableCheckpoint(f"{checkpoint} holds no tested weights")
+    model.load_state_dict(weights)
+    return weights
+
+
+def _set_up(
+    task: Task,
+    model: nn.Module,
+    folder: Path,
+    recipe: Recipe,
+    batch: int,
+    seed: int,
+    device: str,
+    devices: OneProcess,
+) -> "tuple[Setup, str]":
+    """Return what is trained, with the model on its device, and the name of the data."""
+    source = task.source(folder)
+    if isinstance(source, Missing):
+        raise UsageError(f"{type(task).__name__} has no data in {folder}; run: {source.run}")
+    splits: dict[str, Split] = {"train": task.split("train", seed)}
+    splits |= {name: Subset(task.split(name, seed), size) for name, size in recipe.scored.items()}
+    setup = Setup(task, model, recipe, splits, batch, seed, devices.device(device), devices)
+    model.to(setup.device)
+    return setup, source.name
 
 
 @dataclass(frozen=True)

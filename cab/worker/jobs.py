@@ -134,16 +134,24 @@ def measure(job: MeasureJob) -> MeasureAnswer:
     _use_device(job.case.device, job.device_memory)
     start = time.monotonic()
     meters = {name: registry.load("meter", name)() for name in job.meters}
-    workload = load_workload(job.case, Path(job.data))
+    trained, case = "checkpoint" in job.case.settings, job.case
+    workload: Any
+    if trained:
+        from cab.worker.trained_model import load
+
+        workload = load(job.case, Path(job.data))
+        case = workload.case
+    else:
+        workload = load_workload(job.case, Path(job.data))
     plugins = [registry.load("mechanism", job.case.mechanism), registry.load("task", job.case.task)]
     answers: dict[str, Samples | Failure] = {}
     compared = job.compared
     for name, meter in meters.items():
         try:
-            if meter.environment:  # what is counted on meta tensors runs nothing that could be wrong
+            if meter.environment and not trained:  # what is counted on meta tensors runs nothing that could be wrong
                 workload.check(compared)
                 compared = True
-            answers[name] = _samples(meter.measure(workload, job.case))
+            answers[name] = _samples(meter.measure(workload, case))
         except BaseException as error:
             answers[name] = failure(error, [inspect.getfile(cls) for cls in (type(meter), *plugins)])
     return MeasureAnswer(answers, compared, time.monotonic() - start)
@@ -242,8 +250,8 @@ def train(job: TrainJob, progress: Path) -> TrainAnswer:
 def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
     import torch
 
-    from cab.attention.build import LayerBuilder
     from cab.training import train as fit
+    from cab.worker.trained_model import build_model
 
     case = job.case
     torch.set_num_threads(max(1, job.threads // devices.size))
@@ -251,15 +259,9 @@ def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
     _use_device(f"cuda:{devices.rank}" if several_gpus else case.device, job.device_memory)
     task = build_task(case)
     source = data_of(task, case.task, Path(job.data))
-    mechanism = registry.load("mechanism", case.mechanism)
-    layers = LayerBuilder(mechanism, case.params, case.pattern, case.backend, others=case.others)
-    with torch.random.fork_rng():
-        torch.manual_seed(case.seed)
-        model = task.model(layers)
-    layers.check(case.task)
     result = fit(
         task,
-        model,
+        build_model(case, task)[0],
         Path(job.data),
         case.settings["training"],
         batch=case.batch,

@@ -10,6 +10,7 @@ from cab.contracts.case import Case
 from cab.meters.agreement import Agreement
 from cab.meters.diagnostics import Diagnostics
 from cab.meters.energy import Energy
+from cab.meters.extrapolation import Extrapolation
 from cab.meters.flops import Flops
 from cab.meters.frontier import Frontier
 from cab.meters.instructions import Instructions
@@ -23,6 +24,7 @@ from cab.plugins import registry
 METERS: dict[str, type[Meter]] = {
     "agreement": Agreement,
     "diagnostics": Diagnostics,
+    "extrapolation": Extrapolation,
     "latency": Latency,
     "latency_ratio": LatencyRatio,
     "memory": Memory,

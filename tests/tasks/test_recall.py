@@ -10,12 +10,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cab import Source
+from cab import Batch, Source
 from cab.attention.build import LayerBuilder
 from cab.contracts.recipe import Recipe
 from cab.data.mqar import power_law_weights
-from cab.data.recall import halved_counts
-from cab.errors import UsageError
+from cab.data.recall import KeyValuePairs, halved_counts
+from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 
 ROOT = Path(__file__).parents[2]
@@ -257,3 +257,44 @@ def test_the_yaml_has_every_hyper_parameter_with_its_default(name: str) -> None:
     assert node["case"]["pattern"] == PATTERNS[name]
     for scale in node["scales"].values():
         Recipe.of(scale["training"])
+
+
+LENGTHENED = {
+    "recall_ns": {"seq_len": 24, "pairs": 16},
+    "recall_nc": {"seq_len": 8, "source_len": 16},
+    "recall_cc": {"seq_len": 8, "source_len": 16},
+    "mqar": {"seq_len": 32, "pairs": 4, "vocabulary": 64},
+}
+
+
+@pytest.mark.parametrize("name", LENGTHENED)
+@pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0])
+def test_at_another_length_the_examples_are_longer_and_the_parameters_the_same(name: str, factor: float) -> None:
+    own = registry.load("task", name)(**LENGTHENED[name])
+    task = own.at_length(factor)
+
+    def examples(of: Any) -> Batch:
+        split = of.split("test", 0)
+        return of.collate([split[i] for i in range(4)], trim=True)
+
+    batch, usual = examples(task), examples(own)
+    assert batch.x.shape[1] == task.seq_len == factor * usual.x.shape[1]
+    if batch.y is not None and usual.y is not None:
+        assert batch.y.shape[1] == task.source_len == factor * usual.y.shape[1]
+    pattern = PATTERNS[name]
+    models = [each.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, pattern)) for each in (own, task)]
+    models[1].load_state_dict(models[0].state_dict())
+    assert torch.isfinite(task.loss(models[1], batch))
+
+
+def test_beyond_the_length_each_pair_occurs_twice_and_padding_comes_last() -> None:
+    once, twice = KeyValuePairs([(1, 3), (2, 4)], 4), KeyValuePairs([(1, 3), (2, 4)], 4, repeats=2)
+    for row, count in enumerate((3, 4)):
+        pairs = once.tokens()[row, :count].tolist()
+        assert twice.tokens()[row, : 2 * count].tolist() == pairs + pairs
+        assert not twice.tokens()[row, 2 * count :].any() and twice.mask[row].sum() == 2 * count
+
+
+def test_a_length_of_a_part_of_a_token_is_refused() -> None:
+    with pytest.raises(Unsupported, match="no whole number"):
+        registry.load("task", "recall_ns")(seq_len=9, pairs=6, halvings=0).at_length(0.25)

@@ -1,0 +1,135 @@
+"""A case's model with the weights of its training, which meters that `train` measure in place of a workload."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cab.attention.build import LayerBuilder
+from cab.contracts.case import Case
+from cab.contracts.mechanism import Mechanism
+from cab.contracts.recipe import Recipe
+from cab.contracts.task import Batch, Task
+from cab.errors import Unsupported
+from cab.plugins import registry
+from cab.training import evaluate, load_trained
+from cab.training.scoring import Subset
+from cab.worker.task_setup import build_task, data_of
+
+
+def build_model(case: Case, task: Task) -> tuple[nn.Module, list[Mechanism]]:
+    """Build the case's model of a task, from the case's seed, and return it with the mechanisms under test in it."""
+    mechanism = registry.load("mechanism", case.mechanism)
+    layers = LayerBuilder(mechanism, case.params, case.pattern, case.backend, others=case.others)
+    with torch.random.fork_rng():
+        torch.manual_seed(case.seed)
+        model = task.model(layers)
+    layers.check(case.task)
+    return model, layers.built
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A task and its trained model, with the weights of the best validation, in evaluation mode."""
+
+    case: Case
+    task: Task
+    model: nn.Module  # on the case's device
+    mechanisms: list[Mechanism]  # under test in it, in the order in which the model asked for them
+    weights: dict[str, Tensor]  # of the model
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was trained."""
+        return Recipe.of(self.case.settings["training"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self.case.device)
+
+    def test_split(self, task: Task | None = None) -> Subset:
+        """Return the test examples of a task (the model's, by default): as many as `quality` scores."""
+        return Subset((task or self.task).split("test", self.case.seed), self.recipe.scored["test"])
+
+    def scores(
+        self,
+        task: Task | None = None,
+        model: nn.Module | None = None,
+        change: Callable[[Batch], Batch] | None = None,
+    ) -> dict[str, list[Any]]:
+        """Score a model on a task's test examples, by default its own, as `quality` does.
+
+        `change` is applied to every batch before the model sees it. Returns metric -> a score an example.
+        """
+        task, model = task or self.task, model or self.model
+        scored = task if change is None else _Changed(task, change)
+        values = evaluate(
+            scored,  # type: ignore[arg-type]
+            model,
+            self.test_split(task),
+            batch=self.case.batch,
+            device=self.device,
+            precision=self.recipe.precision,
+        )
+        return {name: each.tolist() for name, each in values.items()}
+
+    def model_of(self, task: Task) -> nn.Module:
+        """Build the model of another task, as of one with longer examples, and load the trained weights into it.
+
+        `Unsupported` where the model cannot be built, or has other parameters.
+        """
+        try:
+            model, _ = build_model(self.case, task)
+        except ValueError as error:
+            raise Unsupported(f"no model of {task.seq_len} tokens: {error}") from error
+        own = model.state_dict()
+        for name in [*self.weights, *own]:
+            shapes = [tuple(t[name].shape) if name in t else None for t in (self.weights, own)]
+            if shapes[0] != shapes[1]:
+                raise Unsupported(
+                    f"{name} has the shape {shapes[0]} in the trained model and {shapes[1]} in one for "
+                    f"{task.seq_len} tokens"
+                )
+        model.load_state_dict(self.weights)
+        return model.to(self.device).eval()
+
+
+class _Changed:
+    """A task whose `score` sees changed batches."""
+
+    def __init__(self, task: Task, change: Callable[[Batch], Batch]) -> None:
+        self._task, self._change = task, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return self._task.score(model, self._change(batch))
+
+
+def load(case: Case, data: Path) -> TrainedModel:
+    """Build the case's model and load the weights of its training, whose file is the setting `checkpoint`.
+
+    `data` is the folder of the tasks' data.
+    """
+    settings = dict(case.settings)
+    checkpoint = Path(settings.pop("checkpoint"))
+    case = replace(case, settings=settings)
+    task = build_task(case)
+    data_of(task, case.task, data)
+    model, mechanisms = build_model(case, task)
+    weights = load_trained(
+        task,
+        model,
+        data,
+        settings["training"],
+        batch=case.batch,
+        seed=case.seed,
+        device=case.device,
+        checkpoint=checkpoint,
+    )
+    return TrainedModel(case, task, model.eval(), mechanisms, weights)

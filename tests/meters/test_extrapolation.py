@@ -1,0 +1,41 @@
+"""Extrapolation scores one model at four lengths, and says of each that it cannot have why."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cab.errors import Unsupported
+from cab.meters.extrapolation import Extrapolation
+
+
+def trained(refused: float | None = None) -> Any:
+    """Return a trained model whose examples have 8 tokens, and which is right on one of two labels."""
+
+    def at_length(factor: float) -> Any:
+        if factor == refused:
+            raise Unsupported(f"no {factor}")
+        return SimpleNamespace(seq_len=int(8 * factor), source_len=int(8 * factor))
+
+    def scores(task: Any, model: str) -> dict[str, list[Any]]:
+        assert model == ("own" if task.seq_len <= 8 else f"for {task.seq_len}")
+        return {"accuracy": [[1.0, 2.0]] * 4}
+
+    def model_of(task: Any) -> str:
+        return f"for {task.seq_len}"
+
+    return SimpleNamespace(task=SimpleNamespace(at_length=at_length), model="own", scores=scores, model_of=model_of)
+
+
+def test_a_model_is_its_own_up_to_its_length_and_built_anew_beyond() -> None:
+    results = Extrapolation().measure(trained(), None)
+    assert [results[name]["n"] for name in Extrapolation.metrics] == [2, 4, 8, 16]
+    reading = Extrapolation().reduce("accuracy_double", [results["accuracy_double"]])
+    assert reading.value == 0.5 and reading.stop_reason == "n=16"
+
+
+@pytest.mark.parametrize(("factor", "name"), [(0.25, "accuracy_quarter"), (2.0, "accuracy_double")])
+def test_a_length_that_cannot_be_had_costs_its_own_metric_alone(factor: float, name: str) -> None:
+    results = Extrapolation().measure(trained(refused=factor), None)
+    assert results.pop(name) == {"status": "unsupported", "reason": f"no {factor}"}
+    assert all("samples" in result for result in results.values())
