@@ -1,0 +1,153 @@
+"""What limits a large store: files in folders, scans, the Parquet cache, and the time until a run knows all is there.
+
+    python benchmarks/scale.py [--cases 10000] [--folder DIR]
+
+Writes a synthetic store of finished cases (one meter, one process each) and times, each in this process: listing the
+folders, `supervisor.pending` (what `engine=local` does before it measures), `cluster.pending` (what the other engines
+do), and the tidy table without and with its cache. No mechanism runs and torch is not imported. A million cases take
+`--cases 1000000`, about 2 GB of disk, and the time to write them.
+
+Then 10,000 cases at most are planned as bundles for 50 simulated elements of a stub cluster that sleeps instead of
+measuring; one element in ten is lost half-way, and what it left is submitted again. Rows are counted at the end.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from cab.contracts.messages import Samples
+from cab.planning.measurement import Measurement
+from cab.planning.plan import ClusterSettings, plan
+from cab.runner import cluster
+from cab.runner.bundles import Bundle, Done, cut, write_done
+from cab.runner.entries import new_entry, with_outcome
+from cab.runner.fork_client import ForkClient
+from cab.runner.outcomes import Outcome
+from cab.runner.supervisor import Options, Supervisor
+from cab.store.store import Store
+from cab.store.table import table
+from cab.terminal.progress import Silent
+
+MOST_SECONDS = 15.0  # until a run knows that 100,000 cases are finished
+ELEMENTS = 50
+SIMULATED = 10_000  # cases of the simulated cluster, at most
+SLEEP = 0.001  # seconds that the stub needs for a case
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path, help="where the store is kept; a temporary folder by default")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        with timed("make the measurements"):
+            measurements = synthetic(arguments.cases)
+        measure_store(Store(folder / "finished").open_for_writing(), measurements)
+        simulate(Store(folder / "simulated").open_for_writing(), measurements[:SIMULATED])
+    assert "torch" not in sys.modules
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long it took."""
+    start = time.perf_counter()
+    yield
+    print(f"{what}: {time.perf_counter() - start:.2f} s", flush=True)
+
+
+def synthetic(count: int) -> list[Measurement]:
+    """Return measurements of cases that differ in their seed."""
+    overrides = ["mechanism=none", "task=speed", "seq_len=16", "meters=[flops]", "threads=1"]
+    (first,) = plan(overrides).measurements
+    return [replace(first, case=replace(first.case, seed=seed)) for seed in range(count)]
+
+
+def finish(store: Store, measurement: Measurement, run_id: str = "synthetic") -> None:
+    """Write the entry of a measurement that went well."""
+    samples = Samples({name: {"samples": [1.0]} for name in measurement.metrics})
+    entry = new_entry(measurement, run_id, "commit")
+    for _ in range(measurement.processes):
+        entry = with_outcome(entry, measurement, Outcome("ok", answer=samples), {})
+    store.write(entry)
+
+
+def measure_store(store: Store, measurements: Sequence[Measurement]) -> None:
+    """Fill a store and time what commands do with it; a store that is filled already is used as it is."""
+    with timed("write the store"):
+        for measurement in measurements:
+            if not store.path(measurement.file).is_file():
+                finish(store, measurement)
+    with timed("list its folders"):
+        folders = [sum(1 for _ in each.iterdir()) for each in (store.folder / "cases").iterdir()]
+    print(f"{sum(folders):,} files in {len(folders)} folders, at most {max(folders):,} in one")
+    options = Options(Path("data"))
+    start = time.perf_counter()
+    assert not Supervisor(store, ForkClient(), options, Silent()).pending(measurements)
+    seconds = time.perf_counter() - start
+    limit = MOST_SECONDS * len(measurements) / 100_000
+    print(f"know that all is finished, engine=local: {seconds:.2f} s (aim: {limit:.1f} s)", flush=True)
+    with timed("know that all is finished, the other engines"):
+        assert not cluster.pending(store, measurements, options)
+    with timed("table without its cache"):
+        assert len(table(store)) == sum(len(each.metrics) for each in measurements)
+    with timed("table from its cache"):
+        assert len(table(store)) == sum(len(each.metrics) for each in measurements)
+    print(f"the cache has {(store.folder / 'rows.parquet').stat().st_size / 2**20:.1f} MiB", flush=True)
+
+
+class SleepingCluster:
+    """Elements that sleep instead of measuring; of the first attempts, every tenth is lost half-way."""
+
+    leaves_jobs = False
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.measured: list[str] = []
+        self.lost = 0
+
+    def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+        """Carry the bundles out at once."""
+        for bundle in bundles:
+            is_lost = bundle.attempt == 0 and not bundle.laws_only and bundle.number % 10 == 0
+            done = [] if bundle.laws_only else bundle.measurements
+            for measurement in done[: len(done) // 2] if is_lost else done:
+                time.sleep(SLEEP)
+                finish(self.store, measurement, bundle.run_id)
+                self.measured.append(measurement.file)
+            self.lost += is_lost
+            if not is_lost:
+                write_done(folder, bundle.number, Done("simulated"))
+        return {bundle.number: str(bundle.number) for bundle in bundles}
+
+    def living(self, jobs: Iterable[str]) -> Mapping[str, str]:
+        """Nothing lives longer than `submit`."""
+        return {}
+
+    def cancel(self, jobs: Iterable[str]) -> None:
+        """There is nothing to end."""
+
+
+def simulate(store: Store, measurements: Sequence[Measurement]) -> None:
+    """Submit, lose and resume the measurements; nothing may be lost or done twice."""
+    cluster.POLL, cluster.GRACE = 0.01, 0.1
+    minutes = 10 * len(measurements) / ELEMENTS / 60
+    print(f"{len(measurements):,} cases on {len(cut(measurements, minutes))} simulated elements")
+    for what in ("plan, submit, lose and resume", "resume what is finished"):
+        stub = SleepingCluster(store)
+        with timed(what):
+            settings = ClusterSettings(bundle_minutes=minutes, retries=2)
+            cluster.ClusterRun(stub, store, Options(Path("data")), Silent(), settings).carry_out(measurements)
+        print(f"  {len(stub.measured):,} measured, {stub.lost} elements lost")
+        assert len(stub.measured) == len(set(stub.measured)), "a case was measured twice"
+    assert len(table(store)) == sum(len(each.metrics) for each in measurements), "a row was lost or doubled"
+
+
+if __name__ == "__main__":
+    main()
