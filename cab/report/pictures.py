@@ -313,7 +313,7 @@ def write_picture(figure: "Figure", path: Path) -> None:
         return
     try:
         content = figure.to_image(format=kind)
-    except Exception as error:  # whatever plotly and kaleido raise where one of them or the browser is missing
+    except (OSError, RuntimeError, ValueError) as error:  # of plotly, kaleido and the browser, where one is missing
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"cannot draw {kind}: {first}. PNG and SVG need the extra `pictures` and a Chromium or Chrome; "

@@ -1,5 +1,6 @@
 """Pictures of a store."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,19 @@ def test_html_holds_its_script_and_other_formats_say_what_they_need(
         write_picture(figure, tmp_path / "curve.gif")
 
 
+def test_a_fault_of_ours_is_not_taken_for_a_missing_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(self: object, **options: object) -> bytes:
+        raise TypeError("ours")
+
+    figure = curve(GRID)
+    monkeypatch.setattr(type(figure), "to_image", fault)
+    with pytest.raises(TypeError, match="ours"):
+        write_picture(figure, tmp_path / "curve.png")
+
+
 def test_a_png_is_drawn_where_there_is_a_browser(tmp_path: Path) -> None:
     pytest.importorskip("kaleido", reason="no kaleido: PNG is not drawn")
-    try:
-        write_picture(curve(GRID), tmp_path / "curve.png")
-    except UsageError as error:
-        pytest.skip(f"PNG is not drawn here: {error}")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))):
+        pytest.skip("no Chromium and no Chrome: PNG is not drawn")
+    write_picture(curve(GRID), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
