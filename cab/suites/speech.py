@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cab.contracts.task import Missing, Source, Task
+from cab.contracts.task import Missing, Source
 from cab.data import espeak, ljspeech
 from cab.data.espeak import Utterance
 from cab.data.splits import split_of
 from cab.errors import UsageError, unknown
+from cab.suites.real_data import RealDataTask
 
 CORPORA = ("espeak", "ljspeech")
 SHARES = {"test": 0.1, "validation": 0.1, "train": 0.8}  # of the sentences
@@ -28,7 +29,7 @@ MEASURED = 500  # utterances of training at most that means and deviations are o
 SCORED = 200  # of the test at most that floors are scored on, evenly spread
 
 
-class Speech(Task):
+class Speech(RealDataTask):
     """Examples are utterances. A task adds its model, loss and decoding, and says how many frames a step has."""
 
     data = ("espeak-sotu", "LJSpeech-1.1", "ljspeech_mfa")
@@ -39,7 +40,6 @@ class Speech(Task):
         if corpus not in CORPORA:
             raise unknown("corpus", corpus, CORPORA)
         self.corpus, self.most_frames = corpus, frames * seq_len
-        self.splits: dict[str, Sequence[Utterance]] = {}
         self.vocabulary = 1
         self._scales: dict[str, tuple[Any, Any]] | None = None
 
@@ -80,18 +80,12 @@ class Speech(Task):
                 f"no utterance of {short[0]} has {self.most_frames} frames and {self.source_len} phonemes at most; "
                 "give a larger seq_len or source_len"
             )
-        return Source(name, False, {split: len(utterances) for split, utterances in self.splits.items()}, note)
-
-    def split(self, name: str, seed: int) -> Any:
-        """Return the utterances of a split of the corpus that `source` found; they do not depend on the seed."""
-        if name not in self.splits:
-            raise unknown("split", name, self.splits, "" if self.splits else "Call source(folder) first.")
-        return self.splits[name]
+        return Source(name, False, self.counts(), note)
 
     def scale(self, name: str) -> tuple[Any, Any]:
         """Return the mean and the deviation of mel (80,), of pitch and of energy, in training."""
         if self._scales is None:
-            utterances = spread(self.split("train", 0), MEASURED)
+            utterances = self.spread("train", MEASURED)
             self._scales = {}
             for part in ("mel", "pitch", "energy"):
                 values = np.concatenate([getattr(each, part) for each in utterances]).astype(np.float64)
@@ -131,7 +125,7 @@ class Speech(Task):
         """Return the distances of the mean of training, said as long as the recording."""
         sums = {"mcd": 0.0, "msd": 0.0, "mcd_recorded": 0.0, "l1": 0.0}
         frames = 0
-        for utterance in spread(self.split("test", 0), SCORED):
+        for utterance in self.spread("test", SCORED):
             recorded = self.standardised(self.cut(utterance), "mel")
             count = torch.tensor([len(recorded)])
             theirs = torch.from_numpy(recorded)[None]
@@ -150,8 +144,3 @@ def padded(rows: Sequence[Tensor], length: int | None = None) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return out
-
-
-def spread(utterances: Sequence[Utterance], most: int) -> list[Utterance]:
-    """Return at most `most` utterances, evenly spread."""
-    return [utterances[i] for i in range(0, len(utterances), max(1, -(-len(utterances) // most)))]
