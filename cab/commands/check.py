@@ -168,7 +168,7 @@ def _check_task(request: Request, out: Console, verbose: bool, data: Path) -> in
         failures = [verdict for verdict in verdicts if verdict.status == "fail"]
         broken |= bool(failures)
         result = "[red]broken[/]" if failures else "[green]lawful[/]"
-        out.print(f"{escape(case.task)} {case.pattern}: {result}, {len(verdicts)} laws", highlight=False)
+        out.print(f"{escape(case.task)} {case.pattern}: {result}, {_counted(len(verdicts), 'law')}", highlight=False)
         causes = [verdict for verdict in failures if comes_first(verdict)]
         followers = [] if verbose or not causes else [verdict for verdict in failures if verdict not in causes]
         for verdict in verdicts if verbose else causes or failures:
@@ -237,7 +237,7 @@ def _print(
     failures = [verdict for verdict in verdicts if verdict.status == "fail"]
     lawful = not failures and not crashes
     result = "[green]lawful[/]" if lawful else "[red]broken[/]"
-    counts = f"{len(verdicts)} verdicts, {len(failures)} failures"
+    counts = f"{_counted(len(verdicts), 'verdict')}, {_counted(len(failures), 'failure')}"
     out.print(f"{escape(name)}: {result}, {counts}, {seconds:.1f} s", highlight=False)
     for crash in crashes:
         out.print(f"  {escape(crash)}", highlight=False, soft_wrap=True)
@@ -260,6 +260,10 @@ def _print(
     shown = verdicts if verbose else failures
     _print_by_law([each for each in shown if each not in causes and each not in followers], verbose, out)
     return lawful
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _print_by_law(verdicts: "list[Verdict]", verbose: bool, out: Console) -> None:

@@ -40,4 +40,9 @@ def print_comparison(results: Results, first: str, second: str, console: "Consol
     console.print(table)
     verdicts = [pair.verdict for pair in pairs]
     counts = f"{verdicts.count('better')} better, {verdicts.count('worse')} worse, {verdicts.count('')} not told apart"
-    console.print(Text(f"{first} against {second}: {counts} of {len(pairs)} cases. {ABOUT}", style="dim"))
+    console.print(
+        Text(
+            f"{first} against {second}: {counts} of {len(pairs)} {'case' if len(pairs) == 1 else 'cases'}. {ABOUT}",
+            style="dim",
+        )
+    )

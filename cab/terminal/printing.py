@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,11 +15,25 @@ from cab.plugins import registry
 if TYPE_CHECKING:
     from cab.runner.cost_estimates import Estimate
     from cab.runner.run import Preview, Run
+    from cab.store.store import Store
 
 MAX_CASES = 40  # of a preview that are printed
 MAX_REASONS = 5  # why cases were not estimated
 _FIRST = ("mechanism", "pattern", "task", "n", "m")  # columns of a preview, where they vary
 _NUMBER_COLUMNS = ("n", "m", "batch", "seed")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 case`, `1,200 cases`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def print_damaged(stores: "Iterable[Store]") -> None:
+    """Name on stderr the damaged files that were set aside while stores were read."""
+    console = Console(stderr=True)
+    for path in [path for store in stores for path in store.damaged]:
+        text = f"a damaged results file was set aside: {path}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _PipedConsole(Console):

@@ -43,6 +43,7 @@ from cab.store import bundle, machine_peaks
 from cab.store.store import Store
 from cab.store.table import outdated, process_medians
 from cab.terminal.laws import laws_of_rows
+from cab.terminal.printing import counted, print_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,6 +232,8 @@ def _print_what_is_missing(store: Store) -> None:
     if not (store.folder / "cases").is_dir():
         return
     for meter, count in outdated(store).items():
-        print(f"not shown: {meter} of {count} cases, by an older method; cab run measures it again", file=sys.stderr)
-    for path in store.damaged:
-        print(f"a damaged results file was set aside: {path}", file=sys.stderr)
+        print(
+            f"not shown: {meter} of {counted(count, 'case')}, by an older method; cab run measures it again",
+            file=sys.stderr,
+        )
+    print_damaged([store])

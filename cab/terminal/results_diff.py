@@ -14,6 +14,7 @@ from cab.planning.variation import labels
 from cab.report import Difference, Pair, difference, display_unit, filters_of, format_number, selected, short_ids
 from cab.store import bundle
 from cab.store.store import Store
+from cab.terminal.printing import counted
 from cab.terminal.results_list import case_of_row, print_columns
 
 if TYPE_CHECKING:
@@ -74,15 +75,16 @@ def _print(found: Difference, first: str, second: str, full: bool, out: Console)
         say(f"... and {len(told) - len(shown)} more: --full")
     for name, only in ((f"A, {first}", found.only_first), (f"B, {second}", found.only_second)):
         if only:
-            say(f"only in {name}: {len(only)} cases")
+            say(f"only in {name}: {counted(len(only), 'case')}")
             listed = only if full else only[:_MOST]
             say("\n".join(f"  {ids[row['case_id']]}  {titles[row['case_id']]}  {row['status']}" for row in listed))
             if len(listed) < len(only):
                 say(f"  ... and {len(only) - len(listed)} more: --full")
     counts = Counter(pair.verdict for pair in found.pairs)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    both = len({pair.first["case_id"] for pair in found.pairs})
-    say(f"A: {first}, B: {second}. {both} cases in both, {len(found.pairs)} metrics: {summary or 'none'}. {ABOUT}")
+    cases = counted(len({pair.first["case_id"] for pair in found.pairs}), "case")
+    metrics = counted(len(found.pairs), "metric")
+    say(f"A: {first}, B: {second}. {cases} in both, {metrics}: {summary or 'none'}. {ABOUT}")
     for machines in dict.fromkeys(pair.machines for pair in found.pairs if pair.machines and pair.first["value"]):
         say(f"different machines: A {machines[0]}; B {machines[1]}")
 

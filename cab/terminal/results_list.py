@@ -17,6 +17,7 @@ from cab.store import bundle
 from cab.store.finding import case_of
 from cab.store.store import Store
 from cab.store.table import CASE_COLUMNS, measurements, outdated
+from cab.terminal.printing import counted, print_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,14 +99,20 @@ def print_cases(words: Sequence[str], folder: Path, history: bool, as_json: bool
     else:
         print_table(listed, out)
         files = {file for _, facts in listed for file in facts["files"]}
-        out.print(f"{len(listed)} cases, {len(files)} files in {store.folder / 'cases'}", markup=False, highlight=False)
+        out.print(totals(len(listed), len(files), store), markup=False, highlight=False)
         for meter, count in outdated(store).items() if not history else ():
-            out.print(f"not listed: {meter} of {count} cases, by an older method; --history", highlight=False)
+            out.print(
+                f"not listed: {meter} of {counted(count, 'case')}, by an older method; --history", highlight=False
+            )
         if bundles := bundle.imported(store):
             names = ", ".join(map(str, bundles))
-            out.print(f"and {len(bundles)} imported bundles: {names}", markup=False, highlight=False)
-    for path in store.damaged:
-        Console(stderr=True).print(f"a damaged results file was set aside: {path}", markup=False, highlight=False)
+            out.print(f"and {counted(len(bundles), 'imported bundle')}: {names}", markup=False, highlight=False)
+    print_damaged([store])
+
+
+def totals(cases: int, files: int, store: Store) -> str:
+    """Say how many cases and files of a store were meant."""
+    return f"{counted(cases, 'case')}, {counted(files, 'file')} in {store.folder / 'cases'}"
 
 
 def print_table(listed: Sequence[tuple[Case, dict[str, Any]]], out: Console) -> None:

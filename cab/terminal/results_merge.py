@@ -7,6 +7,7 @@ from rich.console import Console
 
 from cab.store.merging import merge
 from cab.store.store import Store
+from cab.terminal.printing import counted, print_damaged
 
 _MOST = 20  # lines of one kind
 
@@ -25,12 +26,12 @@ def merge_and_print(target: Path, sources: Sequence[Path], out: Console) -> None
     _print_some(f"kept beside those of {target}, from another source or machine; tables show the latest", lines, out)
     cases = len({entry.case_id for entry in merged.added})
     out.print(
-        f"added: {len(merged.added)} files of {cases} cases; the same in both: {merged.same}; "
+        f"added: {counted(len(merged.added), 'file')} of {counted(cases, 'case')}; the same in both: {merged.same}; "
         f"two answers: {len(merged.conflicts)}",
         markup=False,
         highlight=False,
     )
-    _print_damaged(stores)
+    print_damaged(stores)
 
 
 def _print_some(title: str, lines: Sequence[str], out: Console) -> None:
@@ -39,9 +40,3 @@ def _print_some(title: str, lines: Sequence[str], out: Console) -> None:
     more = [f"... and {len(lines) - _MOST} more"] if len(lines) > _MOST else []
     text = "\n".join(f"  {line}" for line in [*lines[:_MOST], *more])
     out.print(f"{title}:\n{text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_damaged(stores: Sequence[Store]) -> None:
-    console = Console(stderr=True)
-    for path in [path for store in stores for path in store.damaged]:
-        console.print(f"a damaged results file was set aside: {path}", markup=False, highlight=False)

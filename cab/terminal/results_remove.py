@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cab.errors import UsageError
 from cab.store.removal import remove
-from cab.terminal.results_list import cases_of, chosen, opened, print_table
+from cab.terminal.results_list import cases_of, chosen, opened, print_table, totals
 
 
 def ask_and_remove(words: Sequence[str], folder: Path, every: bool, yes: bool, out: Console) -> None:
@@ -26,7 +26,7 @@ def ask_and_remove(words: Sequence[str], folder: Path, every: bool, yes: bool, o
     if not files:
         raise UsageError(f"there is nothing to remove in {store.folder}")
     print_table(listed, out)
-    out.print(f"{len(listed)} cases, {len(files)} files in {store.folder / 'cases'}", markup=False, highlight=False)
+    out.print(totals(len(listed), len(files), store), markup=False, highlight=False)
     if not yes:
         if not _somebody_is_there():
             raise UsageError("nothing was removed: there is nobody to ask; --yes removes without asking")

@@ -3,10 +3,12 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from cab.runner.run import preview
-from cab.terminal.printing import print_preview
+from cab.store.store import Store
+from cab.terminal.printing import counted, print_damaged, print_preview
 
 
 def printed(results: Path, *overrides: str) -> str:
@@ -31,3 +33,14 @@ def test_hyperparameters_of_one_mechanism_are_not_said_of_all(tmp_path: Path) ->
 
 def test_a_refusal_stands_beside_its_case(tmp_path: Path) -> None:
     assert "unsupported: nystrom does not support CS" in printed(tmp_path, "mechanism=nystrom", "pattern=CS,NS")
+
+
+def test_a_count_of_one_is_singular() -> None:
+    assert [counted(n, "case") for n in (0, 1, 1200)] == ["0 cases", "1 case", "1,200 cases"]
+
+
+def test_damaged_files_are_named_whole_and_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / ("x" * 200)
+    print_damaged([Store(tmp_path, damaged=[path])])
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == f"a damaged results file was set aside: {path}\n"

@@ -212,7 +212,7 @@ def test_merge_names_what_was_added_and_which_of_two_answers_stays(ids: dict[str
     newer = put(theirs, "mechanism=none pattern=NS", value=9.0, time="2026-06-01T00:00:00Z")
     added = put(theirs, "mechanism=mean pattern=NC")
     code, output = cab("merge", "results", "theirs")
-    assert code == 0 and "added: 1 files of 1 cases; the same in both: 4; two answers: 1" in output
+    assert code == 0 and "added: 1 file of 1 case; the same in both: 4; two answers: 1" in output
     reason = "theirs's stays, not results's: asked for later, 2026-06-01T00:00:00Z against 2026-01-01T00:00:00Z"
     assert newer[:8] in output and reason in output
     assert files() == files(Path("theirs")) and f"{added}-k1" in files()
@@ -232,8 +232,8 @@ def test_diff_has_the_ratio_with_its_interval_and_what_only_one_has(ids: dict[st
     (line,) = [line for line in output.splitlines() if line.startswith(ids["local CS"][:8])]
     assert code == 0 and line.split()[-6:] == ["2.00", "8.00", "0.250", "[0.124,", "0.383]", "less"]
     assert "oom against ok" in output and "1 less" in output and "1 equal" in output
-    assert f"only in A, results: 1 cases\n  {ids['none NS'][:8]}" in output
-    assert f"only in B, theirs: 1 cases\n  {only_theirs[:8]}" in output
+    assert f"only in A, results: 1 case\n  {ids['none NS'][:8]}" in output
+    assert f"only in B, theirs: 1 case\n  {only_theirs[:8]}" in output
     _, output = cab("diff", "results", "theirs", "mechanism=local", "--json")
     found = json.loads(output)
     assert [pair["verdict"] for pair in found["metrics"]] == ["less"] and found["only_a"] == found["only_b"] == []
@@ -263,6 +263,6 @@ def test_nothing_imports_torch(ids: dict[str, str], command: str) -> None:
 def test_what_an_older_method_measured_is_said_and_listed_with_the_history(ids: dict[str, str]) -> None:
     older = put(Store(Path("results")), "mechanism=mean", version=0)
     _, output = cab("list")
-    assert older[:8] not in output and "not listed: latency of 1 cases, by an older method; --history" in output
+    assert older[:8] not in output and "not listed: latency of 1 case, by an older method; --history" in output
     _, output = cab("list", "--history")
     assert older[:8] in output and "older method" not in output
