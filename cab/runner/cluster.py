@@ -104,13 +104,13 @@ class ClusterRun:
         for each in Laws().unknown(asked):
             by_device.setdefault(each.case.device.partition(":")[0], []).append(each)
         self._watch(self._submit([self._bundle(unknown, laws_only=True) for unknown in by_device.values()]))
-        for key in {verdict_cache.key(each.case) for each in asked}:
+        for key in set(verdict_cache.keys(each.case for each in asked)):
             if (verdict := verdict_cache.load(key)) is not None:
                 self._verdicts[key] = verdict
 
     def _bundle(self, measurements: Sequence[Measurement], laws_only: bool = False, attempt: int = 0) -> Bundle:
         self._submitted += 1
-        keys = set() if laws_only else {verdict_cache.key(each.case) for each in measurements if not each.refusal}
+        keys = set() if laws_only else set(verdict_cache.keys(each.case for each in measurements if not each.refusal))
         return Bundle(
             number=self._submitted,
             run_id=self.run_id,

@@ -30,7 +30,8 @@ class Laws:
 
     def unknown(self, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Return one measurement of each verdict that a child would have to give."""
-        by_key = {verdict_cache.key(each.case): each for measured in measurements for each in _in_every_slot(measured)}
+        in_slots = [each for measured in measurements for each in _in_every_slot(measured)]
+        by_key = dict(zip(verdict_cache.keys(each.case for each in in_slots), in_slots, strict=True))
         return [each for key, each in by_key.items() if key not in self._objections and verdict_cache.load(key) is None]
 
     def objection(self, measurement: Measurement, run: Callable[[Measurement], Outcome]) -> Outcome | None:

@@ -1,6 +1,7 @@
 """Kept verdicts of the laws: one for each source, hyper-parameters, pattern, backend, dtype and device."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,18 @@ def key(case: Case) -> str:
     laws = sorted((PACKAGE / "conformance").glob("*.py"))
     question = [fingerprint.of(*sources, *laws), case.mechanism, case.params, case.pattern, case.backend]
     return digest([*question, case.dtype, case.device, installed("torch")])
+
+
+def keys(cases: Iterable[Case]) -> list[str]:
+    """Return the key of each case; of the cases that share a verdict, the sources are read once."""
+    by_question: dict[str, str] = {}
+    named = []
+    for case in cases:
+        question = digest([case.mechanism, case.params, case.pattern, case.backend, case.dtype, case.device])
+        if question not in by_question:
+            by_question[question] = key(case)
+        named.append(by_question[question])
+    return named
 
 
 def load(key: str) -> LawsAnswer | None:
