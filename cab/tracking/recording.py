@@ -51,10 +51,11 @@ def record(
         raise UsageError(f"{revision} cannot be measured: {error}") from None
     kernel = replace(side, changes={"mechanism": REFERENCE_KERNEL})
     facts = environment.identity("cpu", 1, True)
-    identity, now = environment.environment_id(facts), time.time()
+    now = time.time()
     when = commit_time(commit, repository)
     state = State(results / "track" / digest(["record", side.identity, facts], 16))
     points: list[Point] = []
+    measured_in: dict[str, dict[str, object]] = {}  # environment id -> facts
     failures: dict[str, str] = {}
     for case in cases:
         measured = []
@@ -69,6 +70,10 @@ def record(
         except NoData as error:
             failures[case.name] = str(error)
             continue
+        # the commit may have run in an environment of its own, which is not the one of this process
+        of_case = {**facts, **measured[0]["versions"]["head"]}
+        identity = environment.environment_id(of_case)
+        measured_in[identity] = of_case
         values = {("latency", "s"): median(median(pair["head"]) for pair in measured)}
         values[RATIO_METRIC, "ratio"] = exp(median(pair["log_ratio"] for pair in measured))
         values |= {(name, COUNT_UNIT): value for name, value in measured[0]["counts"]["head"].items()}
@@ -80,7 +85,8 @@ def record(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise UsageError(f"nothing could be measured at {commit[:12]}: {reasons}")
     append(folder, points)
-    keep_environment(folder, identity, facts)
+    for identity, of_case in measured_in.items():
+        keep_environment(folder, identity, of_case)
     compact(folder)
-    refresh(folder, [identity], progress=progress)
+    refresh(folder, measured_in, progress=progress)
     return commit, points, failures

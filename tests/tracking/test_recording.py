@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cab.environment import environment_id
 from cab.errors import UsageError
 from cab.tracking.cases import TrackedCase
 from cab.tracking.findings import RATIO_METRIC, environments
@@ -15,6 +16,7 @@ from cab.tracking.recording import record
 from cab.tracking.sides import NoData, Side
 from cab.tracking.worker import REFERENCE_KERNEL
 
+VERSIONS = {"python": "3.11.0", "torch": "1.0"}  # not those of this process
 CASES = [TrackedCase(name, {"mechanism": name}) for name in ("one", "two")]
 
 
@@ -45,7 +47,8 @@ class Measured:
         self.calls.append(case["mechanism"])
         if case["mechanism"] == self.broken:
             raise NoData("head: wrong")
-        counts = {"counts": {"base": {}, "head": {"FLOPs": 100.0}}} if first else {}
+        versions = {"base": VERSIONS, "head": VERSIONS}
+        counts = {"counts": {"base": {}, "head": {"FLOPs": 100.0}}, "versions": versions} if first else {}
         return {"base": [0.001], "head": [0.002 * len(self.calls)], "log_ratio": 0.0, **counts}
 
 
@@ -66,6 +69,13 @@ def test_a_commit_becomes_points_and_a_second_run_measures_nothing(repository: P
     assert len(read(folder)) == 6 and list(environments(folder)) == [points[0].environment]
     recorded(repository, measure)
     assert len(measure.calls) == 6 and len(read(folder)) == 6
+
+
+def test_the_environment_is_that_of_the_python_that_was_measured(repository: Path) -> None:
+    _, points, _ = recorded(repository, Measured())
+    (facts,) = environments(repository.parent / "history").values()
+    assert {name: facts[name] for name in VERSIONS} == VERSIONS
+    assert {point.environment for point in points} == {environment_id(facts)}
 
 
 def test_a_case_without_data_is_named_and_the_others_are_kept(repository: Path) -> None:
