@@ -205,12 +205,15 @@ def _mark(lines: list[Line], metric: Metric) -> None:
 def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
     """Return the lines in the order in which they are shown, and give the ranked ones their rank.
 
-    First the ranked lines, then the floors, then the leaky ones. In each, lines without a value come last.
+    First the ranked lines, then the floors, then the leaky ones. In each, lines without a value come last. A headline
+    whose meter or task declares no direction (`higher_is_better` is None) ranks nothing.
     """
 
     def order(line: Line) -> tuple[int, bool, float, str]:
         cell = _cell_with_value(line, headline)
         loss = STATUSES[::-1].index(line.status) if cell is None else _loss(cell, headline)
+        if cell is not None and headline.higher_is_better is None:
+            loss = 0.0  # no value is better than another: the order is that of the labels
         return LINE_KINDS.index(line.kind), cell is None, loss, line.label
 
     floors = [cell for line in lines if _is_floor(line) and (cell := _cell_with_value(line, headline))]
@@ -218,7 +221,7 @@ def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
     rank = 0
     for line in ordered:
         cell = _cell_with_value(line, headline)
-        if line.kind == "ranked" and cell is not None:
+        if line.kind == "ranked" and cell is not None and headline.higher_is_better is not None:
             rank += 1
             line.rank = rank
             line.at_floor = headline.is_score and any(
@@ -257,7 +260,7 @@ def _cell_with_value(line: Line, metric: Metric) -> Cell | None:
 
 
 def _loss(cell: Cell, metric: Metric) -> float:
-    """Return the value with a sign such that lower is better."""
+    """Return the value with a sign such that lower is better; of a metric that declares a direction."""
     assert cell.value is not None
     return -cell.value if metric.higher_is_better else cell.value
 

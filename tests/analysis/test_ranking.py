@@ -21,6 +21,12 @@ def test_the_best_comes_first_and_what_overlaps_it_is_tied() -> None:
     assert [line.label for line in fastest.lines] == ["linear", "softmax"]
 
 
+def test_a_metric_without_a_declared_direction_ranks_nothing() -> None:
+    board = board_of(*(case_rows({"parameters": x}, mechanism=name) for name, x in {"b": 1.0, "a": 3.0}.items()))
+    assert board.headline.higher_is_better is None
+    assert [(line.label, line.rank, line.ranks) for line in board.lines] == [("a", None, None), ("b", None, None)]
+
+
 def test_where_most_are_the_best_none_is_marked() -> None:
     board = board_of(*(case_rows({"flops": 1e9 if i else 2e9}, mechanism=f"m{i}") for i in range(4)))
     assert {line.cells["flops"].mark for line in board.lines} == {""}
