@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULTS = {"task": "speed", "seq_len": "64", "meters": "[flops]"}
 PANEL_SIDE, GAP, LINE_HEIGHT, CHARACTER_WIDTH = 384, 12, 16, 7  # pixels
 WHITE, BLACK, FRAME_GREY, TEXT_GREY = (255, 255, 255), (0, 0, 0), (120, 120, 120), (80, 80, 80)
-PALE_BLUE, DARK_BLUE, DARK_RED = (214, 228, 242), (8, 48, 107), (165, 15, 21)
+PALE_BLUE, DARK_BLUE, DARK_RED, ORANGE = (214, 228, 242), (8, 48, 107), (165, 15, 21), (255, 140, 0)
 
 
 def plot_masks(overrides: list[str], folder: Path, out: Console) -> None:
@@ -111,7 +111,7 @@ def one_query(attention_map: AttentionMap, raster: tuple[int, ...], query: int, 
 
     row = attention_map.weights[:, query].numpy()
     planes = row.reshape(len(row), -1, *raster[-2:])  # (heads, planes, h, w)
-    depth = np.abs(row).max(-1)[:, None, None, None]
+    depth = np.abs(_finite(row)).max(-1)[:, None, None, None]
     colours = _colours(planes, depth)
     gap = np.full((*colours.shape[:3], 1, 3), 255, dtype=np.uint8)
     strip = np.concatenate([piece for i in range(planes.shape[1]) for piece in (colours[:, i], gap[:, i])][:-1], 2)
@@ -132,16 +132,24 @@ def _coloured(weights: Any) -> Any:
     """Return colours (heads, n, m, 3) of weights (heads, n, m), the depth relative to the largest of each row."""
     import numpy as np
 
-    return _colours(weights, np.abs(weights).max(-1, keepdims=True))
+    return _colours(weights, np.abs(_finite(weights)).max(-1, keepdims=True))
+
+
+def _finite(weights: Any) -> Any:
+    """Return the weights with zeros in place of what is no number, or infinite."""
+    import numpy as np
+
+    return np.where(np.isfinite(weights), weights, 0)
 
 
 def _colours(weights: Any, largest: Any) -> Any:
     import numpy as np
 
     # the square root makes small weights visible
-    depth = np.sqrt(np.abs(weights) / np.maximum(largest, 1e-300))[..., None]
+    depth = np.sqrt(np.abs(_finite(weights)) / np.maximum(largest, 1e-300))[..., None]
     dark = np.where(weights[..., None] < 0, np.array(DARK_RED), np.array(DARK_BLUE))
     colours = np.where(weights[..., None] == 0, np.array(WHITE), np.array(PALE_BLUE) * (1 - depth) + dark * depth)
+    colours = np.where(np.isfinite(weights)[..., None], colours, np.array(ORANGE))
     return colours.round().astype(np.uint8)
 
 
@@ -174,7 +182,8 @@ def html_page(case: Case, attention_map: AttentionMap, png: bytes) -> str:
         "drawn": "the weight of each key in each row: attend with v = identity"
         if attention_map.linear
         else "how far each row moves with each token: the output is not linear in v",
-        "colours": "white: not seen; light to dark: the root of the weight over the row's largest; red: below zero",
+        "colours": "white: not seen; light to dark: the root of the weight over the row's largest; red: below zero; "
+        "orange: no number, or infinite",
         "pairs with a key after the query": "no order in cross"
         if Pattern.of(case.pattern).cross
         else str(attention_map.future_pairs),

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from cab.attention.attention_map import AttentionMap
-from cab.commands.plot import DARK_BLUE, WHITE, centre, key_raster, one_query, plot_masks
+from cab.commands.plot import DARK_BLUE, ORANGE, WHITE, centre, key_raster, one_query, plot_masks
 from cab.ops.masks import CATALOGUE
 from cab.planning.plan import plan
 
@@ -41,6 +41,14 @@ def test_a_key_is_drawn_at_its_place() -> None:
     assert len(dark) == side * side and len(ys) == side
     left, top = xs[0] - side, ys[0] - side  # of the raster
     assert sheet.getpixel((left, top)) == WHITE and sheet.getpixel((left + 2 * side, top)) == WHITE
+
+
+def test_what_is_no_number_has_a_colour_of_its_own_and_hides_nothing() -> None:
+    weights = torch.zeros(1, 4, 4)
+    weights[0, 1, 0], weights[0, 1, 1], weights[0, 1, 2] = float("nan"), float("inf"), 2.0
+    sheet = one_query(AttentionMap(weights, True), (2, 2), 1, "query 1")
+    colours = {sheet.getpixel((x, y)) for x in range(sheet.width) for y in range(sheet.height)}
+    assert {ORANGE, DARK_BLUE, WHITE} <= colours
 
 
 def test_the_planes_of_a_volume_lie_side_by_side() -> None:
