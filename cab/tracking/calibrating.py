@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
 from cab import environment
@@ -32,14 +33,20 @@ def calibrate_and_print(
     progress: Callable[[str], None],
     measure: Measure = measure_pair,
 ) -> None:
-    """Measure `runs` times 18 pairs of each case; what an earlier, killed run has measured is not measured again."""
+    """Measure `runs` times 18 pairs of each case; what a killed run has measured is not measured again.
+
+    Who calibrates again after it has finished asks what the machine finds now, so all pairs are new.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     side = installed_side()
-    pairs = log_ratios_of(side, cases, runs * CONFIRM_PAIRS, results, cache() / "track" / "compiled", progress, measure)
+    unfinished = results / "track" / "calibrating"
+    caches = cache() / "track" / "compiled"
+    pairs = log_ratios_of(side, cases, runs * CONFIRM_PAIRS, unfinished, caches, progress, measure)
     known = {name: calibrate_case(values, len(cases)) for name, values in pairs.items()}
     keep(calibration_file(results), known)
+    rmtree(unfinished, ignore_errors=True)  # a finished calibration is measured again when it is asked for again
     table = Table(box=None, pad_edge=False)
     for name in ("case", "noise", f"found in {POWER:.0%} of tries", "pairs"):
         table.add_column(name, justify="left" if name == "case" else "right")

@@ -86,11 +86,15 @@ def keep(path: Path, cases: Mapping[str, CaseCalibration]) -> None:
 
 
 def load(path: Path) -> dict[str, CaseCalibration]:
-    """Read what is known of an environment; nothing where there is no file or a damaged one."""
+    """Read what is known of an environment; nothing where there is no file, `UsageError` where it is damaged."""
     try:
         return {name: CaseCalibration(**each) for name, each in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} cannot be read as a calibration ({error}); delete it, and run cab track calibrate again"
+        ) from None
 
 
 def refuse_thresholds_below(known: Mapping[str, CaseCalibration], names: Sequence[str], minimum: Minimum) -> None:

@@ -1,11 +1,16 @@
 """What a machine can find: more noise hides more, and a threshold below it is refused."""
 
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cab.errors import UsageError
+from cab.tracking.calibrating import calibrate_and_print
 from cab.tracking.calibration import (
     CaseCalibration,
     FalseAlarms,
@@ -16,6 +21,8 @@ from cab.tracking.calibration import (
     power,
     refuse_thresholds_below,
 )
+from cab.tracking.cases import TrackedCase
+from cab.tracking.sides import Side
 from cab.tracking.verdicts import Minimum
 
 
@@ -49,8 +56,44 @@ def test_it_is_kept_case_by_case(tmp_path: Path) -> None:
     keep(path, {"a": CaseCalibration(0.01, 0.02, 36)})
     keep(path, {"b": CaseCalibration(0.1, None, 36)})
     assert load(path) == {"a": CaseCalibration(0.01, 0.02, 36), "b": CaseCalibration(0.1, None, 36)}
-    path.write_text("[1]")
-    assert load(path) == {}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"a": {"noise": 1}}'])
+def test_a_damaged_file_is_one_message(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"calibration\.json cannot be read .*; delete it"):
+        load(path)
+
+
+class Pairs:
+    """Stands for pairs of processes; is interrupted at one of them."""
+
+    def __init__(self, interrupted_at: int = -1) -> None:
+        self.count, self.interrupted_at = 0, interrupted_at
+
+    def __call__(self, base: Side, head: Side, case: Mapping[str, Any], caches: Path, first: bool) -> dict[str, Any]:
+        if self.count == self.interrupted_at:
+            raise KeyboardInterrupt
+        self.count += 1
+        return {"base": [0.001], "head": [0.001], "log_ratio": 0.001 * (-1) ** self.count, "counts": {}}
+
+
+def test_a_killed_calibration_goes_on_and_a_finished_one_is_measured_again(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(elsewhere / "cache"))
+    cases = [TrackedCase("one", {"mechanism": "one"})]
+
+    def calibrate(measure: Pairs) -> int:
+        out = Console(file=StringIO())
+        calibrate_and_print(cases, 1, Minimum(), elsewhere / "results", out, lambda line: None, measure)
+        return measure.count
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(Pairs(5))
+    assert calibrate(Pairs()) == 13
+    assert calibrate(Pairs()) == 18
 
 
 def test_a_threshold_below_what_is_found_is_refused_with_the_pairs_it_would_take() -> None:
