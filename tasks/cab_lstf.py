@@ -108,7 +108,7 @@ class CabLSTF(RealDataTask):
         released = RELEASED[self.series]
         file = folder / released.file
         if not file.is_file():
-            return Missing(f"put {released.file} there, as Informer's release has it (github.com/zhouhaoyi/ETDataset)")
+            return Missing(f"put {released.file} there, as Informer's release has it ({released.address})")
         times, values = forecasting.read_csv(file, released.minutes, released.target if self.univariate else None)
         self.day = 24 * 60 // released.minutes
         complete = len(times) == released.rows

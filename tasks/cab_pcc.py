@@ -40,6 +40,7 @@ from cab.suites.real_data import RealDataTask
 COMMAND = "cab data get cab_pcc"
 SHAPES = ("meshes", "pcn")
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+OTHERS = 64  # shapes of training at most, whose points together are a floor
 Example = tuple[Any, Any]
 
 
@@ -210,11 +211,11 @@ class CabPCC(RealDataTask):
         batch = self.collate(self.spread("test", 100))
         assert batch.target is not None
         part = batch.x.transpose(1, 2)
-        pooled = np.concatenate([whole[: batch.target.shape[1] // 16] for _, whole in self.spread("train", 64)])
+        pooled = np.concatenate([whole[: batch.target.shape[1] // 16] for _, whole in self.spread("train", OTHERS)])
         any_shape = torch.from_numpy(pooled).expand(len(part), -1, -1)
         mirrored = part * torch.tensor([-1.0, 1.0, 1.0])
         clouds = {"the part": part, "the part and its mirror image": torch.cat([part, mirrored], 1)}
-        clouds["points of 64 other shapes"] = any_shape
+        clouds["points of other shapes"] = any_shape
         floors = {}
         for name, cloud in clouds.items():
             scores = cloud_scores(cloud, batch.target, self.threshold)

@@ -66,7 +66,11 @@ class BytePairs:
         return [token for word in _WORD.findall(text) for token in self._of_word(word)]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Return the text of tokens; bytes that are no UTF-8 become the replacement character."""
+        """Return the text of tokens.
+
+        Bytes that are no UTF-8 become the replacement character. Tokens after those of the merges have no bytes, and
+        are left out: a model may have more tokens than were learnt.
+        """
         return b"".join(self._bytes[token] for token in tokens if token < len(self._bytes)).decode(errors="replace")
 
     def _encode_word(self, word: str) -> tuple[int, ...]:

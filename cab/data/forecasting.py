@@ -25,6 +25,11 @@ class Released:
     rows: int
     minutes: int = 60  # between rows
 
+    @property
+    def address(self) -> str:
+        """Where the release has the file, or says where it is."""
+        return f"github.com/zhouhaoyi/{'ETDataset' if self.file.startswith('ETT-small') else 'Informer2020'}"
+
 
 # Informer's release (Zhou et al., arXiv 2012.07436, section 5.1): github.com/zhouhaoyi/ETDataset and Informer2020
 RELEASED = {

