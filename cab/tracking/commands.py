@@ -178,7 +178,9 @@ def export(
     if not chosen:
         raise unknown("commit of the history", commit, {each.commit for each in points})
     write_whole(out, as_pytest_benchmark(chosen))
-    typer.echo(f"{len(chosen)} points, in {out}")
+    left_out = sum(each.unit != "s" for each in chosen)
+    rest = f"; {left_out} that are no times are left out" if left_out else ""
+    typer.echo(f"{len(chosen) - left_out} points, in {out}{rest}")
 
 
 @app.command()

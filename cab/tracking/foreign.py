@@ -94,6 +94,8 @@ def as_pytest_benchmark(points: Sequence[Point]) -> str:
     commits, environments = {point.commit for point in points}, {point.environment for point in points}
     if len(commits) != 1 or len(environments) != 1:
         raise UsageError(f"a file is of one commit on one machine, not of {len(commits)} on {len(environments)}")
+    if all(point.unit != "s" for point in points):
+        raise UsageError("none of these points is a time, and pytest-benchmark's JSON holds times alone")
     first = points[0]
     names = ("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr")
     benchmarks = [
@@ -108,7 +110,13 @@ def as_pytest_benchmark(points: Sequence[Point]) -> str:
             "stats": {
                 **dict.fromkeys(names, point.value),
                 **dict.fromkeys(("stddev", "iqr", "iqr_outliers", "stddev_outliers"), 0),
-                **{"outliers": "0;0", "ops": 1 / point.value, "total": point.value, "rounds": 1, "iterations": 1},
+                **{
+                    "outliers": "0;0",
+                    "ops": 1 / point.value if point.value else 0,
+                    "total": point.value,
+                    "rounds": 1,
+                    "iterations": 1,
+                },
             },
         }
         for point in points

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cab.contracts.case import digest
 from cab.tracking.foreign import as_pytest_benchmark
-from cab.tracking.history import Point
+from cab.tracking.history import Point, append
 
 POINT = Point("abc", 1000.0, "softmax CS", "e1", "latency", 0.002, "s", "cab", 5000.0)
 
@@ -72,3 +72,15 @@ def test_a_change_is_printed_until_its_reason_is_given(elsewhere: Path) -> None:
     assert "+50.0% at commit30\n" in run("history")[1]
     assert run("accept", "commit30", "more exact\nnow")[0] == 0
     assert "+50.0% at commit30, accepted: more exact now\n" in run("history")[1]
+
+
+def test_export_counts_what_it_writes_and_a_time_of_0_is_written(elsewhere: Path) -> None:
+    append(Path("results/track/history"), [replace(POINT, value=0.0), replace(POINT, metric="FLOPs", unit="count")])
+    assert run("export", "abc", "out.json") == (0, "1 points, in out.json; 1 that are no times are left out\n")
+    assert '"ops": 0' in Path("out.json").read_text()
+
+
+def test_a_commit_without_times_is_not_exported(elsewhere: Path) -> None:
+    append(Path("results/track/history"), [replace(POINT, metric="FLOPs", unit="count")])
+    code, output = run("export", "abc", "out.json")
+    assert code == 2 and "none of these points is a time" in " ".join(output.split()) and not Path("out.json").exists()
