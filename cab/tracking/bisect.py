@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cab.errors import UsageError
+from cab.tracking.signed_rank import effect
 
-ATTEMPTS = 3  # at a step whose verdict is neither `slower` nor `same`
+ATTEMPTS = 5  # at a step whose verdict is neither `slower` nor `same`
 
 # (commit, attempt) -> a verdict of cab.tracking.verdicts of that commit against the good end, or "unproven"
 Judge = Callable[[str, int], str]
@@ -21,6 +22,19 @@ class Culprits:
     unclear: tuple[str, ...]  # commits whose verdict stayed unclear
 
 
+def step_verdict(log_ratios: Sequence[float], bad_change: float) -> str:
+    """Say whether a commit is `slower`, as the bad end is, or the `same` as the good end; else `unstable`.
+
+    `log_ratios` are of the commit against the good end, one a process pair; `bad_change` is the bad end's change, as a
+    share. Half of it lies between the two: an interval that excludes it decides. To ask of each step what `compare`
+    asks, an interval within 3 % or a significant slowdown above it, leaves most steps undecided.
+    """
+    change, half = effect(log_ratios), bad_change / 2
+    if change.low > half:
+        return "slower"
+    return "same" if change.high < half else "unstable"
+
+
 def bisect(good: str, commits: Sequence[str], judge: Judge) -> Culprits:
     """Search the commits after `good`, the oldest first; the last of them is the bad end.
 
@@ -32,7 +46,8 @@ def bisect(good: str, commits: Sequence[str], judge: Judge) -> Culprits:
     if not commits:
         raise UsageError(f"there is no commit after {good[:12]}: GOOD must be an ancestor of BAD")
     bad = commits[-1]
-    for commit, wanted in ((good, "same"), (bad, "slower")):
+    # the bad end first: what it shows decides what is asked of the others
+    for commit, wanted in ((bad, "slower"), (good, "same")):
         said = _settled(commit, judge)
         if said != wanted:
             raise UsageError(

@@ -67,6 +67,7 @@ class Comparison:
     counts: dict[str, list[CountChange]] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, tuple[str, str]] = field(default_factory=dict)  # those that differ, base and head
+    log_ratios: dict[str, list[float]] = field(default_factory=dict)  # head over base, one a pair, by case name
 
     @property
     def flagged(self) -> list[str]:
@@ -152,6 +153,7 @@ def compare(
         {name: changes for name, each in there.items() if (changes := _changes(each.pairs[0]["counts"]))},
         identity,
         _different_versions([each.pairs[0] for each in there.values()]),
+        {name: each.log_ratios for name, each in there.items()},
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cab.errors import UsageError
-from cab.tracking.bisect import Culprits, bisect
+from cab.tracking.bisect import Culprits, bisect, step_verdict
 from cab.tracking.cases import tracked_cases
 from cab.tracking.compare import Measure, Settings, compare, regressed_counts
 from cab.tracking.lockstep import measure_pair
@@ -54,13 +54,25 @@ def search_and_print(
             said = "slower" if {each.name for each in grown} & deciding else "same"
         else:
             done = compare(base, head, cases, Settings(minimum, settle=True, controls=1), folder, progress, measure)
-            said = "unproven" if done.flagged else done.verdicts[case.name].verdict
-            # a commit that is faster than the good end is not slower
-            said = "same" if said == "faster" else said
+            verdict = done.verdicts[case.name]
+            if done.flagged:
+                said = "unproven"
+            elif verdict.effect is None:
+                said = "no data"
+            elif commit == commits[-1]:
+                said = verdict.verdict
+                bad_change.append(verdict.effect.estimate)  # the latest is of the attempt that was `slower`
+            else:
+                # a repeated step adds its pairs to the earlier ones
+                pairs = pooled.setdefault(commit, [])
+                pairs += done.log_ratios[case.name]
+                said = step_verdict(pairs, bad_change[-1])
         progress(f"{commit[:12]} {subject_of(repository, commit)}: {said}")
         return said
 
     deciding: set[str] = set()
+    bad_change: list[float] = []
+    pooled: dict[str, list[float]] = {}  # commit -> log ratios against the good end
     if commits and not by_time:
         # where counts tell the ends apart, one pair decides a step, and no clock is needed
         try:

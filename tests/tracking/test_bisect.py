@@ -1,11 +1,13 @@
 """The search: the ends first, unclear steps again, and a range where a commit cannot be told."""
 
 from collections.abc import Callable
+from math import log
+from random import Random
 
 import pytest
 
 from cab.errors import UsageError
-from cab.tracking.bisect import ATTEMPTS, bisect
+from cab.tracking.bisect import ATTEMPTS, bisect, step_verdict
 
 COMMITS = [f"c{i}" for i in range(20)]
 
@@ -55,3 +57,29 @@ def test_ends_that_do_not_reproduce_are_not_searched_between() -> None:
         bisect("good", COMMITS, lambda commit, attempt: "slower")
     with pytest.raises(UsageError, match="GOOD must be an ancestor"):
         bisect("good", [], lambda commit, attempt: "slower")
+
+
+def test_a_step_is_decided_by_half_of_the_bad_ends_change() -> None:
+    around = [0.001 * i for i in range(-9, 9)]
+    verdicts = {share: step_verdict([log(1 + share) + each for each in around], 0.08) for share in (0, 0.04, 0.08)}
+    assert verdicts == {0: "same", 0.04: "unstable", 0.08: "slower"}
+    assert step_verdict([log(0.9) + each for each in around], 0.08) == "same"
+
+
+def simulated(culprit: str, draw: Random) -> Callable[[str, int], str]:
+    """Judge by ratios of processes that differ by 5 %, where the culprit made the case 8 % slower."""
+    slow, pooled = COMMITS[COMMITS.index(culprit) :], dict[str, list[float]]()
+
+    def judge(commit: str, attempt: int) -> str:
+        if commit == COMMITS[-1]:
+            return "slower"
+        pairs = pooled.setdefault(commit, [])
+        pairs += [log(1.08 if commit in slow else 1) + draw.gauss(0, 0.05) for _ in range(18)]
+        return step_verdict(pairs, 0.08)
+
+    return judge
+
+
+def test_8_percent_is_bisected_by_time_where_processes_differ_by_5_percent() -> None:
+    found = {culprit: bisect("good", COMMITS, simulated(culprit, Random(i))) for i, culprit in enumerate(COMMITS)}
+    assert sum(each.commits == (culprit,) for culprit, each in found.items()) >= len(COMMITS) - 1
