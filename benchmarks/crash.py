@@ -1,0 +1,241 @@
+"""The crash campaign: something dies or breaks, the same command runs again, and the table is the undisturbed one.
+
+    python benchmarks/crash.py [--events 200] [--cases 300] [--state crash.json]
+    python benchmarks/crash.py --short
+
+Each event has a fresh folder: a run is disturbed, whatever it left is given time to end, and the same command runs
+again. Afterwards no row may be lost or doubled, no process may be left, no half-written file may lie in the store, and
+the table must equal the undisturbed one in all but times. What happened is kept in `--state` after each event, so that
+a campaign that was stopped goes on; one of other code or another grid needs another file.
+
+Kinds: `child`, `server` and `command` are killed (the supervisor lives in the command); `interrupt` is Ctrl-C.
+`disk full` limits the size of every file of the run (RLIMIT_FSIZE, which needs no root). `read-only store` and
+`wrong permissions` run without root's right to ignore permissions (setpriv, where this is root). `cut files` cuts
+entries of a finished store at random places, `half-written` leaves temporary files beside them. `two runs` start at
+once. `clock` moves the clock by libfaketime, where `faketime` is installed. Array elements and nodes of Slurm and Ray
+die in tests/runner/test_slurm.py and test_ray_cluster.py, not here.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+import cab
+
+MARK = "CAB_CRASH_CAMPAIGN"
+TIMES = ["value", "ci_low", "ci_high", "count", "converged", "stop_reason"]
+SETTLE = 15.0  # seconds within which what a dead command left must be gone
+WITHOUT_ROOTS_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+WHY_NOT = {"clock": "faketime is not installed"}
+
+
+def grid(cases: int) -> list[str]:
+    """Return a grid of about so many cases: two mechanisms, two patterns, and as many seeds as it takes."""
+    words = ["mechanism=none,softmax", "task=speed", "pattern=NS,CC", "seq_len=16", "batch=1", "heads=1", "dim=4"]
+    return [*words, "threads=1", "meters=[memory,flops]", f"seed=range({max(1, cases // 4)})"]
+
+
+class Campaign:
+    """Runs of one grid, in folders of their own."""
+
+    def __init__(self, cases: int, folder: Path) -> None:
+        self.grid, self.folder = grid(cases), folder
+        whole = folder / "undisturbed"
+        whole.mkdir()
+        start = time.monotonic()
+        if self.start(whole).wait() != 0:
+            raise SystemExit((whole / "stderr.txt").read_text())
+        self.seconds, self.expected = time.monotonic() - start, rows(whole)
+
+    def start(
+        self, folder: Path, *options: str, before: Callable[[], None] | None = None, wrapper: tuple[str, ...] = ()
+    ) -> "subprocess.Popen[bytes]":
+        """Start the command in a folder."""
+        command = [*wrapper, sys.executable, "-c", "from cab.cli import app; app()", "run", *self.grid, *options]
+        environment = {**os.environ, MARK: str(folder), "OMP_NUM_THREADS": "1"}
+        with (folder / "stderr.txt").open("a") as stderr:
+            return subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, preexec_fn=before
+            )
+
+    def event(self, kind: str, draw: random.Random) -> str:
+        """Let one event happen in a fresh folder; return what was wrong afterwards, or ""."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            try:
+                self.disturb(kind, folder, draw)
+            except AssertionError as error:
+                return str(error)[-300:]
+            if left := settled(folder):
+                return f"{len(left)} processes left"
+            if (code := self.start(folder, "--retry", "error").wait()) != 0:
+                return f"the same command again ended with {code}: {(folder / 'stderr.txt').read_text()[-300:]}"
+            if left := settled(folder):
+                return f"{len(left)} processes left by the second command"
+            return difference(rows(folder), self.expected) or ("" if kind == "half-written" else half_files(folder))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def disturb(self, kind: str, folder: Path, draw: random.Random) -> None:
+        """Start the command and do to it what the kind says."""
+        if kind == "disk full":
+            limit = draw.randrange(1, 4096)
+            self.start(folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))).wait()
+        elif kind in ("cut files", "half-written"):
+            self.start(folder).wait()
+            for path in draw.sample(sorted((folder / "results" / "cases").glob("*/*.json")), 2):
+                content = path.read_bytes()
+                cut = content[: draw.randrange(len(content))]
+                (path if kind == "cut files" else path.with_name(f".{path.name}.cut")).write_bytes(cut)
+        elif kind in ("read-only store", "wrong permissions"):
+            as_unprivileged(self, folder, whole=kind == "read-only store")
+        elif kind == "two runs":
+            for run in [self.start(folder), self.start(folder)]:
+                run.wait()
+        elif kind == "clock":
+            self.start(folder, wrapper=("faketime", draw.choice(["-f -400d", "-f +400d"]))).wait()
+        else:
+            self.kill(kind, folder, draw.uniform(0, 1.1) * self.seconds)
+
+    def kill(self, kind: str, folder: Path, moment: float) -> None:
+        """Kill a process of the command at a moment, in seconds; there may be none yet, or none any more."""
+        command = self.start(folder)
+        time.sleep(moment)
+        victims = {"interrupt": [command.pid], "command": [command.pid]}.get(kind) or children(command.pid)
+        if kind == "child":
+            victims = [pid for server in victims for pid in children(server)]
+        for pid in victims[:1]:
+            try:
+                os.kill(pid, signal.SIGINT if kind == "interrupt" else signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        command.wait(120)
+
+
+def as_unprivileged(campaign: Campaign, folder: Path, whole: bool) -> None:
+    """Run the command where the store, or the folder of its cases alone, cannot be written."""
+    locked = folder / "results" if whole else folder / "results" / "cases"
+    locked.mkdir(parents=True)
+    locked.chmod(0o555)
+    code = campaign.start(folder, wrapper=WITHOUT_ROOTS_RIGHTS if os.getuid() == 0 else ()).wait()
+    locked.chmod(0o755)
+    said = (folder / "stderr.txt").read_text()
+    assert code != 0 and not list(locked.rglob("*.json")), "the store could be written"
+    assert "Traceback" not in said, said
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    """Return the table without what two undisturbed runs differ in."""
+    table = cab.load(folder / "results").drop(columns=["time", "run_id", "commit"])
+    table.loc[table["metric"] == "peak_resident", TIMES] = pd.NA
+    return table.sort_values(["case_id", "metric"]).reset_index(drop=True)
+
+
+def difference(table: pd.DataFrame, expected: pd.DataFrame) -> str:
+    """Say how a table differs from the undisturbed one."""
+    if len(table) != len(expected):
+        return f"{len(table)} rows instead of {len(expected)}"
+    try:
+        pd.testing.assert_frame_equal(table, expected)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+def half_files(folder: Path) -> str:
+    """Say whether temporary files were left in the store."""
+    left = list((folder / "results" / "cases").glob("*/.*"))
+    return f"{len(left)} half-written files" if left else ""
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes whose parent this is."""
+    return [pid for pid, text in processes("stat") if int(text.rpartition(b")")[2].split()[1]) == parent]
+
+
+def settled(folder: Path) -> list[int]:
+    """Wait for what a command left in a folder to end; return what has not."""
+    mark = f"{MARK}={folder}".encode()
+    deadline = time.monotonic() + SETTLE
+    while left := [pid for pid, text in processes("environ") if mark in text.split(b"\0")]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return left
+
+
+def processes(file: str) -> list[tuple[int, bytes]]:
+    """Return each process with the content of one of its files in /proc."""
+    contents = []
+    for path in Path("/proc").glob(f"[0-9]*/{file}"):
+        try:
+            contents.append((int(path.parent.name), path.read_bytes()))
+        except OSError:  # it has ended, or is not ours
+            continue
+    return contents
+
+
+KILLS = ("child", "server", "command", "interrupt")
+KINDS = (*KILLS, "disk full", "read-only store", "wrong permissions", "cut files", "half-written", "two runs", "clock")
+
+
+def main() -> None:
+    """Let the events happen that the state does not hold yet, and print a table of their kinds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=200)
+    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--state", type=Path)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--short", action="store_true", help="20 kills on 8 cases")
+    given = parser.parse_args()
+    events, cases, kinds = (20, 8, KILLS) if given.short else (given.events, given.cases, tuple(given.kinds))
+    what = {"cases": cases, "kinds": list(kinds), "commit": cab_commit()}
+    state = {"what": what, "events": []}
+    if given.state and given.state.is_file():
+        state = json.loads(given.state.read_text())
+        if state["what"] != what:
+            raise SystemExit(f"{given.state} is of another campaign ({state['what']}); give another --state")
+    with tempfile.TemporaryDirectory(prefix="cab-crash-") as folder:
+        campaign = Campaign(cases, Path(folder))
+        for number in range(len(state["events"]), events):
+            kind = kinds[number % len(kinds)]
+            if kind == "clock" and not shutil.which("faketime"):
+                wrong = f"skipped: {WHY_NOT[kind]}"
+            else:
+                wrong = campaign.event(kind, random.Random(number))
+            state["events"].append({"kind": kind, "wrong": wrong})
+            if given.state:
+                given.state.write_text(json.dumps(state, indent=1))
+            if wrong:
+                print(f"event {number}, {kind}: {wrong}", flush=True)
+    by_kind = Counter(each["kind"] for each in state["events"])
+    skipped = Counter(each["kind"] for each in state["events"] if each["wrong"].startswith("skipped"))
+    failed = Counter(each["kind"] for each in state["events"] if each["wrong"]) - skipped
+    print(f"{'kind':20}{'events':>8}{'skipped':>9}{'wrong':>7}")
+    for kind, count in by_kind.items():
+        print(f"{kind:20}{count:8}{skipped[kind]:9}{failed[kind]:7}")
+    sys.exit(bool(failed))
+
+
+def cab_commit() -> str:
+    """Return the commit that is tested."""
+    from cab.environment import commit
+
+    return commit()
+
+
+if __name__ == "__main__":
+    main()
