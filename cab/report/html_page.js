@@ -28,12 +28,16 @@ const h = (tag, attributes, ...children) => fill(document.createElement(tag), at
 const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 // ---- numbers --------------------------------------------------------------------------------------------------------
+// A format is made once: toLocaleString with options makes one at each call.
+const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const THREE_DIGITS = new Intl.NumberFormat("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
+const AT_MOST_THREE_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 function digits(value) {
   if (value === null) return "";
   const size = Math.abs(value);
-  if (size >= 99.95 || size === 0) return value.toLocaleString("en", { maximumFractionDigits: 0 });
+  if (size >= 99.95 || size === 0) return WHOLE.format(value);
   if (size < 1e-6) return value.toExponential(1);
-  return value.toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
+  return THREE_DIGITS.format(value);
 }
 const shown = (metric, value) => (metric.unit === "%" ? (value / metric.factor).toFixed(1) : digits(value / metric.factor));
 const withUnit = (metric, value) => `${shown(metric, value)}${metric.unit ? ` ${metric.unit}` : ""}`;
@@ -380,7 +384,7 @@ function bar(cell, scale, best, control) {
 function dot(x, kind) {
   return s("path", { class: `dot-stroke ${kind}`, d: `M${x} 8h0.001`, "vector-effect": "non-scaling-stroke" });
 }
-const tickText = (value) => (Math.abs(value) >= 1e-6 || value === 0 ? Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toExponential(0));
+const tickText = (value) => (Math.abs(value) >= 1e-6 || value === 0 ? AT_MOST_THREE_DIGITS.format(Number(value.toPrecision(3))) : value.toExponential(0));
 function axisHead(scale, metric) {
   const labels = [];
   let last = -99;
@@ -428,7 +432,8 @@ function flopsRank(board) {
   const rows = ranked(board), flops = new Map(rows.map(({ line }) => [line, valued(line, "flops")]).filter(([, cell]) => cell));
   if (flops.size < 2) return [];
   const all = [...flops.values()].map((cell) => cell.value);
-  const rangeOf = (line) => { const own = flops.get(line).value; return [1 + all.filter((value) => value < own).length, all.filter((value) => value <= own).length]; };
+  const ranges = new Map([...flops].map(([line, cell]) => [line, [1 + all.filter((value) => value < cell.value).length, all.filter((value) => value <= cell.value).length]]));
+  const rangeOf = (line) => ranges.get(line);
   const ranks = new Map(rows.map((row) => [row.line, row.ranks]));
   const differs = (line) => { const [first, last] = rangeOf(line), [from, to] = ranks.get(line); return first > to || last < from; };
   return [{ key: "flops_rank", title: "rank by FLOPs", best: "ascending", wide: true, value: (line) => (flops.has(line) ? rangeOf(line)[0] : undefined),
@@ -982,7 +987,9 @@ function render() {
   const panel = h("section", { role: "tabpanel", id: "panel", "aria-labelledby": `tab-${tab.replace(/ /g, "-")}` }, DRAW[tab]());
   const app = document.getElementById("app");
   app.replaceChildren(h("header", { class: "top" }, h("div", {}, head(), filters())), h("main", {}, answer(), bars, panel));
-  document.documentElement.style.setProperty("--top", `${app.firstChild.offsetHeight}px`); // below which heads stay
+  // below which heads stay; where it is set, every style is computed again
+  const top = `${app.firstChild.offsetHeight}px`, { style } = document.documentElement;
+  if (style.getPropertyValue("--top") !== top) style.setProperty("--top", top);
   if (focused) { const again = document.querySelector(focused); if (again) again.focus({ preventScroll: true }); }
 }
 // A selector that finds an element of the bar again after it has been drawn anew.
