@@ -1,4 +1,4 @@
-"""Diagnostics of the attention map of an untrained mechanism on random inputs: how its weights are spread."""
+"""Diagnostics of an attention map: how the weights of an untrained mechanism, or of a trained model's, are spread."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -9,6 +9,7 @@ from cab import Meter, Reading
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNTRAINED = "untrained, on random inputs"
 TOP = 10  # keys, as in ACMIL's figure
 
 
@@ -24,16 +25,20 @@ class Diagnostics(Meter):
         "effective_rank": ("", None),
     }
     method = (
-        "effective weights of an untrained mechanism on one sample of standard normal inputs, in float64; their sizes "
-        "sum to 1 in each row; diversity: 1 - mean cosine of the rows with their mean; mass: mean over rows on the 10 "
-        "heaviest keys, on key 0 and on the key that is heaviest on average; entropy: mean over rows; effective rank: "
-        "exp of the entropy of the signed map's singular values; the mean over heads"
+        "effective weights of an untrained mechanism on one sample of standard normal inputs, and with "
+        "pass=train of the trained model's first attention layer on the first test example, in float64; their"
+        " sizes sum to 1 in each row; diversity: 1 - mean cosine of the rows with their mean; mass: mean over"
+        " rows on the 10 heaviest keys, on key 0 and on the key that is heaviest on average; entropy: mean "
+        "over rows; effective rank: exp of the entropy of the signed map's singular values; the mean over "
+        "heads"
     )
     version = 1
+    trains = True
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
-        """Only the mechanism alone, in one forward pass, has a map."""
-        return self.metrics if case.level == "attend" and case.pass_ == "forward" else {}
+        """The mechanism alone has a map in one forward pass, and a model that is trained."""
+        alone = case.level == "attend" and case.pass_ == "forward"
+        return self.metrics if alone or "training" in case.settings else {}
 
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Compute the map, and each metric of each head.
@@ -48,24 +53,28 @@ class Diagnostics(Meter):
 
         if max(case.n, case.m) > MAX_TOKENS:
             raise Unsupported(f"{case.n} queries and {case.m} keys: a map has at most {MAX_TOKENS} of each")
-        # one sample without padding, whose rows and keys are all real
-        settings = {key: value for key, value in case.settings.items() if key != "padding"}
-        exact = workload.twin(dtype="float64", device="cpu", backend="eager", batch=1, settings=settings).mechanism
-        exact.eval()
+        if "training" in case.settings:
+            described = "trained model, first layer, one test example"
+            exact, arguments = workload.first_attention()
+        else:  # one sample without padding, whose rows and keys are all real
+            described = UNTRAINED
+            settings = {key: value for key, value in case.settings.items() if key != "padding"}
+            exact = workload.twin(dtype="float64", device="cpu", backend="eager", batch=1, settings=settings).mechanism
+            exact.eval()
+            arguments = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(exact, 1, case.n, case.m)
         if "v" not in exact.reads:
             raise Unsupported("the mechanism does not read v, so that no key has a weight")
-        arguments = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(exact, 1, case.n, case.m)
         weights = weights_of_values(exact, arguments)
         if weights is None and not exact(**arguments).isfinite().all():
             raise Wrong("the output is not finite")
         if weights is None:
             raise Unsupported("the output is not a weighted sum of the values, so that no key has a weight")
-        return {name: {"samples": per_head} for name, per_head in of_map(weights).items()}
+        return {name: {"samples": per_head, "of": described} for name, per_head in of_map(weights).items()}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
         """Return the mean over the heads, which are the samples."""
         samples = [float(s) for process in processes for s in process["samples"]]
-        remark = "untrained, on random inputs"
+        remark = processes[0].get("of", UNTRAINED)
         return Reading(fmean(samples), count=len(samples), processes=len(processes), stop_reason=remark)
 
 

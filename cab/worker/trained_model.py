@@ -1,6 +1,7 @@
 """A case's model with the weights of its training, which meters that `train` measure in place of a workload."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,24 @@ class TrainedModel:
             precision=self.recipe.precision,
         )
         return {name: each.tolist() for name, each in values.items()}
+
+    @torch.no_grad()
+    def first_attention(self) -> tuple[Mechanism, dict[str, Tensor]]:
+        """Return the first mechanism under test, and what it reads of the first test example, in float64 on the CPU.
+
+        The mechanism is a copy, and computes eagerly. The arguments are those of `Mechanism.forward`; batch 1.
+        """
+        calls: list[dict[str, Any]] = []
+        mechanism = self.mechanisms[0]
+        hook = mechanism.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+        try:
+            batch = self.task.collate([self.test_split()[0]], trim=True).to(self.device)
+            self.task.score(self.model, batch)
+        finally:
+            hook.remove()
+        arguments = {name: t.cpu() for name, t in calls[0].items() if t is not None}
+        arguments = {name: t.double() if t.is_floating_point() else t for name, t in arguments.items()}
+        return deepcopy(mechanism).use("eager").double().cpu().eval(), arguments
 
     def model_of(self, task: Task) -> nn.Module:
         """Build the model of another task, as of one with longer examples, and load the trained weights into it.

@@ -119,3 +119,10 @@ def test_what_is_killed_between_training_and_meters_does_not_train_again(
     metrics = run("quality,extrapolation")
     assert written == [trained], "no step and no validation was made again"
     assert metrics["accuracy_same"].value == metrics["accuracy"].value and not checkpoints()
+
+
+def test_the_map_of_a_trained_model_is_that_of_its_first_layer(run: Run) -> None:
+    metrics = run("diagnostics")
+    assert {metric.status for metric in metrics.values()} == {"ok"}
+    assert {metric.stop_reason for metric in metrics.values()} == {"trained model, first layer, one test example"}
+    assert 10 / 24 < float(metrics["top_10_mass"].value or 0) <= 1

@@ -1,0 +1,38 @@
+"""What a trained model gives meters: what its first attention layer reads, and its weights at other lengths."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cab.errors import Unsupported
+from cab.planning.plan import plan
+from cab.worker.task_setup import build_task
+from cab.worker.trained_model import TrainedModel, build_model
+
+SMALL = ["task=recall_ns", "seq_len=24", "task.pairs=16", "task.halvings=0", "batch=2", "dim=4", "meters=[quality]"]
+
+
+def model(mechanism: str, *more: str) -> TrainedModel:
+    """Return a model with the weights that it was built with."""
+    (measurement,) = plan([f"mechanism={mechanism}", *SMALL, "training.test=4", *more]).measurements
+    task = build_task(measurement.case)
+    task.source(Path())
+    built, mechanisms = build_model(measurement.case, task)
+    return TrainedModel(measurement.case, task, built.eval(), mechanisms, built.state_dict())
+
+
+def test_the_first_layers_arguments_give_its_output() -> None:
+    trained = model("softmax")
+    outputs: list[Tensor] = []
+    trained.mechanisms[0].register_forward_hook(lambda module, args, out: outputs.append(out))
+    copy, arguments = trained.first_attention()
+    assert arguments["q"].shape == (1, 2, 24, 4) and arguments["q"].dtype is torch.float64
+    torch.testing.assert_close(copy(**arguments).float(), outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_depend_on_the_length_are_refused_by_name() -> None:
+    trained = model("linformer", "mechanism.rank=8")
+    with pytest.raises(Unsupported, match="has the shape .* in the trained model and .* in one for 48 tokens"):
+        trained.model_of(trained.task.at_length(2.0))
