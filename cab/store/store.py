@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from cab.errors import UsageError
 from cab.paths import write_whole
@@ -30,7 +31,8 @@ class Store:
         try:
             for name in ("cases", "locks"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / "locks" / ".writable", "")
+                with TemporaryFile(dir=self.folder / name):  # each folder may have permissions of its own
+                    pass
         except OSError as error:
             raise UsageError(
                 f"the results folder {self.folder.absolute()} cannot be written: {error.strerror}; "
