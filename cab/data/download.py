@@ -1,6 +1,7 @@
 """Downloads that resume after an interruption, are verified, and appear in their folder only when complete."""
 
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
@@ -94,6 +95,17 @@ def unpack(archive: Path, folder: Path, new_name: Callable[[str], str | None]) -
                     tar.extract(member.replace(name=name), folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UsageError(f"{archive} cannot be unpacked into {folder.parent}: {_first_line(error)}") from None
+
+
+def read_verified(file: Path, sha256: str) -> bytes:
+    """Return the content of a file that was brought earlier; `UsageError` where it is not the known one."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error}. Move {file.parent} away, and get it again.") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UsageError(f"{file} is truncated or damaged. Move {file.parent} away, and get it again.")
+    return content
 
 
 def _resuming_downloader(partial: Path) -> Callable[..., None]:

