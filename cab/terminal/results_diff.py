@@ -82,9 +82,9 @@ def _print(found: Difference, first: str, second: str, full: bool, out: Console)
                 say(f"  ... and {len(only) - len(listed)} more: --full")
     counts = Counter(pair.verdict for pair in found.pairs)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    cases = counted(len({pair.first["case_id"] for pair in found.pairs}), "case")
+    both = counted(len({pair.first["case_id"] for pair in found.pairs}), "case")
     metrics = counted(len(found.pairs), "metric")
-    say(f"A: {first}, B: {second}. {cases} in both, {metrics}: {summary or 'none'}. {ABOUT}")
+    say(f"A: {first}, B: {second}. {both} in both, {metrics}: {summary or 'none'}. {ABOUT}")
     for machines in dict.fromkeys(pair.machines for pair in found.pairs if pair.machines and pair.first["value"]):
         say(f"different machines: A {machines[0]}; B {machines[1]}")
 
