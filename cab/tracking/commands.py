@@ -164,19 +164,31 @@ def import_(
 def export(
     commit: Annotated[str, typer.Argument(help="Whose points, as the history names it.")],
     out: Annotated[Path, typer.Argument(help="The file, as pytest-benchmark's JSON.")],
+    otava: Annotated[
+        bool, typer.Option("--otava", help="Write all commits up to this one, as Apache Otava's JSON.")
+    ] = False,
     environment: Annotated[str | None, typer.Option(help="Of which machine, where there are several.")] = None,
     folder: History = Path("results/track/history"),
 ) -> None:
     """Write a commit's points as pytest-benchmark's JSON."""
     from cab.errors import unknown
     from cab.paths import write_whole
-    from cab.tracking.foreign import as_pytest_benchmark
+    from cab.tracking.foreign import as_otava, as_pytest_benchmark
     from cab.tracking.history import read
 
     points = read(folder)
     chosen = [each for each in points if each.commit == commit and environment in (None, each.environment)]
     if not chosen:
         raise unknown("commit of the history", commit, {each.commit for each in points})
+    if otava:
+        last = max(each.time for each in chosen)
+        series = [each for each in points if each.time <= last and environment in (None, each.environment)]
+        text, missing = as_otava(series)
+        write_whole(out, text)
+        for name in missing:
+            typer.echo(f"left out, because a commit lacks it: {name}")
+        typer.echo(f"{len({each.commit for each in series})} commits, in {out}")
+        return
     write_whole(out, as_pytest_benchmark(chosen))
     left_out = sum(each.unit != "s" for each in chosen)
     rest = f"; {left_out} that are no times are left out" if left_out else ""

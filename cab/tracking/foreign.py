@@ -135,3 +135,30 @@ def as_pytest_benchmark(points: Sequence[Point]) -> str:
         },
         indent=1,
     )
+
+
+def as_otava(points: Sequence[Point]) -> tuple[str, list[str]]:
+    """Write the points of one environment, in the order of their commits, as the JSON that Apache Otava analyses.
+
+    Its reader takes the values of a metric by position, so a metric that a commit lacks would be shifted: only those
+    that every commit has are written. Return the text, and the names of the metrics that are left out. `UsageError` for
+    points of several environments, and where no metric is left.
+    """
+    if len(environments := {point.environment for point in points}) != 1:
+        raise UsageError(f"a history is of one machine, not of {len(environments)}: give --environment")
+    values: dict[tuple[float, str], dict[str, float]] = {}
+    for point in points:
+        values.setdefault((point.time, point.commit), {})[f"{point.case}, {point.metric}"] = point.value
+    names = sorted({name for row in values.values() for name in row})
+    kept = [name for name in names if all(name in row for row in values.values())]
+    if not kept:
+        raise UsageError("no metric of these points is there at every commit, as Otava needs it")
+    rows = [
+        {
+            "timestamp": int(when),
+            "metrics": [{"name": name, "value": row[name]} for name in kept],
+            "attributes": {"commit": commit},
+        }
+        for (when, commit), row in sorted(values.items())
+    ]
+    return json.dumps(rows, indent=1), [name for name in names if name not in kept]

@@ -1,5 +1,6 @@
 """The commands: they answer at once, and what is wrong is one message with exit code 2."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -84,3 +85,15 @@ def test_a_commit_without_times_is_not_exported(elsewhere: Path) -> None:
     append(Path("results/track/history"), [replace(POINT, metric="FLOPs", unit="count")])
     code, output = run("export", "abc", "out.json")
     assert code == 2 and "none of these points is a time" in " ".join(output.split()) and not Path("out.json").exists()
+
+
+def test_the_history_goes_out_as_otavas_json_with_what_every_commit_has(elsewhere: Path) -> None:
+    later = replace(POINT, commit="def", time=2000.0, value=0.003)
+    append(Path("results/track/history"), [later, POINT, replace(POINT, case="new", commit="def", time=2000.0)])
+    code, output = run("export", "def", "out.json", "--otava")
+    assert code == 0 and output == "left out, because a commit lacks it: new, latency\n2 commits, in out.json\n"
+    rows = json.loads(Path("out.json").read_text())
+    assert [(row["timestamp"], row["attributes"]["commit"], row["metrics"]) for row in rows] == [
+        (1000, "abc", [{"name": "softmax CS, latency", "value": 0.002}]),
+        (2000, "def", [{"name": "softmax CS, latency", "value": 0.003}]),
+    ]
