@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the action does: compare with the commit in common with BASE, add the comment to the job's summary. Only a confirmed regression (1) and a
-# wrong request (2) fail; unproven (4) and nothing measured (3) are said and let pass.
+# What the action does: compare with the commit in common with BASE, and add the comment to the job's summary. Only a
+# confirmed regression (1) and a wrong request (2) fail. Unproven (4) and nothing measured (3) are printed and pass.
 set -uo pipefail
 comment="${RUNNER_TEMP:-/tmp}/track.md"
 arguments=()
