@@ -1,4 +1,4 @@
-"""Locks that the kernel frees at a process's death: claims on work, and the device."""
+"""Claims on work, and the device: locks that the kernel frees at a process's death, or leases on shared disks."""
 
 import fcntl
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cab import environment
 from cab.paths import runtime
+from cab.runner import leases
 
 
 @contextmanager
@@ -18,6 +19,10 @@ def claim(path: Path) -> Iterator[bool]:
     The file goes when the claim ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if leases.needed(path.parent):
+        with leases.lease(path) as claimed:
+            yield claimed
+        return
     descriptor = _lock(path)
     try:
         yield descriptor is not None
