@@ -22,7 +22,7 @@ from cab import Batch
 from cab.backbones.fast_speech2 import FastSpeech2
 from cab.contracts.task import LayerFactory
 from cab.data.espeak import Utterance
-from cab.suites.speech import BANDS, Speech, padded
+from cab.suites.speech import BANDS, Speech, padded, sum_and_count
 
 VARIANCES = ("pitch", "energy")
 
@@ -131,8 +131,8 @@ class CabTTSFastSpeech2(Speech):
         mel, spoken = model.speak(batch.y, batch.y_mask)
         return {
             **self.distances(mel, spoken, batch.target, frames),
-            "l1": _sum_and_count(error, batch.x_mask),
-            "duration_mse": _sum_and_count(predicted["duration"], batch.y_mask),
+            "l1": sum_and_count(error, batch.x_mask),
+            "duration_mse": sum_and_count(predicted["duration"], batch.y_mask),
         }
 
     def _errors(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,8 +148,3 @@ def _mean_of_phonemes(values: Any, index: Any, durations: Any) -> Tensor:
     """Average values (frames,) over the frames of each phoneme, 0 for one without: (phonemes,)."""
     sums = np.bincount(index, values, minlength=len(durations))
     return torch.from_numpy((sums / np.maximum(durations, 1)).astype(np.float32))
-
-
-def _sum_and_count(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum values (batch, length) where the mask is True, and count them: (batch, 2)."""
-    return torch.stack([(values * mask).sum(1), mask.sum(1).float()], 1)

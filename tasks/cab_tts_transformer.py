@@ -25,7 +25,7 @@ from cab import Batch, Pattern
 from cab.backbones.tts_transformer import TransformerTTS
 from cab.contracts.task import LayerFactory, Stream
 from cab.data.espeak import Utterance
-from cab.suites.speech import BANDS, Speech, padded
+from cab.suites.speech import BANDS, Speech, padded, sum_and_count
 
 STOP_WEIGHT = 5.0  # of the last step, as CAB's script has it
 
@@ -34,12 +34,6 @@ class CabTTSTransformer(Speech):
     """Speaks `source_len` phonemes at most, in `seq_len` steps of `frames` frames at most."""
 
     slots = ("CC", "CS", "NS")
-    metrics = {
-        "mcd": ("distance", False),
-        "msd": ("distance", False),
-        "mcd_recorded": ("distance", False),
-        "l1": ("", False),
-    }
 
     def __init__(
         self,
@@ -146,11 +140,11 @@ class CabTTSTransformer(Speech):
         assert isinstance(model, TransformerTTS) and batch.target is not None and batch.y is not None
         _, after, _ = model(batch.x, batch.x_mask, batch.y, batch.y_mask)
         real, target = self._real_frames(batch), self._single(batch.target)
-        error = (self._single(after).float() - target).abs().mean(-1) * real
+        error = (self._single(after).float() - target).abs().mean(-1)
         mel, spoken = model.speak(batch.y, batch.y_mask)
         return {
             **self.distances(mel, spoken, target, batch.inputs["frames"]),
-            "l1": torch.stack([error.sum(1), real.sum(1).float()], 1),
+            "l1": sum_and_count(error, real),
         }
 
     def stream(self, model: nn.Module, batch: Batch) -> Stream:

@@ -32,6 +32,12 @@ SCORED = 200  # of the test at most that floors are scored on, evenly spread
 class Speech(RealDataTask):
     """Examples are utterances. A task adds its model, loss and decoding, and says how many frames a step has."""
 
+    metrics = {
+        "mcd": ("distance", False),
+        "msd": ("distance", False),
+        "mcd_recorded": ("distance", False),
+        "l1": ("", False),
+    }
     data = ("espeak-sotu", "LJSpeech-1.1", "ljspeech_mfa")
     paper = "arXiv 2210.07661"
 
@@ -144,3 +150,8 @@ def padded(rows: Sequence[Tensor], length: int | None = None) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return out
+
+
+def sum_and_count(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum values (batch, length) where the mask is True, and count them: (batch, 2)."""
+    return torch.stack([(values * mask).sum(1), mask.sum(1).float()], 1)
