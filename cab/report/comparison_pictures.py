@@ -88,8 +88,9 @@ def agreement(results: Results, metric: str = "") -> "Figure":
         )  # fmt: skip
     for i, pair in enumerate(pairs):
         if pair.value is None:  # the axis stays blank here
-            few = f"{pair.count} mechanisms on both: fewer than {FEWEST}, no correlation"
-            figure.add_annotation(x=0, y=i, text=few, showarrow=False, font={"color": DARK_GREY})
+            why = f"fewer than {FEWEST}" if pair.count < FEWEST else "all equal on one of them"
+            text = f"{pair.count} mechanisms on both, {why}: no correlation"
+            figure.add_annotation(x=0, y=i, text=text, showarrow=False, font={"color": DARK_GREY})
     figure.add_vline(x=0, line={"dash": "dot", "color": DARK_GREY})
     figure.update_xaxes(range=[-1.05, 1.05], title="Spearman's rank correlation, with its 95 % interval")
     labels = [plain(_agreement_label(pair)) for pair in pairs]

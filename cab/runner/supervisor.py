@@ -82,9 +82,8 @@ class Supervisor:
         self.store, self.client, self.options, self.listener = store, client, options, listener
         self.run_id = run_id or new_run_id()
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
-        self._begun: set[str] = (
-            set()
-        )  # trainings of this run, which may go on from their checkpoints whatever was asked
+        # trainings of this run: they may go on from their checkpoints, whatever was asked anew
+        self._begun: set[str] = set()
         self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
         self._grades: dict[str, str] = {}  # case id -> the mechanism's grade with the case's hyper-parameters

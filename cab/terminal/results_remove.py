@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cab.errors import UsageError
 from cab.store.removal import remove
+from cab.terminal.printing import counted
 from cab.terminal.results_list import cases_of, chosen, opened, print_table, totals
 
 
@@ -33,7 +34,7 @@ def ask_and_remove(words: Sequence[str], folder: Path, every: bool, yes: bool, o
         if out.input("Remove them? [y/N] ", markup=False).strip().lower() not in ("y", "yes"):
             out.print("nothing was removed", highlight=False)
             return
-    out.print(f"removed: {remove(store, files)} files", highlight=False)
+    out.print(f"removed: {counted(remove(store, files), 'file')}", highlight=False)
 
 
 def _somebody_is_there() -> bool:
