@@ -5,7 +5,8 @@
 
 Each event has a fresh folder: a run is disturbed, whatever it left is given time to end, and the same command runs
 again. Afterwards no row may be lost or doubled, no process may be left, no half-written file may lie in the store, and
-the table must equal the undisturbed one in all but times. What happened is kept in `--state` after each event, so that
+the table must equal the undisturbed one in all but times. A kill that came before or after the processes lived is an
+event that did not hit. What happened is kept in `--state` after each event, so that
 a campaign that was stopped goes on; one of other code or another grid needs another file.
 
 Kinds: `child`, `server` and `command` are killed (the supervisor lives in the command); `interrupt` is Ctrl-C.
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -56,7 +58,8 @@ class Campaign:
         whole = folder / "undisturbed"
         whole.mkdir()
         start = time.monotonic()
-        if self.start(whole).wait() != 0:
+        self.seconds = 600.0  # at most
+        if self.end_of(self.start(whole)) != 0:
             raise SystemExit((whole / "stderr.txt").read_text())
         self.seconds, self.expected = time.monotonic() - start, rows(whole)
 
@@ -71,31 +74,38 @@ class Campaign:
                 command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, preexec_fn=before
             )
 
-    def event(self, kind: str, draw: random.Random) -> str:
-        """Let one event happen in a fresh folder; return what was wrong afterwards, or ""."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+    def end_of(self, command: "subprocess.Popen[bytes]") -> int:
+        """Wait for a command; `subprocess.TimeoutExpired` where it takes ten times as long as the undisturbed one."""
+        return command.wait(10 * self.seconds + 120)
+
+    def event(self, kind: str, draw: random.Random) -> tuple[str, bool]:
+        """Let one event happen in a fresh folder; return what was wrong afterwards, or "", and whether it hit."""
+        folder, hit = Path(tempfile.mkdtemp(dir=self.folder)), True
         try:
-            try:
-                self.disturb(kind, folder, draw)
-            except AssertionError as error:
-                return str(error)[-300:]
+            hit = self.disturb(kind, folder, draw)
             if left := settled(folder):
-                return f"{len(left)} processes left"
-            if (code := self.start(folder, "--retry", "error").wait()) != 0:
-                return f"the same command again ended with {code}: {(folder / 'stderr.txt').read_text()[-300:]}"
+                return f"{len(left)} processes left", hit
+            if (code := self.end_of(self.start(folder, "--retry", "error"))) != 0:
+                return f"the same command again ended with {code}: {(folder / 'stderr.txt').read_text()[-300:]}", hit
             if left := settled(folder):
-                return f"{len(left)} processes left by the second command"
-            return difference(rows(folder), self.expected) or ("" if kind == "half-written" else half_files(folder))
+                return f"{len(left)} processes left by the second command", hit
+            different = difference(rows(folder), self.expected)
+            return different or ("" if kind == "half-written" else half_files(folder)), hit
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            return str(error)[-300:], hit
         finally:
+            for pid in of_folder(folder):  # so that it does not run on beside the next event
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def disturb(self, kind: str, folder: Path, draw: random.Random) -> None:
-        """Start the command and do to it what the kind says."""
+    def disturb(self, kind: str, folder: Path, draw: random.Random) -> bool:
+        """Start the command and do to it what the kind says; return whether there was something to do it to."""
         if kind == "disk full":
             limit = draw.randrange(1, 4096)
-            self.start(folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))).wait()
+            self.end_of(self.start(folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
         elif kind in ("cut files", "half-written"):
-            self.start(folder).wait()
+            self.end_of(self.start(folder))
             for path in draw.sample(sorted((folder / "results" / "cases").glob("*/*.json")), 2):
                 content = path.read_bytes()
                 cut = content[: draw.randrange(len(content))]
@@ -104,25 +114,26 @@ class Campaign:
             as_unprivileged(self, folder, whole=kind == "read-only store")
         elif kind == "two runs":
             for run in [self.start(folder), self.start(folder)]:
-                run.wait()
+                self.end_of(run)
         elif kind == "clock":
-            self.start(folder, wrapper=("faketime", draw.choice(["-f -400d", "-f +400d"]))).wait()
+            self.end_of(self.start(folder, wrapper=("faketime", draw.choice(["-f -400d", "-f +400d"]))))
         else:
-            self.kill(kind, folder, draw.uniform(0, 1.1) * self.seconds)
+            return self.kill(kind, folder, draw.uniform(0, 1.1) * self.seconds)
+        return True
 
-    def kill(self, kind: str, folder: Path, moment: float) -> None:
-        """Kill a process of the command at a moment, in seconds; there may be none yet, or none any more."""
+    def kill(self, kind: str, folder: Path, moment: float) -> bool:
+        """Kill a process of the command at a moment, in seconds; False where there is none yet, or none any more."""
         command = self.start(folder)
         time.sleep(moment)
         victims = {"interrupt": [command.pid], "command": [command.pid]}.get(kind) or children(command.pid)
         if kind == "child":
             victims = [pid for server in victims for pid in children(server)]
+        hit = command.poll() is None and bool(victims)
         for pid in victims[:1]:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT if kind == "interrupt" else signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        command.wait(120)
+        self.end_of(command)
+        return hit
 
 
 def as_unprivileged(campaign: Campaign, folder: Path, whole: bool) -> None:
@@ -130,7 +141,7 @@ def as_unprivileged(campaign: Campaign, folder: Path, whole: bool) -> None:
     locked = folder / "results" if whole else folder / "results" / "cases"
     locked.mkdir(parents=True)
     locked.chmod(0o555)
-    code = campaign.start(folder, wrapper=WITHOUT_ROOTS_RIGHTS if os.getuid() == 0 else ()).wait()
+    code = campaign.end_of(campaign.start(folder, wrapper=WITHOUT_ROOTS_RIGHTS if os.getuid() == 0 else ()))
     locked.chmod(0o755)
     said = (folder / "stderr.txt").read_text()
     assert code != 0 and not list(locked.rglob("*.json")), "the store could be written"
@@ -168,13 +179,18 @@ def children(parent: int) -> list[int]:
 
 def settled(folder: Path) -> list[int]:
     """Wait for what a command left in a folder to end; return what has not."""
-    mark = f"{MARK}={folder}".encode()
     deadline = time.monotonic() + SETTLE
-    while left := [pid for pid, text in processes("environ") if mark in text.split(b"\0")]:
+    while left := of_folder(folder):
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
     return left
+
+
+def of_folder(folder: Path) -> list[int]:
+    """Return the processes of commands that were started in a folder."""
+    mark = f"{MARK}={folder}".encode()
+    return [pid for pid, text in processes("environ") if mark in text.split(b"\0")]
 
 
 def processes(file: str) -> list[tuple[int, bytes]]:
@@ -213,10 +229,10 @@ def main() -> None:
         for number in range(len(state["events"]), events):
             kind = kinds[number % len(kinds)]
             if kind == "clock" and not shutil.which("faketime"):
-                wrong = f"skipped: {WHY_NOT[kind]}"
+                wrong, hit = f"skipped: {WHY_NOT[kind]}", False
             else:
-                wrong = campaign.event(kind, random.Random(number))
-            state["events"].append({"kind": kind, "wrong": wrong})
+                wrong, hit = campaign.event(kind, random.Random(number))
+            state["events"].append({"kind": kind, "wrong": wrong, "hit": hit})
             if given.state:
                 given.state.write_text(json.dumps(state, indent=1))
             if wrong:
@@ -224,9 +240,10 @@ def main() -> None:
     by_kind = Counter(each["kind"] for each in state["events"])
     skipped = Counter(each["kind"] for each in state["events"] if each["wrong"].startswith("skipped"))
     failed = Counter(each["kind"] for each in state["events"] if each["wrong"]) - skipped
-    print(f"{'kind':20}{'events':>8}{'skipped':>9}{'wrong':>7}")
+    hits = Counter(each["kind"] for each in state["events"] if each["hit"])
+    print(f"{'kind':20}{'events':>8}{'hit':>5}{'skipped':>9}{'wrong':>7}")
     for kind, count in by_kind.items():
-        print(f"{kind:20}{count:8}{skipped[kind]:9}{failed[kind]:7}")
+        print(f"{kind:20}{count:8}{hits[kind]:5}{skipped[kind]:9}{failed[kind]:7}")
     sys.exit(bool(failed))
 
 

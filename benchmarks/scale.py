@@ -139,13 +139,14 @@ def simulate(store: Store, measurements: Sequence[Measurement]) -> None:
     cluster.POLL, cluster.GRACE = 0.01, 0.1
     minutes = 10 * len(measurements) / ELEMENTS / 60
     print(f"{len(measurements):,} cases on {len(cut(measurements, minutes))} simulated elements")
-    for what in ("plan, submit, lose and resume", "resume what is finished"):
+    for what, count in (("plan, submit, lose and resume", len(measurements)), ("resume what is finished", 0)):
         stub = SleepingCluster(store)
         with timed(what):
             settings = ClusterSettings(bundle_minutes=minutes, retries=2)
             cluster.ClusterRun(stub, store, Options(Path("data")), Silent(), settings).carry_out(measurements)
         print(f"  {len(stub.measured):,} measured, {stub.lost} elements lost")
         assert len(stub.measured) == len(set(stub.measured)), "a case was measured twice"
+        assert len(stub.measured) == count, f"{len(stub.measured)} cases were measured, and not {count}"
     assert len(table(store)) == sum(len(each.metrics) for each in measurements), "a row was lost or doubled"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import exp, log, sqrt
 from statistics import NormalDist, fmean, stdev
+from typing import Any
 
 LEVEL = 0.95
 
@@ -33,6 +34,21 @@ def student_of_ratio(sums: Sequence[float], counts: Sequence[float]) -> tuple[fl
     deviation = stdev([s - ratio * c for s, c in zip(sums, counts, strict=True)]) / fmean(counts)
     half_width = student_quantile(len(sums) - 1) * deviation / sqrt(len(sums))
     return ratio - half_width, ratio + half_width
+
+
+def mean_score(samples: Sequence[Any]) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean of the examples' scores with its interval, None where there is none.
+
+    A score is a number, or a pair of sum and count, which is weighted by its count. The interval is Wilson's where all
+    scores are 0 or 1 and where all pairs are wrong, or all right, so that Student's would have no width.
+    """
+    if isinstance(samples[0], list | tuple):
+        sums, counts = [float(s) for s, _ in samples], [float(c) for _, c in samples]
+        value = sum(sums) / sum(counts)
+        all_or_none = not any(sums) or sums == counts
+        return value, wilson(value * len(samples), len(samples)) if all_or_none else student_of_ratio(sums, counts)
+    value = sum(samples) / len(samples)
+    return value, wilson(sum(samples), len(samples)) if all(s in (0, 1) for s in samples) else student(samples)
 
 
 def wilson(successes: float, total: int) -> tuple[float, float]:

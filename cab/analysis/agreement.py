@@ -13,6 +13,7 @@ from cab.analysis.ranking import pattern_order
 from cab.intervals import LEVEL
 
 FEWEST = 6  # mechanisms on both boards; of fewer no correlation is given
+STRONGEST = 0.95  # correlation that an interval is given for
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Agreement:
     where: str  # what both share
     count: int  # mechanisms
     value: float | None  # None where there are fewer than FEWEST, and where a board has them all equal
-    low: float | None
+    low: float | None  # None, too, beyond STRONGEST
     high: float | None
 
 
@@ -36,14 +37,15 @@ def agreements(boards: Sequence[Board]) -> list[Agreement]:
     longest length. Costs are compared on one machine alone. Scores depend on no machine; where those of two tasks come
     from several, `where` says so.
     """
+    boards = [board for board in boards if board.headline.higher_is_better is not None]  # else nothing is ranked
     return [*_of_patterns(boards), *_of_tasks(boards)]
 
 
-def spearman(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
+def spearman(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None, float | None] | None:
     """Return Spearman's rank correlation and its 95 % interval: Fisher's transform, Bonett and Wright's variance.
 
-    (D. G. Bonett, T. A. Wright, Psychometrika 65, 2000.) At least four pairs are needed. None where all values of one
-    side are equal: they have no order.
+    (D. G. Bonett, T. A. Wright, Psychometrika 65, 2000, who advise against it beyond 0.95: there is no interval then.)
+    At least four pairs are needed. None where all values of one side are equal: they have no order.
     """
     import pandas as pd
 
@@ -51,14 +53,18 @@ def spearman(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]
     if ranks.nunique().min() == 1:
         return None
     value = float(ranks[0].corr(ranks[1]))
-    clipped = min(max(value, -0.999999), 0.999999)
-    arm = NormalDist().inv_cdf((1 + LEVEL) / 2) * sqrt((1 + clipped**2 / 2) / (len(pairs) - 3))
-    return value, tanh(atanh(clipped) - arm), tanh(atanh(clipped) + arm)
+    if abs(value) > STRONGEST:
+        return value, None, None
+    arm = NormalDist().inv_cdf((1 + LEVEL) / 2) * sqrt((1 + value**2 / 2) / (len(pairs) - 3))
+    return value, tanh(atanh(value) - arm), tanh(atanh(value) + arm)
 
 
 def _of_patterns(boards: Sequence[Board]) -> Iterator[Agreement]:
     shared = [name for name in QUESTION if name not in ("pattern", "n", "m")]
     groups: dict[tuple[Any, ...], list[Board]] = {}
+    differing = [name for name in shared if len({str(board.question[name]) for board in boards}) > 1]
+    differing = [name for name in differing if name not in ("task", "pass")]  # those are always named
+    machines = {board.machine for board in boards}
     for board in boards:
         key = (*(board.question[name] for name in shared), board.machine, board.headline.name)
         groups.setdefault(key, []).append(board)
@@ -74,7 +80,10 @@ def _of_patterns(boards: Sequence[Board]) -> Iterator[Agreement]:
             if both:
                 a, b = of[first][both[-1]], of[second][both[-1]]
                 question = a.question
-                where = f"{question['task']}, {question['pass']}, n = {question['n']:,}: {a.headline.name}"
+                conditions = [f"{name} {question[name]}" for name in differing]
+                conditions += [a.machine] if len(machines) > 1 else []
+                words = [question["task"], question["pass"], *conditions, f"n = {question['n']:,}"]
+                where = f"{', '.join(map(str, words))}: {a.headline.name}"
                 yield _agreement("pattern", first, second, where, a, b)
 
 

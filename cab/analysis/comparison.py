@@ -31,11 +31,16 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or nothing where the intervals overlap or the metric has no direction."""
-        above, below = self.above.value, self.below.value
-        if above is None or below is None or self.above.overlaps(self.below) or self.metric.higher_is_better is None:
+        """`better` or `worse`, where the interval of the ratio or difference excludes equality; else nothing.
+
+        Nothing, too, where an interval is unknown, and where the metric has no direction.
+        """
+        times = None if self.metric.by_difference else self.ratio
+        value, low, high = times or self.difference
+        equal = 1.0 if times else 0.0
+        if low is None or high is None or low <= equal <= high or self.metric.higher_is_better is None:
             return ""
-        return "better" if (above > below) == self.metric.higher_is_better else "worse"
+        return "better" if (value > equal) == self.metric.higher_is_better else "worse"
 
 
 def comparisons(boards: Sequence[Board], first: str, second: str, metric: str = "") -> list[Comparison]:

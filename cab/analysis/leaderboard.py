@@ -25,6 +25,11 @@ class Metric:
     higher_is_better: bool | None
     is_score: bool  # of the task, rather than a cost of the mechanism
 
+    @property
+    def by_difference(self) -> bool:
+        """Whether two values are compared by their difference, as scores and shares are, and not by their ratio."""
+        return self.is_score or self.unit == "fraction"
+
 
 @dataclass(slots=True)  # a store may have a million
 class Cell:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cab import Meter, Reading
-from cab.intervals import student_of_ratio, wilson
+from cab.intervals import mean_score
 
 LENGTHS = {"quarter": 0.25, "half": 0.5, "same": 1.0, "double": 2.0}  # of the training's
 
@@ -57,11 +57,7 @@ class Extrapolation(Meter):
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
         """Return the share of right answers with its interval, as `quality` does."""
         samples = [sample for process in processes for sample in process["samples"]]
-        pairs = [sample if isinstance(sample, list | tuple) else (sample, 1) for sample in samples]
-        right, counts = [float(s) for s, _ in pairs], [float(c) for _, c in pairs]
-        share, interval = sum(right) / sum(counts), student_of_ratio(right, counts)
-        if not any(right) or right == counts:  # all wrong or all right: Student's t would have no width
-            interval = wilson(share * len(samples), len(samples))
+        share, interval = mean_score(samples)
         low, high = interval or (None, None)
         n, m = processes[0].get("n"), processes[0].get("m")
         length = f"n={n}" if n == m else f"n={n} m={m}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cab import Meter, Reading
-from cab.intervals import student, student_of_ratio, wilson
+from cab.intervals import mean_score
 
 
 class Quality(Meter):
@@ -21,16 +21,8 @@ class Quality(Meter):
         return {metric: {"samples": scores} for metric, scores in training.scores.items()}
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Return the mean score. A score is a number, or a pair of sum and count, which is weighted by its count."""
+        """Return the mean score with its interval, as `cab.intervals.mean_score` defines them."""
         samples = [sample for process in processes for sample in process["samples"]]
-        if isinstance(samples[0], list | tuple):
-            sums, counts = [float(s) for s, _ in samples], [float(c) for _, c in samples]
-            value, interval = sum(sums) / sum(counts), student_of_ratio(sums, counts)
-            if not any(sums) or sums == counts:  # all wrong or all right: Student's t would have no width
-                interval = wilson(value * len(samples), len(samples))
-        elif all(sample in (0, 1) for sample in samples):
-            value, interval = sum(samples) / len(samples), wilson(sum(samples), len(samples))
-        else:
-            value, interval = sum(samples) / len(samples), student(samples)
+        value, interval = mean_score(samples)
         low, high = interval or (None, None)
         return Reading(value, low, high, len(samples), len(processes))

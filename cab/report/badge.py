@@ -14,6 +14,8 @@ def badge(board: Board) -> str:
     """Return the badge of a board: the question at the left, its best mechanism with the value at the right."""
     best = next((line for line in board.lines if line.rank == 1), None)
     if best is None:
+        if board.headline.higher_is_better is None:
+            raise UsageError(f"{board.headline.name} has no direction, so that no mechanism is best in it")
         raise UsageError("no mechanism has a value on this board; choose another with filters")
     headline = board.headline
     cell = best.cells[headline.name]

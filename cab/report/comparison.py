@@ -34,7 +34,7 @@ def print_comparison(results: Results, first: str, second: str, console: "Consol
             f"{unit.text(below)} {unit.name}",
             "" if value is None else format_number(value),
             "" if low is None or high is None else f"[{format_number(low)}, {format_number(high)}]",
-            pair.verdict or "not told apart",
+            pair.verdict or ("not told apart" if pair.metric.higher_is_better is not None else "no direction"),
         ]
         table.add_row(*map(Text, texts))
     console.print(table)

@@ -30,7 +30,7 @@ def compare(results: Results, first: str, second: str, metric: str = "") -> "Fig
     if not metric:  # the headlines of several tasks have no common axis
         metric = Counter(pair.metric.name for pair in pairs).most_common(1)[0][0]
     left_out = len(pairs)
-    pairs = [pair for pair in pairs if pair.metric.name == metric and (pair.metric.is_score or pair.ratio)]
+    pairs = [pair for pair in pairs if pair.metric.name == metric and (pair.metric.by_difference or pair.ratio)]
     left_out -= len(pairs)
     if not pairs:
         raise UsageError(f"{metric}: no case has two positive values, so that there is no ratio to draw")
@@ -54,15 +54,15 @@ def compare(results: Results, first: str, second: str, metric: str = "") -> "Fig
         " ".join(_words(pair, name) for name in names) + (f" · {pair.board.machine}" if len(machines) > 1 else "")
         for pair in pairs
     ]
-    figure.add_vline(x=0 if chosen.is_score else 1, line={"dash": "dot", "color": DARK_GREY})
-    title = f"A − B{f', {unit.name}' if unit.name else ''}" if chosen.is_score else "A / B"
-    figure.update_xaxes(type="linear" if chosen.is_score else "log", title=title)
+    figure.add_vline(x=0 if chosen.by_difference else 1, line={"dash": "dot", "color": DARK_GREY})
+    title = f"A − B{f', {unit.name}' if unit.name else ''}" if chosen.by_difference else "A / B"
+    figure.update_xaxes(type="linear" if chosen.by_difference else "log", title=title)
     figure.update_yaxes(
         tickvals=list(range(len(pairs))), ticktext=[plain(text) for text in labels], autorange="reversed"
     )
-    subtitle = (
-        "differences; the interval adds both half-widths as squares" if chosen.is_score else f"ratios {_ABOUT_RATIOS}"
-    )
+    subtitle = f"ratios {_ABOUT_RATIOS}"
+    if chosen.by_difference:
+        subtitle = "differences; the interval adds both half-widths as squares"
     if left_out:
         subtitle += f"; {left_out} cases of other metrics, or without a ratio, are left out"
     if len(machines) == 1:
@@ -217,7 +217,7 @@ def _panel_height(drawn: MeanRanks | Sequence[PairedDifference]) -> int:
 
 def _point(pair: Comparison, factor: float) -> Interval:
     """Return where a case stands: the difference of scores, in a unit of `factor`, or the ratio of costs."""
-    if not pair.metric.is_score:
+    if not pair.metric.by_difference:
         assert pair.ratio is not None  # those without one are left out before
         return pair.ratio
     value, low, high = pair.difference

@@ -132,7 +132,7 @@ def _text(line: Line, metric: Metric, unit: DisplayUnit, board: Board) -> str:
         return ""
     if cell.value is None:
         return cell.status
-    arm = (unit.half_width if metric.is_score else unit.relative_half_width)(cell.value, cell.low, cell.high)
+    arm = (unit.half_width if metric.by_difference else unit.relative_half_width)(cell.value, cell.low, cell.high)
     return f"{unit.text(cell.value)}{notes.marks(line, cell, metric == board.headline)} {arm}".strip()
 
 

@@ -195,7 +195,7 @@ function passes(line) {
 
 // Ranks, as ranges that the intervals allow, of the lines that pass the filters.
 function ranked(board) {
-  const name = board.headline.name, sign = board.headline.higher ? -1 : 1;
+  const name = board.headline.name, sign = board.headline.higher === null ? 0 : board.headline.higher ? -1 : 1;
   const lines = board.lines.filter((line) => passes(line) && line.kind === "ranked" && valued(line, name));
   lines.sort((a, b) => sign * (valued(a, name).value - valued(b, name).value));
   const better = (a, b) => !overlap(a, b) && sign * (a.value - b.value) < 0;
@@ -818,7 +818,8 @@ function patternsTab() {
     const cell = cellOf(line, board.headline.name);
     if (!cell || cell.value === null) return { status: cell ? cell.status : "" };
     if (board.headline.score) return { text: shown(board.headline, cell.value), shade: null, cell };
-    const times = ratio(valued(againstLine(board), board.headline.name), cell);
+    const against = valued(againstLine(board), board.headline.name);
+    const times = board.headline.higher === null ? null : board.headline.higher ? ratio(cell, against) : ratio(against, cell);
     return times ? { text: digits(times.value), shade: Math.log2(times.value), interval: times, cell } : { text: withUnit(board.headline, cell.value), shade: null, cell };
   };
   const entries = [...labels.values()].map((row) => {
@@ -845,7 +846,7 @@ function patternsTab() {
 function agreementTable() {
   if (!data.agreements.length) return "";
   return [h("h2", {}, "Do patterns and tasks agree?"),
-    h("p", { class: "quiet" }, "Spearman's rank correlation of the two boards over the mechanisms that both rank, better on the same side, with its 95 % interval; blank for fewer than six mechanisms, and where one board has them all equal. Of several lengths the longest counts."),
+    h("p", { class: "quiet" }, "Spearman's rank correlation of the two boards over the mechanisms that both rank, better on the same side, with its 95 % interval; blank for fewer than six mechanisms, and where one board has them all equal; beyond 0.95 it has no interval. Of several lengths the longest counts."),
     plainTable(["between", "first", "second", "where", "mechanisms", "correlation", "from", "to"], data.agreements, [4, 5, 6, 7])];
 }
 function compareTab() {
@@ -858,22 +859,23 @@ function compareTab() {
   for (const board of boards) {
     if (board.machine !== current.machine) continue;
     const [x, y] = [a, b].map((label) => valued(board.lines.find((line) => line.label === label), metric.name));
-    const times = metric.score ? (x && y ? { value: (x.value - y.value) / metric.factor, low: (x.value - y.value - Math.hypot(x.value - low(x), high(y) - y.value)) / metric.factor, high: (x.value - y.value + Math.hypot(high(x) - x.value, y.value - low(y))) / metric.factor } : null) : ratio(x, y);
+    const times = metric.byDifference ? (x && y ? { value: (x.value - y.value) / metric.factor, low: (x.value - y.value - Math.hypot(x.value - low(x), high(y) - y.value)) / metric.factor, high: (x.value - y.value + Math.hypot(high(x) - x.value, y.value - low(y))) / metric.factor } : null) : ratio(x, y);
     if (times) cases.push({ board, times, x, y });
   }
   const order = Object.keys(PATTERN_TITLES);
   cases.sort((p, q) => p.board.task.localeCompare(q.board.task) || order.indexOf(p.board.pattern) - order.indexOf(q.board.pattern) || p.board.pass.localeCompare(q.board.pass) || p.board.n - q.board.n);
   const controls = h("div", { class: "filters" }, list("A", "a", labels, a, (v) => set({ a: v })), list("B", "b", labels, b, (v) => set({ b: v })), list("metric", "metric", names.map((each) => each.name), metric.name, (v) => set({ metric: v }), words));
   if (!cases.length) return [controls, h("p", {}, "No case has both.")];
-  const neutral = metric.score ? 0 : 1;
-  const scale = axis(cases.flatMap(({ times }) => [times.value, times.low, times.high]).concat(neutral), metric.score);
-  const better = (times) => (metric.higher ? times.low > neutral : times.high !== null && times.high < neutral), worse = (times) => (metric.higher ? times.high < neutral : times.low !== null && times.low > neutral);
+  const neutral = metric.byDifference ? 0 : 1;
+  const scale = axis(cases.flatMap(({ times }) => [times.value, times.low, times.high]).concat(neutral), metric.byDifference);
+  const above = ({ low }) => low !== null && low > neutral, below = ({ high }) => high !== null && high < neutral, never = () => false;
+  const [better, worse] = metric.higher === null ? [never, never] : metric.higher ? [above, below] : [below, above];
   const wins = cases.filter(({ times }) => better(times)).length, losses = cases.filter(({ times }) => worse(times)).length;
   const differing = properties.filter((name) => new Set(cases.map(({ board }) => board[name])).size > 1);
   const x = (value) => MARGIN + (WIDTH - 2 * MARGIN) * Math.min(Math.max(scale.place(value), 0), 1);
   return [controls,
     h("p", { class: "answer" }, h("b", {}, a), ` against `, h("b", {}, b), `, ${words(metric.name)}: better in ${wins} of ${cases.length} cases, worse in ${losses}, not told apart in ${cases.length - wins - losses}.`),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "comparison" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, differing.map((name) => h("th", { scope: "col" }, NAMES[name] || words(name))), h("th", { scope: "col", class: "bar" }, metric.score ? "A − B" : `A / B${scale.logarithmic ? ", log axis" : ""}`, axisHead(scale, { unit: "", factor: 1 })), h("th", { scope: "col", class: "number" }, metric.score ? "A − B" : "A / B"), h("th", { scope: "col" }, "95 % interval"), h("th", { scope: "col", class: "number wide" }, "A"), h("th", { scope: "col", class: "number wide" }, "B"))),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "comparison" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, differing.map((name) => h("th", { scope: "col" }, NAMES[name] || words(name))), h("th", { scope: "col", class: "bar" }, metric.byDifference ? "A − B" : `A / B${scale.logarithmic ? ", log axis" : ""}`, axisHead(scale, { unit: "", factor: 1 })), h("th", { scope: "col", class: "number" }, metric.byDifference ? "A − B" : "A / B"), h("th", { scope: "col" }, "95 % interval"), h("th", { scope: "col", class: "number wide" }, "A"), h("th", { scope: "col", class: "number wide" }, "B"))),
       h("tbody", {}, cases.map(({ board, times, x: cellA, y: cellB }) => h("tr", {}, differing.map((name) => h("td", {}, name === "length" ? lengthText(board[name]) : words(board[name]))),
         h("td", { class: "bar" }, s("svg", { viewBox: `0 0 ${WIDTH} 16`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("line", { class: "one", x1: x(neutral), x2: x(neutral), y1: 0, y2: 16 }), times.low === null ? "" : s("line", { class: "interval", x1: x(times.low), x2: x(times.high), y1: 8, y2: 8 }), dot(x(times.value), better(times) ? "accent-stroke" : ""))),
         h("td", { class: "number" }, digits(times.value)), h("td", {}, times.low === null ? "none" : `[${digits(times.low)}, ${digits(times.high)}]`), h("td", { class: "number wide" }, withUnit(metric, cellA.value)), h("td", { class: "number wide" }, withUnit(metric, cellB.value))))))),

@@ -164,7 +164,8 @@ def _metrics(boards: Sequence[Board]) -> list[dict[str, Any]]:
         ]
         unit = display_unit(metric.unit, values)
         facts = {"name": metric.name, "title": unit.header(metric.name), "unit": unit.name, "factor": unit.factor}
-        metrics.append({**facts, "higher": metric.higher_is_better, "score": metric.is_score})
+        kind = {"higher": metric.higher_is_better, "score": metric.is_score, "byDifference": metric.by_difference}
+        metrics.append({**facts, **kind})
     return metrics
 
 

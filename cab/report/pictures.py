@@ -92,6 +92,8 @@ def tradeoff(results: Results, metric: str = "") -> "Figure":
     up = next((m for m in board.metrics if m.name == (metric or usual)), None)
     if up is None or up is across:
         raise unknown("metric", metric or usual, names)
+    if up.higher_is_better is None:
+        raise UsageError(f"{up.name} has no direction, so that no mechanism beats another in it")
     points = [
         (line, line.cells[across.name], line.cells[up.name])
         for line in board.lines
@@ -127,6 +129,8 @@ def patterns(results: Results, metric: str = "") -> "Figure":
 
     group = longest_boards(_largest_group(results.boards, ("pattern", "n", "m")))
     chosen = _metric(group, metric)
+    if chosen.higher_is_better is None:
+        raise UsageError(f"{chosen.name} has no direction, so that nothing is as good as softmax in it")
     group.sort(key=lambda board: pattern_order(str(board.question["pattern"])))
     values: dict[str, list[float | None]] = {}
     for i, board in enumerate(group):
@@ -136,7 +140,7 @@ def patterns(results: Results, metric: str = "") -> "Figure":
             cell = line.cells.get(chosen.name)
             if line.kind != "ranked" or cell is None or cell.value is None:
                 continue
-            times = ratio(above, cell)
+            times = ratio(cell, above) if chosen.higher_is_better else ratio(above, cell)
             value = cell.value if chosen.is_score else times[0] if times else None
             values.setdefault(line.label, [None] * len(group))[i] = value
     labels = sorted(values, key=lambda label: sum(value or 0 for value in values[label]))

@@ -52,7 +52,7 @@ class Pivot:
             return ""
         if cell.value is None:
             return "-" if cell.status in notes.EXPECTED_STATUSES else cell.status
-        arm_of = self.unit.half_width if self.metric.is_score else self.unit.relative_half_width
+        arm_of = self.unit.half_width if self.metric.by_difference else self.unit.relative_half_width
         return f"{self.unit.text(cell.value)} {arm_of(cell.value, cell.low, cell.high)}".strip()
 
 

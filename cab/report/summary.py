@@ -105,7 +105,8 @@ def _board_rows(
         ]
         yield [*(question if i == 0 else [Text()] * len(names)), *map(Text, texts)]
     if not ranked:
-        yield [*question, *map(Text, ("", "no value", "", "", "", "", failures))]
+        why = "no value" if headline.higher_is_better is not None else "no direction: not ranked"
+        yield [*question, *map(Text, ("", why, "", "", "", "", failures))]
 
 
 def _words(board: Board, name: str) -> str:

@@ -250,7 +250,7 @@ def _cell_text(line: Line | None, metric: Metric, board: Board, unit: DisplayUni
     return _CellText(
         unit.text(cell.value),
         unit.half_width(cell.value, cell.low, cell.high)
-        if metric.is_score
+        if metric.by_difference
         else unit.relative_half_width(cell.value, cell.low, cell.high),
         notes.marks(line, cell, metric == board.headline) + numbers,
         "bold green" if cell.mark == "best" else "",

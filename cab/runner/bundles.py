@@ -75,7 +75,8 @@ def cut(measurements: Iterable[Measurement], minutes: float) -> list[list[Measur
 
 
 def _seconds(measurements: Iterable[Measurement]) -> float:
-    return sum(each.timeout if each.trains else each.processes * SECONDS_A_CHILD for each in measurements)
+    trainings = {each.training: each.timeout for each in measurements if each.trains}  # one serves several meters
+    return sum(trainings.values()) + sum(each.processes * SECONDS_A_CHILD for each in measurements if not each.trains)
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:

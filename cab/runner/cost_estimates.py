@@ -79,7 +79,11 @@ def _estimate(
     if pace is None and case.device != "cpu":
         return Estimate(case, None, None, f"no past row of this kind on {case.device}")
     call = forecast.flops / (rate * (USUAL_PACE if pace is None else pace))  # seconds of one pass
-    seconds = sum(_seconds(measurement, store.read(measurement.file), call) for measurement in measurements)
+    by_work: dict[str, float] = {}  # one training serves its scores and all meters of the trained model
+    for measurement in measurements:
+        work = measurement.training or measurement.file
+        by_work[work] = max(by_work.get(work, 0.0), _seconds(measurement, store.read(measurement.file), call))
+    seconds = sum(by_work.values())
     limits = [float(measurement.memory_limit) for measurement in measurements if measurement.memory_limit]
     if case.device == "cpu":
         limits.append(environment.available_memory())

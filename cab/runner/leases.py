@@ -19,6 +19,7 @@ from cab.errors import UsageError
 RENEWAL, EXPIRY = 2.0, 30.0
 SHARED = {"nfs", "nfs4", "lustre", "beegfs", "gpfs", "ceph", "cifs", "smb3", "glusterfs", "afs", "9p", "orangefs"}
 KINDS = ("lease", "flock")
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def needed(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
@@ -32,7 +33,7 @@ def needed(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
             raise UsageError(f"CAB_LOCKS={kind} is not known; set it to one of {', '.join(KINDS)}, or unset it")
         return kind == "lease"
     folder, depth, shared = folder.resolve(), -1, False
-    for line in mounts.read_text().splitlines() if mounts.exists() else ():
+    for line in mounts.read_text(errors="surrogateescape").splitlines() if mounts.exists() else ():
         _, point, system, *_ = line.split()
         mount = Path(point.replace("\\040", " "))
         if folder.is_relative_to(mount) and len(mount.parts) >= depth:
@@ -47,8 +48,13 @@ def lease(
     expiry: float = EXPIRY,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
-) -> Iterator[bool]:
-    """Hold a lease; yields False where a living process holds it, which is seen at its next renewal."""
+    waiting: Callable[[], None] = lambda: None,
+) -> Iterator[Callable[[], bool] | None]:
+    """Hold a lease; yields what says whether it is still held, or None where a living process holds it.
+
+    A living owner is seen at its next renewal; `waiting` is called until then. An owner that stood still for longer
+    than `expiry` may have lost it, so it asks again before it writes.
+    """
     owner = uuid.uuid4().hex
     private = path.with_name(f".{path.name}.{owner}")
     descriptor = os.open(private, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -56,18 +62,18 @@ def lease(
         try:
             _renew(descriptor, owner, 0)
             held = _linked(private, path)
-            while not held and _abandoned(path, expiry, renewal, clock, sleep):
+            while not held and _abandoned(path, expiry, renewal, clock, sleep, waiting):
                 held = _linked(private, path)
         finally:
             private.unlink(missing_ok=True)
         if not held:
-            yield False
+            yield None
             return
         ended = threading.Event()
         renewing = threading.Thread(target=_keep, args=(descriptor, owner, renewal, ended), daemon=True)
         renewing.start()
         try:
-            yield True
+            yield lambda: _holds(path, owner)
         finally:
             ended.set()
             renewing.join()
@@ -82,7 +88,21 @@ def _linked(private: Path, path: Path) -> bool:
     except FileExistsError:
         # NFS repeats a request whose answer was lost, and then reports the link that it made itself
         return private.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise UsageError(
+            f"{path.parent}: this file system has no hard links, which claims on shared disks need; choose another "
+            "folder with --results, or set CAB_LOCKS=flock on every host and run on one host only"
+        ) from error
     return True
+
+
+def _holds(path: Path, owner: str) -> bool:
+    try:
+        return (_content(path) or "").startswith(owner)
+    except OSError:  # a server that is away: the lease may be lost, and what is not certain is not written
+        return False
 
 
 def _renew(descriptor: int, owner: str, count: int) -> None:
@@ -112,16 +132,30 @@ def _content(path: Path) -> str | None:
 
 
 def _abandoned(
-    path: Path, expiry: float, renewal: float, clock: Callable[[], float], sleep: Callable[[float], object]
+    path: Path,
+    expiry: float,
+    renewal: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], object],
+    waiting: Callable[[], None],
 ) -> bool:
-    """Watch a lease: True when it is gone or was removed after `expiry` without a change, False at a change."""
+    """Watch a lease: True when it is gone or was removed after `expiry` without a change, False at a change.
+
+    Only time counts in which it was looked at regularly: while this process stood still, or the server was away, the
+    owner could not be seen to renew it.
+    """
     seen, since = _content(path), clock()
+    looked = since
     while seen is not None and clock() - since < expiry:
+        waiting()
         sleep(renewal / 4)
         now = _content(path)
         if now is not None and now != seen:
             return False
         seen = now
+        if clock() - looked > renewal:
+            since = clock()
+        looked = clock()
     if seen is not None:
         _remove(path, seen)
     return True
@@ -134,11 +168,11 @@ def _remove(path: Path, content: str) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.rename(aside)
-    except FileNotFoundError:
+    except OSError:  # removed meanwhile; or a server that is away: the lease expires
         return
     if not (_content(aside) or "").startswith(content):
         try:
             os.link(aside, path)
         except FileExistsError:
-            pass  # a third process has claimed it meanwhile: the work is done twice, and its row replaced
+            pass  # a third process has claimed it meanwhile: who asks before it writes learns that it is lost
     aside.unlink(missing_ok=True)

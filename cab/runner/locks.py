@@ -13,19 +13,20 @@ from cab.runner import leases
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Claim a piece of work by its lock file; yields False where another run has claimed it.
+def claim(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool] | None]:
+    """Claim a piece of work by its lock file; yields None where another run has claimed it.
 
-    The file goes when the claim ends.
+    Else yields what says whether the claim still holds: a lease may be lost while its owner stands still. `waiting` is
+    called while it is found out whether a lease's owner lives. The file goes when the claim ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if leases.needed(path.parent):
-        with leases.lease(path) as claimed:
-            yield claimed
+        with leases.lease(path, waiting=waiting) as held:
+            yield held
         return
     descriptor = _lock(path)
     try:
-        yield descriptor is not None
+        yield None if descriptor is None else lambda: True
     finally:
         if descriptor is not None:
             path.unlink(missing_ok=True)  # while it is locked: who opens the name now gets another file

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -82,8 +82,6 @@ class Supervisor:
         self.store, self.client, self.options, self.listener = store, client, options, listener
         self.run_id = run_id or new_run_id()
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
-        # trainings of this run: they may go on from their checkpoints, whatever was asked anew
-        self._begun: set[str] = set()
         self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
         self._grades: dict[str, str] = {}  # case id -> the mechanism's grade with the case's hyper-parameters
@@ -176,38 +174,58 @@ class Supervisor:
         claimed_elsewhere = []
         for group in groups:
             name = group[0].training or group[0].file
-            with locks.claim(self.store.folder / "locks" / f"{name}.lock") as claimed:
-                if not claimed:
+            lock = self.store.folder / "locks" / f"{name}.lock"
+            with locks.claim(lock, lambda: self._waiting("")) as held:
+                if held is None:
                     claimed_elsewhere += group
                     continue
                 for _ in range(turn + 1):  # usually one; more where an earlier round found it claimed
                     missing = [each for each in group if not is_finished(self._entry(each), each, turn + 1)]
                     if not missing:
                         break
-                    self._run_child(missing)
-                if group[0].trains:
+                    if not self._run_child(missing, held):
+                        claimed_elsewhere += group
+                        break
+                if group[0].trains and held():
                     self._remove_checkpoint(group)
         return claimed_elsewhere
 
     def _remove_checkpoint(self, group: Sequence[Measurement]) -> None:
         """Delete a training's checkpoint once all that was asked of it has ended well: `--retry` goes on from it."""
         entries = [self._entry(each) for each in group]
+        if (scores := self.store.read(group[0].training)) is not None:  # they may have been asked for earlier
+            entries.append(scores)
         if all(entry and worst_status(entry)[0] in ENDED_WELL for entry in entries):
             shutil.rmtree(self.store.checkpoint(group[0].training).parent, ignore_errors=True)
 
-    def _run_child(self, measurements: list[Measurement]) -> None:
-        """Run one child for measurements of one case, and store what it returns."""
+    def _run_child(self, measurements: list[Measurement], held: Callable[[], bool]) -> bool:
+        """Run one child for measurements of one case, and store what it returns.
+
+        False where the claim was lost meanwhile: the answer of who has taken it over is kept, and this one dropped.
+        """
+        before = [self._processes(each) for each in measurements]
         outcomes = self._outcomes(measurements)
         if len(measurements) > 1 and any(outcomes[each.meter].died for each in measurements):
-            for each in measurements:  # one of these meters took the others with it: now each has a child of its own
-                self._run_child([each])
-            return
+            # one of these meters took the others with it: now each has a child of its own
+            return all([self._run_child([each], held) for each in measurements])
         if has_changed(measurements[0]):
             outcomes = {each.meter: CHANGED for each in measurements}
         details = {**environment.details(), "time": time.time()}
         with self._recording:
+            if not held() or [self._processes(each) for each in measurements] != before:
+                self.listener.note(
+                    f"{measurements[0].case.title}: this run stood still for so long that another has taken the case "
+                    "over; its answer is kept"
+                )
+                return False
             for each in measurements:
                 self._record(each, outcomes[each.meter], details)
+        return True
+
+    def _processes(self, measurement: Measurement) -> int:
+        """Return how many processes of a measurement the store holds."""
+        entry = self.store.read(measurement.file)
+        return len(entry.processes) if entry else 0
 
     def _record(self, measurement: Measurement, outcome: Outcome, details: dict[str, Any]) -> None:
         """Write an outcome into the store and tell the listener."""
@@ -238,9 +256,13 @@ class Supervisor:
         first = measurements[0]
         if first.refusal:  # of all, or of none: they are grouped so
             return {each.meter: Outcome(*each.refusal) for each in measurements if each.refusal}
-        objection = self._objection(first)
-        if objection:
-            return {each.meter: objection for each in measurements}
+        objections = {each.meter: why for each in measurements if (why := self._objection(each))}
+        admitted = [each for each in measurements if each.meter not in objections]
+        return objections | (self._measured(admitted) if admitted else {})
+
+    def _measured(self, measurements: list[Measurement]) -> dict[str, Outcome]:
+        """Return meter -> what became of it, for measurements to which nothing objects."""
+        first = measurements[0]
         title = f"{first.case.title}: {', '.join(each.meter for each in measurements)}"
         self._doing(title)
         timed = _is_timed(first)
@@ -338,10 +360,11 @@ class Supervisor:
 
     def _train(self, measurement: Measurement, title: str) -> Outcome:
         """Run a training child. It resumes from the checkpoint of an earlier child, of this run or another."""
+        if has_changed(measurement):  # a checkpoint of edited sources would be continued as if it were of these
+            return CHANGED
         case, checkpoint = measurement.case, self.store.checkpoint(measurement.training)
-        if self.options.force and measurement.training not in self._begun:
-            shutil.rmtree(checkpoint.parent, ignore_errors=True)
-        self._begun.add(measurement.training)
+        if self.options.force:
+            self._forget_earlier_runs(checkpoint.parent)
         job = TrainJob(
             case,
             data=str(self.options.data),
@@ -351,6 +374,14 @@ class Supervisor:
         )
         outcome = self._run(job, measurement.timeout, _process_memory(measurement), title)
         return outcome if outcome.status == "ok" else _retryable(outcome, checkpoint.exists())
+
+    def _forget_earlier_runs(self, folder: Path) -> None:
+        """Delete the checkpoint of an earlier run; that of another job or child of this one stays."""
+        run = folder / "run"
+        if not run.is_file() or run.read_text() != self.run_id:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            run.write_text(self.run_id)
 
     def _search(self, measurement: Measurement, job: MeasureJob, title: str) -> Outcome:
         """Let a meter probe cases of its choosing, each in a child of its own."""
@@ -470,7 +501,8 @@ def _retryable(outcome: Outcome, checkpoint: bool = False) -> Outcome:
     if outcome.status not in ("timeout", "oom") and not checkpoint:
         return outcome
     retry = "goes on from its last checkpoint" if checkpoint else "asks again"
-    return replace(outcome, reason=f"{outcome.reason}; --retry {outcome.status} {retry}")
+    status = "error" if outcome.status == "usage" else outcome.status  # as the store names it
+    return replace(outcome, reason=f"{outcome.reason}; --retry {status} {retry}")
 
 
 def _all_but_lengths(measurement: Measurement) -> str:

@@ -22,5 +22,7 @@ def remove(store: Store, files: Collection[str]) -> int:
             pass
         except OSError as error:
             raise UsageError(f"{store.path(file)} cannot be removed: {error.strerror}; {removed} files are") from error
-        shutil.rmtree(store.checkpoint(file).parent, ignore_errors=True)
+        # a training is named after its scores, and may have no file where a meter alone asked for it
+        for state in (store.folder / "checkpoints").glob(f"{file.partition('-')[0]}-*"):
+            shutil.rmtree(state, ignore_errors=True)
     return removed

@@ -3,6 +3,7 @@
 A file is written whole, by rename.
 """
 
+import errno
 import json
 import os
 import time
@@ -47,10 +48,14 @@ class Store:
         The merge itself calls this, or, where it was killed, whoever reads the store next. Several processes may.
         """
         for copies in self.folder.glob(f"{COPIED}*"):
-            with suppress(FileNotFoundError, NotADirectoryError):  # another process has finished it; it is a file
+            try:
                 for name in os.listdir(copies):
                     if name.endswith(".json"):
                         self._take_copy(copies / name)
+            except OSError as error:
+                # another process has finished it; it is a file; who may only read leaves it to who may write
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
             with suppress(OSError):
                 copies.rmdir()
 

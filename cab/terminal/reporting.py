@@ -160,6 +160,7 @@ def _refuse_what_compare_ignores(request: Request) -> None:
         "--value": request.value,
         "--rows": request.rows,
         "--columns": request.columns,
+        "--full": request.full,
     }
     if request.compare is not None and (names := [name for name, given in ignored.items() if given]):
         raise UsageError(f"--compare prints one table of its own: leave out {', '.join(names)}")

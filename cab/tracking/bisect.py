@@ -76,6 +76,6 @@ def _settled(commit: str, judge: Judge) -> str:
     said = ""
     for attempt in range(ATTEMPTS):
         said = judge(commit, attempt)
-        if said in ("slower", "same", "no data"):
+        if said in ("slower", "same", "faster", "no data"):
             break
     return said

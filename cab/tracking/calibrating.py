@@ -6,8 +6,9 @@ from shutil import rmtree
 from typing import TYPE_CHECKING
 
 from cab import environment
+from cab.contracts.case import digest
 from cab.paths import cache
-from cab.tracking.calibration import POWER, calibrate_case, false_alarms, keep
+from cab.tracking.calibration import POWER, calibrate_case, false_alarms, keep, load
 from cab.tracking.cases import TrackedCase
 from cab.tracking.compare import Measure, log_ratios_of
 from cab.tracking.lockstep import measure_pair
@@ -40,8 +41,9 @@ def calibrate_and_print(
     from rich.markup import escape
     from rich.table import Table
 
+    load(calibration_file(results))  # a damaged one is said before, not after, an hour of measuring
     side = installed_side()
-    unfinished = results / "track" / "calibrating"
+    unfinished = results / "track" / "calibrating" / digest([case.id for case in cases])
     caches = cache() / "track" / "compiled"
     pairs = log_ratios_of(side, cases, runs * CONFIRM_PAIRS, unfinished, caches, progress, measure)
     known = {name: calibrate_case(values, len(cases)) for name, values in pairs.items()}

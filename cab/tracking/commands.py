@@ -163,26 +163,33 @@ def import_(
 @with_exit_codes
 def export(
     commit: Annotated[str, typer.Argument(help="Whose points, as the history names it.")],
-    out: Annotated[Path, typer.Argument(help="The file, as pytest-benchmark's JSON.")],
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
     otava: Annotated[
         bool, typer.Option("--otava", help="Write all commits up to this one, as Apache Otava's JSON.")
     ] = False,
     environment: Annotated[str | None, typer.Option(help="Of which machine, where there are several.")] = None,
     folder: History = Path("results/track/history"),
 ) -> None:
-    """Write a commit's points as pytest-benchmark's JSON."""
-    from cab.errors import unknown
+    """Write a commit's points as pytest-benchmark's JSON, or the history up to it as Apache Otava's."""
+    from cab.errors import UsageError, unknown
     from cab.paths import write_whole
     from cab.tracking.foreign import as_otava, as_pytest_benchmark
     from cab.tracking.history import read
 
     points = read(folder)
-    chosen = [each for each in points if each.commit == commit and environment in (None, each.environment)]
-    if not chosen:
+    environments = {each.environment for each in points if each.commit == commit}
+    if not environments:
         raise unknown("commit of the history", commit, {each.commit for each in points})
+    if environment is None and len(environments) > 1:
+        ids = " or ".join(sorted(environments))
+        raise UsageError(f"{commit} was measured on several machines: give --environment {ids}")
+    if environment is not None and environment not in environments:
+        raise unknown("environment of this commit", environment, environments)
+    (environment,) = environments if environment is None else {environment}
+    chosen = [each for each in points if each.commit == commit and each.environment == environment]
     if otava:
         last = max(each.time for each in chosen)
-        series = [each for each in points if each.time <= last and environment in (None, each.environment)]
+        series = [each for each in points if each.time <= last and each.environment == environment]
         text, missing = as_otava(series)
         write_whole(out, text)
         for name in missing:

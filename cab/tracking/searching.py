@@ -11,6 +11,7 @@ from cab.tracking.compare import Measure, Settings, compare, regressed_counts
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.rendering import count_change
 from cab.tracking.sides import NoData, commits_between, repository_of, side_of, subject_of
+from cab.tracking.signed_rank import effect
 from cab.tracking.verdicts import Minimum
 
 if TYPE_CHECKING:
@@ -59,14 +60,15 @@ def search_and_print(
                 said = "unproven"
             elif verdict.effect is None:
                 said = "no data"
-            elif commit == commits[-1]:
-                said = verdict.verdict
-                bad_change.append(verdict.effect.estimate)  # the latest is of the attempt that was `slower`
             else:
                 # a repeated step adds its pairs to the earlier ones
                 pairs = pooled.setdefault(commit, [])
                 pairs += done.log_ratios[case.name]
-                said = step_verdict(pairs, bad_change[-1])
+                if commit == commits[-1]:
+                    said = verdict.verdict
+                    bad_change.append(effect(pairs).estimate)  # of all its tries: that of the one that counts is larger
+                else:
+                    said = step_verdict(pairs, bad_change[-1])
         progress(f"{commit[:12]} {subject_of(repository, commit)}: {said}")
         return said
 

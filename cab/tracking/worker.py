@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 WARM_UP_SECONDS = 0.03
@@ -249,7 +250,8 @@ def answer(worker: Worker | None, request: dict[str, Any]) -> tuple[Worker | Non
         worker = Worker(request["case"])
         import cab
 
-        versions = {"python": platform.python_version(), "torch": worker.torch.__version__}
+        # as environments name it: a wheel's __version__ may add the build, as +cu130
+        versions = {"python": platform.python_version(), "torch": version("torch")}
         return worker, {"cab": os.path.dirname(cab.__file__), "versions": versions}
     assert worker is not None
     if request["do"] == "check":

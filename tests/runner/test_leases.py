@@ -52,11 +52,57 @@ def test_only_the_observers_own_clock_counts(tmp_path: Path) -> None:
         assert claimed and 30 <= now[0] - 1e9 <= 31
 
 
-def test_a_lease_taken_meanwhile_is_not_removed_for_the_dead_one(tmp_path: Path) -> None:
+def test_time_in_which_the_observer_stood_still_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now, reads = tmp_path / "case.lock", [0.0], [0]
+    path.write_text("living 000000000007")
+
+    def content(each: Path) -> str | None:
+        reads[0] += 1
+        now[0] += 60.0 if reads[0] == 3 else 0.0  # the server was away
+        if reads[0] == 5:
+            path.write_text("living 000000000008")  # and so was the owner's renewal
+        return each.read_text() if each.exists() else None
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(leases, "_content", content)
+    with leases.lease(path, 2.0, 30.0, lambda: now[0], sleep) as held:
+        assert held is None
+    assert path.read_text() == "living 000000000008"
+
+
+def test_an_owner_that_lost_its_lease_knows(tmp_path: Path) -> None:
+    path = tmp_path / "case.lock"
+    with leases.lease(path) as held:
+        assert held is not None and held()
+        path.write_text("another 000000000000")
+        assert not held()
+    assert path.read_text() == "another 000000000000"
+
+
+def test_a_disk_without_hard_links_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(UsageError, match="no hard links"), leases.lease(tmp_path / "case.lock"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lease_taken_meanwhile_is_not_removed_for_the_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "case.lock"
     path.write_text("living 000000000000")
     leases._remove(path, "dead 000000000007")
     assert path.read_text() == "living 000000000000"
+    # taken between the look at it and the rename
+    read, dead = leases._content, ["dead 000000000007"]
+    monkeypatch.setattr(leases, "_content", lambda each: dead.pop() if dead else read(each))
+    leases._remove(path, "dead 000000000007")
+    assert path.read_text() == "living 000000000000" and list(tmp_path.iterdir()) == [path]
 
 
 def _count(folder: Path) -> None:

@@ -312,7 +312,7 @@ def test_a_case_that_another_run_has_claimed_is_waited_for(server: ForkClient, l
     (measurement,) = plan([*FAST, *overrides]).measurements
     lock = elsewhere / "results" / "locks" / f"{measurement.file}.lock"
     hold = "import sys, time; from pathlib import Path; from cab.runner.locks import claim\n"
-    hold += "with claim(Path(sys.argv[1])) as claimed: print(claimed, flush=True); time.sleep(2)"
+    hold += "with claim(Path(sys.argv[1])) as held: print(held is not None, flush=True); time.sleep(2)"
     with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "True\n"
         start = time.monotonic()
@@ -333,24 +333,47 @@ def test_work_that_another_run_gives_up_is_done_though_its_round_is_over(
     real_claim = locks.claim
 
     @contextmanager
-    def claim(path: Path) -> Iterator[bool]:
+    def claim(path: Path, waiting: Any) -> Iterator[Any]:
         free = memory.file not in path.name or bool(claimed_by_another)
         if not free:
             claimed_by_another.append(path)
-        with real_claim(path):
-            yield free
+        with real_claim(path) as held:
+            yield held if free else None
 
-    def run_child(group: list[Any]) -> None:
+    def run_child(group: list[Any], held: Any) -> bool:
         for each in group:
             measured.append(each.meter)
             entry = supervisor._entry(each) or new_entry(each, "r", "c")
             samples = Samples({name: {"samples": [1.0]} for name in each.metrics})
             supervisor.store.write(with_outcome(entry, each, Outcome("ok", answer=samples), {}))
+        return True
 
     monkeypatch.setattr(locks, "claim", claim)
     monkeypatch.setattr(supervisor, "_run_child", run_child)
     supervisor.carry_out(measurements)
     assert claimed_by_another and measured.count("latency") == 5 and measured.count("memory") == 1
+
+
+@pytest.mark.usefixtures("lawful")
+def test_an_answer_after_the_claim_was_lost_is_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[memory]"]).measurements
+    notes = Notes()
+    supervisor = Supervisor(Store(tmp_path).open_for_writing(), None, Options(tmp_path), notes)  # type: ignore[arg-type]
+    samples = Samples({name: {"samples": [2.0]} for name in measurement.metrics})
+
+    def finished_by_another(each: Any) -> Any:
+        entry = new_entry(measurement, "another", "c")
+        theirs = Samples({name: {"samples": [1.0]} for name in measurement.metrics})
+        supervisor.store.write(with_outcome(entry, measurement, Outcome("ok", answer=theirs), {}))
+        return {"memory": Outcome("ok", answer=samples)}
+
+    monkeypatch.setattr(supervisor, "_outcomes", finished_by_another)
+    assert not supervisor._run_child([measurement], lambda: True)
+    entry = supervisor.store.read(measurement.file)
+    assert entry is not None and entry.run_id == "another" and len(entry.processes) == 1
+    assert not supervisor._run_child([measurement], lambda: False)
+    entry = supervisor.store.read(measurement.file)
+    assert entry is not None and entry.run_id == "another"
 
 
 @pytest.mark.usefixtures("lawful")

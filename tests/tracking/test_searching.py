@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from math import log
 from pathlib import Path
@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from cab.errors import UsageError
-from cab.tracking.bisect import Culprits
+from cab.tracking import searching
+from cab.tracking.bisect import Culprits, step_verdict
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.searching import search_and_print
 from cab.tracking.sides import SOURCES, NoData, Side
-from cab.tracking.verdicts import Minimum
+from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum
 from cab.tracking.worker import REFERENCE_KERNEL
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,22 @@ def test_the_culprit_is_named_by_time_or_by_a_count(checkout: Path, word: str) -
         assert "operations 30 -> 31" in text and len(pairs) <= 5
     else:
         assert len(pairs) > 5
+
+
+def test_a_step_that_does_not_decide_adds_its_pairs_to_the_earlier_ones(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def undecided_at_first(log_ratios: Sequence[float], bad_change: float) -> str:
+        counts.append(len(log_ratios))
+        return step_verdict(log_ratios, bad_change) if len(log_ratios) > CONFIRM_PAIRS else "unstable"
+
+    monkeypatch.setattr(searching, "step_verdict", undecided_at_first)
+    names = committed(checkout, {**SIMULATED, "culprit": appended("cab/speed", "slow"), "last": appended(README, "b")})
+    found, _ = search(checkout, names["first"], names["last"], measure=simulated)
+    assert found.commits == (names["culprit"],)
+    assert counts and counts == [CONFIRM_PAIRS, 2 * CONFIRM_PAIRS] * (len(counts) // 2)
 
 
 def test_a_commit_without_data_that_hides_the_culprit_gives_a_range(checkout: Path) -> None:
