@@ -6,7 +6,9 @@ is taken off first, which changes no softmax (`smooth=k`). With `smooth=qk` (Sag
 their block, too, and its product with the keys is added unrounded. The unnormalised weights, at most 1 a row, and v,
 with a scale for each channel, are rounded to FP8 (E4M3).
 
-The rounding is simulated in floating point: it shows the error, and saves no time. Gradients pass it unchanged.
+The rounding is simulated in floating point: it shows the error, and saves no time. It is simulated in float64 where the
+device has it: among many entries some lie so near the middle of two numbers that the last bit of float32, which differs
+with the order of a sum, decides, and an output then moves by a thousandth. Gradients pass rounding unchanged.
 
 - NS and NC are the papers'.
 - A scale or mean of several queries depends on later ones, so in CS and CC each query has a scale of its own.
@@ -24,7 +26,7 @@ from torch import Tensor
 from cab import Unsupported
 from cab.ops.means import masked_mean
 from cab.ops.pairwise import Pairwise
-from cab.ops.precision import full_precision, widened
+from cab.ops.precision import full_precision
 from cab.ops.ragged import zero_masked
 from cab.ops.rounding import rounded
 from cab.ops.softmax import masked_softmax, repeat_heads
@@ -76,7 +78,7 @@ class Sage(Pairwise):
     def read(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Any, query_mask: Any, **_: Any) -> Tensor:
         """Round, and attend."""
         dtype, real = v.dtype, None if seen is None or self.past_only else seen[:, 0, 0]
-        q, k, v = zero_masked(widened(q), query_mask), zero_masked(widened(k), real), zero_masked(widened(v), real)
+        q, k, v = zero_masked(_wide(q), query_mask), zero_masked(_wide(k), real), zero_masked(_wide(v), real)
         q, k, v = q * self.slot.dim**-0.5, repeat_heads(k, self.slot.heads), repeat_heads(v, self.slot.heads)
         unrounded: Any = 0.0
         with full_precision(q.device.type):
@@ -94,7 +96,8 @@ class Sage(Pairwise):
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Take the means off, and round block by block (`cab.ops.rounding`)."""
-        q, m = q / self.slot.dim**0.5, k.shape[2]
+        dtype, m = v.dtype, k.shape[2]
+        q, k, v = _wide(q) / self.slot.dim**0.5, _wide(k), _wide(v)
         k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
         mean_q, mean_k = torch.zeros_like(q), torch.zeros_like(k)
         if self.smooth != "none":
@@ -114,7 +117,7 @@ class Sage(Pairwise):
         if self.past_only:
             scores = scores.masked_fill(torch.ones_like(scores[0, 0]).triu(1).bool(), -torch.inf)
         weights = by_blocks(scores.softmax(-1), self.pv)
-        return weights @ (by_blocks(v, self.pv) if self.past_only else by_blocks(v.mT, self.pv).mT)
+        return (weights @ (by_blocks(v, self.pv) if self.past_only else by_blocks(v.mT, self.pv).mT)).to(dtype)
 
     def own_flops(self, n: int, m: int) -> float:
         """Count what the means add to the scores."""
@@ -136,3 +139,8 @@ class Sage(Pairwise):
             return [0]
         doubling = [2**i for i in range((self.key_block - 1).bit_length())]
         return [0, *(start for start in (*doubling, *range(self.key_block, m, self.key_block)) if start < m)]
+
+
+def _wide(t: Tensor) -> Tensor:
+    """Return t in float64, or in float32 where the device has no more."""
+    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
