@@ -1,6 +1,5 @@
 """A case's model with the weights of its training, which meters that `train` measure in place of a workload."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from cab.attention.build import LayerBuilder
 from cab.contracts.case import Case
 from cab.contracts.mechanism import Mechanism
 from cab.contracts.recipe import Recipe
-from cab.contracts.task import Batch, Task
+from cab.contracts.task import Task
 from cab.errors import Unsupported
 from cab.plugins import registry
 from cab.training import evaluate, load_trained
@@ -56,20 +55,11 @@ class TrainedModel:
         """Return the test examples of a task (the model's, by default): as many as `quality` scores."""
         return Subset((task or self.task).split("test", self.case.seed), self.recipe.scored["test"])
 
-    def scores(
-        self,
-        task: Task | None = None,
-        model: nn.Module | None = None,
-        change: Callable[[Batch], Batch] | None = None,
-    ) -> dict[str, list[Any]]:
-        """Score a model on a task's test examples, by default its own, as `quality` does.
-
-        `change` is applied to every batch before the model sees it. Returns metric -> a score an example.
-        """
+    def scores(self, task: Task | None = None, model: nn.Module | None = None) -> dict[str, list[Any]]:
+        """Score a model on a task's test examples, by default its own, as `quality` does: metric -> one an example."""
         task, model = task or self.task, model or self.model
-        scored = task if change is None else _Changed(task, change)
         values = evaluate(
-            scored,  # type: ignore[arg-type]
+            task,
             model,
             self.test_split(task),
             batch=self.case.batch,
@@ -115,19 +105,6 @@ class TrainedModel:
                 )
         model.load_state_dict(self.weights)
         return model.to(self.device).eval()
-
-
-class _Changed:
-    """A task whose `score` sees changed batches."""
-
-    def __init__(self, task: Task, change: Callable[[Batch], Batch]) -> None:
-        self._task, self._change = task, change
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
-
-    def score(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return self._task.score(model, self._change(batch))
 
 
 def load(case: Case, data: Path) -> TrainedModel:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
+from torch import library
 
 _libraries: list[Any] = []  # definitions live as long as their library
 
@@ -22,10 +22,10 @@ def _declare_operators_of_torchvision() -> None:
     try:
         importlib.import_module("torchvision")
     except RuntimeError:  # declare the operators that it looks up
-        library = torch.library.Library("torchvision", "DEF")
+        definitions = library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
-        _libraries.append(library)
+            definitions.define(f"{operator}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(definitions)
 
 
 _declare_operators_of_torchvision()
