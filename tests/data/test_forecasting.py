@@ -33,6 +33,10 @@ def test_a_released_file_gives_times_and_variables(tmp_path: Path) -> None:
         ("3,4", "3,four", "cannot be read"),
         ("2016-07-01 01", "yesterday", "cannot be read"),
         ("5,6.5", "5", "cannot be read"),
+        ("3,4", "3,", "cannot be read"),
+        ("3,4", "3,nan", "has a gap: a value at 2016-07-01 01:00:00 is no finite number"),
+        (TEXT, "date,a,b\n", "is no series: it has 2 variables and 0 rows. Restore the file"),
+        (TEXT, "<html>\nnot found\n", "is no series: it has 0 variables and 1 rows"),
     ],
 )
 def test_a_file_with_a_gap_or_without_a_number_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -40,6 +44,14 @@ def test_a_file_with_a_gap_or_without_a_number_is_refused(tmp_path: Path, old: s
     file.write_text(TEXT.replace(old, new))
     with pytest.raises(UsageError, match=message):
         read_csv(file, 60)
+
+
+def test_a_file_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:
+    for file in (tmp_path / "packed.csv", tmp_path):
+        if file != tmp_path:
+            file.write_bytes(b"\x1f\x8b\x08\xff\xfe")
+        with pytest.raises(UsageError, match="cannot be read"):
+            read_csv(file, 60)
 
 
 def test_borders_are_informers() -> None:

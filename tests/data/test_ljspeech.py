@@ -109,6 +109,22 @@ def test_audio_of_another_form_is_refused(folder: Path, options: dict[str, int],
         ljspeech.read_audio(file)
 
 
+@pytest.mark.parametrize("size", [44 + 30_001, 44 + 30_000])
+def test_half_a_recording_is_refused(folder: Path, size: int) -> None:
+    file = folder / ljspeech.TREE / "wavs" / f"{NAMES[0]}.wav"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UsageError, match="is cut off: it has 15,000 of 22,050 samples. Restore the file"):
+        ljspeech.read_audio(file)
+
+
+def test_half_an_alignment_is_refused(folder: Path) -> None:
+    file = folder / ljspeech.ALIGNMENTS / f"{NAMES[0]}.TextGrid"
+    text = file.read_text()
+    file.write_text(text[: text.index("        intervals [3]", text.index("phones"))])
+    with pytest.raises(UsageError, match="is cut off: it has 2 intervals of 3. Restore the file"):
+        ljspeech.read_alignment(file)
+
+
 def test_an_alignment_without_phones_or_with_others_is_refused(folder: Path) -> None:
     file = folder / ljspeech.ALIGNMENTS / f"{NAMES[0]}.TextGrid"
     file.write_text(GRID.format(last="Ü"))

@@ -53,7 +53,7 @@ def batch(task: Any, split: str = "test", count: int = 6) -> Any:
 # Series.
 
 
-def test_released_series_are_comparable_where_they_are_whole_and_traffic_never_is(folder: Path) -> None:
+def test_released_series_are_comparable_and_half_of_one_is_refused_and_traffic_never_is(folder: Path) -> None:
     _, traffic = task_and_source(folder)
     assert traffic.name == "hourly traffic" and not traffic.comparable
     assert traffic.counts == {"train": 600 - 30 - 7, "validation": 200 - 7, "test": 200 - 7}
@@ -63,8 +63,8 @@ def test_released_series_are_comparable_where_they_are_whole_and_traffic_never_i
     assert not task_and_source(folder, series="ECL", calendar=False)[1].comparable
     text = (folder / "ECL.csv").read_text().splitlines()
     (folder / "ECL.csv").write_text("\n".join(text[:-100]) + "\n")
-    _, shorter = task_and_source(folder, series="ECL")
-    assert not shorter.comparable and "900 rows of 1,000 as released" in shorter.note
+    with pytest.raises(UsageError, match=r"ECL.csv has 900 rows, and the release 1,000. Complete it, or move it away"):
+        task_and_source(folder, series="ECL")
 
 
 def test_one_series_never_stands_in_for_another(tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_one_series_never_stands_in_for_another(tmp_path: Path) -> None:
     assert isinstance(weather, Missing) and "github.com/zhouhaoyi/Informer2020" in weather.run
 
 
-def test_a_series_that_is_too_short_is_refused(folder: Path) -> None:
+def test_a_series_that_is_too_short_for_the_lengths_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="validation is shorter than 30 [+] 300 rows; give a smaller seq_len"):
         CabLSTF(seq_len=300, source_len=30).source(folder)
     (folder / "ETT-small").mkdir()
     (folder / "ETT-small" / "ETTh1.csv").write_text((folder / "ECL.csv").read_text().replace("a,b,c", "a,OT,c"))
-    with pytest.raises(UsageError, match="ETTh1 has 1,000 rows, and its splits need 14,400: complete it"):
+    with pytest.raises(UsageError, match="ETTh1.csv has 1,000 rows, and the release 17,420. Complete it"):
         CabLSTF(seq_len=8, series="ETTh1").source(folder)
 
 
