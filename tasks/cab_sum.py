@@ -58,6 +58,11 @@ class CabSum(RealDataTask):
     }
     data = ("docstring-arguments", "multi-news")
     paper = "arXiv 2210.07661"
+    departures = (
+        "byte pairs of this corpus",
+        ("rotary positions", {"positions": "rotary"}),
+        ("pre-norm", {"norm": "pre"}),
+    )
 
     def __init__(
         self,
@@ -111,7 +116,8 @@ class CabSum(RealDataTask):
             if examples is None:
                 return Missing(multi_news.BRING)
             left_out = sum(multi_news.EXAMPLES.values()) - sum(map(len, examples.values()))
-            note = f"as released; {left_out:,} examples without articles or summary are left out"
+            note = f"as released; {left_out:,} examples without articles or summary are left out; "
+            note += "for non-commercial research and education"
             return self._use(examples, "Multi-News", True, note)
         tree = folder / docstrings.FOLDER
         if not tree.exists():

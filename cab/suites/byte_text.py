@@ -39,7 +39,8 @@ class ByteText(RealDataTask):
         """Use PG-19 in `folder`; without it, the reviews of the installed package."""
         books = pg19.read_tree(folder)
         if books is not None:
-            return self._use(books, "PG-19", "as released; windows of bytes within a book, CAB's tokens are BPE")
+            note = "as released; Apache 2.0; windows of bytes within a book, CAB's tokens are BPE"
+            return self._use(books, "PG-19", note)
         file = imdb.package_file()
         if file is None:
             return Missing(f"pip install {imdb.PACKAGE}=={imdb.VERSION}, or {pg19.BRING}")
@@ -47,7 +48,7 @@ class ByteText(RealDataTask):
         for text, _ in imdb.read_package(file):
             texts[split_of(text, SHARES)].append(text)
         joined = {name: [b"\n".join(parts)] for name, parts in texts.items()}
-        note = f"IMDB's reviews, split by review; in place of PG-19: {pg19.BRING}"
+        note = f"IMDB's reviews, from a package with the MIT licence, split by review; in place of PG-19: {pg19.BRING}"
         return self._use(joined, f"{imdb.PACKAGE} {imdb.VERSION}", note)
 
     def _use(self, documents: Any, name: str, note: str) -> Source:
