@@ -1,6 +1,6 @@
-"""Agreement of an untrained mechanism with softmax on the same q, k and v: of the outputs, and of what it selects."""
+"""Agreement with softmax on the same q, k and v, random or of a trained model: of the outputs, and of the selection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_WEIGHTS = 1 << 26  # of one sample, all heads: half a GiB in float64, of which some copies are held at once
+TRAINED = "trained model, first layer, one test example"
+SELECTION = ("recall_at_budget", "mass_at_budget")
 _NOTHING = 1e-12  # relative to the largest weight of a query: smaller ones are rounding
 
 
@@ -25,79 +27,120 @@ class Agreement(Meter):
     }
     method = (
         "untrained mechanism against softmax in float64 on the same random q, k, v, whose logits have standard "
-        "deviation 1/2, 1 and 2; cosine, sum |a - b| / sum |b| and root mean square error over all values of the "
+        "deviation 1/2, 1 and 2, and with pass=train the trained model's first attention layer on the first test "
+        "example, both in float64; cosine, sum |a - b| / sum |b| and root mean square error over all values of the "
         "output; recall: share of softmax's b heaviest keys among the b that a query selects, mass: softmax's weight "
         "on those b, over the queries that do not see every key; the mean of the three spreads"
     )
     version = 1
+    trains = True
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
-        """Only the mechanism alone, in one forward pass, has the same q, k and v as softmax."""
-        return self.metrics if case.level == "attend" and case.pass_ == "forward" else {}
+        """The mechanism alone in one forward pass has the same q, k and v as softmax, and a layer that is trained."""
+        alone = case.level == "attend" and case.pass_ == "forward"
+        return self.metrics if alone or "training" in case.settings else {}
 
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Compare at each spread; one sample a spread.
+        """Compare at each spread, one sample a spread; or on what the trained layer reads, one sample.
 
         `Unsupported` where q, k and v are not all read, `Wrong` where the output is not finite.
         """
         import torch
 
-        from cab.attention.attention_map import MAX_TOKENS, weights_of_values
         from cab.attention.random_inputs import RandomInputs
-        from cab.attention.spread_inputs import SPREADS, softmax_weights, spread_arguments, visible_keys
-        from cab.errors import Unsupported, Wrong
+        from cab.attention.spread_inputs import SPREADS, spread_arguments
 
-        if case.heads * case.n * case.m > MAX_WEIGHTS:
-            raise Unsupported(
-                f"{case.heads} heads, {case.n} queries and {case.m} keys: softmax's weights are held in float64, "
-                f"at most {MAX_WEIGHTS:,} of them"
-            )
+        if "training" in case.settings:
+            return _of_trained(*workload.first_attention())
+        _check_size(case.heads, case.n, case.m)
         mechanism = workload.mechanism
         inputs = RandomInputs(case.seed, workload.dtype, workload.device, case.settings.get("padding", 0.0))
-        distances: dict[str, list[float]] = {}
-        with torch.no_grad():
-            for spread in SPREADS:
-                arguments = spread_arguments(mechanism, inputs, case.batch, case.n, case.m, spread)
-                ours, softmax = _real_rows(mechanism, arguments)
-                if not ours.isfinite().all():
-                    raise Wrong("the output is not finite")
-                for name, value in output_distances(ours, softmax).items():
-                    distances.setdefault(f"softmax_{name}", []).append(value)
-        results: dict[str, dict[str, Any]] = {
-            name: {"samples": values, "spreads": list(SPREADS)} for name, values in distances.items()
-        }
-        selectors = ("recall_at_budget", "mass_at_budget")
-        if max(case.n, case.m) > MAX_TOKENS:
-            refusal = f"the map of more than {MAX_TOKENS} queries or keys is not computed"
-            return results | {name: {"status": "unsupported", "reason": refusal} for name in selectors}
+        distances = [
+            _distances(mechanism, spread_arguments(mechanism, inputs, case.batch, case.n, case.m, spread))
+            for spread in SPREADS
+        ]
         # the map is made of one sample in float64, so that zero weights can be told from small ones
         settings = {key: value for key, value in case.settings.items() if key != "padding"}
         exact = workload.twin(dtype="float64", device="cpu", backend="eager", batch=1, settings=settings).mechanism
         exact.eval()
         inputs = RandomInputs(case.seed, torch.float64, torch.device("cpu"))
-        shares: list[tuple[float, float]] = []
-        for spread in SPREADS:
-            arguments = spread_arguments(exact, inputs, 1, case.n, case.m, spread)
-            weights = weights_of_values(exact, arguments)
-            if weights is None:
-                refusal = "the output is not a weighted sum of the values, so that no key has a weight"
-                return results | {name: {"status": "unsupported", "reason": refusal} for name in selectors}
-            softmax = softmax_weights(exact, arguments)[0]
-            share = selected(weights, softmax, visible_keys(exact, arguments)[0].expand_as(softmax))
-            if share is None:
-                refusal = "every query sees every key that softmax sees: nothing is selected"
-                return results | {name: {"status": "unsupported", "reason": refusal} for name in selectors}
-            shares.append(share)
-        for name, values in zip(selectors, zip(*shares, strict=True), strict=True):
-            results[name] = {"samples": list(values), "spreads": list(SPREADS)}
-        return results
+        each = (spread_arguments(exact, inputs, 1, case.n, case.m, spread) for spread in SPREADS)
+        return _results(distances, exact, each, {"spreads": list(SPREADS)})
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Return the mean of the spreads; the samples in the store are one for each."""
+        """Return the mean of the spreads, of which each is a sample; or what was found of a trained model."""
         samples = [float(s) for process in processes for s in process["samples"]]
         spreads = ", ".join(f"{spread:g}" for spread in processes[0].get("spreads", ()))
-        remark = f"mean over logits of standard deviation {spreads}" if spreads else ""
+        remark = f"mean over logits of standard deviation {spreads}" if spreads else processes[0].get("of", "")
         return Reading(fmean(samples), count=len(samples), processes=len(processes), stop_reason=remark)
+
+
+def _of_trained(mechanism: Any, arguments: "dict[str, Tensor]") -> dict[str, dict[str, Any]]:
+    from cab.errors import Unsupported
+
+    if not all(name in mechanism.reads for name in "qkv"):
+        reads = ", ".join(mechanism.reads) or "none of them"
+        raise Unsupported(f"softmax on the same weights needs q, k and v, and this mechanism reads {reads}")
+    _check_size(mechanism.slot.heads, arguments["q"].shape[2], arguments["k"].shape[2])
+    return _results([_distances(mechanism, arguments)], mechanism, [arguments], {"of": TRAINED})
+
+
+def _check_size(heads: int, n: int, m: int) -> None:
+    from cab.errors import Unsupported
+
+    if heads * n * m > MAX_WEIGHTS:
+        raise Unsupported(
+            f"{heads} heads, {n} queries and {m} keys: softmax's weights are held in float64, "
+            f"at most {MAX_WEIGHTS:,} of them"
+        )
+
+
+def _results(
+    distances: Sequence[dict[str, float]], exact: Any, each: "Iterable[dict[str, Tensor]]", about: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Put distances together with what the mechanism `exact` selects for each set of arguments, where it selects."""
+    from cab.errors import Unsupported
+
+    results: dict[str, dict[str, Any]] = {
+        f"softmax_{name}": {"samples": [sample[name] for sample in distances], **about} for name in distances[0]
+    }
+    try:
+        shares = [_selection(exact, arguments) for arguments in each]
+    except Unsupported as refusal:
+        return results | {name: {"status": "unsupported", "reason": str(refusal)} for name in SELECTION}
+    selection = zip(SELECTION, zip(*shares, strict=True), strict=True)
+    return results | {name: {"samples": list(values), **about} for name, values in selection}
+
+
+def _distances(mechanism: Any, arguments: "dict[str, Tensor]") -> dict[str, float]:
+    """Return the distances of a mechanism's output from softmax's; `Wrong` where it is not finite."""
+    import torch
+
+    from cab.errors import Wrong
+
+    with torch.no_grad():
+        ours, softmax = _real_rows(mechanism, arguments)
+    if not ours.isfinite().all():
+        raise Wrong("the output is not finite")
+    return output_distances(ours, softmax)
+
+
+def _selection(mechanism: Any, arguments: "dict[str, Tensor]") -> tuple[float, float]:
+    """Return recall and mass of one sample; `Unsupported` where no keys are selected, or too many weights there."""
+    from cab.attention.attention_map import MAX_TOKENS, weights_of_values
+    from cab.attention.spread_inputs import softmax_weights, visible_keys
+    from cab.errors import Unsupported
+
+    if max(arguments["q"].shape[2], arguments["k"].shape[2]) > MAX_TOKENS:
+        raise Unsupported(f"the map of more than {MAX_TOKENS} queries or keys is not computed")
+    weights = weights_of_values(mechanism, arguments)
+    if weights is None:
+        raise Unsupported("the output is not a weighted sum of the values, so that no key has a weight")
+    softmax = softmax_weights(mechanism, arguments)[0]
+    shares = selected(weights, softmax, visible_keys(mechanism, arguments)[0].expand_as(softmax))
+    if shares is None:
+        raise Unsupported("every query sees every key that softmax sees: nothing is selected")
+    return shares
 
 
 def output_distances(ours: "Tensor", softmax: "Tensor") -> dict[str, float]:

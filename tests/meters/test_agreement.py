@@ -1,6 +1,8 @@
 """Agreement with softmax: softmax agrees with itself, known maps give known recalls, and what has none is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from cab.mechanisms.softmax import Softmax
 from cab.attention.build import build_mechanism
 from cab.attention.random_inputs import RandomInputs
 from cab.attention.spread_inputs import SPREADS, softmax_weights, spread_arguments
+from cab.contracts.case import Case
 from cab.contracts.pattern import Pattern
 from cab.contracts.slot import Slot
 from cab.errors import Unsupported, Wrong
@@ -150,6 +153,35 @@ def test_beyond_the_longest_map_the_outputs_are_compared_still(make_workload: Ma
     results = Agreement().measure(workload, workload.case)
     assert all(0 < cosine < 1 for cosine in results["softmax_cosine"]["samples"])
     assert "more than 1024" in results["recall_at_budget"]["reason"]
+
+
+def trained(mechanism: Any, **changes: Any) -> Any:
+    """Return a stand-in for a trained model, whose first attention layer reads random q, k and v of 48 tokens."""
+    built = build_mechanism(mechanism, {}, Slot(Pattern.CS, heads=4, dim=16, max_len=48)).double().eval()
+    inputs = RandomInputs(0, torch.float64, torch.device("cpu"))
+    arguments = {**inputs.arguments(built, 1, 48, 48), **changes}
+    return SimpleNamespace(first_attention=lambda: (built, arguments))
+
+
+def test_of_a_trained_model_its_first_layer_is_compared(case: Case) -> None:
+    training = replace(case, level="model", pass_="train", settings={"training": {}})
+    assert Agreement().applies(training) == Agreement.metrics
+    same = Agreement().measure(trained(Softmax), training)
+    assert same["softmax_rmse"]["samples"][0] < 1e-12 and "nothing is selected" in same["recall_at_budget"]["reason"]
+    selecting = Agreement().measure(trained(Heaviest), training)
+    assert selecting["recall_at_budget"]["samples"] == pytest.approx([1.0])
+    assert 0.9 < selecting["softmax_cosine"]["samples"][0] < 1
+    reading = Agreement().reduce("softmax_cosine", [selecting["softmax_cosine"]])
+    assert reading.stop_reason == "trained model, first layer, one test example" and reading.count == 1
+    with pytest.raises(Unsupported, match="needs q, k and v"):
+        Agreement().measure(trained(Mean), training)
+
+
+def test_padding_of_a_trained_models_example_does_not_count(case: Case) -> None:
+    training = replace(case, level="model", pass_="train", settings={"training": {}})
+    mask = torch.arange(48)[None] < 40
+    results = Agreement().measure(trained(Softmax, key_mask=mask), training)
+    assert results["softmax_rmse"]["samples"][0] < 1e-12
 
 
 def test_it_is_of_the_mechanism_alone_in_one_forward_pass(make_workload: MakeWorkload) -> None:

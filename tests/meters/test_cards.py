@@ -19,6 +19,7 @@ from cab.meters.latency_ratio import LatencyRatio
 from cab.meters.memory import Memory
 from cab.meters.parameters import Parameters
 from cab.meters.quality import Quality
+from cab.meters.robustness import Robustness
 from cab.plugins import registry
 
 METERS: dict[str, type[Meter]] = {
@@ -31,6 +32,7 @@ METERS: dict[str, type[Meter]] = {
     "flops": Flops,
     "parameters": Parameters,
     "quality": Quality,
+    "robustness": Robustness,
     "energy": Energy,
     "instructions": Instructions,
     "frontier": Frontier,

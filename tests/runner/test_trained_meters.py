@@ -126,3 +126,12 @@ def test_the_map_of_a_trained_model_is_that_of_its_first_layer(run: Run) -> None
     assert {metric.status for metric in metrics.values()} == {"ok"}
     assert {metric.stop_reason for metric in metrics.values()} == {"trained model, first layer, one test example"}
     assert 10 / 24 < float(metrics["top_10_mass"].value or 0) <= 1
+
+
+def test_agreement_and_robustness_are_of_the_trained_model(run: Run, jobs: list[Job]) -> None:
+    metrics = run("quality,agreement,robustness")
+    assert [type(job) for job in jobs] == [TrainJob, MeasureJob]
+    assert metrics["softmax_rmse"].value < 1e-12 and metrics["recall_at_budget"].status == "unsupported"
+    assert metrics["clean_error"].value == 1 - metrics["accuracy"].value
+    errors = [float(metrics[f"corrupted_error_{severity}"].value) for severity in range(1, 6)]
+    assert metrics["corrupted_error"].value == pytest.approx(sum(errors) / 5)
