@@ -94,7 +94,7 @@ def report(
     ] = None,
     sort: Annotated[str, typer.Option(help="The metric to rank by.")] = "",
     columns: Annotated[
-        str, typer.Option(help="The metrics to show, as in latency,flops; with --value, the key of the columns.")
+        str, typer.Option(help="What to show, as in latency,longest_n=64MiB; with --value, the key of the columns.")
     ] = "",
     rows: Annotated[str, typer.Option(help="With --value: the key of the rows, as in pattern.")] = "",
     value: Annotated[str, typer.Option(help="A metric as a table of two keys: mechanism by n, unless told.")] = "",

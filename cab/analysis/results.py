@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cab.analysis.derived_columns import EfficiencyLengths
 from cab.analysis.efficiency_length import efficiency_lengths
 from cab.analysis.growth import growths
 from cab.analysis.leaderboard import Board
@@ -23,6 +24,7 @@ class Results:
     environments: "DataFrame"
     limits: tuple[Limit, ...] = ()  # lines that exceed one, or have no value for it, are left out
     sort: str = ""  # the metric that lines are ranked by; "": each board's headline
+    unfiltered: "DataFrame | None" = None  # the rows that `rows` were chosen from, where they are fewer
 
     @cached_property
     def boards(self) -> list[Board]:
@@ -35,6 +37,26 @@ class Results:
     def _narrowed(self, board: Board) -> Board:
         by = next((metric for metric in board.metrics if metric.name == self.sort), None)
         return reranked(board, within(board, self.limits), by)
+
+    @cached_property
+    def related_rows(self) -> "DataFrame":
+        """The rows of the tasks and patterns of `rows`, with every length, pass and mechanism that filters left out."""
+        if self.unfiltered is None:
+            return self.rows
+        rows = self.unfiltered
+        return rows[rows["task"].isin(self.rows["task"]) & rows["pattern"].isin(self.rows["pattern"])]
+
+    @cached_property
+    def related_boards(self) -> list[Board]:
+        """The boards of `related_rows`, without limits."""
+        if self.unfiltered is None and not self.limits and not self.sort:
+            return self.boards
+        return leaderboard(self.related_rows, self.environments)
+
+    @cached_property
+    def all_efficiency_lengths(self) -> EfficiencyLengths:
+        """From which length the lines of the boards beat softmax, found among all lengths of the related rows."""
+        return EfficiencyLengths(self.related_rows, machine_names(self.environments))
 
     @cached_property
     def efficiency_lengths(self) -> "DataFrame":

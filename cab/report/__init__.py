@@ -12,11 +12,13 @@ from cab.report.case_ids import short_ids
 from cab.report.command import command
 from cab.report.comparison import print_comparison
 from cab.report.comparison_pictures import compare
+from cab.report.derived_columns import derived_columns
 from cab.report.efficiency import print_efficiency
 from cab.report.evidence import Evidence
 from cab.report.export import write_csv, write_parquet
-from cab.report.formats import FORMATS, chosen_metrics, formatted
+from cab.report.formats import FORMATS, formatted
 from cab.report.html_page import write_page
+from cab.report.notes import BEYOND_LIMITS
 from cab.report.pick import pick_json, print_pick
 from cab.report.pictures import PICTURES, write_picture
 from cab.report.pivot import pivot, print_pivot, written_pivot
@@ -26,6 +28,7 @@ from cab.report.units import display_unit, format_number
 from cab.report.utilisation import print_utilisation
 
 __all__ = [
+    "BEYOND_LIMITS",
     "FILTERS",
     "FORMATS",
     "Difference",
@@ -33,9 +36,9 @@ __all__ = [
     "Pair",
     "PICTURES",
     "Results",
-    "chosen_metrics",
     "command",
     "compare",
+    "derived_columns",
     "difference",
     "display_unit",
     "filters_of",

@@ -5,7 +5,7 @@ Markdown, LaTeX and HTML hold numbers as people read them, the others full preci
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from cab.analysis.questions import QUESTION
 from cab.errors import UsageError, unknown
 from cab.report import notes
 from cab.report.badge import badge
+from cab.report.derived_columns import DerivedColumn, line_cells
 from cab.report.repeating import line_command
 from cab.report.units import DisplayUnit, display_unit
 
@@ -25,23 +26,28 @@ FORMATS = ("table", "md", "tex", "csv", "html", "parquet", "json", "badge")
 _MARKDOWN = re.compile(r"[\\|<>*_`\[\]]")
 _TEX = {
     "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}", "±": "$\\pm$", "≈": "$\\approx$", "–": "--",
-    "×": "$\\times$",
-    "≤": "$\\le$", "⌊": "$\\lfloor$", "†": "$\\dagger$", "←": "$\\leftarrow$", "…": "\\dots{}",
+    "×": "$\\times$", "<": "$<$", ">": "$>$", "|": "$|$", "≤": "$\\le$", "≥": "$\\ge$", "≠": "$\\ne$",
+    "⌊": "$\\lfloor$", "†": "$\\dagger$", "←": "$\\leftarrow$", "…": "\\dots{}",
     **{character: f"\\{character}" for character in "{}$&#%_"},
 }  # fmt: skip
 
 
-def formatted(boards: Sequence[Board], name: str, columns: Sequence[str] = ()) -> bytes:
-    """Return the boards in one of FORMATS but `table`; `columns` names the metrics, in their order."""
+Column = Metric | DerivedColumn
+
+
+def formatted(
+    boards: Sequence[Board], name: str, columns: Sequence[str] = (), derived: Mapping[str, DerivedColumn] | None = None
+) -> bytes:
+    """Return the boards in one of FORMATS but `table`; `columns` names metrics and derived columns, in their order."""
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)
     if not boards:
         raise UsageError(notes.EMPTY)
     if name == "badge":
         return badge(max(boards, key=lambda board: (int(board.question["n"]), len(board.lines)))).encode()
-    metrics = chosen_metrics(boards, columns)
+    shown = chosen_columns(boards, columns, derived or {})
     if name in ("csv", "json", "parquet"):
-        frame = _frame(boards, metrics)
+        frame = _frame(boards, shown)
         if name == "csv":
             return frame.to_csv(index=False).encode()
         if name == "json":
@@ -49,7 +55,7 @@ def formatted(boards: Sequence[Board], name: str, columns: Sequence[str] = ()) -
         buffer = BytesIO()
         frame.to_parquet(buffer, index=False)
         return buffer.getvalue()
-    return write_table(name, *_texts(boards, metrics)).encode()
+    return write_table(name, *_texts(boards, shown)).encode()
 
 
 def write_table(form: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -58,14 +64,21 @@ def write_table(form: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) 
     return writers[form](heads, rows)
 
 
-def chosen_metrics(boards: Sequence[Board], columns: Sequence[str]) -> list[Metric]:
-    """Return the named metrics; without names the headlines, the scores and the first metric of each unit of cost."""
+def chosen_columns(
+    boards: Sequence[Board], columns: Sequence[str], derived: Mapping[str, DerivedColumn]
+) -> list[Column]:
+    """Return the named columns; without names the headlines, the scores and the first metric of each unit of cost.
+
+    `UsageError` for a name that is neither a metric of the boards nor a derived column.
+    """
     metrics = {metric.name: metric for metric in metrics_of(boards)}
-    for column in columns:
-        if column not in metrics:
-            raise unknown("column", column, metrics)
-    if columns:
-        return [metrics[column] for column in columns]
+    accepted: dict[str, Column] = {**derived, **metrics}
+    names = [column.partition("=")[0] for column in columns]
+    for name in names:
+        if name not in accepted:
+            raise unknown("column", name, accepted)
+    if names:
+        return [accepted[name] for name in names]
     first_of_unit = {metric.unit: metric.name for metric in reversed(metrics.values()) if metric.unit in COST_UNITS}
     headlines = {board.headline.name for board in boards}
     return [
@@ -80,12 +93,13 @@ def _question_columns(boards: Sequence[Board]) -> list[str]:
     return [name for name in QUESTION if len({str(board.question[name]) for board in boards}) > 1]
 
 
-def _frame(boards: Sequence[Board], metrics: Sequence[Metric]) -> "DataFrame":
+def _frame(boards: Sequence[Board], columns: Sequence[Column]) -> "DataFrame":
     import pandas as pd
 
     rows = []
     for board in boards:
-        for line in board.lines:
+        derived = [(column.name, line_cells(column, board, board.lines)) for column in _derived(columns)]
+        for i, line in enumerate(board.lines):
             row = {name: board.question[name] for name in QUESTION} | {"machine": board.machine}
             row |= {
                 "rank": line.rank,
@@ -94,36 +108,55 @@ def _frame(boards: Sequence[Board], metrics: Sequence[Metric]) -> "DataFrame":
             }
             row |= {"mechanism": line.mechanism, "params": json.dumps(line.params), "backend": line.backend}
             row |= {"grade": line.grade, "kind": line.kind}
-            for metric in metrics:
+            for metric in _metrics(columns):
                 cell = line.cells.get(metric.name)
                 row |= {metric.name: cell.value if cell else None, f"{metric.name}_low": cell.low if cell else None}
                 row |= {
                     f"{metric.name}_high": cell.high if cell else None,
                     f"{metric.name}_status": cell.status if cell else "",
                 }
+            for name, cells in derived:
+                row |= {name: cells[i].value, f"{name}_text": cells[i].text}
             row |= {"case_ids": ",".join(line.case_ids), "command": line_command(line, board)}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _texts(boards: Sequence[Board], metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
+def _metrics(columns: Sequence[Column]) -> list[Metric]:
+    return [column for column in columns if isinstance(column, Metric)]
+
+
+def _derived(columns: Sequence[Column]) -> list[DerivedColumn]:
+    return [column for column in columns if isinstance(column, DerivedColumn)]
+
+
+def _texts(boards: Sequence[Board], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
     names = _question_columns(boards)
     units = {
         metric.name: display_unit(
             metric.unit,
             [line.cells[metric.name].value for board in boards for line in board.lines if metric.name in line.cells],
         )
-        for metric in metrics
+        for metric in _metrics(columns)
     }
-    heads = [*names, "rank", "mechanism", *(units[metric.name].header(metric.name) for metric in metrics)]
+    heads = [
+        units[column.name].header(column.name) if isinstance(column, Metric) else _one_line(column.head)
+        for column in columns
+    ]
     rows = []
     for board in boards:
-        for line in board.lines:
+        texts = [
+            [_text(line, column, units[column.name], board) for line in board.lines]
+            if isinstance(column, Metric)
+            else [cell.text for cell in line_cells(column, board, board.lines)]
+            for column in columns
+        ]
+        for i, line in enumerate(board.lines):
             note = line.kind if line.kind != "ranked" else line.grade if line.grade != "native" else ""
             label = f"{line.label} ({note})" if note else line.label
-            cells = [_text(line, metric, units[metric.name], board) for metric in metrics]
-            rows.append([*(str(board.question[name]) for name in names), notes.ranks(line), label, *cells])
-    return heads, rows
+            values = [of_column[i] for of_column in texts]
+            rows.append([*(str(board.question[name]) for name in names), notes.ranks(line), label, *values])
+    return [*names, "rank", "mechanism", *heads], rows
 
 
 def _text(line: Line, metric: Metric, unit: DisplayUnit, board: Board) -> str:

@@ -12,6 +12,7 @@ const SHOW = ["native", "extension", "leaky", "controls"];
 const HIDDEN_BY_DEFAULT = ["leaky"];
 const NAMES = { length: "n", data_source: "data", task_version: "task version" };
 const PATTERN_TITLES = { NS: "noncausal self", CS: "causal self", NC: "noncausal cross", CC: "causal cross" };
+const DERIVED = ["rank_by_flops", "longest_n", "state", "score_at_equal_state", "efficiency_length"];
 const FAILED = ["wrong", "error", "timeout", "oom"];
 
 // ---- elements -------------------------------------------------------------------------------------------------------
@@ -414,20 +415,27 @@ function columnsOf(board) {
   });
   const memory = MEMORY.find((name) => metrics.some((metric) => metric.name === name));
   const rest = metrics.filter((metric) => metric.name !== headline.name && metric.name !== memory);
-  const extra = state.columns ? state.columns.split(",") : rest.filter((metric) => metric.score || metric.name === "flops" || metric.name === "latency" || metric.name === "latency_ratio" || metric.name === "parameters").map((metric) => metric.name);
+  const asked = state.columns ? state.columns.split(",") : null;
+  const extra = asked || rest.filter((metric) => metric.score || metric.name === "flops" || metric.name === "latency" || metric.name === "latency_ratio" || metric.name === "parameters").map((metric) => metric.name);
   for (const metric of [...metrics.filter((each) => each.name === memory), ...rest.filter((each) => extra.includes(each.name))]) columns.push({
     key: metric.name, title: metric.title, wide: metric.name !== memory, best: metric.higher ? "descending" : "ascending",
     value: (line) => (valued(line, metric.name) || {}).value, text: (line) => cellText(line, metric.name),
   });
-  columns.push(...flopsRank(board), ...longestInMemory(board), ...bestWithinState(board));
-  if (reference && lengthsOfCurve(board).length > 1 && !headline.score) columns.push({
-    key: "wins", title: `wins from n`, wide: true, best: "ascending", value: (line) => { const row = winsFrom(line, headline.name); return row ? (row[4] === "already" ? row[7] / 2 : row[4] === "never" ? row[6] * 1e6 : row[5]) : undefined; },
-    text: (line) => winsText(winsFrom(line, headline.name)),
-  });
+  columns.push(...derivedColumns(board, asked));
   return columns;
 }
+// Columns that follow from other lengths, columns or boards: those that were asked for, or else those that say something.
+function derivedColumns(board, asked) {
+  return [...rankByFlops(board), ...longestInMemory(board, Boolean(asked)), ...scoreAtEqualState(board), ...efficiencyLength(board)].filter((column) => !asked || asked.includes(column.key));
+}
+function efficiencyLength(board) {
+  const { headline } = board, reference = againstLine(board);
+  if (!reference || lengthsOfCurve(board).length < 2 || headline.score) return [];
+  return [{ key: "efficiency_length", title: "wins from n", wide: true, best: "ascending", value: (line) => { const row = winsFrom(line, headline.name); return row ? (row[4] === "already" ? row[7] / 2 : row[4] === "never" ? row[6] * 1e6 : row[5]) : undefined; },
+    text: (line) => winsText(winsFrom(line, headline.name)) }];
+}
 // Beside the rank by latency that by FLOPs, marked where no rank is in both ranges.
-function flopsRank(board) {
+function rankByFlops(board) {
   if (board.headline.name !== "latency") return [];
   const rows = ranked(board), flops = new Map(rows.map(({ line }) => [line, valued(line, "flops")]).filter(([, cell]) => cell));
   if (flops.size < 2) return [];
@@ -436,49 +444,48 @@ function flopsRank(board) {
   const rangeOf = (line) => ranges.get(line);
   const ranks = new Map(rows.map((row) => [row.line, row.ranks]));
   const differs = (line) => { const [first, last] = rangeOf(line), [from, to] = ranks.get(line); return first > to || last < from; };
-  return [{ key: "flops_rank", title: "rank by FLOPs", best: "ascending", wide: true, value: (line) => (flops.has(line) ? rangeOf(line)[0] : undefined),
+  return [{ key: "rank_by_flops", title: "rank by FLOPs", best: "ascending", wide: true, value: (line) => (flops.has(line) ? rangeOf(line)[0] : undefined),
     text: (line) => (flops.has(line) ? `${rangeText(rangeOf(line))}${differs(line) ? " ≠" : ""}` : ""),
     hover: (line) => (flops.has(line) && differs(line) ? "FLOPs and latency order it differently: no rank is in both ranges" : null) }];
 }
 // The longest measured n that fits: within the limit on memory, or where memory ran out on this curve.
-function longestInMemory(board) {
+function longestInMemory(board, asked) {
   const curve = lengthsOfCurve(board).sort((a, b) => a.n - b.n);
   const lineOn = (other, line) => other.lines.find((each) => each.identity === line.identity && each.grade === line.grade);
   const ranOut = (line) => line && cellOf(line, line.board.headline.name) && [...cellsOf(line).values()].some((cell) => cell.status === "oom");
-  if (curve.length < 2 || !(state.mem || curve.some((other) => other.lines.some(ranOut)))) return [];
+  if (curve.length < 2 || !(asked || state.mem || curve.some((other) => other.lines.some(ranOut)))) return [];
   const limit = state.mem ? Number(state.mem) * 2 ** 20 : Infinity;
   const longest = (line) => {
-    const lengths = curve.map((other) => [other.n, lineOn(other, line)]).filter(([, each]) => each && (ranOut(each) || memoryOf(each)));
-    const fits = lengths.filter(([, each]) => !ranOut(each) && memoryOf(each).value <= limit);
+    const lengths = curve.map((other) => [other.n, lineOn(other, line)]).filter(([, each]) => each && (ranOut(each) || memoryOf(each) || (!state.mem && valued(each, board.headline.name))));
+    const fits = lengths.filter(([, each]) => !ranOut(each) && (!state.mem || memoryOf(each).value <= limit));
     return lengths.length ? { n: fits.length ? fits[fits.length - 1][0] : 0, first: lengths[0][0], more: fits.length > 0 && fits[fits.length - 1] === lengths[lengths.length - 1] } : null;
   };
-  if (board.lines.every((line) => { const found = longest(line); return !found || found.more; })) return []; // every measured n fits
-  return [{ key: "longest", title: state.mem ? `longest n in ${state.mem} MiB` : "longest n in memory", best: "descending", wide: true,
+  if (!asked && board.lines.every((line) => { const found = longest(line); return !found || found.more; })) return []; // every measured n fits
+  return [{ key: "longest_n", title: state.mem ? `longest n in ${state.mem} MiB` : "longest n in memory", best: "descending", wide: true,
     value: (line) => { const found = longest(line); return found ? found.n : undefined; },
     text: (line) => { const found = longest(line); return !found ? "" : !found.n ? `<${found.first.toLocaleString("en")}` : `${found.more ? "≥" : ""}${found.n.toLocaleString("en")}`; } }];
 }
 // The best score of the lines that keep no more state: what its memory of the past buys. The state is measured by
-// decoding, of the same mechanism at the same lengths, on this board or on another one.
-function stateOf(line) {
-  const own = valued(line, "decode_state");
-  if (own) return own;
-  const { board } = line;
-  for (const other of boards) if (other.task === board.task && other.pattern === board.pattern && other.n === board.n && other.m === board.m) {
-    const same = other.lines.find((each) => each.identity === line.identity);
-    if (valued(same, "decode_state")) return valued(same, "decode_state");
+// decoding. All come from one board, because the bytes of two batches are not comparable: of this one and those of the
+// same task, pattern and lengths from the one that holds most.
+function statesOf(board) {
+  let most = new Map();
+  for (const other of [board, ...boards]) if (other === board || ["task", "pattern", "n", "m"].every((name) => other[name] === board[name])) {
+    const states = new Map(other.lines.map((line) => [line.identity, valued(line, "decode_state")]).filter(([, cell]) => cell));
+    if (states.size > most.size) most = states;
   }
-  return undefined;
+  return most;
 }
-function bestWithinState(board) {
+function scoreAtEqualState(board) {
   const { headline } = board;
-  if (!headline.score) return [];
-  const lines = board.lines.filter((line) => line.kind === "ranked" && passes(line) && valued(line, headline.name) && stateOf(line));
+  if (!headline.score || headline.higher === null) return [];
+  const cells = statesOf(board), lines = board.lines.filter((line) => line.kind === "ranked" && passes(line) && valued(line, headline.name) && cells.has(line.identity));
   if (lines.length < 2) return [];
-  const states = new Map(lines.map((line) => [line, stateOf(line).value]));
+  const states = new Map(lines.map((line) => [line, cells.get(line.identity).value]));
   const score = (line) => valued(line, headline.name).value, better = (a, b) => (headline.higher ? a > b : a < b);
   const best = (line) => lines.filter((other) => states.get(other) <= states.get(line)).reduce((a, b) => (better(score(b), score(a)) ? b : a), line);
-  return [{ key: "state", title: "state", best: "ascending", wide: true, value: (line) => states.get(line), text: (line) => (states.has(line) ? withUnit(stateOf(line).metric, states.get(line)) : "") },
-    { key: "equal_state", title: "best with no more state", best: headline.higher ? "descending" : "ascending", wide: true, value: (line) => (states.has(line) ? score(best(line)) : undefined),
+  return [{ key: "state", title: "state", best: "ascending", wide: true, value: (line) => states.get(line), text: (line) => (states.has(line) ? withUnit(cells.get(line.identity).metric, states.get(line)) : "") },
+    { key: "score_at_equal_state", title: "best with no more state", best: headline.higher ? "descending" : "ascending", wide: true, value: (line) => (states.has(line) ? score(best(line)) : undefined),
       text: (line) => (states.has(line) ? `${shown(headline, score(best(line)))}${best(line) === line ? "" : ` ${best(line).label}`}` : ""),
       hover: (line) => (states.has(line) ? "the best score of the lines whose state while decoding is at most as large" : null) }];
 }
@@ -563,12 +570,13 @@ function boardTab() {
 }
 function columnChoice() {
   const metrics = metricsOf(current).filter((metric) => metric.name !== current.headline.name && !MEMORY.includes(metric.name));
-  if (metrics.length < 2) return "";
+  const choices = [...metrics.map((metric) => [metric.name, words(metric.name)]), ...derivedColumns(current, DERIVED).map((column) => [column.key, column.title])];
+  if (choices.length < 2) return "";
   const on = columnsOf(current).map((column) => column.key);
-  return h("fieldset", {}, h("legend", {}, "columns"), metrics.map((metric) => h("button", { type: "button", "aria-pressed": String(on.includes(metric.name)), onclick: () => {
-    const names = metrics.map((each) => each.name).filter((name) => (name === metric.name ? !on.includes(name) : on.includes(name)));
+  return h("fieldset", {}, h("legend", {}, "columns"), choices.map(([name, text]) => h("button", { type: "button", "data-column": name, "aria-pressed": String(on.includes(name)), onclick: () => {
+    const names = choices.map(([each]) => each).filter((each) => (each === name ? !on.includes(name) : on.includes(each)));
     set({ columns: names.join(",") || "none" });
-  } }, words(metric.name))));
+  } }, text)));
 }
 
 // The median of each process, for what several processes measured.
@@ -618,7 +626,7 @@ function tableText(format) {
     const line = (row) => `| ${row.map(escape).join(" | ")} |`;
     return [line(heads), `| --- | --- |${" ---: |".repeat(columns.length)}`, ...rows.map(line), "", escape(about), ""].join("\n");
   }
-  const escape = (text) => text.replace(/[\r\n]+/g, " ").replace(/[\\{}$&#^_%~×≤±–←]/g, (c) => ({ "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}", "×": "$\\times$", "≤": "$\\le$", "±": "$\\pm$", "–": "--", "←": "$\\leftarrow$" })[c] || `\\${c}`);
+  const escape = (text) => text.replace(/[\r\n]+/g, " ").replace(/[\\{}$&#^_%~×≤≥≠<>|±–←⌊]/g, (c) => ({ "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}", "×": "$\\times$", "≤": "$\\le$", "≥": "$\\ge$", "≠": "$\\ne$", "<": "$<$", ">": "$>$", "|": "$|$", "⌊": "$\\lfloor$", "±": "$\\pm$", "–": "--", "←": "$\\leftarrow$" })[c] || `\\${c}`);
   const line = (row) => `${row.map(escape).join(" & ")} \\\\`;
   return [`% ${about.replace(/[\r\n]+/g, " ")}`, `\\begin{tabular}{rl${"r".repeat(columns.length)}}`, "\\toprule", line(heads), "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}", ""].join("\n");
 }
@@ -996,7 +1004,7 @@ function render() {
 }
 // A selector that finds an element of the bar again after it has been drawn anew.
 function address(element) {
-  for (const name of ["data-filter", "data-show", "data-sort"]) if (element.hasAttribute(name)) {
+  for (const name of ["data-filter", "data-show", "data-sort", "data-column"]) if (element.hasAttribute(name)) {
     const value = element.getAttribute("data-value");
     return `[${name}=${CSS.escape(element.getAttribute(name))}]${value === null ? "" : `[data-value=${CSS.escape(value)}]`}`;
   }

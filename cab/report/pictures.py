@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analysis.comparison import ratio
 from cab.analysis.curves import SETTING_COLUMNS
+from cab.analysis.derived_columns import softmax_line
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
 from cab.analysis.quality import quality as of_lengths
@@ -19,7 +20,7 @@ from cab.report import notes
 from cab.report.comparison_pictures import agreement, ranks
 from cab.report.export import write_file
 from cab.report.figures import COLOURS, GREY, HEIGHT, plain, styled
-from cab.report.summary import longest_boards, softmax_line
+from cab.report.summary import longest_boards
 from cab.report.units import display_unit
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cab.analysis.comparison import ratio
-from cab.analysis.efficiency_length import efficiency_lengths
-from cab.analysis.leaderboard import Board, Line
+from cab.analysis.derived_columns import softmax_line
+from cab.analysis.leaderboard import Board
 from cab.analysis.questions import QUESTION
 from cab.analysis.results import Results
 from cab.report import notes
+from cab.report.derived_columns import DerivedColumn, derived_columns
 from cab.report.units import display_unit, format_number
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def print_summary(results: Results, console: "Console") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"):
         table.add_column(title, no_wrap=True, justify="right" if title in ("n", "value", "±", "× softmax") else "left")
-    wins = _wins(results)
+    wins = derived_columns(results)["efficiency_length"]
     shown = 0
     while shown < len(boards) and table.row_count < MOST_LINES:
         for row in _board_rows(boards[shown], best, names, wins):
@@ -55,12 +56,6 @@ def longest_boards(boards: Sequence[Board]) -> list[Board]:
     return list(longest.values())
 
 
-def softmax_line(board: Board) -> Line | None:
-    """Return the line that costs are compared with: softmax, fused where it was measured."""
-    lines = [line for line in board.lines if line.mechanism == "softmax"]
-    return min(lines, key=lambda line: (line.backend != "sdpa", line.backend != "eager", line.label), default=None)
-
-
 def _ranked_count(board: Board) -> int:
     return sum(line.rank is not None for line in board.lines)
 
@@ -76,10 +71,9 @@ def _differing(boards: Sequence[Board]) -> list[str]:
     return names
 
 
-def _board_rows(
-    board: Board, best: int, names: Sequence[str], wins: dict[tuple[str, ...], str]
-) -> Iterator[list[Text]]:
+def _board_rows(board: Board, best: int, names: Sequence[str], wins: DerivedColumn) -> Iterator[list[Text]]:
     headline = board.headline
+    wins_of_line = {} if headline.is_score else wins.cells(board)
     ranked = [line for line in board.lines if line.rank is not None]
     unit = display_unit(headline.unit, [line.cells[headline.name].value for line in ranked])
     question = [Text(_words(board, name), style="bold") for name in names]
@@ -100,7 +94,7 @@ def _board_rows(
             f"{unit.text(cell.value or 0.0)} {unit.name}{notes.marks(line, cell, True)}",
             half_width(cell.value or 0.0, cell.low, cell.high),
             f"{format_number(times[0])}" if times else "",
-            wins.get(_win_key(board, line), ""),
+            wins_of_line[line.key].text if line.key in wins_of_line else "",
             failures if i == 0 else "",
         ]
         yield [*(question if i == 0 else [Text()] * len(names)), *map(Text, texts)]
@@ -115,37 +109,3 @@ def _words(board: Board, name: str) -> str:
         return str(value).replace("forward_backward", "fwd + bwd")
     n, m = board.question["n"], board.question["m"]
     return f"{n:,}" if n == m else f"{n:,} ← {m:,}"
-
-
-_WIN_COLUMNS = ("task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings", "pattern")
-
-
-def _win_key(board: Board, line: Line) -> tuple[str, ...]:
-    reference = softmax_line(board)
-    against = f"softmax {reference.backend}" if reference else ""
-    of_board = (str(board.question[name]) for name in _WIN_COLUMNS)
-    return (line.mechanism, str(line.params), line.backend, board.headline.name, against, board.machine, *of_board)
-
-
-def _wins(results: Results) -> dict[tuple[str, ...], str]:
-    """Return, by `_win_key`, from which length a mechanism wins, in few characters."""
-    import json
-
-    wins = {}
-    headlines = {board.headline.name for board in results.boards}
-    rows = results.rows[results.rows["metric"].isin(headlines)]
-    for row in efficiency_lengths(rows).to_dict("records"):
-        machine = results.machines.get(str(row["environment_id"]), str(row["environment_id"]))
-        key = (row["mechanism"], str(json.loads(row["params"])), row["backend"], row["metric"], row["against"], machine)
-        wins[*key, *(str(row[name]) for name in _WIN_COLUMNS)] = _win_text(row)
-    return wins
-
-
-def _win_text(row: dict[object, object]) -> str:
-    low, high, length = (row[name] for name in ("low", "high", "length"))
-    if row["answer"] == "already":
-        return f"≤{high:,.0f}" + ("" if low is None or low != low else " ?")
-    if row["answer"] == "never":
-        return f">{low:,.0f}" + ("" if high is None or high != high else " ?")
-    ends = ", ".join("?" if end is None or end != end else f"{end:,.0f}" for end in (low, high))
-    return f"{length:,.0f} [{ends}]"

@@ -1,6 +1,6 @@
 """Leaderboards in the terminal. Boards of costs alone that differ in their lengths share a table, side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,17 +20,21 @@ from cab.paths import PACKAGE
 from cab.plugins.cards import Card
 from cab.plugins.registry import cards_of
 from cab.report import notes, published
-from cab.report.formats import chosen_metrics
+from cab.report.derived_columns import DerivedColumn, derived_columns, line_cells
+from cab.report.formats import Column, chosen_columns
 from cab.report.repeating import repeating
 from cab.report.summary import print_summary
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 _STYLES = {"wrong": "bold red", "error": "red", "timeout": "yellow", "oom": "yellow"}
 MOST_LINES = 40
 REPEATING = "the cases of each row, for cab results show, and the command that repeats it:"
+_LEAST_LINES = 3  # of a table that is cut
+_LEAST_HEIGHT = 12  # of such a table, with its title and head
+_ALL = "all: --full; fewer: filters such as pattern=CC seq_len=2048"
 _GAP = 2  # characters between columns
 _RANK_WIDTH = 5
 _FOOTNOTE_WIDTH = 200
@@ -74,30 +78,69 @@ class _CellText(NamedTuple):
 def print_report(results: Results, console: "Console", full: bool = False, columns: Sequence[str] = ()) -> None:
     """Print the notes on all leaderboards, and below them the leaderboards, so that these are what stays in view.
 
-    Unless `full`, leaderboards of more than MOST_LINES lines are summarised. `columns` names the metrics to show.
+    Unless `full`, no more than MOST_LINES lines: several questions that need more are summarised, and of one question,
+    and where `columns` are named, the last lines are left out. `columns` names metrics and derived columns.
     """
     boards = results.boards
     if not boards:
         console.print(notes.EMPTY if results.rows.empty else notes.BEYOND_LIMITS, markup=False)
         return
-    summarised = not full and _line_count(boards) > MOST_LINES
-    for note in _short_notes(results) if summarised else _notes(results):
-        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
-    if summarised:
-        print_summary(results, console)
-        return
-    differing = notes.settings_that_differ(boards)
-    name_machines = len({board.machine for board in boards}) > 1
-    for group in _boards_by_table(boards):
-        first = group[0]
-        subtitle = [notes.conditions(first), differing[settings_of(first)], first.machine if name_machines else ""]
-        console.print(Text(f"\n{notes.title(group)}", style="bold"))
-        console.print(Text(" · ".join(text for text in subtitle if text), style="dim"))
-        _print_tables(group, console, columns)
-        for line in published.published_lines(first):
-            console.print(Text(line, style="dim"))
-        if full:
+    derived = derived_columns(results, columns)
+    chosen = chosen_columns(boards, columns, derived) if columns else []
+    about = [column.about for column in chosen if isinstance(column, DerivedColumn)]
+    tables = _Tables(console, columns, derived, notes.settings_that_differ(boards), len(_machines(boards)) > 1)
+    groups = list(_boards_by_table(boards))
+    if full:
+        _print_parts(map(_note, [*_notes(results), *about]), console)
+        for group in groups:
+            _print_parts(tables.parts(group), console)
             _print_commands(group, console)
+    elif len(groups) > 1 and not columns and _line_count(groups) > MOST_LINES:
+        _print_parts(map(_note, _short_notes(results)), console)
+        print_summary(results, console)
+    else:
+        _print_within_most_lines(results, groups, tables, about, console)
+
+
+def _machines(boards: Sequence[Board]) -> set[str]:
+    return {board.machine for board in boards}
+
+
+def _print_parts(parts: Iterable["RenderableType"], console: "Console") -> None:
+    for part in parts:
+        console.print(part)
+
+
+def _note(text: str) -> Padding:
+    return Padding(Text(text, style="dim"), (0, 0, 0, 2))
+
+
+def _print_within_most_lines(
+    results: Results, groups: Sequence[list[Board]], tables: "_Tables", about: Sequence[str], console: "Console"
+) -> None:
+    """Print as many lines of each table, and as many tables, as fit; the notes are cut first, but not `about`."""
+    whole = [tables.parts(group) for group in groups]
+    notes_above = [_note(text) for text in (*_notes(results), *about)]
+    if _height([*notes_above, *(part for parts in whole for part in parts)], console) > MOST_LINES:
+        notes_above = [_note(text) for text in (*_short_notes(results), *about)]
+    _print_parts(notes_above, console)
+    left = MOST_LINES - _height(notes_above, console)
+    for i, (group, parts) in enumerate(zip(groups, whole, strict=True)):
+        others = len(groups) - i - 1
+        available = (left - 1) // (others + 1) if others else left
+        if _height(parts, console) > available:
+            parts = tables.cut(group, max(available, min(left - 1, _LEAST_HEIGHT)))
+        height = _height(parts, console)
+        if i and height > left - (1 if others else 0):
+            console.print(Text(f"… and {others + 1} more tables; {_ALL}", style="dim"))
+            return
+        _print_parts(parts, console)
+        left -= height
+
+
+def _height(parts: Sequence["RenderableType"], console: "Console") -> int:
+    """Count the lines that some parts are printed on."""
+    return sum(len(console.render_lines(part, pad=False)) for part in parts)
 
 
 def _print_commands(boards: Sequence[Board], console: "Console") -> None:
@@ -109,9 +152,9 @@ def _print_commands(boards: Sequence[Board], console: "Console") -> None:
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
-def _line_count(boards: Sequence[Board]) -> int:
+def _line_count(groups: Sequence[Sequence[Board]]) -> int:
     """Estimate how many lines the tables have."""
-    return sum(6 + max(len(board.lines) for board in group) for group in _boards_by_table(boards))
+    return sum(6 + max(len(board.lines) for board in group) for group in groups)
 
 
 def _short_notes(results: Results) -> Iterator[str]:
@@ -143,24 +186,93 @@ def _boards_by_table(boards: Sequence[Board]) -> Iterator[list[Board]]:
     yield from groups.values()
 
 
-def _print_tables(boards: Sequence[Board], console: "Console", chosen: Sequence[str]) -> None:
-    """Print the tables of some boards: as many blocks side by side as the console is wide."""
-    lines = _lines(boards)
-    labels = [_label(line) for line in lines]
-    ranks = [notes.ranks(line) for line in lines] if len(boards) == 1 else []
-    width = console.width - max(label.cell_len for label in (*labels, Text("mechanism")))
-    if ranks:
-        width -= _RANK_WIDTH + _GAP
-    footnotes: list[str] = []
-    shown, left_out = (chosen_metrics(boards, chosen), []) if chosen else _shown_metrics(boards)
-    blocks = [block for metric in shown for block in _blocks(metric, boards, lines, width - _GAP, footnotes)]
-    for blocks_of_table in _blocks_by_table(blocks, width):
-        console.print(Padding(_table(lines, labels, ranks, blocks_of_table), (1, 0, 0, 0)))
-    if left_out:
-        names = ", ".join(metric.name.replace("_", " ") for metric in left_out)
-        console.print(Text(f"also measured, and in the page and the files: {names}", style="dim"))
-    for number, reason in enumerate(footnotes, start=1):
-        console.print(Text(f"[{number}] {reason}", style="dim"))
+@dataclass(frozen=True)
+class _Tables:
+    """Makes the tables of groups of boards, for one console and one choice of columns."""
+
+    console: "Console"
+    columns: Sequence[str]  # names; none: those that are shown where nobody asked
+    derived: Mapping[str, DerivedColumn]
+    differing: Mapping[str, str]  # settings -> those that not all boards share, in words
+    name_machines: bool
+
+    def parts(self, boards: Sequence[Board], most: int | None = None) -> list["RenderableType"]:
+        """Return what is printed of boards that share a table: title, conditions, tables of their columns, footnotes.
+
+        As many blocks stand side by side as the console is wide. `most` is how many lines of the boards are shown.
+        """
+        first = boards[0]
+        machine = first.machine if self.name_machines else ""
+        subtitle = [notes.conditions(first), self.differing[settings_of(first)], machine]
+        parts: list[RenderableType] = [
+            Text(f"\n{notes.title(boards)}", style="bold"),
+            Text(" · ".join(text for text in subtitle if text), style="dim"),
+        ]
+        every_line = _lines(boards)
+        lines = every_line[:most]
+        labels = [_label(line) for line in lines]
+        ranks = [notes.ranks(line) for line in lines] if len(boards) == 1 else []
+        width = self.console.width - max(label.cell_len for label in (*labels, Text("mechanism")))
+        if ranks:
+            width -= _RANK_WIDTH + _GAP
+        footnotes: list[str] = []
+        blocks, below = self._blocks(boards, lines, width - _GAP, footnotes)
+        for blocks_of_table in _blocks_by_table(blocks, width):
+            parts.append(Padding(_table(lines, labels, ranks, blocks_of_table), (1, 0, 0, 0)))
+        if len(lines) < len(every_line):
+            below = [f"… and {len(every_line) - len(lines)} more lines; {_ALL}", *below]
+        below += [f"[{number}] {reason}" for number, reason in enumerate(footnotes, start=1)]
+        return [*parts, *(Text(text, style="dim") for text in (*below, *published.published_lines(first)))]
+
+    def cut(self, boards: Sequence[Board], height: int) -> list["RenderableType"]:
+        """Return the parts of boards with as many lines as fit into a height, but at least _LEAST_LINES.
+
+        Where not even these fit with every length side by side, they are those of the longest board.
+        """
+        for group in (boards, boards[-1:]):
+            most = len(_lines(group))
+            parts = self.parts(group, most)
+            while (excess := _height(parts, self.console) - height) > 0 and most > _LEAST_LINES:
+                tables = sum(isinstance(part, Padding) for part in parts)
+                most = max(most - -(-excess // tables), _LEAST_LINES)
+                parts = self.parts(group, most)
+            if excess <= 0:
+                break
+        return parts
+
+    def _blocks(
+        self, boards: Sequence[Board], lines: Sequence[Line], width: int, footnotes: list[str]
+    ) -> tuple[list["_Block"], list[str]]:
+        """Return the blocks of the columns, and the texts below them: which others there are, how to read these."""
+        if self.columns:
+            shown = chosen_columns(boards, self.columns, self.derived)
+            return [block for column in shown for block in _blocks(column, boards, lines, width, footnotes)], []
+        metrics, left_out = _shown_metrics(boards)
+        blocks = [block for metric in metrics for block in _blocks(metric, boards, lines, width, footnotes)]
+        derived = self._that_help(boards, lines, blocks, width)
+        blocks += [block for column in derived for block in _blocks(column, boards, lines, width, footnotes)]
+        below = [column.about for column in derived]
+        if left_out:
+            names = ", ".join(metric.name.replace("_", " ") for metric in left_out)
+            below.append(f"also measured, and in the page and the files: {names}")
+        return blocks, below
+
+    def _that_help(
+        self, boards: Sequence[Board], lines: Sequence[Line], blocks: Sequence["_Block"], width: int
+    ) -> list[DerivedColumn]:
+        """Return the derived columns that are shown unasked: of one board, that say something, while there is room."""
+        if len(boards) > 1:
+            return []
+        *_, last_table = _blocks_by_table(blocks, width)
+        room = width - sum(block.width + _GAP for block in last_table)
+        shown = []
+        for column in self.derived.values():
+            if column.helps(boards[0], column.cells(boards[0])):
+                needed = sum(block.width + _GAP for block in _blocks(column, boards, lines, width, []))
+                if needed <= room:
+                    shown.append(column)
+                    room -= needed
+        return shown
 
 
 def _table(lines: Sequence[Line], labels: Sequence[Text], ranks: Sequence[str], blocks: Sequence[_Block]) -> Table:
@@ -217,26 +329,43 @@ def _shipped_metrics() -> set[str]:
 
 
 def _blocks(
-    metric: Metric, boards: Sequence[Board], lines: Sequence[Line], width: int, footnotes: list[str]
+    column: Column, boards: Sequence[Board], lines: Sequence[Line], width: int, footnotes: list[str]
 ) -> Iterator[_Block]:
-    """Yield a metric's columns in blocks of at most `width` characters."""
+    """Yield a column at each length of the boards, in blocks of at most `width` characters."""
+    title, texts = (
+        _metric_texts(column, boards, lines, footnotes)
+        if isinstance(column, Metric)
+        else (column.head, [[_CellText(cell.text) for cell in line_cells(column, board, lines)] for board in boards])
+    )
+    columns = [
+        _Column(notes.lengths(board.question), _aligned(of_board))
+        for board, of_board in zip(boards, texts, strict=True)
+    ]
+    if all([t.plain for t in column.cells] == [t.plain for t in columns[0].cells] for column in columns):
+        columns = [_Column("", columns[0].cells)]  # the metric does not depend on the length
+    if columns[0].head:
+        title = title.replace("\n", " ")
+    block = _Block(title, [])
+    for column_at_length in columns:
+        if block.columns and _Block("", [*block.columns, column_at_length]).width > width:
+            yield block
+            block = _Block(title, [])
+        block.columns.append(column_at_length)
+    yield block
+
+
+def _metric_texts(
+    metric: Metric, boards: Sequence[Board], lines: Sequence[Line], footnotes: list[str]
+) -> tuple[str, list[list[_CellText]]]:
+    """Return the title of a metric, and the texts of its cells: of each board, of each line."""
     line_of_key = [{line.key: line for line in board.lines} for board in boards]
     cells = [line.cells[metric.name] for by_key in line_of_key for line in by_key.values() if metric.name in line.cells]
     unit = display_unit(metric.unit, [cell.value for cell in cells])
-    columns = []
-    for board, by_key in zip(boards, line_of_key, strict=True):
-        texts = [_cell_text(by_key.get(line.key), metric, board, unit, footnotes) for line in lines]
-        columns.append(_Column(notes.lengths(board.question), _aligned(texts)))
-    if all([t.plain for t in column.cells] == [t.plain for t in columns[0].cells] for column in columns):
-        columns = [_Column("", columns[0].cells)]  # the metric does not depend on the length
-    title = unit.header(metric.name)
-    block = _Block(title if columns[0].head else title.replace(" (", "\n("), [])
-    for column in columns:
-        if block.columns and _Block("", [*block.columns, column]).width > width:
-            yield block
-            block = _Block(title, [])
-        block.columns.append(column)
-    yield block
+    texts = [
+        [_cell_text(by_key.get(line.key), metric, board, unit, footnotes) for line in lines]
+        for board, by_key in zip(boards, line_of_key, strict=True)
+    ]
+    return unit.header(metric.name).replace(" (", "\n("), texts
 
 
 def _cell_text(line: Line | None, metric: Metric, board: Board, unit: DisplayUnit, footnotes: list[str]) -> _CellText:

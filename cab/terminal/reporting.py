@@ -12,11 +12,13 @@ from rich.console import Console
 from cab.errors import UsageError, unknown
 from cab.paths import beside
 from cab.report import (
+    BEYOND_LIMITS,
     FORMATS,
     PICTURES,
     Evidence,
     Results,
     compare,
+    derived_columns,
     filters_of,
     formatted,
     limits_of,
@@ -57,7 +59,7 @@ class Request:
     folders: list[Path]  # stores and bundles
     limits: list[str] = field(default_factory=list)
     sort: str = ""
-    columns: list[str] = field(default_factory=list)  # metrics, or with a `value` the key of a table's columns
+    columns: list[str] = field(default_factory=list)  # with a `value` the key of a table's columns
     format: str = "table"
     full: bool = False
     compare: tuple[str, str] | None = None
@@ -87,11 +89,13 @@ def tables_of(request: Request, stores: Sequence[Store] | None = None) -> Result
     rows, environments = bundle.merge(stores or [Store(folder) for folder in request.folders])
     if request.beside is not None:
         rows, environments = _beside(rows, environments, request.beside)
+    unfiltered = rows
     rows = selected(rows, request.filters)
     units = metric_units(rows)
     if request.sort and request.sort not in units:
         raise unknown("metric", request.sort, units)
-    return Results(rows, environments, tuple(limits_of(request.limits, units)), request.sort)
+    limits = tuple(limits_of(request.limits, units))
+    return Results(rows, environments, limits, request.sort, unfiltered if request.filters else None)
 
 
 def _beside(rows: "pd.DataFrame", environments: "pd.DataFrame", folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
@@ -127,7 +131,10 @@ def _print_request(request: Request, out: Console, folder: Path | None) -> None:
     elif request.compare is not None:
         print_comparison(tables, *request.compare, out)
     elif request.format != "table":
-        _write_to_stdout(formatted(tables.boards, request.format, request.columns), request.format)
+        if not tables.boards and not tables.rows.empty:
+            raise UsageError(BEYOND_LIMITS)
+        derived = derived_columns(tables, request.columns)
+        _write_to_stdout(formatted(tables.boards, request.format, request.columns, derived), request.format)
     elif request.narrowed:
         print_report(tables, out, request.full, request.columns)
     else:

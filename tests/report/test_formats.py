@@ -21,7 +21,7 @@ def test_markdown_and_html_and_latex_escape_names() -> None:
     markdown, html, tex = (formatted([BOARD], name).decode() for name in ("md", "html", "tex"))
     assert r"| 1 | a\|b\<i\>&\_$ =1 | 500 ±10% | 2.00 |" in markdown and len(markdown.splitlines()) == 4
     assert "a|b&lt;i&gt;&amp;_$\n=1" in html and "<i>" not in html
-    assert r"1 & a|b<i>\&\_\$ =1 & 500 $\pm$10\% & 2.00 \\" in tex
+    assert r"1 & a$|$b$<$i$>$\&\_\$ =1 & 500 $\pm$10\% & 2.00 \\" in tex
 
 
 def test_csv_json_and_parquet_hold_full_precision_in_the_units_of_the_rows() -> None:

@@ -147,7 +147,7 @@ def test_the_rank_by_flops_stands_beside_that_by_latency_marked_where_they_disag
         for name, (s, flops) in costs.items()
     ]
     page = show(results_of(*cases))
-    assert column(page, "flops_rank") == {"fast": "3 ≠", "lean": "2", "softmax": "1 ≠"}
+    assert column(page, "rank_by_flops") == {"fast": "3 ≠", "lean": "2", "softmax": "1 ≠"}
 
 
 def test_the_longest_n_in_memory_is_a_column_where_memory_is_limited_or_ran_out(show: Callable[..., Any]) -> None:
@@ -158,10 +158,10 @@ def test_the_longest_n_in_memory_is_a_column_where_memory_is_limited_or_ran_out(
         for name, of in sizes.items() for n, size in zip((256, 512, 1024), of, strict=True)
     ]  # fmt: skip
     page = show(results_of(*cases), "length=1024")
-    assert column(page, "longest") == {"lean": "≥1,024", "large": "≥1,024", "broken": "512"}
+    assert column(page, "longest_n") == {"lean": "≥1,024", "large": "≥1,024", "broken": "512"}
     page = show(results_of(*cases), "length=256&mem=3")
-    assert column(page, "longest") == {"lean": "512", "large": "256", "broken": "512"}
-    assert show(results_of(*cases[:6]), "length=1024").locator("[data-sort=longest]").count() == 0
+    assert column(page, "longest_n") == {"lean": "512", "large": "256", "broken": "512"}
+    assert show(results_of(*cases[:6]), "length=1024").locator("[data-sort=longest_n]").count() == 0
 
 
 def test_a_score_stands_beside_the_best_one_with_no_more_state(show: Callable[..., Any]) -> None:
@@ -172,8 +172,20 @@ def test_a_score_stands_beside_the_best_one_with_no_more_state(show: Callable[..
         decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS", "mechanism": name}
         cases.append(case_rows({"decode_state": state * MIB}, **decoding))
     page = show(results_of(*cases), "pass=train")
-    assert column(page, "equal_state") == {"softmax": "99.0", "good": "90.0", "bad": "90.0 good", "tiny": "40.0"}
+    expected = {"softmax": "99.0", "good": "90.0", "bad": "90.0 good", "tiny": "40.0"}
+    assert column(page, "score_at_equal_state") == expected
     assert column(page, "state")["bad"] == "16.0 MiB"
+
+
+def test_columns_that_follow_from_others_are_chosen_like_any_and_kept_in_the_address(show: Callable[..., Any]) -> None:
+    page = show(grid(), "pattern=CC&length=2048&columns=longest_n")
+    assert column(page, "longest_n")["lean"] == "≥2,048" and column(page, "longest_n")["broken"] == "<256"
+    assert page.locator("[data-sort=efficiency_length]").count() == 0
+    page.locator("[data-column=efficiency_length]").click()
+    assert column(page, "efficiency_length")["fast"] == "256 [?, 280]"
+    assert "columns=longest_n%2Cefficiency_length" in page.url
+    page.locator("[data-column=longest_n]").click()
+    assert page.locator("[data-sort=longest_n]").count() == 0
 
 
 def test_which_rows_are_weak(show: Callable[..., Any]) -> None:
@@ -261,7 +273,7 @@ def test_the_page_fits_a_phone(show: Callable[..., Any]) -> None:
 
 def test_every_column_fits_the_first_screen(show: Callable[..., Any]) -> None:
     page = show(grid(), "pattern=CC&length=2048&mem=64")
-    assert column(page, "longest") and column(page, "wins")
+    assert column(page, "longest_n") and column(page, "efficiency_length")
     assert page.evaluate("document.documentElement.scrollWidth") == 1400
 
 

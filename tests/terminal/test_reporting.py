@@ -75,6 +75,18 @@ def test_a_limit_and_another_order(folder: Path) -> None:
     assert "m04" in text and "m05" not in text and text.index("softmax") < text.index("m01")
 
 
+def test_the_columns_of_one_board_within_a_limit_are_those_that_are_named(folder: Path) -> None:
+    words = (
+        "pattern=CC seq_len=512 --max peak_allocated=64MiB --sort latency --columns latency,longest_n,efficiency_length"
+    )
+    done = CliRunner().invoke(app, ["report", *words.split(), "--results", str(folder)])
+    lines = done.output.splitlines()
+    assert done.exit_code == 0 and len(lines) <= 40
+    assert ["1", "m01", "1.02", "±10%", "≥1,024", "≤256"] in [line.split() for line in lines]
+    done = CliRunner().invoke(app, ["report", "--columns", "longest", "--results", str(folder)])
+    assert done.exit_code == 2 and "Accepted: efficiency_length, latency, longest_n, peak_allocated" in done.output
+
+
 def test_one_against_another(folder: Path) -> None:
     text = printed(folder, compare=("m01", "m20"))
     assert "12 better, 0 worse, 0 not told apart of 12 cases" in " ".join(text.split())

@@ -1,0 +1,198 @@
+"""Columns of a board that no meter measures, because they follow from other lengths, other columns or other boards."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cab.analysis.curves import COST_METRICS
+from cab.analysis.efficiency_length import EfficiencyLength, efficiency_lengths
+from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.questions import QUESTION, records
+from cab.analysis.selection import Limit
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LineKey = tuple[str, str, str, str]  # as `Line.key`
+MEMORY = ("peak_allocated", "peak_reserved", "peak_resident")  # the first of these that was measured counts
+STATE = "decode_state"
+# what a curve of `cab.analysis.curves` shares with a board
+_CURVE = ("pattern", "task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings")
+
+
+@dataclass(frozen=True)
+class LongestLength:
+    """The longest measured n at which a mechanism fits into memory."""
+
+    n: int | None  # None where not even the shortest measured one fits
+    shortest: int
+    no_longer_measured: bool  # n is the longest measured one, so that a longer one may fit
+
+
+@dataclass(frozen=True)
+class RankByFlops:
+    """The range of ranks by FLOPs: counts are exact, so that it is one rank but for equal counts."""
+
+    first: int
+    last: int
+    disagrees: bool  # with the rank by latency: no rank is in both ranges
+
+
+@dataclass(frozen=True)
+class ScoreAtEqualState:
+    """What the state of a mechanism buys: the best score of the lines whose state is at most as large."""
+
+    state: float  # bytes, after decoding as many tokens as the board is long
+    best: Line
+    score: Cell  # of the best
+
+
+def softmax_line(board: Board) -> Line | None:
+    """Return the line that costs are compared with: softmax, fused where it was measured."""
+    lines = [line for line in board.lines if line.mechanism == "softmax"]
+    return min(lines, key=lambda line: (line.backend != "sdpa", line.backend != "eager", line.label), default=None)
+
+
+def compared_cost(board: Board) -> str | None:
+    """Name the cost whose efficiency length a board shows: its headline, or its latency; None where it has neither."""
+    if board.headline.name in COST_METRICS:
+        return board.headline.name
+    return "latency" if any(metric.name == "latency" for metric in board.metrics) else None
+
+
+class EfficiencyLengths:
+    """From which n the lines of boards cost less than softmax, found in the rows of all lengths.
+
+    `machines` gives, by environment id, the name of the machine, as boards have it.
+    """
+
+    def __init__(self, rows: "DataFrame", machines: Mapping[str, str]) -> None:
+        self._rows, self._machines = rows, machines
+        self._by_metric: dict[str, dict[tuple[str, ...], EfficiencyLength]] = {}
+
+    def of(self, line: Line, board: Board, metric: str) -> EfficiencyLength | None:
+        """Return that of a line, against fused softmax where that was measured; None where there is none."""
+        if metric not in self._by_metric:
+            self._by_metric[metric] = dict(self._lengths(metric))
+        for against in ("softmax sdpa", "softmax eager"):
+            identity = (line.mechanism, str(line.params), line.backend, against)
+            key = (*identity, board.machine, *(str(board.question[name]) for name in _CURVE))
+            if (length := self._by_metric[metric].get(key)) is not None:
+                return length
+        return None
+
+    def _lengths(self, metric: str) -> Iterator[tuple[tuple[str, ...], EfficiencyLength]]:
+        for row in records(efficiency_lengths(self._rows[self._rows["metric"] == metric])):
+            identity = (row["mechanism"], str(json.loads(row["params"])), row["backend"], row["against"])
+            machine = self._machines.get(str(row["environment_id"]), str(row["environment_id"]))
+            key = (*identity, machine, *(str(row[name]) for name in _CURVE))
+            yield key, EfficiencyLength(row["answer"], row["length"], row["low"], row["high"])
+
+
+def boards_of_curve(board: Board, boards: Iterable[Board]) -> list[Board]:
+    """Return the boards that differ from one in nothing but their length, n = m, in the order of their lengths."""
+    same = [name for name in QUESTION if name not in ("n", "m")]
+    found = [
+        other
+        for other in boards
+        if other.machine == board.machine
+        and other.question["n"] == other.question["m"]
+        and all(other.question[name] == board.question[name] for name in same)
+    ]
+    return sorted(found, key=lambda other: int(other.question["n"]))
+
+
+def longest_lengths(curve: Sequence[Board], budget: Limit | None = None) -> dict[LineKey, LongestLength]:
+    """Return the longest measured n at which each line fits into a budget of memory.
+
+    Without a budget: at which memory did not run out. `curve` holds boards that differ in their length alone.
+    """
+    fits_at: dict[LineKey, dict[int, bool]] = {}
+    for board in curve:
+        for line in board.lines:
+            fits = _fits(line, board, budget)
+            if fits is not None:
+                fits_at.setdefault(line.key, {})[int(board.question["n"])] = fits
+    lengths = {}
+    for key, fits_by_length in fits_at.items():
+        n = max((n for n, fits in fits_by_length.items() if fits), default=None)
+        lengths[key] = LongestLength(n, min(fits_by_length), n == max(fits_by_length))
+    return lengths
+
+
+def _fits(line: Line, board: Board, budget: Limit | None) -> bool | None:
+    """Say whether a line fits into memory; None where nothing says so."""
+    if any(cell.status == "oom" for cell in line.cells.values()):
+        return False
+    if budget is not None:
+        return budget.admits(line)
+    names = (*MEMORY, board.headline.name)
+    return True if any(line.cells[name].value is not None for name in names if name in line.cells) else None
+
+
+def ranks_by_flops(board: Board) -> dict[LineKey, RankByFlops]:
+    """Return the rank by FLOPs of each ranked line that has them; whether it disagrees is said of latency alone."""
+    flops = {
+        line.key: cell.value
+        for line in board.lines
+        if line.rank is not None and (cell := line.cells.get("flops")) is not None and cell.value is not None
+    }
+    ranks = {}
+    for line in board.lines:
+        if line.key not in flops or line.rank is None:
+            continue
+        first = 1 + sum(value < flops[line.key] for value in flops.values())
+        last = sum(value <= flops[line.key] for value in flops.values())
+        by_latency = line.ranks if board.headline.name == "latency" else None
+        disagrees = by_latency is not None and (first > by_latency[1] or last < by_latency[0])
+        ranks[line.key] = RankByFlops(first, last, disagrees)
+    return ranks
+
+
+def score_of(board: Board) -> Metric | None:
+    """Return the first score of a board, which is its headline where another was not asked for; None without one."""
+    return next((metric for metric in board.metrics if metric.is_score), None)
+
+
+def scores_at_equal_state(board: Board, boards: Iterable[Board]) -> dict[LineKey, ScoreAtEqualState]:
+    """Return what the state of each ranked line of a board of scores buys; nothing where fewer than two are known.
+
+    The state is measured by decoding. All states come from one board, because the bytes of two batches are not
+    comparable: of this one and those of the same task, pattern and lengths from the one that holds most.
+    """
+    metric = score_of(board)
+    if metric is None or metric.higher_is_better is None:
+        return {}
+    scored = {
+        line.key: (line, cell)
+        for line in board.lines
+        if line.kind == "ranked" and (cell := line.cells.get(metric.name)) is not None and cell.value is not None
+    }
+    state_by_identity = max(map(_states, [board, *_same_task(board, boards)]), key=len)
+    states = {key: state_by_identity[key[:3]] for key in scored if key[:3] in state_by_identity}
+    if len(states) < 2:
+        return {}
+    sign = 1 if metric.higher_is_better else -1
+
+    def quality(key: LineKey) -> float:
+        return sign * float(scored[key][1].value or 0.0)
+
+    found = {}
+    for key, state in states.items():
+        # its own line first: of equal scores it is the best
+        fitting = [key, *(other for other in states if states[other] <= state and other != key)]
+        best = max(fitting, key=quality)
+        found[key] = ScoreAtEqualState(state, *scored[best])
+    return found
+
+
+def _same_task(board: Board, boards: Iterable[Board]) -> list[Board]:
+    same = ("task", "pattern", "n", "m")
+    return [other for other in boards if all(other.question[name] == board.question[name] for name in same)]
+
+
+def _states(board: Board) -> dict[tuple[str, ...], float]:
+    """Return the state of each line by mechanism, hyper-parameters and backend."""
+    cells: dict[tuple[str, ...], Any] = {line.key[:3]: line.cells.get(STATE) for line in board.lines}
+    return {key: float(cell.value) for key, cell in cells.items() if cell is not None and cell.value is not None}

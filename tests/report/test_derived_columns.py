@@ -1,0 +1,165 @@
+"""Columns that follow from other lengths, columns and boards, in the terminal and in files."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cab.analysis.results import Results
+from cab.analysis.selection import filters_of, limits_of, metric_units, selected
+from cab.errors import UsageError
+from cab.report import derived_columns, formatted, print_report
+from tests.analysis.example_rows import case_rows, environments, table_of, training_rows
+from tests.report.example_results import MIB, grid_cases
+
+CASES = grid_cases()
+
+
+def results_of(*words: str, limits: tuple[str, ...] = (), cases: list[list[dict[str, Any]]] = CASES) -> Results:
+    """Return results narrowed by filters and limits, as the command narrows them."""
+    everything = table_of(*cases)
+    rows = selected(everything, filters_of(words))
+    return Results(
+        rows, environments(), tuple(limits_of(limits, metric_units(rows))), unfiltered=everything if words else None
+    )
+
+
+def texts(results: Results, word: str) -> dict[str, str]:
+    """Return label -> the text of a column of the only board."""
+    (board,) = results.boards
+    cells = derived_columns(results, [word])[word.partition("=")[0]].cells(board)
+    return {line.label: cells[line.key].text for line in board.lines if line.key in cells}
+
+
+def printed(results: Results, *columns: str, width: int = 120, full: bool = False) -> str:
+    """Print the report and return the text."""
+    out = io.StringIO()
+    print_report(results, Console(file=out, width=width), full, columns)
+    return out.getvalue()
+
+
+def test_the_efficiency_length_of_one_length_looks_at_the_others() -> None:
+    assert texts(results_of("pattern=CC", "seq_len=2048"), "efficiency_length")["fast"] == "256 [?, 280]"
+    alone = results_of("pattern=CC", "seq_len=2048", "mechanism=lean")
+    assert texts(alone, "efficiency_length")["lean"].startswith("512 [")  # softmax is not among what is shown
+
+
+def test_the_longest_n_has_the_budget_that_is_named_or_the_limit_or_looks_for_what_ran_out() -> None:
+    sizes = {"softmax": (1, 4, 16), "lean": (1, 2, 4), "broken": (1, 2, None), "large": (8, 16, 32)}
+    cases = [
+        case_rows({"latency": (1.0, 0.9, 1.1), "peak_allocated": size * MIB if size else ("oom", "no memory")},
+                  mechanism=name, n=n, m=n)
+        for name, of in sizes.items() for n, size in zip((256, 512, 1024), of, strict=True)
+    ]  # fmt: skip
+    narrowed = results_of("seq_len=512", cases=cases)
+    assert texts(narrowed, "longest_n") == {"softmax": "≥1,024", "lean": "≥1,024", "broken": "512", "large": "≥1,024"}
+    assert texts(narrowed, "longest_n=4MiB") == {"softmax": "512", "lean": "≥1,024", "broken": "512", "large": "<256"}
+    limited = results_of("seq_len=512", limits=("peak_allocated=2MiB",), cases=cases)
+    assert texts(limited, "longest_n") == {"lean": "512", "broken": "512"}
+
+
+def test_a_rank_by_flops_is_marked_where_it_is_surely_another_than_that_by_latency() -> None:
+    costs = {"softmax": (4.0, 1e9), "fast": (1.0, 9e9), "lean": (2.0, 2e9), "twin": (2.05, 2e9)}
+    cases = [
+        case_rows({"latency": (s, s * 0.9, s * 1.1), "flops": flops}, mechanism=name)
+        for name, (s, flops) in costs.items()
+    ]
+    expected = {"fast": "4 ≠", "lean": "2–3", "twin": "2–3", "softmax": "1 ≠"}
+    assert texts(results_of(cases=cases), "rank_by_flops") == expected
+
+
+def scores_and_states() -> list[list[dict[str, Any]]]:
+    """Make scores, and the states of their mechanisms, of another pass."""
+    lines = {"softmax": (0.99, 64.0), "good": (0.9, 8.0), "bad": (0.5, 16.0), "tiny": (0.4, 1.0)}
+    cases = []
+    for name, (score, state) in lines.items():
+        cases.append(training_rows(name, (score, score - 0.01, score + 0.01), pattern="CS"))
+        decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS", "mechanism": name}
+        cases.append(case_rows({"decode_state": state * MIB}, **decoding))
+    other_batch = {**decoding, "mechanism": "softmax", "batch": 1}
+    return [*cases, case_rows({"decode_state": 2 * MIB}, **other_batch)]
+
+
+def test_a_score_at_equal_state_is_the_best_of_those_that_keep_no_more() -> None:
+    results = results_of("pass=train", cases=scores_and_states())
+    expected = {"softmax": "99.0 %", "good": "90.0 %", "bad": "90.0 % good", "tiny": "40.0 %"}
+    assert texts(results, "score_at_equal_state") == expected
+    assert texts(results, "state")["softmax"] == "64.0 MiB"  # of the batch that most states were measured with
+
+
+def test_columns_are_printed_in_their_order_and_explained() -> None:
+    text = printed(results_of("pattern=CC", "seq_len=2048"), "peak_allocated", "longest_n=64MiB", "latency")
+    (head,) = [line for line in text.splitlines() if line.startswith("    mechanism")]
+    assert head.split() == ["mechanism", "(MiB)", "in", "64MiB", "(s)"]
+    assert "longest n: the longest measured n at which peak allocated is at most 64MiB" in " ".join(text.split())
+    assert "FLOPs" not in text and "also measured" not in text
+
+
+def test_unasked_they_stand_beside_one_board_where_they_say_something_and_there_is_room() -> None:
+    one = results_of("pattern=CC", "seq_len=2048")
+    text = printed(one)
+    assert "from n" in text and "longest n" in text and "rank by" not in text and "at equal" not in text
+    assert "longest n" not in printed(results_of("pattern=CC", "seq_len=2048", "mechanism=lean,fast,softmax"))
+    assert "from n" not in printed(one, width=60) and "latency" in printed(one, width=60)
+    assert "from n" not in printed(results_of("pattern=CC"))  # every length is shown
+    scores = printed(results_of("pass=train", cases=scores_and_states()))
+    assert "at equal" in scores and "90.0 % good" in scores
+
+
+def test_no_table_that_was_asked_for_is_longer_than_40_lines_but_the_whole_one() -> None:
+    cases = [
+        case_rows({"latency": (i, i * 0.9, i * 1.1), "peak_allocated": i * MIB}, mechanism=f"m{i}", pattern=p, n=n, m=n)
+        for i in range(1, 61) for p in ("CS", "CC") for n in (256, 512, 1024, 2048)
+    ]  # fmt: skip
+    for width in (60, 80, 120):
+        for words in (("pattern=CC", "seq_len=2048"), ("pattern=CC",), ("seq_len=2048",), ()):
+            results = results_of(*words, cases=cases)
+            for columns in ((), ("latency", "peak_allocated"), ("latency", "longest_n=8MiB")):
+                if not columns and len(words) < 2:
+                    continue  # several questions are summarised
+                lines = printed(results, *columns, width=width).splitlines()
+                assert len(lines) <= 40 and max(map(len, lines)) <= width, (width, words, columns)
+                text = " ".join(" ".join(lines).split())
+                assert "m1 " in text and "more lines; all: --full" in text
+    assert "m60" in printed(results_of("pattern=CC", "seq_len=2048", cases=cases), "latency", full=True)
+
+
+def test_files_hold_the_number_and_what_people_read() -> None:
+    results = results_of("pattern=CC", "seq_len=2048")
+    names = ["latency", "efficiency_length", "longest_n=64MiB"]
+    columns = derived_columns(results, names)
+    records = {
+        row["mechanism"]: row
+        for row in csv.DictReader(io.StringIO(formatted(results.boards, "csv", names, columns).decode()))
+    }
+    assert records["lean"]["longest_n"] == "2048.0" and records["lean"]["longest_n_text"] == "≥2,048"
+    assert records["fast"]["longest_n"] == "" and records["fast"]["longest_n_text"] == "<256"
+    assert 400 < float(records["lean"]["efficiency_length"]) < 600
+    markdown = formatted(results.boards, "md", names, columns).decode()
+    assert "| latency (s) | wins from n | longest n in 64MiB |" in markdown
+    assert "$<$256" in formatted(results.boards, "tex", names, columns).decode()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("longest", "unknown column 'longest'.* Accepted: efficiency_length, latency, longest_n, peak_allocated"),
+        ("latenci", "did you mean 'latency'"),
+        ("longest_n=64MB64", "--columns longest_n=64MB64: write longest_n=NUMBER with a unit"),
+        ("longest_n=5ms", "measured in bytes, not in seconds"),
+        ("latency=5ms", "only longest_n takes a value"),
+    ],
+)
+def test_what_names_no_column_is_refused_with_those_that_are_accepted(word: str, message: str) -> None:
+    results = results_of("pattern=CC", "seq_len=2048")
+    with pytest.raises(UsageError, match=message):
+        printed(results, "latency", word)
+    with pytest.raises(UsageError, match=message):
+        formatted(results.boards, "md", [word], derived_columns(results, [word]))
+
+
+def test_a_budget_without_any_memory_says_what_to_measure() -> None:
+    with pytest.raises(UsageError, match="no memory was measured; add it with"):
+        printed(results_of(cases=[case_rows({"latency": 1.0})]), "longest_n=64MiB")
