@@ -9,7 +9,7 @@ from cab import environment
 from cab.contracts.case import digest
 from cab.paths import cache
 from cab.tracking.calibration import POWER, calibrate_case, false_alarms, keep, load
-from cab.tracking.cases import TrackedCase
+from cab.tracking.cases import TrackedCase, device_of
 from cab.tracking.compare import Measure, log_ratios_of
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.sides import installed_side
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def calibration_file(results: Path) -> Path:
+def calibration_file(results: Path, device: str = "cpu") -> Path:
     """Return where the calibration of this environment is kept."""
-    identity = environment.environment_id(environment.identity("cpu", 1, True))
+    identity = environment.environment_id(environment.identity(device, 1, True))
     return results / "track" / f"calibration-{identity}.json"
 
 
@@ -41,13 +41,14 @@ def calibrate_and_print(
     from rich.markup import escape
     from rich.table import Table
 
-    load(calibration_file(results))  # a damaged one is said before, not after, an hour of measuring
+    file = calibration_file(results, device_of(cases))
+    load(file)  # a damaged one is said before, not after, an hour of measuring
     side = installed_side()
     unfinished = results / "track" / "calibrating" / digest([case.id for case in cases])
     caches = cache() / "track" / "compiled"
     pairs = log_ratios_of(side, cases, runs * CONFIRM_PAIRS, unfinished, caches, progress, measure)
     known = {name: calibrate_case(values, len(cases)) for name, values in pairs.items()}
-    keep(calibration_file(results), known)
+    keep(file, known)
     rmtree(unfinished, ignore_errors=True)  # a finished calibration is measured again when it is asked for again
     table = Table(box=None, pad_edge=False)
     for name in ("case", "noise", f"found in {POWER:.0%} of tries", "pairs"):

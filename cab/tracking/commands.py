@@ -58,7 +58,7 @@ def compare(
     from cab.terminal.printing import console
     from cab.tracking.calibrating import calibration_file
     from cab.tracking.calibration import load, refuse_thresholds_below
-    from cab.tracking.cases import tracked_cases, with_instructions
+    from cab.tracking.cases import device_of, tracked_cases, with_instructions
     from cab.tracking.compare import Settings
     from cab.tracking.compare import compare as run
     from cab.tracking.rendering import as_comment, as_json, print_comparison
@@ -69,7 +69,8 @@ def compare(
     cases = tracked_cases(case or [])
     if instructions:
         cases = [with_instructions(each) for each in cases]
-    refuse_thresholds_below(load(calibration_file(results)), [each.name for each in cases], settings.minimum)
+    calibrated = load(calibration_file(results, device_of(cases)))
+    refuse_thresholds_below(calibrated, [each.name for each in cases], settings.minimum)
     sides = requested_sides(base, head, against, same_environment)
     done = run(*sides, cases, settings, results, progress=lambda line: typer.echo(line, err=True))
     if json:

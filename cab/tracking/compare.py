@@ -1,7 +1,7 @@
 """`cab track compare`: pairs of every case and control, round after round, and what they say."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -10,7 +10,7 @@ from typing import Any
 from cab import environment
 from cab.contracts.case import digest
 from cab.paths import cache
-from cab.tracking.cases import TrackedCase, reference_kernel, without_instructions
+from cab.tracking.cases import TrackedCase, device_of, reference_kernel, without_instructions
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.sides import NoData, Side
 from cab.tracking.state import State
@@ -68,6 +68,9 @@ class Comparison:
     environment: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, tuple[str, str]] = field(default_factory=dict)  # those that differ, base and head
     log_ratios: dict[str, list[float]] = field(default_factory=dict)  # head over base, one a pair, by case name
+    # on a GPU, over all pairs: lowest and highest clock rate in MHz; empty where none could be read
+    clocks: tuple[float, ...] = ()
+    throttled: dict[str, int] = field(default_factory=dict)  # samples that were set apart for a low clock, by case name
 
     @property
     def flagged(self) -> list[str]:
@@ -122,14 +125,15 @@ def compare(
     measure: Measure = measure_pair,
 ) -> Comparison:
     """Measure and judge. What an earlier, killed run of the same comparison has measured is not measured again."""
-    identity = environment.identity("cpu", 1, True)
+    device = device_of(cases)
+    identity = environment.identity(device, 1, True)
     state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
     measured = [_Measured(case, (base, head)) for case in cases]
     controls = [
         _Measured(without_instructions(replace(case, name=f"{case.name} (A/A control)")), (base, base))
         for case in _spread(cases, settings.controls)
     ]
-    controls += [_Measured(reference_kernel(), (base, head))] if settings.controls else []
+    controls += [_Measured(reference_kernel(device), (base, head))] if settings.controls else []
     everything = [*measured, *controls]
     side_caches = cache() / "track" / "compiled"
     for number in range(SCREEN_PAIRS):
@@ -154,6 +158,8 @@ def compare(
         identity,
         _different_versions([each.pairs[0] for each in there.values()]),
         {name: each.log_ratios for name, each in there.items()},
+        clock_range(pair for each in everything for pair in each.pairs),
+        {name: count for name, each in there.items() if (count := sum(p.get("throttled", 0) for p in each.pairs))},
     )
 
 
@@ -169,7 +175,7 @@ def regressed_counts(
 
     The pair is kept as the first one of a comparison of the same sides.
     """
-    identity = environment.identity("cpu", 1, True)
+    identity = environment.identity(device_of([case]), 1, True)
     state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
     name = _Measured(case, (base, head)).id
     pair = state.pair(name, 0)
@@ -190,12 +196,18 @@ def log_ratios_of(
     measure: Measure = measure_pair,
 ) -> dict[str, list[float]]:
     """Measure pairs of the same code on both sides; a case that cannot be measured is left out."""
-    identity = environment.identity("cpu", 1, True)
+    identity = environment.identity(device_of(cases), 1, True)
     state = State(results / "track" / digest([side.identity, side.identity, identity], 16))
     measured = [_Measured(case, (side, side)) for case in cases]
     for number in range(pairs):
         _round(measured, number, pairs, state, side_caches, progress, measure)
     return {each.case.name: each.log_ratios for each in measured if not each.failure}
+
+
+def clock_range(pairs: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Return the lowest and the highest clock rate of the GPU in MHz; nothing where none was read."""
+    rates = [rate for pair in pairs for rate in pair.get("clocks", ())]
+    return (min(rates), max(rates)) if rates else ()
 
 
 def _judge_controls(controls: Sequence[_Measured], settings: Settings) -> dict[str, Verdict]:

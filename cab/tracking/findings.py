@@ -20,6 +20,7 @@ from cab.tracking.changes import changes_of
 from cab.tracking.history import Series, read_series
 
 COUNT_UNIT = "count"  # of metrics that have no noise
+CLOCK_UNIT = "MHz"  # of a GPU's clock: it explains times, and is no result itself
 # absolute seconds that `cab track record` measured drift with the machine: their ratio to a reference kernel is judged
 RATIO_METRIC = "latency over reference kernel"
 
@@ -68,7 +69,7 @@ def refresh(
         judged_by_ratio = {each.case for each in of_environment if each.metric == RATIO_METRIC}
         found: list[dict[str, Any]] = []
         for each in of_environment:
-            if each.metric == "latency" and each.case in judged_by_ratio:
+            if each.unit == CLOCK_UNIT or (each.metric == "latency" and each.case in judged_by_ratio):
                 continue
             progress(f"changes of {each.case}, {each.metric}")
             found += [asdict(finding) for finding in findings_of(each)]

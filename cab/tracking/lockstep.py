@@ -3,7 +3,7 @@
 import json
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ SAMPLE_SECONDS = 0.004
 SAMPLES = 20  # of each side
 SAMPLING_SECONDS = 0.8  # most, both sides together; slow cases get fewer samples
 LEAST_SAMPLES = 6
+THROTTLED = 0.9  # of the highest clock rate of a pair: what is sampled at a lower one is set apart
 REQUEST_SECONDS = 120.0  # most that one request may take
 CALLGRIND_SECONDS = 1200.0  # the same, with instructions counted
 
@@ -114,7 +115,9 @@ def measure_pair(base: Side, head: Side, case: Mapping[str, Any], side_caches: P
     """Measure one fresh pair; with `first`, check both sides and count before.
 
     Returns `base` and `head` (seconds of one call, sample by sample), `log_ratio` (the median over the samples of
-    log head - log base) and with `first` `counts` and `versions` of both sides. `NoData` names the side that failed.
+    log head - log base) and with `first` `counts` and `versions` of both sides. On a GPU also `clocks` (the lowest and
+    the highest clock rate in MHz) and `throttled` (how many samples were set apart for a lower clock). `NoData` names
+    the side that failed.
     """
     workers: dict[str, WorkerProcess] = {}
     sides = {"base": base, "head": head}
@@ -152,18 +155,37 @@ def _in_turn(workers: Mapping[str, WorkerProcess]) -> dict[str, Any]:
     iterations = max(calibration["iterations"] for calibration in calibrations.values())
     seconds = sum(calibration["seconds"] for calibration in calibrations.values()) * iterations
     count = max(LEAST_SAMPLES, min(SAMPLES, int(SAMPLING_SECONDS / seconds)))
-    samples: dict[str, list[float]] = {name: [] for name in workers}
+    taken: list[dict[str, dict[str, float]]] = []  # side -> seconds and clock rate, pair by pair
     order = list(workers)
-    for _ in range(count):
-        for name in order:
-            samples[name].append(_named(name, workers[name].ask, {"do": "sample", "iterations": iterations}))
+    # where samples are set apart others take their place, as many as were wanted at first
+    while len(taken) < count or (len(_unthrottled(taken)) < count and len(taken) < 2 * count):
+        request = {"do": "sample", "iterations": iterations}
+        taken.append({name: _named(name, workers[name].ask, request) for name in order})
         order.reverse()
-    pairs = zip(samples["base"], samples["head"], strict=True)
+    kept = _unthrottled(taken)
+    clocks = [sample["clock"] for pair in taken for sample in pair.values() if sample["clock"]]
+    if len(kept) < min(LEAST_SAMPLES, count):
+        raise NoData(
+            f"the GPU ran at {min(clocks):.0f} to {max(clocks):.0f} MHz, and in only {len(kept)} of {len(taken)} pairs"
+            f" of samples at {THROTTLED:.0%} of the highest on both sides: let it cool, or lower its power limit"
+        )
     # a clock that jumps can give a sample of no or negative length
-    ratios = [log(head / base) for base, head in pairs if base > 0 and head > 0]
+    seconds_of = [(pair["base"]["seconds"], pair["head"]["seconds"]) for pair in kept]
+    ratios = [log(head / base) for base, head in seconds_of if base > 0 and head > 0]
     if not ratios:
         raise NoData("no sample has a positive length: the clock jumped")
-    return {**samples, "iterations": iterations, "log_ratio": median(ratios)}
+    result = {name: [pair[name]["seconds"] for pair in kept] for name in workers}
+    on_gpu = {"clocks": [min(clocks), max(clocks)], "throttled": len(taken) - len(kept)} if clocks else {}
+    return {**result, **on_gpu, "iterations": iterations, "log_ratio": median(ratios)}
+
+
+def _unthrottled(taken: Sequence[Mapping[str, Mapping[str, float]]]) -> list[Mapping[str, Mapping[str, float]]]:
+    """Return the pairs of samples in which neither side ran at a clock far below the highest that was seen.
+
+    A clock rate of 0 could not be read.
+    """
+    least = THROTTLED * max((sample["clock"] for pair in taken for sample in pair.values()), default=0.0)
+    return [pair for pair in taken if not any(0 < sample["clock"] < least for sample in pair.values())]
 
 
 def _named(name: str, call: Any, *arguments: Any) -> Any:

@@ -14,9 +14,9 @@ from cab import environment
 from cab.contracts.case import digest
 from cab.errors import UsageError
 from cab.paths import cache
-from cab.tracking.cases import TrackedCase
-from cab.tracking.compare import Measure
-from cab.tracking.findings import COUNT_UNIT, RATIO_METRIC, keep_environment, refresh
+from cab.tracking.cases import TrackedCase, device_of
+from cab.tracking.compare import Measure, clock_range
+from cab.tracking.findings import CLOCK_UNIT, COUNT_UNIT, RATIO_METRIC, keep_environment, refresh
 from cab.tracking.history import Point, append, compact
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.sides import NoData, commit_time, full_commit, side_of
@@ -50,7 +50,7 @@ def record(
     except NoData as error:
         raise UsageError(f"{revision} cannot be measured: {error}") from None
     kernel = replace(side, changes={"mechanism": REFERENCE_KERNEL})
-    facts = environment.identity("cpu", 1, True)
+    facts = environment.identity(device_of(cases), 1, True)
     now = time.time()
     when = commit_time(commit, repository)
     state = State(results / "track" / digest(["record", side.identity, facts], 16))
@@ -76,6 +76,8 @@ def record(
         measured_in[identity] = of_case
         values = {("latency", "s"): median(median(pair["head"]) for pair in measured)}
         values[RATIO_METRIC, "ratio"] = exp(median(pair["log_ratio"] for pair in measured))
+        if clocks := clock_range(measured):
+            values["GPU clock, lowest", CLOCK_UNIT], values["GPU clock, highest", CLOCK_UNIT] = clocks
         values |= {(name, COUNT_UNIT): value for name, value in measured[0]["counts"]["head"].items()}
         points += [
             Point(commit, when, case.name, identity, metric, value, unit, "cab track record", now)

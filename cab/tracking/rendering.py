@@ -56,6 +56,17 @@ def _versions(comparison: Comparison) -> list[str]:
     return [f"{name} {base} -> {head}" for name, (base, head) in comparison.versions.items()]
 
 
+def _clocks(comparison: Comparison) -> list[str]:
+    """Say at which clock a GPU ran, and what was set apart for a low one."""
+    if not comparison.clocks:
+        return []
+    lines = ["GPU clock: {:.0f} to {:.0f} MHz".format(*comparison.clocks)]
+    return lines + [
+        f"{name}: {count} pairs of samples at a throttled clock set apart"
+        for name, count in comparison.throttled.items()
+    ]
+
+
 def print_comparison(comparison: Comparison, out: "Console") -> None:
     """Print the table, the counts that differ, and what the exit code means."""
     from rich.markup import escape
@@ -71,6 +82,8 @@ def print_comparison(comparison: Comparison, out: "Console") -> None:
     for name, changes in comparison.counts.items():
         for change in changes:
             out.print(escape(one_line(count_change(name, change))), highlight=False)
+    for text in _clocks(comparison):
+        out.print(escape(one_line(text)), highlight=False)
     for text in _versions(comparison):
         out.print(escape(f"the environment differs: {one_line(text)}"), highlight=False)
     if comparison.flagged:
@@ -93,6 +106,8 @@ def as_json(comparison: Comparison) -> str:
         "counts": {name: [asdict(each) for each in changes] for name, changes in comparison.counts.items()},
         "environment": comparison.environment,
         "versions": comparison.versions,
+        "clocks": comparison.clocks,
+        "throttled": comparison.throttled,
     }
     return json.dumps(_finite(data), indent=2)
 
@@ -119,6 +134,7 @@ def as_comment(comparison: Comparison, command: Sequence[str]) -> str:
     lines += ["", "Counts that differ:", "", *(f"- {cell(text)}" for text in changes)] if changes else []
     facts = ", ".join(f"{key} {value}" for key, value in comparison.environment.items() if value is not None)
     lines += ["", f"Environment: {cell(facts)}."]
+    lines += [f"{cell(text)}." for text in _clocks(comparison)]
     lines += [f"It differs between the sides: {cell(text)}." for text in _versions(comparison)]
     lines += ["", f"To repeat it: <code>{cell(shlex.join(command))}</code>", ""]
     return "\n".join(lines)

@@ -21,7 +21,107 @@ from typing import Any
 
 WARM_UP_SECONDS = 0.03
 CHECKED_TOKENS = 301  # references are slow
+DECODED_TOKENS = 64  # that follow the prefix of a decoding; so many of its last tokens are checked
 REFERENCE_KERNEL = "reference kernel"  # a control: PyTorch alone, without anything of `cab`
+
+
+class Cpu:
+    """Where a case runs, and what can be read there."""
+
+    def __init__(self, name: str) -> None:
+        self.place = name
+
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was asked."""
+
+    def clock_rate(self) -> float:
+        """Return the rate of the device's clock in MHz; 0 where it has none that would be read."""
+        return 0.0
+
+    def kernel_launches(self, run: Callable[[], Any]) -> dict[str, float]:
+        """Count the kernels that a pass launches, as a count of the case; none on the CPU."""
+        return {}
+
+    def peak_allocated(self, run: Callable[[], Any]) -> float:
+        """Return the most bytes that a pass holds at once beyond those before it, from the profiler's events."""
+        from torch.autograd.profiler import profile
+
+        gc.disable()
+        with profile(profile_memory=True) as record:
+            result = run()
+        del result
+        gc.enable()
+        assert record.kineto_results is not None
+        events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
+        allocated = peak = 0
+        for event in sorted(events, key=lambda each: each.start_ns()):
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
+        return float(peak)
+
+
+class Cuda(Cpu):
+    """A GPU of NVIDIA."""
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"device={name}: PyTorch {torch.__version__} sees no GPU here")
+        super().__init__(name)
+        torch.cuda.set_device(self.place)
+
+    def synchronise(self) -> None:
+        """Wait until every kernel has ended."""
+        import torch
+
+        torch.cuda.synchronize(self.place)
+
+    def clock_rate(self) -> float:
+        """Return the rate of the multiprocessors' clock in MHz."""
+        import torch
+
+        try:
+            return float(torch.cuda.clock_rate(self.place))
+        except Exception:  # nvidia-ml-py is missing (ModuleNotFoundError), or the driver does not tell (NVMLError)
+            return 0.0
+
+    def kernel_launches(self, run: Callable[[], Any]) -> dict[str, float]:
+        """Count the calls of CUDA's runtime and driver that launch a kernel, or a graph of kernels.
+
+        There is no such count where PyTorch's profiler does not see CUDA's calls.
+        """
+        from torch.profiler import ProfilerActivity, supported_activities
+
+        if ProfilerActivity.CUDA not in supported_activities():  # type: ignore[no-untyped-call]
+            return {}
+        names = self._runtime_calls(run)
+        return {"kernel launches": float(sum("LaunchKernel" in name or "GraphLaunch" in name for name in names))}
+
+    def _runtime_calls(self, run: Callable[[], Any]) -> list[str]:
+        """Return the name of each call of CUDA that a pass makes, beside those of PyTorch's operations."""
+        from torch.profiler import profile, supported_activities
+
+        run()  # what is loaded at a first call is not counted
+        self.synchronise()
+        with profile(activities=supported_activities()) as record:  # type: ignore[no-untyped-call]
+            run()
+            self.synchronise()
+        inner = record.profiler
+        assert inner is not None and inner.kineto_results is not None
+        return [event.name() for event in inner.kineto_results.events()]
+
+    def peak_allocated(self, run: Callable[[], Any]) -> float:
+        """Return the same from the statistics of PyTorch's allocator."""
+        import torch
+
+        self.synchronise()
+        torch.cuda.reset_peak_memory_stats(self.place)
+        before = torch.cuda.memory_allocated(self.place)
+        result = run()
+        self.synchronise()
+        del result
+        return float(torch.cuda.max_memory_allocated(self.place) - before)
 
 
 class Worker:
@@ -34,14 +134,18 @@ class Worker:
         torch.set_num_threads(question.get("threads", 1))
         torch.manual_seed(0)
         self.question = question
+        name = question.get("device", "cpu")
+        self.device = Cuda(name) if name.startswith("cuda") else Cpu(name)
+        self.calls = 1  # how many calls one pass counts as; of a decoding, its tokens
         self.mechanism: Any = None
         self.arguments: dict[str, Any] = {}
         run = self._reference_kernel() if question["mechanism"] == REFERENCE_KERNEL else self._pass()
         self.run: Callable[[], Any] = run
 
     def _reference_kernel(self) -> Callable[[], Any]:
-        torch = self.torch
-        a, b = torch.randn(4, 384, 384), torch.randn(4, 384, 384)
+        torch, on_gpu = self.torch, isinstance(self.device, Cuda)
+        shape = (4, 2048, 2048) if on_gpu else (4, 384, 384)  # some milliseconds
+        a, b = (torch.randn(shape).to(self.device.place) for _ in "ab")
         return lambda: torch.softmax(a @ b, -1)
 
     def _pass(self) -> Callable[[], Any]:
@@ -52,9 +156,11 @@ class Worker:
         options: dict[str, Any] = {
             key: tuple(value) if "raster" in key else value for key, value in question["options"].items()
         }
-        self.mechanism = cab.mechanism(question["mechanism"], **options).to(self.dtype).eval()
-        self.arguments = self.draw(question["batch"], question["n"], question["m"])
-        mechanism, arguments = self.mechanism, self.arguments
+        built = cab.mechanism(question["mechanism"], **options)
+        self.mechanism = mechanism = built.to(self.device.place, self.dtype).eval()
+        if question["pass"] == "decode":
+            return self._decoding()
+        self.arguments = arguments = self.draw(question["batch"], question["n"], question["m"])
         if question["pass"] == "forward":
 
             def forward() -> Any:
@@ -73,14 +179,34 @@ class Worker:
 
         return forward_backward
 
+    def _decoding(self) -> Callable[[], Any]:
+        """Read a prefix of n tokens; the pass decodes the next ones, as `cab run` does."""
+        question = self.question
+        self.arguments = self.draw(question["batch"], question["n"] + DECODED_TOKENS, self._sources(question["n"]))
+        decoder = from_this_checkout("attention/streaming").TokenDecoder(self.mechanism, self.arguments, question["n"])
+        self.calls = decoder.calls
+
+        def decode() -> Any:
+            with self.torch.no_grad():
+                return decoder.run()
+
+        return decode
+
+    def _sources(self, n: int) -> int:
+        """Return how many keys there are for a prefix of n tokens: in a self pattern as many as queries."""
+        return int(self.question["m"]) if self.mechanism.slot.pattern.cross else n + DECODED_TOKENS
+
     @property
     def dtype(self) -> Any:
         """The case's dtype."""
         return getattr(self.torch, self.question.get("dtype", "float32"))
 
     def draw(self, batch: int, n: int, m: int) -> dict[str, Any]:
-        """Draw the arguments of a call; without q a mask says how many queries there are."""
-        torch, slot = self.torch, self.mechanism.slot
+        """Draw the arguments of a call; without q a mask says how many queries there are.
+
+        They are drawn on the CPU: equal on every device.
+        """
+        torch, slot, place = self.torch, self.mechanism.slot, self.device.place
         shapes = {
             "q": (batch, slot.heads, n, slot.dim),
             "k": (batch, slot.kv_heads, m, slot.dim),
@@ -97,7 +223,7 @@ class Worker:
                 tensors[name] = ids.sort(1).values if kind == "sorted" else ids
         if "q" not in reads:
             tensors["query_mask" if slot.pattern.cross else "key_mask"] = torch.ones(batch, n, dtype=torch.bool)
-        return tensors
+        return {name: tensor.to(place) for name, tensor in tensors.items()}
 
     def check(self) -> str:
         """Say how the mechanism differs from its own reference, or return "". The results of the pass are finite."""
@@ -114,7 +240,11 @@ class Worker:
         m = n if not cross else question["m"] if on_raster else min(question["m"], CHECKED_TOKENS)
         arguments = self.draw(1, n, m)
         with torch.no_grad():
-            output = mechanism(**arguments).double()
+            if question["pass"] == "decode":
+                stream = from_this_checkout("attention/streaming").stream
+                output = stream(mechanism, arguments, max(0, n - DECODED_TOKENS)).double()
+            else:
+                output = mechanism(**arguments).double()
             truth = mechanism.reference(**self._without_masks(arguments)).double()
         error, largest = float((output - truth).abs().max()), float(truth.abs().max())
         limit = torch.finfo(self.dtype).eps ** 0.5 * max(largest, 1e-30)
@@ -136,21 +266,24 @@ class Worker:
         return {**dict.fromkeys(("q", "k", "v")), **kept, **masks}
 
     def calibrate(self, seconds: float) -> dict[str, Any]:
-        """Warm up, and return how many calls take `seconds`, and the seconds of one."""
+        """Warm up, and return how many passes take `seconds`, and the seconds of one."""
         durations: list[float] = []
-        while sum(durations) < WARM_UP_SECONDS or len(durations) < 3:
+        while sum(durations) * self.calls < WARM_UP_SECONDS or len(durations) < 3:
             durations.append(self.sample(1))
         typical = sorted(durations)[len(durations) // 2]
+        typical *= self.calls
         return {"iterations": max(1, round(seconds / typical)), "seconds": typical}
 
     def sample(self, iterations: int) -> float:
-        """Return the mean seconds of successive calls."""
-        run, clock = self.run, time.perf_counter_ns
+        """Return the mean seconds of successive calls; the device has done them all when the clock is read."""
+        run, clock, synchronise = self.run, time.perf_counter_ns, self.device.synchronise
         gc.disable()
+        synchronise()
         start = clock()
         for _ in range(iterations):
             run()
-        seconds = (clock() - start) / iterations / 1e9
+        synchronise()
+        seconds = (clock() - start) / (iterations * self.calls) / 1e9
         gc.enable()
         return seconds
 
@@ -165,7 +298,8 @@ class Worker:
             counted["graph breaks"] = float(sum(counters["graph_break"].values()))
         else:
             counted |= self._operations()
-        counted["peak allocated bytes"] = self._peak_allocated()
+        counted["peak allocated bytes"] = self.device.peak_allocated(self.run)
+        counted |= self.device.kernel_launches(self.run)
         if self.question.get("instructions"):
             setup = f"import runpy\nrun = runpy.run_path({__file__!r})['Worker']({self.question!r}).run"
             counted["instructions"] = instrument("callgrind").count_instructions(setup)
@@ -189,35 +323,24 @@ class Worker:
         flops = instrument("flop_counter").count_flops(self.run)
         return {"operations": float(calls[0]), "bytes moved": float(traffic.moved), "FLOPs": flops}
 
-    def _peak_allocated(self) -> float:
-        """Return the most bytes that a pass holds at once beyond those before it, from the profiler's events."""
-        from torch.autograd.profiler import profile
-
-        gc.disable()
-        with profile(profile_memory=True) as record:
-            result = self.run()
-        del result
-        gc.enable()
-        assert record.kineto_results is not None
-        events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
-        allocated = peak = 0
-        for event in sorted(events, key=lambda each: each.start_ns()):
-            allocated += event.nbytes()
-            peak = max(peak, allocated)
-        return float(peak)
-
 
 def instrument(name: str) -> Any:
-    """Load a counter of the checkout that this file is in, which is the head's, on either side.
+    """Load a counter of the checkout that this file is in."""
+    return from_this_checkout(f"instruments/{name}")
+
+
+def from_this_checkout(name: str) -> Any:
+    """Load a module of the checkout that this file is in, which is the head's, on either side.
 
     By its path: `import cab` gives the sources of the side that is measured.
     """
-    path = os.path.join(os.path.dirname(__file__), os.pardir, "instruments", f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"cab_tracking_{name}", path)
+    path = os.path.join(os.path.dirname(__file__), os.pardir, *f"{name}.py".split("/"))
+    spec = importlib.util.spec_from_file_location(f"cab_tracking_{name.replace('/', '_')}", path)
     assert spec is not None and spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
+    if spec.name not in sys.modules:
+        module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
+    return sys.modules[spec.name]
 
 
 def _contract() -> Any:
@@ -261,7 +384,7 @@ def answer(worker: Worker | None, request: dict[str, Any]) -> tuple[Worker | Non
     if request["do"] == "calibrate":
         return worker, worker.calibrate(request["seconds"])
     if request["do"] == "sample":
-        return worker, worker.sample(request["iterations"])
+        return worker, {"seconds": worker.sample(request["iterations"]), "clock": worker.device.clock_rate()}
     raise ValueError(f"unknown request {request['do']!r}")
 
 

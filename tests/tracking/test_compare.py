@@ -193,3 +193,18 @@ def test_without_valgrind_instructions_are_one_message(monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UsageError, match="--instructions: valgrind is not installed"):
         with_instructions(TrackedCase("one", {"mechanism": "one"}))
+
+
+def test_on_a_gpu_clocks_and_throttled_samples_of_all_pairs_are_kept(machine: Machine, tmp_path: Path) -> None:
+    asked = list[str]()
+
+    def measure(base: Side, head: Side, case: Mapping[str, Any], caches: Path, first: bool) -> dict[str, Any]:
+        asked.append(case["device"])
+        number = len(asked)
+        return machine(base, head, case, caches, first) | {"clocks": [1000.0 + number, 2000.0], "throttled": number % 2}
+
+    case = TrackedCase("one", {"mechanism": "one", "options": {}, "params": [], "device": "cuda"})
+    done = compare(BASE, HEAD, [case], Settings(), tmp_path, measure=measure)
+    assert set(asked) == {"cuda"}, "the reference kernel too"
+    assert done.clocks == (1001.0, 2000.0) and 0 < done.throttled["one"] <= 18
+    assert done.environment["device"] == "cuda:0"

@@ -1,7 +1,9 @@
 """Real pairs of worker processes, on this checkout and on mechanisms in files."""
 
+from collections.abc import Sequence
 from math import log
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,9 +77,11 @@ def test_what_a_side_does_not_know_has_no_data_with_the_name_of_the_side(side: S
 
 def test_cases_that_public_names_cannot_build_are_refused() -> None:
     for override, why in (
-        ("level=layer", "level=attend"),
-        ("pass=backward", "pass=forward or"),
+        ("level=layer", "level=layer: cab track measures level=attend: layers and models have no public name"),
+        ("level=model", "level=model: cab track measures level=attend"),
+        ("pass=backward", "pass=backward: cab track measures pass=forward or forward_backward or decode$"),
         ("padding=0.5", "padding"),
+        ("device=mps", "device=mps: cab track measures device=cpu or cuda$"),
     ):
         with pytest.raises(UsageError, match=why):
             tracked_cases(["mechanism=linear", override])
@@ -108,17 +112,44 @@ def test_a_request_that_takes_longer_than_its_budget_is_ended_and_says_so(tmp_pa
 
 
 class Clock:
-    """A worker whose samples are given."""
+    """A worker whose samples are given, and on a GPU the clock rate of each."""
 
-    def __init__(self, samples: list[float]) -> None:
-        self.samples = iter(samples)
+    def __init__(self, samples: Sequence[float], rates: Sequence[float] = ()) -> None:
+        self.samples, self.rates, self.taken = samples, rates, 0
 
     def ask(self, request: dict[str, object]) -> object:
-        return {"iterations": 1, "seconds": 0.1} if request["do"] == "calibrate" else next(self.samples)
+        if request["do"] == "calibrate":
+            return {"iterations": 1, "seconds": 0.1}
+        self.taken += 1
+        rate = self.rates[self.taken - 1] if self.rates else 0.0
+        return {"seconds": self.samples[self.taken - 1], "clock": rate}
+
+
+def in_turn(base: Clock, head: Clock) -> dict[str, Any]:
+    return _in_turn({"base": base, "head": head})  # type: ignore[dict-item]
 
 
 def test_samples_over_which_the_clock_jumped_are_left_out() -> None:
-    workers = {"base": Clock([1.0, 1.0, -5.0] + [1.0] * 20), "head": Clock([2.0, 0.0] + [2.0] * 20)}
-    assert _in_turn(workers)["log_ratio"] == pytest.approx(log(2))  # type: ignore[arg-type]
+    assert in_turn(Clock([1.0, 1.0, -5.0] + [1.0] * 20), Clock([2.0, 0.0] + [2.0] * 20))["log_ratio"] == log(2)
     with pytest.raises(NoData, match="the clock jumped"):
-        _in_turn({"base": Clock([-1.0] * 30), "head": Clock([1.0] * 30)})  # type: ignore[arg-type]
+        in_turn(Clock([-1.0] * 30), Clock([1.0] * 30))
+
+
+def test_on_the_cpu_nothing_is_set_apart_and_no_clock_is_kept() -> None:
+    pair = in_turn(Clock([1.0] * 30), Clock([2.0] * 30))
+    assert len(pair["base"]) == 6 and not {"clocks", "throttled"} & set(pair)
+
+
+def test_samples_at_a_throttled_clock_are_set_apart_with_their_partner_and_others_take_their_place() -> None:
+    # the head is twice as slow; where one side was throttled it looks otherwise
+    base = Clock([1.0, 9.0, 1.0, 1.0] + [1.0] * 20, [1500, 900, 1500, 1500] + [1450] * 20)
+    head = Clock([2.0, 2.0, 9.0, 2.0] + [2.0] * 20, [1500, 1500, 1000, 1500] + [1500] * 20)
+    pair = in_turn(base, head)
+    assert pair["base"] == [1.0] * 6 and pair["head"] == [2.0] * 6 and pair["log_ratio"] == log(2)
+    assert pair["clocks"] == [900, 1500] and pair["throttled"] == 2 and base.taken == head.taken == 8
+
+
+def test_a_gpu_that_is_throttled_nearly_always_has_no_data_and_says_at_which_clock() -> None:
+    always_else = [1500.0] + [900.0] * 40
+    with pytest.raises(NoData, match="ran at 900 to 1500 MHz, and in only 1 of 12 pairs of samples at 90%"):
+        in_turn(Clock([1.0] * 40, always_else), Clock([1.0] * 40, always_else))

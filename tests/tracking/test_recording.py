@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from cab.environment import environment_id
 from cab.errors import UsageError
 from cab.tracking.cases import TrackedCase
-from cab.tracking.findings import RATIO_METRIC, environments
-from cab.tracking.history import Point, read
+from cab.tracking.findings import RATIO_METRIC, environments, findings, refresh
+from cab.tracking.history import Point, append, read
 from cab.tracking.recording import record
 from cab.tracking.sides import NoData, Side
 from cab.tracking.worker import REFERENCE_KERNEL
@@ -88,3 +89,23 @@ def test_nothing_measured_is_one_message(repository: Path) -> None:
         record("HEAD~7", repository, CASES, 1, True, repository, repository, print, Measured())
     with pytest.raises(UsageError, match="nothing could be measured at .*: one: head: wrong"):
         record("HEAD", repository, CASES[:1], 1, True, repository, repository, print, Measured("one"))
+
+
+def test_on_a_gpu_its_clock_is_recorded_and_is_no_change(repository: Path) -> None:
+    def measure(*arguments: Any) -> dict[str, Any]:
+        return Measured()(*arguments) | {"clocks": [1200.0, 1500.0], "throttled": 1}
+
+    results, folder = repository.parent / "results", repository.parent / "history"
+    case = TrackedCase("one", {"mechanism": "one", "device": "cuda"})
+    _, points, _ = record("HEAD", repository, [case], 1, True, folder, results, lambda line: None, measure)
+    assert {(p.metric, p.value) for p in points if p.unit == "MHz"} == {
+        ("GPU clock, lowest", 1200.0), ("GPU clock, highest", 1500.0)
+    }  # fmt: skip
+    (facts,) = environments(folder).values()
+    assert facts["device"] == "cuda:0"
+    clocks = [
+        replace(p, commit=f"c{i}", time=i, value=p.value * (2 if i > 20 else 1)) for i in range(40) for p in points
+    ]
+    append(folder, clocks)
+    refresh(folder, {points[0].environment})
+    assert {each.metric for each in findings(folder)} == {"FLOPs", RATIO_METRIC}

@@ -1,6 +1,7 @@
 """Tables and comments: names are data, whatever is in them."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -58,3 +59,15 @@ def test_json_holds_everything_and_no_infinity() -> None:
     assert data["exit_code"] == 1 and data["cases"]["softmax CS"]["effect"]["low"] == 0.06
     assert data["counts"]["softmax CS"][0]["head"] == 101
     assert Path(data["base"]["python"]).exists()
+
+
+def test_the_clock_of_a_gpu_is_told_and_what_was_set_apart() -> None:
+    on_gpu = replace(comparison(), clocks=(900.0, 1500.0), throttled={"softmax CS": 3})
+    out = Console(file=StringIO(), record=True, width=200)
+    print_comparison(on_gpu, out)
+    for text in (out.export_text(), as_comment(on_gpu, ["cab"])):
+        assert "GPU clock: 900 to 1500 MHz" in text
+        assert "softmax CS: 3 pairs of samples at a throttled clock set apart" in text
+    data = json.loads(as_json(on_gpu))
+    assert data["clocks"] == [900, 1500] and data["throttled"] == {"softmax CS": 3}
+    assert "GPU" not in as_comment(comparison(), ["cab"])
