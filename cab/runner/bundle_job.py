@@ -8,10 +8,13 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cab import environment
 from cab.errors import UsageError
 from cab.planning.measurement import Measurement
 from cab.planning.plan import on_this_machine
@@ -19,6 +22,7 @@ from cab.runner import verdict_cache
 from cab.runner.bundles import Bundle, Done, read_bundle, write_done
 from cab.runner.fork_client import ForkClient
 from cab.runner.supervisor import Supervisor
+from cab.store import controls
 from cab.store.store import Store
 
 
@@ -29,6 +33,12 @@ class ProgressFile:
         """Take the number in the bundle of each (case id, meter)."""
         self._file = open(path, "a", buffering=1)
         self._numbers, self._lock = numbers, threading.Lock()
+
+    def __enter__(self) -> "ProgressFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None: ...
 
@@ -57,9 +67,9 @@ def run_bundle(folder: Path, number: int) -> None:
     os.chdir(bundle.working_folder)
     host = platform.node()
     numbers = {(each.case.id, each.meter): index for index, each in enumerate(bundle.measurements)}
-    listener = ProgressFile(folder / f"{number}.progress", numbers)
     try:
-        verdicts = _carry_out(bundle, listener)
+        with ProgressFile(folder / f"{number}.progress", numbers) as listener:
+            verdicts = _carry_out(bundle, listener)
     except UsageError as error:
         write_done(folder, number, Done(host, str(error)))
     else:
@@ -73,7 +83,7 @@ def _carry_out(bundle: Bundle, listener: ProgressFile) -> dict[str, Any]:
     store = Store(Path(bundle.results)).open_for_writing()
     measurements = [on_this_machine(each) for each in bundle.measurements]
     with ForkClient() as client:
-        supervisor = Supervisor(store, client, bundle.options, listener, bundle.run_id)
+        supervisor = Supervisor(store, client, bundle.options, listener, bundle.run_id, bundle.name)
         if bundle.laws_only:
             supervisor.check_laws(measurements)
             keys = [verdict_cache.key(each.case) for each in measurements]
@@ -82,8 +92,24 @@ def _carry_out(bundle: Bundle, listener: ProgressFile) -> dict[str, Any]:
         pending = supervisor.pending(measurements)
         if pending:
             supervisor.preflight(pending, whole=False)
-            supervisor.carry_out(pending)
+            with _controlled(bundle, supervisor):
+                supervisor.carry_out(pending)
     return {}
+
+
+@contextmanager
+def _controlled(bundle: Bundle, supervisor: Supervisor) -> Iterator[None]:
+    """Time the control case before and after a bundle of timings, and keep both times in the store."""
+    device, threads = bundle.measurements[0].case.device, bundle.measurements[0].case.settings.get("threads")
+    if not bundle.is_timed:
+        yield
+        return
+    case, folder = controls.case(device, threads), supervisor.store.folder
+    control = controls.Control(bundle.run_id, bundle.number, environment.identity(device, threads, True))
+    control = replace(control, before=supervisor.latency(case, controls.PROCESSES))
+    controls.keep(folder, control)
+    yield
+    controls.keep(folder, replace(control, after=supervisor.latency(case, controls.PROCESSES)))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ class Bundle:
     attempt: int = 0  # times that this work was lost before
 
     @property
+    def name(self) -> str:
+        """Name the bundle among those of all runs."""
+        return f"{self.run_id}-{self.number}"
+
+    @property
     def device_kind(self) -> str:
         """Return `cpu`, `cuda` or `mps`."""
         return self.measurements[0].case.device.partition(":")[0]

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cab import environment
@@ -33,11 +34,13 @@ from cab.runner.fork_client import ForkClient, ServerDied
 from cab.runner.listener import Listener
 from cab.runner.outcomes import Outcome, outcome_of
 from cab.runner.worker_pool import Stopped, run_side_by_side
+from cab.store import claims
 from cab.store.entry import Entry
 from cab.store.store import Store
 
 BLOCK = 100  # measurements: the rounds of one timing are then spread over about ten minutes
 PREFLIGHT_SECONDS = 600.0
+CONTROL_SECONDS = 60.0
 LAWS_SECONDS = 600.0  # at least: a short `timeout` is meant for the cases
 ENDED_WELL = ("ok", "unsupported")  # statuses that a checkpoint is not kept for
 SERVER_DEATHS = 3  # a case under which the server dies so often is an error
@@ -76,11 +79,17 @@ class Supervisor:
     """Carries out measurements on this machine."""
 
     def __init__(
-        self, store: Store, client: ForkClient, options: Options, listener: Listener, run_id: str | None = None
+        self,
+        store: Store,
+        client: ForkClient,
+        options: Options,
+        listener: Listener,
+        run_id: str | None = None,
+        bundle: str = "",
     ) -> None:
-        """`run_id` names the run, where several supervisors carry it out."""
+        """`run_id` names the run, where several supervisors carry it out, and `bundle` the share of this one."""
         self.store, self.client, self.options, self.listener = store, client, options, listener
-        self.run_id = run_id or new_run_id()
+        self.run_id, self.bundle = run_id or new_run_id(), bundle
         self._renewed: set[str] = set()  # files that this run has written: their entries count, whatever was asked anew
         self._laws = Laws()
         self._refused: dict[str, str] = {}  # case id -> reason of what the preflight refused
@@ -175,7 +184,7 @@ class Supervisor:
         for group in groups:
             name = group[0].training or group[0].file
             lock = self.store.folder / "locks" / f"{name}.lock"
-            with locks.claim(lock, lambda: self._waiting("")) as held:
+            with claims.claim(lock, lambda: self._waiting("")) as held:
                 if held is None:
                     claimed_elsewhere += group
                     continue
@@ -211,35 +220,40 @@ class Supervisor:
         if has_changed(measurements[0]):
             outcomes = {each.meter: CHANGED for each in measurements}
         details = {**environment.details(), "time": time.time()}
+        if self.bundle:  # whose control tells how the node was
+            details["bundle"] = self.bundle
         with self._recording:
-            if not held() or [self._processes(each) for each in measurements] != before:
-                self.listener.note(
-                    f"{measurements[0].case.title}: this run stood still for so long that another has taken the case "
-                    "over; its answer is kept"
-                )
-                return False
-            for each in measurements:
-                self._record(each, outcomes[each.meter], details)
-        return True
+            is_ours = held() and [self._processes(each) for each in measurements] == before
+            if is_ours and all([self._record(each, outcomes[each.meter], details, held) for each in measurements]):
+                return True
+            self.listener.note(
+                f"{measurements[0].case.title}: this run stood still for so long that another has taken the case "
+                "over; its answer is kept"
+            )
+        return False
 
     def _processes(self, measurement: Measurement) -> int:
         """Return how many processes of a measurement the store holds."""
         entry = self.store.read(measurement.file)
         return len(entry.processes) if entry else 0
 
-    def _record(self, measurement: Measurement, outcome: Outcome, details: dict[str, Any]) -> None:
-        """Write an outcome into the store and tell the listener."""
+    def _record(
+        self, measurement: Measurement, outcome: Outcome, details: dict[str, Any], held: Callable[[], bool]
+    ) -> bool:
+        """Write an outcome into the store and tell the listener; False where the claim was lost at the last moment."""
         graded = replace(measurement, grade=self._grades.get(measurement.case.id, measurement.grade))
         entry = self._entry(measurement) or new_entry(graded, self.run_id, environment.commit())
-        self._renewed.add(measurement.file)
         log = self._write_log(measurement, outcome)
         try:
             updated = with_outcome(entry, measurement, outcome, details)
-            self.store.write(updated)
+            written = self.store.write(updated, held)
         except Exception as error:  # a meter's `reduce` or `search` gave what the store cannot hold
             outcome = Outcome("error", f"{type(error).__name__}: {error}")
             updated = with_outcome(entry, measurement, outcome, details)
-            self.store.write(updated)
+            written = self.store.write(updated, held)
+        if not written:
+            return False
+        self._renewed.add(measurement.file)
         if isinstance(outcome.answer, TrainAnswer):
             for note in outcome.answer.notes:
                 self.listener.note(f"{measurement.case.title}: {note}")
@@ -250,6 +264,7 @@ class Supervisor:
         if is_finished(updated, measurement):
             status, reason = worst_status(updated)
             self.listener.done(measurement, status, f"{reason} (its output: {log})" if log else reason)
+        return True
 
     def _outcomes(self, measurements: list[Measurement]) -> dict[str, Outcome]:
         """Return meter -> what became of it, for measurements of one case that one child makes."""
@@ -427,6 +442,22 @@ class Supervisor:
             self.client,
             lambda done: self.listener.doing(f"laws {done}/{len(unknown)}"),
         )
+
+    def latency(self, case: Case, processes: int) -> float | None:
+        """Return the median seconds of a case over fresh processes, timed as the meter does; None where one fails.
+
+        Nothing is stored.
+        """
+        job = MeasureJob(case, str(self.options.data), self._threads(case), ["latency"], pinned=True, compared=True)
+        medians: list[float] = []
+        for _ in range(processes):
+            with locks.device(case.device, True, lambda: self._waiting("waiting for the device: control")):
+                outcome = self._run(job, CONTROL_SECONDS, None, "control")
+            answer = outcome.answer.meters["latency"] if outcome.status == "ok" else None
+            if not isinstance(answer, Samples):
+                return None
+            medians.append(median(answer.metrics["latency"]["samples"]))
+        return median(medians)
 
     def _run_laws(self, measurement: Measurement, silent: bool = False) -> Outcome:
         case = measurement.case

@@ -8,20 +8,21 @@ A run may measure into the target meanwhile: an answer that it keeps while the m
 for later.
 """
 
-import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cab.errors import UsageError
+from cab.store import claims, controls
 from cab.store.entry import Entry
 from cab.store.store import COPIED, Store
 
 _COPYING = ".merging-"  # how the folder begins that is being filled
-FOLDERS = ("bundles", "peaks")  # of a store besides its cases; what they hold is named by its content or its machine
+# of a store besides its cases; what they hold is named by its content, its machine, or its run
+FOLDERS = ("bundles", "peaks", controls.FOLDER)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Merged:
 
 
 def merge(target: Store, sources: Sequence[Store]) -> Merged:
-    """Put into `target` what the `sources` hold and it does not, with its imported bundles and peak rates.
+    """Put into `target` what the `sources` hold and it does not, with its imported bundles, peak rates and controls.
 
     Of two files with one name, the answer that was asked for last stays; of two of one second, the target's. Files of
     one case with different keys (another source, another machine) all stay, as history does. The sources are not
@@ -60,7 +61,7 @@ def merge(target: Store, sources: Sequence[Store]) -> Merged:
     if any(store.folder.samefile(target.folder) for store in sources):
         raise UsageError(f"{target.folder} cannot be merged with itself; name two stores")
     target.open_for_writing()
-    with _alone(target):
+    with _alone(target) as held:
         for left in target.folder.glob(f"{_COPYING}*"):  # of a merge that was killed while it copied
             shutil.rmtree(left)
         merged, origins = _plan(target, sources)
@@ -68,6 +69,11 @@ def merge(target: Store, sources: Sequence[Store]) -> Merged:
         try:
             for path in origins.values():
                 shutil.copy2(path, copies / path.name)  # with its time, which tells two of one second apart
+            if not held():
+                raise UsageError(
+                    f"this merge into {target.folder} stood still for so long that another could begin; nothing was "
+                    "merged: try again"
+                )
             copies.rename(copies.with_name(copies.name.replace(_COPYING, COPIED)))
         except BaseException:
             shutil.rmtree(copies, ignore_errors=True)
@@ -124,11 +130,9 @@ def _copy_what_is_new(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _alone(target: Store) -> Iterator[None]:
-    """Hold the lock of merges into a store, which the kernel frees when the process dies."""
-    with open(target.folder / "locks" / ".merge", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another merge into {target.folder} is under way; try again when it has ended") from error
-        yield
+def _alone(target: Store) -> Iterator[Callable[[], bool]]:
+    """Hold the claim of merges into a store; yields what says whether it still holds."""
+    with claims.claim(target.folder / "locks" / "merge.lock") as held:
+        if held is None:
+            raise UsageError(f"another merge into {target.folder} is under way; try again when it has ended")
+        yield held

@@ -7,7 +7,8 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from tempfile import TemporaryFile
 
 from cab.errors import UsageError
 from cab.paths import write_whole
+from cab.store import claims
 from cab.store.entry import Entry
 
 COPIED = ".merged-"  # how the folder begins that holds what a merge has copied completely
@@ -28,12 +30,16 @@ class Store:
     damaged: list[Path] = field(default_factory=list)
 
     def open_for_writing(self) -> "Store":
-        """Make sure that results can be kept, before anything is measured."""
+        """Make sure that results can be kept, and that work is claimed as other hosts do, before anything is measured.
+
+        `UsageError` where not.
+        """
         try:
             for name in ("cases", "locks"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
                 with TemporaryFile(dir=self.folder / name):  # each folder may have permissions of its own
                     pass
+            claims.agree(self.folder / "locks")
         except OSError as error:
             raise UsageError(
                 f"the results folder {self.folder.absolute()} cannot be written: {error.strerror}; "
@@ -83,9 +89,22 @@ class Store:
         """Return an entry, or None where there is none (or only a damaged one, which is set aside)."""
         return self.load(self.path(file))
 
-    def write(self, entry: Entry) -> None:
-        """Keep an entry, replacing an older one of the same case and key. `ValueError` where JSON cannot hold it."""
-        write_whole(self.path(entry.file), json.dumps(entry.to_json(), allow_nan=False))
+    def write(self, entry: Entry, held: Callable[[], bool] = lambda: True) -> bool:
+        """Keep an entry, replacing an older one of the same case and key. `ValueError` where JSON cannot hold it.
+
+        `held` is asked when all is written but the name: where it says that the claim on the entry is lost, nothing is
+        kept and False is returned.
+        """
+        path = self.path(entry.file)
+        nameless = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            write_whole(nameless, json.dumps(entry.to_json(), allow_nan=False))
+            if held():
+                nameless.replace(path)
+                return True
+        finally:
+            nameless.unlink(missing_ok=True)
+        return False
 
     def entries(self) -> Iterator[tuple[Path, Entry]]:
         """Yield every entry that can be read, with its file."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.contracts.case import canonical, worst
 from cab.paths import write_whole
+from cab.store import controls
 from cab.store.entry import Entry, MetricResult
 from cab.store.store import Store, now
 
@@ -63,7 +64,8 @@ _DTYPES = {
     "stop_reason": "string",
     "environment_id": "string",
 }
-COLUMNS = list(_DTYPES)
+COLUMNS = [*_DTYPES, "control_drift"]
+LATER_COLUMNS = ("control_drift",)  # that bundles of earlier versions do not have
 CASE_COLUMNS = "mechanism pattern task level pass batch heads dim n m dtype device backend seed scale".split()
 # what the cache holds of a row beside its columns, to tell which file it is of and which rows are the newest
 _CACHE_DTYPES = {
@@ -75,6 +77,7 @@ _CACHE_DTYPES = {
     "version": "int64",
     "asked": "string",
     "medians": "string",
+    "bundles": "string",
 }
 # pandas' errors for a value of another type than its column's; for a text that is no Unicode, a ValueError
 _MISFITS = (TypeError, ValueError, OverflowError)
@@ -188,7 +191,10 @@ def outdated(store: Store) -> dict[str, int]:
 
 
 def _all_rows(store: Store) -> "pd.DataFrame":
-    """Return the rows of every file, with the columns of the cache; of unchanged files they come from the cache."""
+    """Return the rows of every file, with the columns of the cache; of unchanged files they come from the cache.
+
+    They are marked by the controls of their bundles.
+    """
     import pandas as pd
 
     store.finish_merges()
@@ -212,7 +218,7 @@ def _all_rows(store: Store) -> "pd.DataFrame":
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
     if new_rows or len(fresh) != len(cached):
         _write_cache(everything, store.folder)
-    return everything
+    return controls.mark(everything, controls.load(store.folder))  # not cached: a later control may exclude a node
 
 
 def _cache_columns(entry: Entry, stamp: int) -> dict[str, Any]:
@@ -224,6 +230,7 @@ def _cache_columns(entry: Entry, stamp: int) -> dict[str, Any]:
         "hosted": entry.hosted,
         "version": entry.version,
         "asked": entry.asked or entry.time,
+        "bundles": " ".join(sorted({str(each.details.get("bundle", "")) for each in entry.processes} - {""})),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cab.errors import UsageError
+from cab.store import claims
 from cab.store.merging import merge
 from cab.store.store import COPIED, Store
 from cab.store.table import table
@@ -110,12 +111,32 @@ def test_what_is_no_other_store_is_refused(store: Store, tmp_path: Path) -> None
 
 
 def test_two_merges_into_one_store_do_not_meet(store: Store, other: Store) -> None:
-    import fcntl
-
-    with open(store.folder / "locks" / ".merge", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with claims.claim(store.folder / "locks" / "merge.lock") as held:
+        assert held
         with pytest.raises(UsageError, match="under way"):
             merge(store, [other])
+
+
+def test_on_a_shared_disk_a_merge_holds_a_lease_and_one_that_lost_it_takes_nothing(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CAB_LOCKS", "lease")
+    target, lock = Store(tmp_path / "shared").open_for_writing(), tmp_path / "shared" / "locks" / "merge.lock"
+    write(other, entry())
+    copy2, owners = shutil.copy2, []
+
+    def copied_while_it_stood_still(*args: Any) -> Any:
+        owners.append(lock.read_text())
+        lock.write_text("another 000000000000")
+        return copy2(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(UsageError, match="nothing was merged"):
+        patched.setattr(shutil, "copy2", copied_while_it_stood_still)
+        merge(target, [other])
+    assert len(owners) == 1 and values(target) == []
+    lock.unlink()
+    merge(target, [other])
+    assert values(target) == [1.0] and not lock.exists()
 
 
 def test_a_users_folder_whose_name_begins_with_merge_stays_as_it_is(store: Store) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cab.errors import UsageError
-from cab.runner import leases, locks
+from cab.store import claims, leases
 
 FORK = multiprocessing.get_context("fork")
 
@@ -107,7 +107,7 @@ def test_a_lease_taken_meanwhile_is_not_removed_for_the_dead_one(
 
 def _count(folder: Path) -> None:
     for number in range(40):
-        with locks.claim(folder / "locks" / f"{number}.lock") as claimed:
+        with claims.claim(folder / "locks" / f"{number}.lock") as claimed:
             if claimed and not (folder / f"{number}").exists():
                 (folder / f"{number}").touch(exist_ok=False)
 
