@@ -1,7 +1,9 @@
 """Downloads that resume after an interruption, are verified, and appear in their folder only when complete."""
 
 import fcntl
+import gzip
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -14,7 +16,9 @@ from pathlib import Path
 from cab.errors import UsageError
 
 PARTIAL = ".part"  # suffix of an unfinished download or folder
+MOST_BYTES = 4 << 30  # that an archive may unpack to: several times the largest one here
 _CHUNK = 1 << 16  # bytes that a broken connection loses at most
+_BLOCK = 4096  # bytes that the smallest file takes of a disk
 
 
 def download(url: str, known_hash: str, folder: Path) -> Path:
@@ -86,15 +90,35 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def unpack(archive: Path, folder: Path, new_name: Callable[[str], str | None]) -> None:
-    """Unpack a tar archive's files into `folder`, each under its `new_name`; those of name None are left out."""
+def unpack(archive: Path, folder: Path, new_name: Callable[[str], str | None], most: int = MOST_BYTES) -> None:
+    """Unpack a tar archive's files into `folder`, each under its `new_name`; those of name None are left out.
+
+    `UsageError` where the archive is damaged, and before it takes more than `most` bytes: what is left out counts, and
+    every member as a block of the disk at least.
+    """
+    size = 0
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
+                size += max(member.size, _BLOCK)
+                if size > most:
+                    raise UsageError(f"{archive} holds more than {most:,} bytes, and is no data set that cab knows")
                 if member.isfile() and (name := new_name(member.name)) is not None:
                     tar.extract(member.replace(name=name), folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UsageError(f"{archive} cannot be unpacked into {folder.parent}: {_first_line(error)}") from None
+
+
+def gunzip(content: bytes, most: int = MOST_BYTES) -> bytes:
+    """Return what was compressed by gzip; `ValueError` where it is damaged, or has more than `most` bytes."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            plain = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"it is no gzip file: {_first_line(error)}") from None
+    if len(plain) > most:
+        raise ValueError(f"it holds more than {most:,} bytes")
+    return plain
 
 
 def read_verified(file: Path, sha256: str) -> bytes:

@@ -9,7 +9,6 @@ package. A page therefore occurs about as often in both kinds, and neither one t
 kind a pair is.
 """
 
-import gzip
 import hashlib
 import json
 import re
@@ -17,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cab.data import debian
-from cab.data.download import atomic_folder, folder_lock
+from cab.data.download import atomic_folder, folder_lock, gunzip
 from cab.data.splits import split_of
 
 FOLDER = "manpages"
@@ -26,6 +25,7 @@ SHARES = {"validation": 0.15, "test": 0.3, "train": 0.55}
 PREFIX = 3  # letters of a name that decide its split
 MARKER = ".cab-made.json"  # is beside files that `fetch` made
 LONGEST = 10_000  # characters of a text, as LRA cuts them
+MOST_BYTES = 16 << 20  # of a page's source; the longest has one
 PACKAGE_FOLDER = "usr/share/man/man"
 
 Pair = tuple[str, str]
@@ -83,7 +83,7 @@ def read_pages(files: Iterable[tuple[str, bytes]]) -> tuple[dict[str, str], set[
     aliases: dict[str, str] = {}  # alias -> name of the page
     for file, content in files:
         stem, section = file.split("/")[-1].removesuffix(".gz").rsplit(".", 1)
-        source = (gzip.decompress(content) if file.endswith(".gz") else content).decode(errors="replace")
+        source = (gunzip(content, MOST_BYTES) if file.endswith(".gz") else content).decode(errors="replace")
         if source.startswith(".so "):
             continue  # an alias, which the page itself lists too
         name = f"{stem}({section[0]})"

@@ -11,10 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cab.environment import available_memory
 from cab.errors import UsageError
 from cab.paths import write_whole
 from cab.store.store import Store, now
-from cab.store.table import COLUMNS, environments, table
+from cab.store.table import COLUMNS, LATER_COLUMNS, environments, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,14 +48,51 @@ def _read_bundle(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     if (folder / MANIFEST).is_file():
         _verify(folder)
     try:
-        rows = pd.read_parquet(folder / ROWS)
+        rows = _read_rows(folder / ROWS)
+    except UsageError:
+        raise
     except Exception as error:  # whatever Arrow raises at a damaged file
         raise UsageError(f"{folder / ROWS} cannot be read: {error}") from error
+    rows = rows.assign(**{name: float("nan") for name in LATER_COLUMNS if name not in rows})
     missing = [name for name in COLUMNS if name not in rows]
     if missing:
         raise UsageError(f"{folder / ROWS} is of another schema: it has no {', '.join(missing)}")
     facts = _environments(folder)
     return rows[COLUMNS], pd.DataFrame(facts or None, columns=None if facts else ["environment_id"])
+
+
+def _read_rows(path: Path) -> "pd.DataFrame":
+    """Read a table of Parquet, unless it would take more than half of the free memory.
+
+    A few kilobytes may hold any number of rows with one long text. So texts stay dictionaries until it is known how
+    much they take without.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    file = pq.ParquetFile(path, read_dictionary=texts)
+    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    _refuse_too_large(path, max(sum(each.total_byte_size for each in groups), file.metadata.num_rows * len(schema)))
+    table = file.read()
+    size = 0
+    for column in table.columns:
+        for chunk in column.chunks:
+            if isinstance(chunk, pa.DictionaryArray):
+                size += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
+            else:
+                size += chunk.nbytes
+    _refuse_too_large(path, size)
+    rows: pd.DataFrame = table.cast(schema).to_pandas()
+    return rows
+
+
+def _refuse_too_large(path: Path, size: int) -> None:
+    most = available_memory() // 2
+    if size > most:
+        raise UsageError(f"{path} would take {size:,} bytes of memory, and half of what is free is {most:,}")
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:

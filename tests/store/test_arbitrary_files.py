@@ -9,6 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -121,3 +124,16 @@ def test_a_bundle_with_any_other_file_is_refused_by_its_name(name: str, content:
             assert str(folder) in str(error)
         else:
             assert list(rows.columns) == COLUMNS and not verified
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_a_bundle_of_few_bytes_that_would_fill_the_memory_is_refused(as_dictionary: bool, tmp_path: Path) -> None:
+    """A text of a million characters in a million rows: some kilobytes as Parquet, and a terabyte as a table."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 2**16, pa.int32()), pa.array(["x" * 2**20]))
+    part, path = pa.table({"reason": text}), tmp_path / bundle.ROWS
+    with pq.ParquetWriter(path, part.schema, compression="zstd", store_schema=as_dictionary) as writer:
+        for _ in range(16):
+            writer.write_table(part)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UsageError, match="bytes of memory"):
+        bundle.read(tmp_path)
