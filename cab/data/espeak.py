@@ -165,12 +165,17 @@ def read(tree: Path) -> Speech:
     """Read the utterances; `UsageError` where the files are damaged or of another version of the synthesiser."""
     advice = f"Move {tree} away, and get it again."
     try:
-        manifest: dict[str, Any] = json.loads((tree / MANIFEST).read_text())
+        manifest: Any = json.loads((tree / MANIFEST).read_text())
         digest = _digest(tree / ARRAYS)
     except (OSError, ValueError) as error:
         raise UsageError(f"{tree} cannot be read: {error}. {advice}") from None
+    if not isinstance(manifest, dict):
+        raise UsageError(f"{tree / MANIFEST} is no object. {advice}")
     if manifest.get("espeak-ng") != SPEAKER:
         raise UsageError(f"{tree} is of espeak-ng {manifest.get('espeak-ng')}, not {SPEAKER}. {advice}")
+    for name in ("sentences", "vocabulary"):
+        if not isinstance(manifest.get(name), list):
+            raise UsageError(f"{tree / MANIFEST} has no {name}. {advice}")
     if digest != manifest.get("sha256"):
         raise UsageError(f"{tree / ARRAYS} is truncated or damaged. {advice}")
     with np.load(tree / ARRAYS) as arrays:
@@ -184,7 +189,12 @@ def read(tree: Path) -> Speech:
             np.split(arrays["energy"], by_frame),
         ]
     utterances = [Utterance(*each) for each in zip(*parts, strict=True)]
-    return Speech(utterances, manifest["sentences"], manifest["vocabulary"])
+    sentences = manifest["sentences"]
+    if len(sentences) != len(utterances):
+        raise UsageError(
+            f"{tree / MANIFEST} has {len(sentences):,} sentences of {len(utterances):,} utterances. {advice}"
+        )
+    return Speech(utterances, sentences, manifest["vocabulary"])
 
 
 def _digest(file: Path) -> str:

@@ -65,6 +65,11 @@ def test_an_utterance_that_is_too_long_is_left_out(tmp_path: Path) -> None:
     assert espeak.read(tmp_path).sentences == SENTENCES
 
 
+def manifest_without(tree: Path, name: str, instead: Any = None) -> None:
+    manifest = json.loads((tree / espeak.MANIFEST).read_text())
+    (tree / espeak.MANIFEST).write_text(json.dumps({**manifest, name: instead}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -72,6 +77,9 @@ def test_an_utterance_that_is_too_long_is_left_out(tmp_path: Path) -> None:
         (lambda tree: (tree / espeak.ARRAYS).unlink(), "cannot be read"),
         (lambda tree: (tree / espeak.MANIFEST).write_text("{"), "cannot be read"),
         (lambda tree: (tree / espeak.MANIFEST).write_text('{"espeak-ng": "1.51"}'), "is of espeak-ng 1.51, not 1.52.0"),
+        (lambda tree: (tree / espeak.MANIFEST).write_text("[]"), "is no object"),
+        (lambda tree: manifest_without(tree, "vocabulary"), "has no vocabulary"),
+        (lambda tree: manifest_without(tree, "sentences", SENTENCES[:1]), "has 1 sentences of 2 utterances"),
     ],
 )
 def test_other_files_are_refused(tree: Path, spoil: Any, message: str) -> None:
