@@ -5,7 +5,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BESIDE = ("mechanisms", "tasks", "conf", "cli.py", "results/published", "results/reference/cab-floors")
+BESIDE = ("mechanisms", "tasks", "conf", "cli.py", "results/published", "results/reference")
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -77,8 +77,8 @@ def test_only_cab_enters_site_packages_and_all_of_it(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.suffix in kinds
     }
-    published = ROOT / "results" / "published"
-    expected |= {f"cab/{p.relative_to(ROOT).as_posix()}" for p in published.rglob("*") if p.is_file()}
+    kept = [path for name in ("published", "reference") for path in (ROOT / "results" / name).rglob("*")]
+    expected |= {f"cab/{path.relative_to(ROOT).as_posix()}" for path in kept if path.is_file()}
     assert {name for name in names if name.startswith("cab/")} == expected
 
 

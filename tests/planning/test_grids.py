@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cab.errors import UsageError
+from cab.planning.overrides import options
+from cab.planning.plan import plan
 from cab.planning.points import points
 
 
@@ -124,3 +126,9 @@ def test_a_misspelt_name_in_a_key_of_a_file_offers_what_can_be_typed(elsewhere: 
     )
     with pytest.raises(UsageError, match="did you mean 'Mine'|Accepted: Mine"):
         points(["mechanism=./mine.py:Mine", "task=speed", "mechanism.Min.chunk=4"])
+
+
+@pytest.mark.parametrize("name", options("grid"))
+def test_every_shipped_grid_can_be_planned(name: str, tmp_path: Path) -> None:
+    narrowed = ["mechanism=softmax,linear"] if name == "board" else []  # it has thousands of cases of every mechanism
+    assert plan([f"grid={name}", *narrowed], tmp_path).measurements
