@@ -534,7 +534,7 @@ function boardTab() {
   const heads = [
     h("th", { scope: "col", class: "rank" }, "rank"),
     h("th", { scope: "col", class: "name", "aria-sort": sorted("name") }, sortButton("name", "mechanism")),
-    h("th", { scope: "col", class: "bar" }, h("span", { class: "wide" }, headline.title, scale.logarithmic ? ", log axis" : ""), axisHead(scale, headline)),
+    h("th", { scope: "col", class: "bar" }, h("span", { class: "spoken" }, headline.title, scale.logarithmic ? ", log axis" : ""), axisHead(scale, headline)),
     columns.map((column) => h("th", { scope: "col", class: `number${column.wide ? " wide" : ""}${column.key === "half" || MEMORY.includes(column.key) ? " middle" : ""}`, "aria-sort": sorted(column.key) }, sortButton(column.key, column.title))),
   ];
   const body = [];
