@@ -38,6 +38,12 @@ class CabTTSFastSpeech2(Speech):
         "l1": ("", False),
         "duration_mse": ("", False),
     }
+    departures = (
+        ("convolutions of kernel 1", {"kernel": 1}),
+        ("rotary positions", {"rotary": True}),
+        ("no pitch and no energy", {"variances": False}),
+        ("pre-norm", {"norm": "pre"}),
+    )
 
     def __init__(
         self,

@@ -9,9 +9,9 @@ error where the model is shown the recording's frames, which says less of a mode
 where the model's own logit says so. A model that never ends gains by CAB's MCD and MSD, which are a frame of what is
 spoken; `mcd_recorded` is a frame of the recording. Prenets have no dropout there, so that one model says one thing.
 
-Departures at quick scale: sentences of a synthesiser, convolutions of kernel 3 in place of 5, and no postnet. Where
-slot NS is under test they have kernel 1, and self attention has rotary positions beside the sinusoids: otherwise the
-encoder needs no attention.
+Departures at quick scale: sentences of a synthesiser, convolutions of kernel 1 in place of 5, rotary positions beside
+the sinusoids in self attention, steps whose sinusoids go along with the phonemes, and no postnet. With convolutions of
+kernel 3 the encoder needs no attention.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cab import Batch, Pattern
+from cab import Batch
 from cab.backbones.tts_transformer import TransformerTTS
 from cab.contracts.task import LayerFactory, Stream
 from cab.data.espeak import Utterance
@@ -34,6 +34,12 @@ class CabTTSTransformer(Speech):
     """Speaks `source_len` phonemes at most, in `seq_len` steps of `frames` frames at most."""
 
     slots = ("CC", "CS", "NS")
+    departures = (
+        ("convolutions of kernel 1", {"kernel": 1}),
+        ("rotary positions", {"rotary": True}),
+        ("positions along the phonemes", {"rate": {"not": 1.0}}),
+        ("no postnet", {"postnet": 0}),
+    )
 
     def __init__(
         self,
@@ -42,7 +48,6 @@ class CabTTSTransformer(Speech):
         source_len: int | None = None,
         heads: int = 2,
         dim: int = 32,
-        pattern: str = "CC",
         corpus: str = "espeak",
         frames: int = 4,
         layers: int = 2,
@@ -50,9 +55,9 @@ class CabTTSTransformer(Speech):
         mlp: int = 256,
         dropout: float = 0.0,
         norm: str = "pre",
-        rotary: bool | None = None,
+        rotary: bool = True,
         convolutions: int = 3,
-        kernel: int | None = None,
+        kernel: int = 1,
         convolution_dropout: float = 0.0,
         prenet: int = 64,
         prenet_dropout: float = 0.5,
@@ -63,9 +68,6 @@ class CabTTSTransformer(Speech):
             raise ValueError(f"frames={frames}: at least 1 a step")
         super().__init__(seq_len=seq_len, source_len=source_len, corpus=corpus, frames=frames)
         self.frames = frames
-        encoder_tested = Pattern.of(pattern) is Pattern.NS
-        rotary = encoder_tested if rotary is None else rotary
-        kernel = (1 if encoder_tested else 3) if kernel is None else kernel
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel={kernel}: an odd number of tokens")
         self.sizes: dict[str, Any] = {

@@ -22,7 +22,7 @@ FastSpeech2: Any = registry.load("task", "cab_tts_fastspeech2")
 Transformer: Any = registry.load("task", "cab_tts_transformer")
 TASKS = {"cab_tts_fastspeech2": FastSpeech2, "cab_tts_transformer": Transformer}
 CONF = Path(__file__).parents[2] / "conf" / "task"
-SIZES = ("self", "seq_len", "source_len", "heads", "dim", "pattern")  # what a case says
+SIZES = ("self", "seq_len", "source_len", "heads", "dim")  # what a case says
 FRAMES, PHONEMES = 24, 6
 SENTENCES = [f"Sentence number {i}." for i in range(120)]
 
@@ -286,16 +286,13 @@ def test_every_slot_is_under_test_and_every_weight_learns(
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
-@pytest.mark.parametrize(("pattern", "kernel", "base"), [("NS", 1, 10_000.0), ("CS", 3, None), ("CC", 3, None)])
-def test_the_encoder_has_wider_kernels_where_it_is_not_under_test(
-    pattern: str, kernel: int, base: float | None, folder: Path
-) -> None:
-    model = model_of(task_of(Transformer, folder, pattern=pattern), pattern=pattern)
-    assert model.convolutions[0].convolution.convolution.kernel_size == (kernel,)
-    assert model.encoder[0].attention.mechanism.slot.rotary == base
-    other = model_of(task_of(Transformer, folder, pattern=pattern, kernel=5, rotary=True), pattern=pattern)
-    assert other.convolutions[0].convolution.convolution.kernel_size == (5,)
-    assert other.encoder[0].attention.mechanism.slot.rotary
+def test_kernels_and_rotary_positions_are_those_that_were_asked_for(folder: Path) -> None:
+    for kernel, rotary in ((1, True), (5, False)):
+        model = model_of(task_of(Transformer, folder, kernel=kernel, rotary=rotary))
+        assert model.convolutions[0].convolution.convolution.kernel_size == (kernel,)
+        attention = [model.encoder[0].attention, model.decoder[0].attention]
+        assert [bool(layer.mechanism.slot.rotary) for layer in attention] == [rotary] * 2
+        assert model.decoder[0].cross.mechanism.slot.rotary is None
 
 
 def test_what_fits_nothing_is_refused(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from cab.attention.build import build_mechanism, slot_of
 from cab.planning.plan import plan
 from cab.plugins import registry
@@ -28,6 +30,31 @@ def test_every_slot_has_eight_mechanisms_beside_the_floors_and_none_is_refused(t
         names = {i.case.mechanism for i in items if (i.case.task, i.case.pattern) == slot}
         assert names > CONTROLS and len(names - CONTROLS) == 8
     assert {i.meter for i in items} == {"quality"} and {i.case.scale for i in items} == {"quick"}
+
+
+PROTOCOLS = {
+    "cab_lm": ("bytes; rotary positions", "bytes"),
+    "cab_lstf": ("no calendar; pre-norm; no distilling", ""),
+    "cab_mlm": ("bytes; rotary positions; pre-norm; all covered bytes are hidden", "bytes"),
+    "cab_pcc": ("learned queries", ""),
+    "cab_sr": ("convolutions of 1 by 1; no halving; positions in attention", ""),
+    "cab_sum": ("byte pairs of this corpus; rotary positions; pre-norm", "byte pairs of this corpus"),
+    "cab_tts_fastspeech2": ("convolutions of kernel 1; rotary positions; no pitch and no energy; pre-norm", ""),
+    "cab_tts_transformer": (
+        "convolutions of kernel 1; rotary positions; positions along the phonemes; no postnet",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_say_where_their_scale_departs_from_the_published_backbone(task: str, tmp_path: Path) -> None:
+    found = []
+    for scale in ("quick", "paper"):
+        items = plan([f"task={task}", "mechanism=softmax", f"scale={scale}", "meters=[quality]"], tmp_path).measurements
+        assert len({i.protocol for i in items}) == 1
+        found.append(items[0].protocol)
+    assert tuple(found) == PROTOCOLS[task]
 
 
 def test_every_mechanism_fits_a_slot_of_its_cases_lengths(tmp_path: Path) -> None:
