@@ -7,6 +7,7 @@ its projections of them, so that both do the same work; `tests/against_others` s
 """
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from cab import Mechanism, Pattern, Slot
 from cab.attention.layer import rotated
@@ -24,6 +25,26 @@ from cab.plugins import registry
 BATCH, HEADS, DIM = 2, 4, 64
 WIDTH = HEADS * DIM
 Sides = tuple[Callable[[], Tensor], Callable[[], Tensor], list[Tensor]]  # ours, theirs, leaves
+
+
+def _declare_operators_of_torchvision() -> list[library.Library]:
+    """Let torchvision, which timm brings, be imported beside PyTorch for the CPU, where its kernels do not load.
+
+    The operators that it looks up are declared as long as what is returned lives.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return []
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        definitions = library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            definitions.define(f"{operator}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+        return [definitions]
+    return []
+
+
+_DECLARED = _declare_operators_of_torchvision()
 
 
 @dataclass(frozen=True)
@@ -65,9 +86,11 @@ def contest(
     return register
 
 
-def ours(name: str, pattern: str, n: int, **params: Any) -> Mechanism:
+def ours(
+    name: str, pattern: str, n: int, raster: tuple[int, ...] | None = None, layer: int = 0, **params: Any
+) -> Mechanism:
     """Build our mechanism, by its fused kernels where it has some."""
-    slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n, width=WIDTH)
+    slot = Slot(Pattern.of(pattern), heads=HEADS, dim=DIM, max_len=n, width=WIDTH, raster=raster, layer=layer, layers=2)
     built: Mechanism = registry.load("mechanism", name)(slot, **params)
     return built.eval().use("sdpa" if "sdpa" in built.backends() else "eager")
 
@@ -95,6 +118,12 @@ def swap(t: Tensor) -> Tensor:
 def on_projections(mine: Mechanism, layers: list[nn.Module], tokens: Tensor, **inputs: Tensor) -> Any:
     """Return a function that computes ours on the peer's own projections of tokens."""
     return lambda: mine(*(split_heads(layer(tokens)) for layer in layers), **inputs)
+
+
+def image(n: int) -> tuple[int, int]:
+    """Return the rows and columns, powers of two, of an image with n pixels."""
+    rows = 2 ** ((n.bit_length() - 1) // 2)
+    return rows, n // rows
 
 
 # softmax and windows
@@ -442,6 +471,118 @@ def _rwkv4(pattern: str, n: int) -> Sides:
     theirs = peer.RwkvModel(config).blocks[0].attention.eval()
     mine, y = ours("rwkv4", pattern, n), random_tokens(n)
     return lambda: theirs.output(swap(mine(y=y)).flatten(2)), lambda: theirs(y)[0], [y]
+
+
+# images: whole layers with theirs' projections, on rows and columns
+
+
+def timm(module: str) -> Any:
+    """Import a module of timm.models."""
+    return importlib.import_module(f"timm.models.{module}")
+
+
+def joined(out: Tensor) -> Tensor:
+    """Reshape (batch, heads, n, dim) to (batch, n, width)."""
+    return swap(out).flatten(2)
+
+
+@contest("swin", "NS", "timm Swin", "timm")
+def _swin(pattern: str, n: int, layer: int = 0) -> Sides:
+    block = timm("swin_transformer").SwinTransformerBlock(
+        WIDTH, image(n), HEADS, window_size=8, shift_size=4 * layer
+    ).eval()  # fmt: skip
+    mine: Any = ours("swin", pattern, n, image(n), layer, window=8)
+    mine.bias.table.data = block.attn.relative_position_bias_table.data.T.clone()
+    x = random_tokens(n)
+
+    def own() -> Tensor:
+        out: Tensor = block.attn.proj(joined(mine(*(split_heads(t) for t in block.attn.qkv(x).chunk(3, 2)))))
+        return out
+
+    return own, lambda: block._attn(x.unflatten(1, image(n))).flatten(1, 2), [x]
+
+
+contest("swin", "NS", "timm Swin, shifted", "timm")(partial(_swin, layer=1))
+
+
+@contest("swin", "NS", "timm SwinV2, shifted", "timm")
+def _swin_v2(pattern: str, n: int) -> Sides:
+    models = timm("swin_transformer_v2")
+    block = models.SwinTransformerV2Block(WIDTH, image(n), HEADS, window_size=8, shift_size=4).eval()
+    mine: Any = ours("swin", pattern, n, image(n), 1, window=8, cosine=True, bias="continuous")
+    mine.bias.hidden.load_state_dict(block.attn.cpb_mlp[0].state_dict())
+    mine.bias.out.load_state_dict(block.attn.cpb_mlp[2].state_dict())
+    x, attn = random_tokens(n), block.attn
+
+    def own() -> Tensor:
+        bias = torch.cat([attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias])
+        qkv = F.linear(x, attn.qkv.weight, bias)
+        out: Tensor = attn.proj(joined(mine(*(split_heads(t) for t in qkv.chunk(3, 2)))))
+        return out
+
+    return own, lambda: block._attn(x.unflatten(1, image(n))).flatten(1, 2), [x]
+
+
+@contest("gpsa", "NS", "timm ConViT", "timm")
+def _gpsa(pattern: str, n: int) -> Sides:
+    theirs = timm("convit").GPSA(WIDTH, HEADS, qkv_bias=True).eval()
+    theirs.local_init()
+    mine, x = ours("gpsa", pattern, n, (int(n**0.5),) * 2), random_tokens(n)
+
+    def own() -> Tensor:
+        q, k = theirs.qk(x).chunk(2, 2)
+        out: Tensor = theirs.proj(joined(mine(split_heads(q), split_heads(k), split_heads(theirs.v(x)))))
+        return out
+
+    return own, lambda: theirs(x), [x]
+
+
+@contest("gated_conv", "NS", "timm MambaOut", "timm")
+def _gated_conv(pattern: str, n: int) -> Sides:
+    theirs = timm("mambaout").GatedConvBlock(WIDTH, conv_ratio=1.0, norm_layer=nn.Identity).eval()
+    mine, x = ours("gated_conv", pattern, n, image(n)), random_tokens(n)
+    mask = torch.ones(BATCH, n, dtype=torch.bool)
+    return lambda: joined(mine(y=x, key_mask=mask)), lambda: theirs(x.unflatten(1, image(n))).flatten(1, 2), [x]
+
+
+@contest("gaussian", "NS CS", "gaussian-adaptive-attention", "gaussian_adaptive_attention")
+def _gaussian(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("gaussian_adaptive_attention")
+    mine: Any = ours("gaussian", pattern, n, axis="features")
+    gaussians = mine.width.shape[1]
+    theirs = peer.MultiHeadGaussianAdaptiveAttention(norm_axis=-1, num_heads=HEADS, num_gaussians=gaussians)
+    x, mask = random_tokens(n), torch.ones(BATCH, n, dtype=torch.bool)
+    return lambda: joined(mine(None, None, split_heads(x), key_mask=mask)), lambda: theirs(x), [x]
+
+
+@contest("polarized", "NS", "fightingcv-attention", "fightingcv_attention")
+def _polarized(pattern: str, n: int) -> Sides:
+    peer = importlib.import_module("fightingcv_attention.attention.PolarizedSelfAttention")
+    theirs = peer.ParallelPolarizedSelfAttention(WIDTH).eval()
+    mine, (_, _, v) = ours("polarized", pattern, n, image(n), form="parallel", equations="paper"), random_qkv(n)
+    mask = torch.ones(BATCH, n, dtype=torch.bool)
+
+    def other() -> Tensor:
+        return theirs(v.transpose(2, 3).reshape(BATCH, WIDTH, *image(n))).view(BATCH, HEADS, DIM, n).mT
+
+    return lambda: mine(None, None, v, key_mask=mask), other, [v]
+
+
+@contest("rcmha", "CS", "labml-nn", "labml_nn")
+def _rcmha(pattern: str, n: int) -> Sides:
+    relative = importlib.import_module("labml_nn.transformers.xl.relative_mha").RelativeMultiHeadAttention
+    convolution = importlib.import_module("labml_nn.transformers.primer_ez").SpatialDepthWiseConvolution
+    theirs = relative(HEADS, WIDTH, 0.0).eval()
+    projections = [theirs.query, theirs.key, theirs.value]
+    theirs.query, theirs.key, theirs.value = (nn.Sequential(each, convolution(DIM, 3)) for each in projections)
+    theirs.output = nn.Identity()
+    mine, x = ours("rcmha", pattern, n, conv=3), torch.randn(n, BATCH, WIDTH, requires_grad=True)
+    mask = torch.ones(n, n, dtype=torch.bool).tril().unsqueeze(2)
+
+    def own() -> Tensor:
+        return mine(*(each(x).permute(1, 2, 0, 3) for each in projections)).permute(2, 0, 1, 3).flatten(2)
+
+    return own, lambda: theirs(query=x, key=x, value=x, mask=mask), [x]
 
 
 def contests(mechanisms: list[str], patterns: list[str]) -> Iterator[Contest]:
