@@ -1,18 +1,34 @@
-"""How time and peak memory of mechanisms of linear cost grow in n, and what causal forms cost beside noncausal ones.
+"""How memory, FLOPs and time of mechanisms of linear cost grow in n, and what causal forms cost beside noncausal ones.
 
-    python benchmarks/scaling.py [NAME ...] [--patterns NS CS] [--lengths 1024 2048 4096 8192 16384] [--clock cpu]
+    python benchmarks/scaling.py [counted|timed|causal|table] [NAME ...] [--patterns NS CS] [--kept FILE.csv]
 
-One process with the allocator pinned, 4 heads of 64, default hyper-parameters, forward with backward. Exponents are
-fitted by `cab.analysis.growth` to peak memory and to the least time of several rounds over all lengths. They may be at
-most 1.15 for time and 1.1 for memory. The causal form may take at most twice the time of the noncausal one: for each
-length the median ratio of runs of the two in turn is printed.
+One process with the allocator pinned, 4 heads of 64, default hyper-parameters, forward with backward, from 1,024 to
+16,384 tokens. Mechanisms are those whose cards declare a linear cost, each as a sequence where it takes one, and on a
+raster of two axes where it takes that.
+
+- `counted` (the default): peak memory, by the profiler, and FLOPs, by PyTorch's counter. Both are exact, so that any
+  load of the machine will do. An exponent is a fit to all lengths.
+- `timed`: in a round every length is timed once, of shorter ones as many passes in a row as make as many tokens. A
+  round gives an exponent, so that a drift of the machine meets all lengths; the row has the median of the rounds, their
+  least and their greatest.
+- `causal`: the causal form's time over the noncausal one's, runs in turn, the median at each length. At most 2.
+- `table`: what the file holds, and nothing is measured.
+
+Exponents may be at most 1.1 in memory and 1.15 in time. Rows go into the file one by one, and what is in it, of the
+same source, lengths, and for times threads and clock, is not measured again.
 """
 
 import argparse
+import csv
+import gc
+import io
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 os.environ["KINETO_LOG_LEVEL"] = "99"  # before torch is loaded: the profiler would talk
 
@@ -26,10 +42,20 @@ from cab import Mechanism, Pattern, Slot  # noqa: E402
 from cab.analysis.curves import CostAtLength, Curve  # noqa: E402
 from cab.analysis.growth import declared_exponent, growth  # noqa: E402
 from cab.attention.random_inputs import RandomInputs  # noqa: E402
+from cab.contracts.rasters import layouts  # noqa: E402
+from cab.instruments.flop_counter import count_flops  # noqa: E402
 from cab.meters.memory import peak_allocated  # noqa: E402
-from cab.plugins import registry  # noqa: E402
+from cab.paths import write_whole  # noqa: E402
+from cab.plugins import fingerprint, registry  # noqa: E402
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+BOUNDS = {"memory": 1.1, "time": 1.15}
+KEPT = Path(__file__).parent.parent / "results" / "reference" / "scaling" / "scaling.csv"
+KEY = ("mechanism", "pattern", "layout", "quantity", "lengths", "how")
+COLUMNS = (*KEY, "source", "exponent", "low", "high", "values", "bound", "exceeds")
+AXES = {"sequence": 1, "raster": 2, "cube": 3}
+Pass = Callable[[], object]
+Row = dict[str, Any]
 
 
 def declared(name: str, pattern: str) -> float | None:
@@ -40,12 +66,35 @@ def declared(name: str, pattern: str) -> float | None:
         where, _, cost_there = other.partition(" ")
         if where == pattern or (where == "causal" and causal):
             cost = cost_there
-    return declared_exponent(cost)
+    return declared_exponent(re.sub(r"\(n \w+ \+ m\)", "n", cost))  # (n p + m) for p points of a query
 
 
-def one_pass(name: str, pattern: str, n: int, batch: int) -> Callable[[], object]:
+def subjects(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    """Yield mechanism, pattern and layout of all that is asked for; by default what is linear.
+
+    Cubes are for what takes nothing else.
+    """
+    for name in options.mechanisms or registry.names("mechanism"):
+        facts = registry.card("mechanism", name).facts
+        for pattern in options.patterns:
+            if pattern not in facts["patterns"] or (not options.mechanisms and declared(name, pattern) != 1.0):
+                continue
+            taken = layouts(facts["rasters"], facts["source_rasters"], Pattern.of(pattern))
+            found = [layout for layout, axes in AXES.items() if (axes, axes) in taken]
+            for layout in found[:-1] if found[-1] == "cube" and len(found) > 1 else found:
+                yield name, pattern, layout
+
+
+def sides(n: int, axes: int) -> tuple[int, ...]:
+    """Return the sides of a raster of n places, powers of two that are as equal as they can be."""
+    power = n.bit_length() - 1
+    return tuple(2 ** ((power + axis) // axes) for axis in range(axes))
+
+
+def one_pass(name: str, pattern: str, layout: str, n: int, batch: int) -> Pass:
     """Return a function that runs forward and backward once."""
-    slot = Slot(Pattern.of(pattern), heads=4, dim=64, max_len=n)
+    raster = None if layout == "sequence" else sides(n, AXES[layout])
+    slot = Slot(Pattern.of(pattern), heads=4, dim=64, max_len=n, raster=raster, source_raster=raster)
     torch.manual_seed(0)
     mechanism: Mechanism = registry.load("mechanism", name)(slot).eval()
     arguments = RandomInputs(0, torch.float32, torch.device("cpu")).arguments(mechanism, batch, n, n)
@@ -59,57 +108,129 @@ def one_pass(name: str, pattern: str, n: int, batch: int) -> Callable[[], object
     return call
 
 
-def main() -> None:
-    """Print one line for each mechanism and pattern, and the ratios of causal to noncausal at each length."""
-    names = registry.names("mechanism")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mechanisms", nargs="*", default=[], help="those of linear cost by default")
-    parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 2048, 4096, 8192, 16384])
-    parser.add_argument("--patterns", nargs="+", default=list(Pattern.__members__))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=11, help="runs of a causal and a noncausal form in turn")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    clock = CLOCKS[options.clock]
-    print(f"{options.threads} threads, {options.clock} clock, allocator {'pinned' if PINNED else 'not pinned'}")
-    print("mechanism        pattern  time  memory   ms and MiB at each length")
-    for name in options.mechanisms or names:
-        patterns = [p for p in options.patterns if p in registry.card("mechanism", name).facts["patterns"]]
-        passes: dict[str, dict[int, Callable[[], object]]] = {}
-        for pattern in patterns:
-            if not options.mechanisms and declared(name, pattern) != 1.0:
-                continue
-            calls = {n: one_pass(name, pattern, n, options.batch) for n in options.lengths}
-            times = dict.fromkeys(calls, float("inf"))
-            for turn in range(options.rounds + 1):
-                for n, call in calls.items():
-                    start = clock()
-                    call()
-                    times[n] = min(times[n], clock() - start) if turn else times[n]  # the first is a warm-up
-            peaks = {n: peak_allocated(call) for n, call in calls.items()}
-            passes[pattern] = calls
-            exponents = [fitted(name, values) for values in (times, peaks)]
-            aims = zip(("time", "memory"), exponents, (1.15, 1.1), strict=True)
-            misses = [what for what, exponent, aim in aims if exponent > aim]
-            cells = ", ".join(f"{times[n] * 1e3:.0f} {peaks[n] / 2**20:.0f}" for n in calls)
-            missed = f"  above the aim: {', '.join(misses)}" if misses else ""
-            print(f"{name:16} {pattern}      {exponents[0]:5.2f}   {exponents[1]:5.2f}   {cells}{missed}", flush=True)
-        for causal, plain in (("CS", "NS"), ("CC", "NC")):
-            if causal in passes and plain in passes:
-                pairs = zip(passes[causal].values(), passes[plain].values(), strict=True)
-                ratios = [median(ratios_of(one, other, options.pairs, clock)) for one, other in pairs]
-                cells = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-                missed = "  above twice" if max(ratios) > 2 else ""
-                print(f"{name:16} {causal}/{plain}  {cells}{missed}", flush=True)
+class Kept:
+    """The rows of a file, by their key; every new one is written at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        rows = csv.DictReader(path.open(newline="")) if path.exists() else ()
+        self.rows: dict[tuple[str, ...], Row] = {tuple(row[name] for name in KEY): row for row in rows}
+
+    def has(self, row: Row) -> bool:
+        """Whether the file has this row's answer, of the same source."""
+        return self.rows.get(tuple(row[name] for name in KEY), {}).get("source") == row["source"]
+
+    def add(self, row: Row) -> None:
+        """Write a row in place of an older one with its key."""
+        self.rows[tuple(row[name] for name in KEY)] = {name: str(row[name]) for name in COLUMNS}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows[key] for key in sorted(self.rows))
+        write_whole(self.path, text.getvalue())
 
 
-def ratios_of(
-    one: Callable[[], object], other: Callable[[], object], pairs: int, clock: Callable[[], float]
-) -> list[float]:
+def answered(row: Row, exponents: list[float], values: list[float]) -> Row:
+    """Return a row with its exponent, the median of several, and whether it exceeds the bound."""
+    bound, exponent = BOUNDS.get(row["quantity"], ""), round(median(exponents), 4)
+    return row | {
+        "exponent": exponent,
+        "low": round(min(exponents), 4),
+        "high": round(max(exponents), 4),
+        "values": " ".join(f"{value:.6g}" for value in values),
+        "bound": bound,
+        "exceeds": bound != "" and exponent > bound,
+    }
+
+
+def line(row: Row) -> str:
+    """Write a row for the terminal."""
+    exceeds = f"  above {row['bound']}" if str(row["exceeds"]) == "True" else ""
+    spread = "" if row["low"] == row["high"] else f" [{float(row['low']):.2f}, {float(row['high']):.2f}]"
+    about = f"{row['mechanism']:16} {row['pattern']} {row['layout']:8} {row['quantity']:6}"
+    return f"{about} {float(row['exponent']):6.3f}{spread}   {row['values']}{exceeds}"
+
+
+def count(name: str, pattern: str, layout: str, options: argparse.Namespace, kept: Kept) -> None:
+    """Count memory and FLOPs at every length, a length at a time, so that one is held at once."""
+    rows = {quantity: row_of(name, pattern, layout, quantity, "exact", options) for quantity in ("memory", "flops")}
+    if all(map(kept.has, rows.values())):
+        return
+    values: dict[str, list[float]] = {quantity: [] for quantity in rows}
+    for n in options.lengths:
+        call = one_pass(name, pattern, layout, n, options.batch)
+        values["flops"].append(count_flops(call))
+        values["memory"].append(peak_allocated(call))  # of a second call: some make a buffer once
+        del call
+        gc.collect()
+    for quantity, row in rows.items():
+        if min(values[quantity]) > 0:  # nothing to fit where nothing is multiplied
+            row = answered(
+                row, [fitted(name, dict(zip(options.lengths, values[quantity], strict=True)))], values[quantity]
+            )
+            kept.add(row)
+            print(line(row), flush=True)
+
+
+def clock_lengths(name: str, pattern: str, layout: str, options: argparse.Namespace, kept: Kept) -> None:
+    """Time all lengths in every round, and fit an exponent to each round."""
+    how = f"{options.threads} threads, {options.clock} clock, {options.rounds} rounds"
+    row = row_of(name, pattern, layout, "time", how, options)
+    if kept.has(row):
+        return
+    clock, longest = CLOCKS[options.clock], max(options.lengths)
+    calls = {n: one_pass(name, pattern, layout, n, options.batch) for n in options.lengths}
+    for call in calls.values():
+        call()
+    rounds: list[dict[int, float]] = []
+    for _ in range(options.rounds):
+        seconds = {}
+        for n, call in calls.items():
+            start = clock()
+            for _ in range(longest // n):
+                call()
+            seconds[n] = (clock() - start) / (longest // n)
+        rounds.append(seconds)
+    exponents = [fitted(name, seconds) for seconds in rounds]
+    row = answered(row, exponents, [median(seconds[n] for seconds in rounds) for n in calls])
+    kept.add(row)
+    print(line(row), flush=True)
+
+
+def row_of(name: str, pattern: str, layout: str, quantity: str, how: str, options: argparse.Namespace) -> Row:
+    """Return a row's key and the fingerprint of what it depends on."""
+    source = fingerprint.of(registry.card("mechanism", name).path)
+    how += "" if options.batch == 1 else f", batch {options.batch}"
+    lengths = " ".join(map(str, options.lengths))
+    values = (name, pattern, layout, quantity, lengths, how)
+    return dict(zip(KEY, values, strict=True)) | {"source": source}
+
+
+def fitted(name: str, values: dict[int, float]) -> float:
+    """Return the exponent of a mechanism's cost, from its values by length."""
+    costs = tuple(CostAtLength(n, value, value, value) for n, value in values.items())
+    fit = growth(Curve(name, "{}", "eager", {}, costs))
+    assert fit is not None
+    return fit.exponent
+
+
+def causal(name: str, options: argparse.Namespace) -> None:
+    """Print the causal form's time over the noncausal one's at each length."""
+    patterns = registry.card("mechanism", name).facts["patterns"]
+    for one, other in (("CS", "NS"), ("CC", "NC")):
+        if not {one, other} <= set(patterns) & set(options.patterns):
+            continue
+        ratios = []
+        for n in options.lengths:
+            pair = [one_pass(name, pattern, "sequence", n, options.batch) for pattern in (one, other)]
+            ratios.append(median(ratios_of(*pair, options.pairs, CLOCKS[options.clock])))
+        missed = "  above twice" if max(ratios) > 2 else ""
+        print(f"{name:16} {one}/{other}  {', '.join(f'{ratio:.2f}' for ratio in ratios)}{missed}", flush=True)
+
+
+def ratios_of(one: Pass, other: Pass, pairs: int, clock: Callable[[], float]) -> list[float]:
     """Return the first call's time over the second's, of runs in turn: a drift of the machine meets both alike."""
+    one(), other()
     ratios = []
     for _ in range(pairs):
         start = clock()
@@ -120,12 +241,41 @@ def ratios_of(
     return ratios
 
 
-def fitted(name: str, values: dict[int, float]) -> float:
-    """Return the exponent of a mechanism's cost, from its values by length."""
-    costs = tuple(CostAtLength(n, value, value, value) for n, value in values.items())
-    fit = growth(Curve(name, "{}", "eager", {}, costs))
-    assert fit is not None
-    return fit.exponent
+def main() -> None:
+    """Measure what is asked for and the file lacks; print each row, and at the end those above their bound."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("counted", "timed", "causal", "table"), nargs="?", default="counted")
+    parser.add_argument("mechanisms", nargs="*", default=[], help="those of linear cost by default")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[1024, 2048, 4096, 8192, 16384])
+    parser.add_argument("--patterns", nargs="+", default=list(Pattern.__members__))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=11, help="runs of a causal and a noncausal form in turn")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="the file of the rows")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    kept = Kept(options.kept)
+    if options.part == "causal":
+        for name in options.mechanisms or registry.names("mechanism"):
+            if options.mechanisms or declared(name, "CS") == 1.0:
+                causal(name, options)
+        return
+    measure = {"counted": count, "timed": clock_lengths}.get(options.part)
+    for name, pattern, layout in subjects(options):
+        if measure is not None:
+            try:
+                measure(name, pattern, layout, options, kept)
+            except Exception as error:  # one that cannot run at a length costs its own rows alone
+                print(f"{name:16} {pattern} {layout:8} {type(error).__name__}: {error}", flush=True)
+    rows = kept.rows.values() if options.part == "table" else ()
+    for row in rows:
+        print(line(row))
+    above = [row for row in kept.rows.values() if row["exceeds"] == "True"]
+    print(f"{len(kept.rows)} rows, {len(above)} above their bound{':' if above else ''}")
+    for row in above:
+        print(line(row))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ SHORT = {
     "meter_cost.py": [],
     "report.py": [],
     "scale.py": ["--cases", "200"],
-    "scaling.py": ["linear", "--lengths", "64", "128", "256", "--rounds", "1", "--pairs", "1"],
+    "scaling.py": ["counted", "linear", "--lengths", "64", "128", "256", "--kept", "scaling.csv"],
     "startup.py": [],
     "timers.py": ["--rounds", "1"],
     "track.py": ["--pairs", "1", "--cases", "mechanism=linear", "pattern=NS", "seq_len=64"],
