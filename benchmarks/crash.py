@@ -10,11 +10,13 @@ event that did not hit. What happened is kept in `--state` after each event, so 
 a campaign that was stopped goes on; one of other code or another grid needs another file.
 
 Kinds: `child`, `server` and `command` are killed (the supervisor lives in the command); `interrupt` is Ctrl-C.
-`disk full` limits the size of every file of the run (RLIMIT_FSIZE, which needs no root). `read-only store` and
-`wrong permissions` run without root's right to ignore permissions (setpriv, where this is root). `cut files` cuts
-entries of a finished store at random places, `half-written` leaves temporary files beside them. `two runs` start at
-once. `clock` moves the clock by libfaketime, where `faketime` is installed. Array elements and nodes of Slurm and Ray
-die in tests/runner/test_slurm.py and test_ray_cluster.py, not here.
+`disk full` has the store on a disk of a few pages, which is larger when the command runs again; it needs root, for the
+mount, which nobody else sees (unshare). `file limit` limits the size of every file of the run (RLIMIT_FSIZE).
+`read-only store` and `wrong permissions` run without root's right to ignore permissions (setpriv, where this is root).
+`cut files` cuts entries of a finished store at random places, `half-written` leaves temporary files beside them.
+`two runs` start at once, and so do `two runs by lease`, with CAB_LOCKS=lease. `clock` moves the clock by libfaketime,
+where `faketime` is installed. Array elements and nodes of Slurm and Ray die in tests/runner/test_slurm.py and
+test_ray_cluster.py, not here.
 """
 
 import argparse
@@ -41,7 +43,9 @@ MARK = "CAB_CRASH_CAMPAIGN"
 TIMES = ["value", "ci_low", "ci_high", "count", "converged", "stop_reason"]
 SETTLE = 15.0  # seconds within which what a dead command left must be gone
 WITHOUT_ROOTS_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-WHY_NOT = {"clock": "faketime is not installed"}
+APART = "CAB_CRASH_CAMPAIGN_APART"  # set where mounts are seen by this process and its children alone
+NO_SPACE = "No space left on device"
+PAGE = 4096  # bytes
 
 
 def grid(cases: int) -> list[str]:
@@ -59,16 +63,19 @@ class Campaign:
         whole.mkdir()
         start = time.monotonic()
         self.seconds = 600.0  # at most
+        self.variables: dict[str, str] = {}  # of the environment, of the event's commands
         if self.end_of(self.start(whole)) != 0:
             raise SystemExit((whole / "stderr.txt").read_text())
         self.seconds, self.expected = time.monotonic() - start, rows(whole)
+        files = [path for path in (whole / "results").rglob("*") if path.is_file()]
+        self.pages = sum(-(-path.stat().st_size // PAGE) for path in files)  # of a disk that holds the whole store
 
     def start(
         self, folder: Path, *options: str, before: Callable[[], None] | None = None, wrapper: tuple[str, ...] = ()
     ) -> "subprocess.Popen[bytes]":
         """Start the command in a folder."""
         command = [*wrapper, sys.executable, "-c", "from cab.cli import app; app()", "run", *self.grid, *options]
-        environment = {**os.environ, MARK: str(folder), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **self.variables, MARK: str(folder), "OMP_NUM_THREADS": "1"}
         with (folder / "stderr.txt").open("a") as stderr:
             return subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, preexec_fn=before
@@ -81,6 +88,7 @@ class Campaign:
     def event(self, kind: str, draw: random.Random) -> tuple[str, bool]:
         """Let one event happen in a fresh folder; return what was wrong afterwards, or "", and whether it hit."""
         folder, hit = Path(tempfile.mkdtemp(dir=self.folder)), True
+        self.variables = {"CAB_LOCKS": "lease"} if kind == "two runs by lease" else {}
         try:
             hit = self.disturb(kind, folder, draw)
             if left := settled(folder):
@@ -97,11 +105,15 @@ class Campaign:
             for pid in of_folder(folder):  # so that it does not run on beside the next event
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            if (folder / "results").is_mount():
+                subprocess.run(["umount", folder / "results"], check=True)
             shutil.rmtree(folder, ignore_errors=True)
 
     def disturb(self, kind: str, folder: Path, draw: random.Random) -> bool:
         """Start the command and do to it what the kind says; return whether there was something to do it to."""
         if kind == "disk full":
+            return self.fill_disk(folder, draw.randrange(1, self.pages))
+        if kind == "file limit":
             limit = draw.randrange(1, 4096)
             self.end_of(self.start(folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
         elif kind in ("cut files", "half-written"):
@@ -112,7 +124,7 @@ class Campaign:
                 (path if kind == "cut files" else path.with_name(f".{path.name}.cut")).write_bytes(cut)
         elif kind in ("read-only store", "wrong permissions"):
             as_unprivileged(self, folder, whole=kind == "read-only store")
-        elif kind == "two runs":
+        elif kind in ("two runs", "two runs by lease"):
             for run in [self.start(folder), self.start(folder)]:
                 self.end_of(run)
         elif kind == "clock":
@@ -120,6 +132,19 @@ class Campaign:
         else:
             return self.kill(kind, folder, draw.uniform(0, 1.1) * self.seconds)
         return True
+
+    def fill_disk(self, folder: Path, pages: int) -> bool:
+        """Run the command with its store on a disk of so many pages, and enlarge the disk; False where all fitted."""
+        store = folder / "results"
+        store.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * PAGE}", "tmpfs", store]
+        subprocess.run(mount, check=True)
+        code = self.end_of(self.start(folder))
+        said = (folder / "stderr.txt").read_text()
+        assert "Traceback" not in said, said
+        assert code in (1, 2) if NO_SPACE in said else code == 0, f"code {code}: {said}"
+        subprocess.run(["mount", "-o", "remount,size=64m", store], check=True)
+        return NO_SPACE in said
 
     def kill(self, kind: str, folder: Path, moment: float) -> bool:
         """Kill a process of the command at a moment, in seconds; False where there is none yet, or none any more."""
@@ -205,7 +230,28 @@ def processes(file: str) -> list[tuple[int, bytes]]:
 
 
 KILLS = ("child", "server", "command", "interrupt")
-KINDS = (*KILLS, "disk full", "read-only store", "wrong permissions", "cut files", "half-written", "two runs", "clock")
+KINDS = (
+    *KILLS, "disk full", "file limit", "read-only store", "wrong permissions", "cut files", "half-written", "two runs",
+    "two runs by lease", "clock",
+)  # fmt: skip
+
+
+def why_not(kind: str) -> str:
+    """Say why a kind of event cannot happen here; "" where it can."""
+    if kind == "clock" and not shutil.which("faketime"):
+        return "faketime is not installed"
+    if kind == "disk full" and APART not in os.environ:
+        return "it takes root, and unshare, to mount a small disk"
+    return ""
+
+
+def go_apart() -> None:
+    """Start this script again where its mounts are nobody else's; go on where that is not possible."""
+    if APART in os.environ or os.getuid() != 0 or not shutil.which("unshare"):
+        return
+    apart = ["unshare", "--mount", "--propagation", "private"]
+    if subprocess.run([*apart, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode == 0:
+        os.execvpe("unshare", [*apart, sys.executable, *sys.argv], {**os.environ, APART: "1"})
 
 
 def main() -> None:
@@ -217,6 +263,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--short", action="store_true", help="20 kills on 8 cases")
     given = parser.parse_args()
+    go_apart()
     events, cases, kinds = (20, 8, KILLS) if given.short else (given.events, given.cases, tuple(given.kinds))
     what = {"cases": cases, "kinds": list(kinds), "commit": cab_commit()}
     state = {"what": what, "events": []}
@@ -228,8 +275,8 @@ def main() -> None:
         campaign = Campaign(cases, Path(folder))
         for number in range(len(state["events"]), events):
             kind = kinds[number % len(kinds)]
-            if kind == "clock" and not shutil.which("faketime"):
-                wrong, hit = f"skipped: {WHY_NOT[kind]}", False
+            if reason := why_not(kind):
+                wrong, hit = f"skipped: {reason}", False
             else:
                 wrong, hit = campaign.event(kind, random.Random(number))
             state["events"].append({"kind": kind, "wrong": wrong, "hit": hit})

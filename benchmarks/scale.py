@@ -9,9 +9,13 @@ do), and the tidy table without and with its cache. No mechanism runs and torch 
 
 Then 10,000 cases at most are planned as bundles for 50 simulated elements of a stub cluster that sleeps instead of
 measuring; one element in ten is lost half-way, and what it left is submitted again. Rows are counted at the end.
+
+At last the jobs of bundles of one and of five cases run on this machine, as a cluster would start them. What a bundle
+costs beside its cases is the time for one less a fourth of the time for the four more.
 """
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,11 +24,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from cab.contracts.messages import Samples
+from cab.contracts.messages import LawsAnswer, Samples
 from cab.planning.measurement import Measurement
 from cab.planning.plan import ClusterSettings, plan
-from cab.runner import cluster
-from cab.runner.bundles import Bundle, Done, cut, write_done
+from cab.runner import cluster, verdict_cache
+from cab.runner.bundles import Bundle, Done, cut, read_done, write_bundle, write_done
 from cab.runner.entries import new_entry, with_outcome
 from cab.runner.fork_client import ForkClient
 from cab.runner.outcomes import Outcome
@@ -34,6 +38,7 @@ from cab.store.table import table
 from cab.terminal.progress import Silent
 
 MOST_SECONDS = 15.0  # until a run knows that 100,000 cases are finished
+MOST_OVERHEAD = 3.0  # seconds that a bundle may cost beside its cases
 ELEMENTS = 50
 SIMULATED = 10_000  # cases of the simulated cluster, at most
 SLEEP = 0.001  # seconds that the stub needs for a case
@@ -51,6 +56,10 @@ def main() -> None:
             measurements = synthetic(arguments.cases)
         measure_store(Store(folder / "finished").open_for_writing(), measurements)
         simulate(Store(folder / "simulated").open_for_writing(), measurements[:SIMULATED])
+        for what, meter in (("counts", "flops"), ("timings, with their control", "latency")):
+            seconds = [job_seconds(Path(temporary) / f"{meter}{cases}", meter, cases) for cases in (1, 5)]
+            overhead = seconds[0] - (seconds[1] - seconds[0]) / 4
+            print(f"a bundle of {what}: {overhead:.2f} s beside its cases (aim: {MOST_OVERHEAD:g} s)", flush=True)
     assert "torch" not in sys.modules
 
 
@@ -100,6 +109,23 @@ def measure_store(store: Store, measurements: Sequence[Measurement]) -> None:
     with timed("table from its cache"):
         assert len(table(store)) == sum(len(each.metrics) for each in measurements)
     print(f"the cache has {(store.folder / 'rows.parquet').stat().st_size / 2**20:.1f} MiB", flush=True)
+
+
+def job_seconds(folder: Path, meter: str, cases: int) -> float:
+    """Return how long the job of one bundle takes, whose laws are known to hold."""
+    overrides = ["mechanism=none", "task=speed", "seq_len=16", f"meters=[{meter}]", "threads=1"]
+    measurements = plan([*overrides, f"seed=range({cases})"]).measurements
+    verdicts = {key: LawsAnswer([], {}, 1) for key in verdict_cache.keys(each.case for each in measurements)}
+    folder.mkdir()
+    bundle = Bundle(1, "run", measurements, str(folder / "results"), str(folder), Options(folder), verdicts=verdicts)
+    write_bundle(folder, bundle)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-P", "-m", "cab.runner.bundle_job", str(folder), "1"], check=True)
+    seconds = time.perf_counter() - start
+    assert read_done(folder, 1) is not None and len(table(Store(folder / "results"))) == len(
+        [name for each in measurements for name in each.metrics]
+    )
+    return seconds
 
 
 class SleepingCluster:
