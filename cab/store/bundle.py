@@ -1,8 +1,7 @@
 """Bundles: results as files that can be cited and read by other tools.
 
 A bundle is a folder with `results.parquet` (the tidy table), `environments.json` and `bundle.json` (version, commits,
-when, and the SHA-256 of the other files). The reference results are older: they have `environment.json` and no
-checksums.
+when, and the SHA-256 of the other files).
 """
 
 import json
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 ROWS, ENVIRONMENTS, MANIFEST = "results.parquet", "environments.json", "bundle.json"
 IMPORTED = "bundles"  # the folder of a store that holds imported bundles
-_OLDER_ENVIRONMENTS = "environment.json"
 FORMAT = 1
 
 
@@ -96,14 +94,14 @@ def _refuse_too_large(path: Path, size: int) -> None:
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:
-    for name in (ENVIRONMENTS, _OLDER_ENVIRONMENTS):
-        if (folder / name).is_file():
-            try:
-                by_id = json.loads((folder / name).read_bytes())["environments"]
-                return [{"environment_id": environment_id, **facts} for environment_id, facts in by_id.items()]
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-                raise UsageError(f"{folder / name} cannot be read: {type(error).__name__}: {error}") from error
-    return []
+    path = folder / ENVIRONMENTS
+    if not path.is_file():
+        return []
+    try:
+        by_id = json.loads(path.read_bytes())["environments"]
+        return [{"environment_id": environment_id, **facts} for environment_id, facts in by_id.items()]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _verify(folder: Path) -> None:

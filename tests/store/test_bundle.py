@@ -11,10 +11,10 @@ from tests.analysis.example_rows import case_rows, table_of
 
 
 def source(folder: Path, seconds: float = 1.0, time: str = "1") -> Path:
-    """Make a folder of results without checksums, as older ones are."""
+    """Make a folder of results without checksums."""
     folder.mkdir()
     table_of(case_rows({"latency": seconds}, time=time)).to_parquet(folder / bundle.ROWS)
-    (folder / "environment.json").write_text('{"environments": {"one": {"host": "h", "threads": 2}}}')
+    (folder / bundle.ENVIRONMENTS).write_text('{"environments": {"one": {"host": "h", "threads": 2}}}')
     return folder
 
 
