@@ -4,7 +4,7 @@
 
 One process with the allocator pinned, 4 heads of 64, default hyper-parameters, forward with backward, from 1,024 to
 16,384 tokens. Mechanisms are those whose cards declare a linear cost, each as a sequence where it takes one, and on a
-raster of two axes where it takes that.
+raster of two axes where it takes that; a mechanism of videos alone on frames of 8 by 8, of which there are more.
 
 - `counted` (the default): peak memory, by the profiler, and FLOPs, by PyTorch's counter. Both are exact, so that any
   load of the machine will do. An exponent is a fit to all lengths.
@@ -53,7 +53,7 @@ BOUNDS = {"memory": 1.1, "time": 1.15}
 KEPT = Path(__file__).parent.parent / "results" / "reference" / "scaling" / "scaling.csv"
 KEY = ("mechanism", "pattern", "layout", "quantity", "lengths", "how")
 COLUMNS = (*KEY, "source", "exponent", "low", "high", "values", "bound", "exceeds")
-AXES = {"sequence": 1, "raster": 2, "cube": 3}
+AXES = {"sequence": 1, "raster": 2, "frames": 3}
 Pass = Callable[[], object]
 Row = dict[str, Any]
 
@@ -72,7 +72,7 @@ def declared(name: str, pattern: str) -> float | None:
 def subjects(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     """Yield mechanism, pattern and layout of all that is asked for; by default what is linear.
 
-    Cubes are for what takes nothing else.
+    Frames are for what takes nothing else.
     """
     for name in options.mechanisms or registry.names("mechanism"):
         facts = registry.card("mechanism", name).facts
@@ -81,14 +81,14 @@ def subjects(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
                 continue
             taken = layouts(facts["rasters"], facts["source_rasters"], Pattern.of(pattern))
             found = [layout for layout, axes in AXES.items() if (axes, axes) in taken]
-            for layout in found[:-1] if found[-1] == "cube" and len(found) > 1 else found:
+            for layout in found[:-1] if found[-1] == "frames" and len(found) > 1 else found:
                 yield name, pattern, layout
 
 
 def sides(n: int, axes: int) -> tuple[int, ...]:
-    """Return the sides of a raster of n places, powers of two that are as equal as they can be."""
-    power = n.bit_length() - 1
-    return tuple(2 ** ((power + axis) // axes) for axis in range(axes))
+    """Return the sides of a raster of n places, powers of two: nearly a square, or frames of 8 by 8."""
+    rows = 2 ** ((n.bit_length() - 1) // 2)
+    return (rows, n // rows) if axes == 2 else (n // 64, 8, 8)
 
 
 def one_pass(name: str, pattern: str, layout: str, n: int, batch: int) -> Pass:
