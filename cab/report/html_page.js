@@ -5,6 +5,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const TABS = ["Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures", "Quality", "Machine and methods", "Published"];
 const HIGHLIGHTED = 8; // lines of a plot that have a colour and a name
+const FIRST_LINES = 40; // of a board, more than a screen holds
 const MANY = 6; // more values than these are a list to choose from, not buttons
 const MEMORY = ["peak_allocated", "peak_reserved", "peak_resident"];
 const BUTTONS_FIRST = ["task", "pattern", "length", "pass"];
@@ -209,14 +210,13 @@ function ranked(board) {
 }
 const rangeText = ([first, last]) => (first === last ? `${first}` : `${first}–${last}`);
 
-function againstLabels(board) {
-  const softmax = board.lines.filter((line) => line.label.split(" ")[0] === "softmax").map((line) => line.label);
-  return softmax.sort((a, b) => b.endsWith("sdpa") - a.endsWith("sdpa"));
+// Softmax's lines, the fused one first; found once a board, because every line of it is compared with one.
+function softmaxLines(board) {
+  board.softmax = board.softmax || board.lines.filter((line) => line.label.split(" ")[0] === "softmax").sort((a, b) => b.label.endsWith("sdpa") - a.label.endsWith("sdpa"));
+  return board.softmax;
 }
-function againstLine(board) {
-  const wanted = state.against || againstLabels(board)[0];
-  return board.lines.find((line) => line.label === wanted) || board.lines.find((line) => line.label === againstLabels(board)[0]);
-}
+const againstLabels = (board) => softmaxLines(board).map((line) => line.label);
+const againstLine = (board) => softmaxLines(board).find((line) => line.label === state.against) || softmaxLines(board)[0];
 function winsFrom(line, metric) {
   const reference = againstLine(line.board);
   if (!reference) return null;
@@ -369,7 +369,7 @@ const WIDTH = 300, MARGIN = 9;
 function bar(cell, scale, best, control) {
   if (!cell) return s("svg", { "aria-hidden": "true" });
   const x = (value) => MARGIN + (WIDTH - 2 * MARGIN) * Math.min(Math.max(scale.place(value), -0.02), 1.02);
-  const parts = scale.ticks.map((tick) => s("line", { class: "grid", x1: x(tick), x2: x(tick), y1: 0, y2: 16, "vector-effect": "non-scaling-stroke" }));
+  const parts = [s("path", { class: "grid", d: scale.ticks.map((tick) => `M${x(tick).toFixed(1)} 0V16`).join(""), "vector-effect": "non-scaling-stroke" })];
   const outside = scale.place(cell.value) < -0.001 || scale.place(cell.value) > 1.001;
   if (best) parts.push(s("rect", { class: "best-band", x: x(low(best)), width: Math.max(x(high(best)) - x(low(best)), 1.5), y: 0, height: 16 }));
   if (outside) {
@@ -452,7 +452,7 @@ function rankByFlops(board) {
 function longestInMemory(board, asked) {
   const curve = lengthsOfCurve(board).sort((a, b) => a.n - b.n);
   const lineOn = (other, line) => other.lines.find((each) => each.identity === line.identity && each.grade === line.grade);
-  const ranOut = (line) => line && cellOf(line, line.board.headline.name) && [...cellsOf(line).values()].some((cell) => cell.status === "oom");
+  const ranOut = (line) => line && (line.ranOut ??= [...cellsOf(line).values()].some((cell) => cell.status === "oom"));
   if (curve.length < 2 || !(asked || state.mem || curve.some((other) => other.lines.some(ranOut)))) return [];
   const limit = state.mem ? Number(state.mem) * 2 ** 20 : Infinity;
   const longest = (line) => {
@@ -537,16 +537,16 @@ function boardTab() {
     h("th", { scope: "col", class: "bar" }, h("span", { class: "spoken" }, headline.title, scale.logarithmic ? ", log axis" : ""), axisHead(scale, headline)),
     columns.map((column) => h("th", { scope: "col", class: `number${column.wide ? " wide" : ""}${column.key === "half" || MEMORY.includes(column.key) ? " middle" : ""}`, "aria-sort": sorted(column.key) }, sortButton(column.key, column.title))),
   ];
-  const body = [];
+  const body = []; // what makes the rows of a line, one for each line
   for (const group of groups) {
     if (!group.lines.length) continue;
-    if (group.name) body.push(h("tr", { class: "group" }, h("td", { colspan: 3 + columns.length }, group.name)));
-    for (const line of group.lines) {
+    if (group.name) body.push(() => h("tr", { class: "group" }, h("td", { colspan: 3 + columns.length }, group.name)));
+    for (const line of group.lines) body.push(() => {
       const cell = valued(line, headline.name), isOpen = state.open === line.label;
       const tag = line.kind === "ranked" && line.grade !== "native" ? h("span", { class: "tag" }, line.grade === "extension" ? "ext" : line.grade) : "";
       const marked = best && cell && line.kind === "ranked" && (cell === best ? "best" : "");
       const toggle = () => set({ open: isOpen ? null : line.label });
-      body.push(h("tr", { class: "line", "data-label": line.label, onclick: (event) => { if (!event.target.closest("button")) toggle(); } },
+      const row = h("tr", { class: "line", "data-label": line.label, onclick: (event) => { if (!event.target.closest("button")) toggle(); } },
         h("td", { class: "quiet rank" }, ranks.has(line) ? rangeText(ranks.get(line)) : ""),
         h("th", { scope: "row", class: "name", title: line.label }, h("button", { type: "button", "aria-expanded": String(isOpen), onclick: toggle }, line.label), tag),
         h("td", { class: "bar" }, bar(cell, scale, best, line.kind !== "ranked")),
@@ -554,19 +554,26 @@ function boardTab() {
           const text = column.text(line), failed = column.key === headline.name && !cell ? (cellOf(line, headline.name) || {}).status : "";
           const floor = i === 0 && line.atFloor ? " ⌊" : "";
           return h("td", { class: `number${column.wide ? " wide" : ""}${column.key === "half" || MEMORY.includes(column.key) ? " middle" : ""} ${i === 0 ? marked || "" : ""} ${failed || ""}`, title: column.hover ? column.hover(line) : floor ? "not better than every floor" : null }, text, floor);
-        })));
-      if (isOpen) body.push(h("tr", { class: "detail" }, h("td", { colspan: 3 + columns.length }, detail(line))));
-    }
+        }));
+      return isOpen ? [row, h("tr", { class: "detail" }, h("td", { colspan: 3 + columns.length }, detail(line)))] : [row];
+    });
   }
   const counts = {};
   for (const line of current.lines) { const cell = cellOf(line, headline.name); if (cell && cell.value === null) counts[cell.status] = (counts[cell.status] || 0) + 1; }
   const failed = Object.entries(counts).map(([status, count]) => `${count} ${status}`).join(", ");
   return [
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "board" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body))),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "board" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, heads)), linesInTwoSteps(body))),
     h("p", { class: "quiet" }, `${current.note}. ${current.machine}. `, failed ? `Without a value: ${failed}. ` : "", "A row opens with all that was measured and the command that repeats it."),
     h("ul", { class: "quiet" }, data.legend.map((text) => h("li", {}, text))),
     columnChoice(),
   ];
+}
+// The lines below the first screen are made after its frame is drawn, unless the reader has gone down to them.
+function linesInTwoSteps(makers) {
+  const first = scrollY > 0 || state.open ? makers.length : FIRST_LINES;
+  const made = (some) => some.flatMap((make) => make()), tbody = h("tbody", {}, made(makers.slice(0, first)));
+  if (makers.length > first) requestAnimationFrame(() => setTimeout(() => { if (tbody.isConnected) tbody.append(...made(makers.slice(first))); }));
+  return tbody;
 }
 function columnChoice() {
   const metrics = metricsOf(current).filter((metric) => metric.name !== current.headline.name && !MEMORY.includes(metric.name));

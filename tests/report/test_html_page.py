@@ -259,6 +259,19 @@ def test_every_tab_draws(show: Callable[..., Any]) -> None:
         assert len(page.locator("#panel").inner_text()) > 40
 
 
+def test_a_long_board_is_drawn_to_its_end_and_keeps_its_place_when_it_is_sorted(show: Callable[..., Any]) -> None:
+    rows = [case_rows({"latency": (i, i * 0.9, i * 1.1), "flops": 1e9 / i}, mechanism=f"m{i:02}") for i in range(1, 91)]
+    page = show(results_of(*rows))
+    page.locator("tr.line[data-label=m90]").wait_for(state="attached")
+    assert names(page) == [f"m{i:02}" for i in range(1, 91)]
+    page.evaluate("scrollTo(0, 1500)")
+    place, count = page.evaluate(
+        "() => { document.querySelector('[data-sort=name]').click();"
+        "return [scrollY, document.querySelectorAll('tr.line').length]; }"
+    )
+    assert (place, count) == (1500, 90)
+
+
 def test_one_length_has_no_tab_of_lengths(show: Callable[..., Any]) -> None:
     page = show(results_of(case_rows({"latency": 1.0}), case_rows({"latency": 2.0}, mechanism="fast")))
     assert "Lengths" not in page.locator("[role=tab]").all_inner_texts()
