@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from cab.analysis.results import Results
-from tests.analysis.example_rows import case_rows, training_rows
+from tests.analysis.example_rows import case_rows, table_of, training_rows
 from tests.report.example_results import grid_cases, results_of
 
 MOST_ACTIONS = 3
@@ -30,6 +31,11 @@ class Reader:
         """Open a tab."""
         self._count()
         self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def button(self, name: str) -> None:
+        """Click a button by its name."""
+        self._count()
+        self.page.get_by_role("button", name=name, exact=True).click()
 
     def choose(self, name: str, value: str) -> None:
         """Choose from a list."""
@@ -67,10 +73,26 @@ def costs_and_scores() -> Results:
     return results_of(*grid_cases(), *trainings)
 
 
+def everything() -> Results:
+    """Return costs in two passes, and scores: the board that the page opens with is one of scores."""
+    scores = costs_and_scores()
+    return Results(
+        pd.concat([scores.rows, table_of(*grid_cases("forward_backward"))], ignore_index=True), scores.environments
+    )
+
+
 @pytest.fixture
 def read(show: Callable[..., Any]) -> Callable[[Results], Reader]:
     """Return a function that opens the page of some results as everybody does: at no address."""
     return lambda results: Reader(show(results))
+
+
+def test_a_fourth_action_fails_the_test(read: Opened) -> None:
+    reader = read(costs())
+    for _ in range(MOST_ACTIONS):
+        reader.button("◐")
+    with pytest.raises(AssertionError):
+        reader.button("◐")
 
 
 def test_which_for_cc_at_2048_within_64_mib_and_how_sure(read: Opened) -> None:
@@ -109,6 +131,14 @@ def test_from_which_n_does_it_win_in_cs_backward(read: Opened) -> None:
     assert re.search(r"\b512 \[\d+, \d+\]", lean)
 
 
+def test_the_same_of_one_pass_among_other_tasks(read: Opened) -> None:
+    reader = read(everything())
+    reader.type("find", "task=speed pattern=CS pass=forward_backward")
+    reader.tab("Lengths")
+    assert "causal self (CS), forward backward" in reader.text()
+    assert "lean" in reader.text("table.wins")
+
+
 def test_what_does_accuracy_cost(read: Opened) -> None:
     reader = read(costs_and_scores())
     reader.type("find", "task=speed pattern=CC n=2048")
@@ -123,6 +153,18 @@ def test_a_against_b(read: Opened) -> None:
     reader.choose("a", "lean")
     reader.choose("b", "fast")
     assert "lean against fast, latency: better in 0 of 32 cases, worse in 32" in reader.text("#panel .answer")
+
+
+def test_a_against_b_of_scores_and_of_costs(read: Opened) -> None:
+    reader = read(everything())
+    reader.tab("Compare")
+    reader.choose("a", "lean")
+    assert "lean against softmax, accuracy: better in 0 of 2 cases, worse in 2" in reader.text("#panel .answer")
+    reader = read(everything())
+    reader.type("find", "task=speed")
+    reader.tab("Compare")
+    reader.choose("a", "lean")
+    assert "lean against softmax, latency: better in" in reader.text("#panel .answer")
 
 
 def test_which_rows_are_weak(read: Opened) -> None:
@@ -149,5 +191,5 @@ def test_the_command_behind_a_number(read: Opened) -> None:
 def test_a_table_for_a_paper(read: Opened) -> None:
     reader = read(costs())
     reader.click("[data-filter=pattern][data-value=CC]")
-    reader.page.get_by_role("button", name="tex", exact=True).click()
+    reader.button("tex")
     assert "1 & fast & 2,000 &" in reader.page.locator("textarea").input_value()
