@@ -33,13 +33,19 @@ def inner_mechanisms(wrapper: PluginConfig, role: str, block: Axes) -> list[Plug
 
     `role` is `inner` or `second`.
 
-    Without a choice it is the mechanism of the wrapper's YAML, if there is one, and `UsageError` if there is none.
+    Without a choice it is the mechanism of the wrapper's YAML, if there is one. `UsageError` if there is none, and
+    where one that is chosen is a wrapper itself.
     """
     default: dict[str, Any] = wrapper.inners.get(role, {})
     names = block.get(INNER_KEYS[role], [default["name"]] if default else [])
     if not names:
         raise UsageError(f"{wrapper.option} wraps another mechanism: give it as {INNER_KEYS[role]}=NAME")
     chosen = [configured("mechanism", name) for name in dict.fromkeys(map(str, names))]
+    for each in chosen:
+        if each.wraps:
+            raise UsageError(
+                f"{INNER_KEYS[role]}={each.option}: a wrapper cannot be wrapped; name a mechanism that wraps none"
+            )
     if default:
         own = {name: value for name, value in default.items() if name != "name"}
         chosen = [

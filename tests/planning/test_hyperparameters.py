@@ -53,6 +53,7 @@ def test_a_wrapper_is_put_around_each_chosen_mechanism_with_hyper_parameters_of_
     [
         ([], "give it as mechanism@mechanism.inner=NAME"),
         (["mechanism@mechanism.inner=agnet"], "did you mean 'agent'"),
+        (["mechanism@mechanism.inner=agent,moh"], "mechanism@mechanism.inner=moh: a wrapper cannot be wrapped"),
         (["mechanism@mechanism.inner=agent", "mechanism.inner.windw=8"], "windw"),
         (["mechanism@mechanism.inner=agent", "mechanism.inner.agents=x"], "mechanism.inner.agents=x: .* expects int"),
         (
