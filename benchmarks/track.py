@@ -33,7 +33,8 @@ from cab.paths import cache, write_whole
 from cab.tracking.calibration import calibrate_case
 from cab.tracking.cases import TrackedCase, reference_kernel, tracked_cases
 from cab.tracking.compare import Settings, compare
-from cab.tracking.lockstep import measure_pair
+from cab.tracking.lockstep import PROCEDURE, measure_pair
+from cab.tracking.processes import Servers
 from cab.tracking.sides import NoData, changed, installed_side
 from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum, Samples, Verdict, flagged, judge, wanted_pairs
 from cab.tracking.worker import REFERENCE_KERNEL
@@ -231,20 +232,22 @@ def _share(hits: int, tries: int) -> str:
 def measure(cases: Sequence[TrackedCase], count: int, folder: Path, only_kept: bool = False) -> Pairs:
     """Measure pairs of the same code, round after round; kept in a folder. `only_kept` measures none."""
     side, pairs = installed_side(), Pairs()
+    caches = cache() / "track" / "compiled"
     for number in range(count):
-        for case in cases:
-            file = folder / f"{case.id}-{number:03}.json"
-            if not file.is_file():
-                if only_kept:
-                    continue
-                print(f"pair {number + 1} of {count}: {case.name}", file=sys.stderr)
-                try:
-                    pair = measure_pair(side, side, case.question, cache() / "track" / "compiled", False)
-                except NoData as error:
-                    print(f"no data: {case.name}: {error}", file=sys.stderr)
-                    continue
-                write_whole(file, json.dumps({"base": pair["base"], "head": pair["head"]}))
-            pairs.setdefault(case.name, []).append(Pair(**json.loads(file.read_text())))
+        with Servers() as servers:  # of each round its own, as `cab track` has them
+            for case in cases:
+                file = folder / f"{case.id}-{number:03}.json"
+                if not file.is_file():
+                    if only_kept:
+                        continue
+                    print(f"pair {number + 1} of {count}: {case.name}", file=sys.stderr)
+                    try:
+                        pair = measure_pair(side, side, case.question, caches, False, servers)
+                    except NoData as error:
+                        print(f"no data: {case.name}: {error}", file=sys.stderr)
+                        continue
+                    write_whole(file, json.dumps({"base": pair["base"], "head": pair["head"]}))
+                pairs.setdefault(case.name, []).append(Pair(**json.loads(file.read_text())))
     return pairs
 
 
@@ -297,7 +300,7 @@ def main() -> int:
     kind = "busy" if options.busy else "quiet"
     # by the environment, not by the sources: an edit elsewhere does not throw hours of pairs away
     identity = environment.environment_id(environment.identity("cpu", 1, True))
-    folder = options.results / "benchmark-track" / f"{kind}-{identity}"
+    folder = options.results / "benchmark-track" / f"{kind}-{PROCEDURE}-{identity}"
     with busy_core(options.busy and not options.report_only):
         everything = [*tracked_cases(options.cases), reference_kernel()]
         pairs = measure(everything, options.runs * CONFIRM_PAIRS, folder, options.report_only)

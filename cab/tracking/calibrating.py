@@ -11,7 +11,7 @@ from cab.paths import cache
 from cab.tracking.calibration import POWER, calibrate_case, false_alarms, keep, load
 from cab.tracking.cases import TrackedCase, device_of
 from cab.tracking.compare import Measure, log_ratios_of
-from cab.tracking.lockstep import measure_pair
+from cab.tracking.lockstep import PROCEDURE
 from cab.tracking.sides import installed_side
 from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def calibration_file(results: Path, device: str = "cpu") -> Path:
     """Return where the calibration of this environment is kept."""
     identity = environment.environment_id(environment.identity(device, 1, True))
-    return results / "track" / f"calibration-{identity}.json"
+    return results / "track" / f"calibration-{PROCEDURE}-{identity}.json"
 
 
 def calibrate_and_print(
@@ -32,7 +32,7 @@ def calibrate_and_print(
     results: Path,
     out: "Console",
     progress: Callable[[str], None],
-    measure: Measure = measure_pair,
+    measure: Measure | None = None,
 ) -> None:
     """Measure `runs` times 18 pairs of each case; what a killed run has measured is not measured again.
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,7 +12,8 @@ from cab import environment
 from cab.contracts.case import digest
 from cab.paths import cache
 from cab.tracking.cases import TrackedCase, device_of, reference_kernel, without_instructions
-from cab.tracking.lockstep import measure_pair
+from cab.tracking.lockstep import PROCEDURE, measure_pair
+from cab.tracking.processes import Servers
 from cab.tracking.sides import NoData, Side
 from cab.tracking.state import State
 from cab.tracking.verdicts import (
@@ -29,6 +31,7 @@ from cab.tracking.verdicts import (
 EXACT_SHARE = 0.005  # a count that grows by more is a regression; a planted 1 % is, whatever the rounding
 CONTROLS = 2  # cases that are measured with the base on both sides
 
+# stands for `measure_pair`: a test's own, or what measures all pairs of a round
 Measure = Callable[[Side, Side, Mapping[str, Any], Path, bool], dict[str, Any]]
 
 
@@ -122,12 +125,12 @@ def compare(
     settings: Settings,
     results: Path,
     progress: Callable[[str], None] = lambda line: None,
-    measure: Measure = measure_pair,
+    measure: Measure | None = None,
 ) -> Comparison:
     """Measure and judge. What an earlier, killed run of the same comparison has measured is not measured again."""
     device = device_of(cases)
     identity = environment.identity(device, 1, True)
-    state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
+    state = State(results / "track" / digest([PROCEDURE, base.identity, head.identity, identity], 16))
     measured = [_Measured(case, (base, head)) for case in cases]
     controls = [
         _Measured(without_instructions(replace(case, name=f"{case.name} (A/A control)")), (base, base))
@@ -169,19 +172,19 @@ def regressed_counts(
     case: TrackedCase,
     results: Path,
     progress: Callable[[str], None] = lambda line: None,
-    measure: Measure = measure_pair,
+    measure: Measure | None = None,
 ) -> list[CountChange]:
     """Return the counts that grew by more than what is allowed, from one pair; `NoData` where a side has none.
 
     The pair is kept as the first one of a comparison of the same sides.
     """
     identity = environment.identity(device_of([case]), 1, True)
-    state = State(results / "track" / digest([base.identity, head.identity, identity], 16))
+    state = State(results / "track" / digest([PROCEDURE, base.identity, head.identity, identity], 16))
     name = _Measured(case, (base, head)).id
     pair = state.pair(name, 0)
     if pair is None:
         progress(f"counts: {case.name}")
-        pair = measure(base, head, case.question, cache() / "track" / "compiled", True)
+        pair = (measure or measure_pair)(base, head, case.question, cache() / "track" / "compiled", True)
         state.keep(name, 0, pair)
     return [each for each in _changes(pair["counts"]) if each.share > EXACT_SHARE]
 
@@ -193,11 +196,11 @@ def log_ratios_of(
     results: Path,
     side_caches: Path,
     progress: Callable[[str], None],
-    measure: Measure = measure_pair,
+    measure: Measure | None = None,
 ) -> dict[str, list[float]]:
     """Measure pairs of the same code on both sides; a case that cannot be measured is left out."""
     identity = environment.identity(device_of(cases), 1, True)
-    state = State(results / "track" / digest([side.identity, side.identity, identity], 16))
+    state = State(results / "track" / digest([PROCEDURE, side.identity, side.identity, identity], 16))
     measured = [_Measured(case, (side, side)) for case in cases]
     for number in range(pairs):
         _round(measured, number, pairs, state, side_caches, progress, measure)
@@ -230,9 +233,9 @@ def _round(
     state: State,
     side_caches: Path,
     progress: Callable[[str], None],
-    measure: Measure,
+    measure: Measure | None,
 ) -> None:
-    """Measure one pair of each case that needs one, in an order of the round's own.
+    """Measure one pair of each case that needs one, in an order of the round's own, by servers of the round's own.
 
     A case needs `wanted` pairs, or, where that is None, as many as its first ones ask for.
     """
@@ -242,20 +245,18 @@ def _round(
         if not each.failure and len(each.pairs) == number and number < (wanted or wanted_pairs(each.log_ratios))
     ]
     random.Random(number).shuffle(due)
-    for position, each in enumerate(due):
-        pair = state.pair(each.id, number)
-        if pair is None:
-            progress(f"pair {number + 1}, {position + 1} of {len(due)}: {each.case.name}")
-            try:
-                pair = measure(*each.sides, each.case.question, side_caches, number == 0)
-            except NoData as error:
-                pair = {"failure": str(error)}
-            # a failure is not kept: the same command tries it again
-            if "failure" not in pair:
+    with Servers() as servers:
+        measure = measure or partial(measure_pair, servers=servers)
+        for position, each in enumerate(due):
+            pair = state.pair(each.id, number)
+            if pair is None:
+                progress(f"pair {number + 1}, {position + 1} of {len(due)}: {each.case.name}")
+                try:
+                    pair = measure(*each.sides, each.case.question, side_caches, number == 0)
+                except NoData as error:  # a failure is not kept: the same command tries it again
+                    each.failure = str(error)
+                    continue
                 state.keep(each.id, number, pair)
-        if "failure" in pair:
-            each.failure = str(pair["failure"])
-        else:
             each.pairs.append(pair)
 
 

@@ -1,103 +1,21 @@
 """A pair of fresh worker processes, and single samples of both in turn, the order flipped each time."""
 
-import json
-import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryFile
 from typing import Any
 
+from cab.tracking.processes import REQUEST_SECONDS, Servers, WorkerProcess
 from cab.tracking.sides import NoData, Side
 
-WORKER = Path(__file__).with_name("worker.py")
+PROCEDURE = 2  # of a pair; what was measured by another one is not mixed with it
 SAMPLE_SECONDS = 0.004
 SAMPLES = 20  # of each side
 SAMPLING_SECONDS = 0.8  # most, both sides together; slow cases get fewer samples
 LEAST_SAMPLES = 6
 THROTTLED = 0.9  # of the highest clock rate of a pair: what is sampled at a lower one is set apart
-REQUEST_SECONDS = 120.0  # most that one request may take
-CALLGRIND_SECONDS = 1200.0  # the same, with instructions counted
-
-
-class WorkerProcess:
-    """A live worker of one side, with one case."""
-
-    def __init__(self, side: Side, side_cache: Path) -> None:
-        if side.unbuilt:
-            raise NoData(side.unbuilt)
-        self._errors = TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                [side.python, "-P", str(WORKER)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=side.environment(side_cache),
-                cwd=side_cache,
-                text=True,
-            )
-        except OSError as error:
-            self._errors.close()
-            raise NoData(f"{side.python} does not start: {error.strerror}") from None
-
-    def send(self, request: Mapping[str, Any]) -> None:
-        """Ask for something, without waiting for the answer."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise NoData(self._why_it_ended()) from None
-
-    def receive(self, seconds: float = REQUEST_SECONDS) -> Any:
-        """Wait for the answer; `NoData` where there is an error instead, or none in time."""
-        assert self._process.stdout is not None
-        too_long = threading.Event()
-
-        def give_up() -> None:
-            too_long.set()
-            self._process.kill()
-
-        alarm = threading.Timer(seconds, give_up)
-        alarm.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            alarm.cancel()
-        if not line:
-            if too_long.is_set():
-                raise NoData(f"a request took longer than {seconds:g} s: ask for a smaller case")
-            raise NoData(self._why_it_ended())
-        reply = json.loads(line)
-        if "error" in reply:
-            raise NoData(reply["error"])
-        return reply["answer"]
-
-    def ask(self, request: Mapping[str, Any], seconds: float = REQUEST_SECONDS) -> Any:
-        """Ask and wait."""
-        self.send(request)
-        return self.receive(seconds)
-
-    def end(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    pass
-        self._errors.close()
-
-    def _why_it_ended(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with {code}: {lines[-1][:300] if lines else 'it said nothing'}"
+CALLGRIND_SECONDS = 1200.0  # most that one request may take with instructions counted
 
 
 def case_on(side: Side, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,21 +29,25 @@ def case_on(side: Side, case: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def measure_pair(base: Side, head: Side, case: Mapping[str, Any], side_caches: Path, first: bool) -> dict[str, Any]:
-    """Measure one fresh pair; with `first`, check both sides and count before.
+def measure_pair(
+    base: Side, head: Side, case: Mapping[str, Any], side_caches: Path, first: bool, servers: Servers | None = None
+) -> dict[str, Any]:
+    """Measure one fresh pair, of processes that `servers` fork; with `first`, check both sides and count before.
 
     Returns `base` and `head` (seconds of one call, sample by sample), `log_ratio` (the median over the samples of
     log head - log base) and with `first` `counts` and `versions` of both sides. On a GPU also `clocks` (the lowest and
     the highest clock rate in MHz) and `throttled` (how many samples were set apart for a lower clock). `NoData` names
     the side that failed.
     """
+    if servers is None:
+        with Servers() as of_this_pair:
+            return measure_pair(base, head, case, side_caches, first, of_this_pair)
     workers: dict[str, WorkerProcess] = {}
     sides = {"base": base, "head": head}
     try:
+        started = {name: _named(name, servers.start, name, side, side_caches / name) for name, side in sides.items()}
         for name, side in sides.items():
-            folder = side_caches / name
-            folder.mkdir(parents=True, exist_ok=True)
-            workers[name] = _named(name, WorkerProcess, side, folder)
+            workers[name] = _named(name, WorkerProcess, started[name])
             _named(name, workers[name].send, {"do": "set up", "case": case_on(side, case)})
         # both have started together
         ready = {name: _named(name, worker.receive) for name, worker in workers.items()}

@@ -7,8 +7,10 @@ seconds drift with the machine by more than a regression. Both are kept, and wha
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from cab import environment
 from cab.contracts.case import digest
@@ -18,7 +20,8 @@ from cab.tracking.cases import TrackedCase, device_of
 from cab.tracking.compare import Measure, clock_range
 from cab.tracking.findings import CLOCK_UNIT, COUNT_UNIT, RATIO_METRIC, keep_environment, refresh
 from cab.tracking.history import Point, append, compact
-from cab.tracking.lockstep import measure_pair
+from cab.tracking.lockstep import PROCEDURE, measure_pair
+from cab.tracking.processes import Servers
 from cab.tracking.sides import NoData, commit_time, full_commit, side_of
 from cab.tracking.state import State
 from cab.tracking.worker import REFERENCE_KERNEL
@@ -35,7 +38,7 @@ def record(
     folder: Path,
     results: Path,
     progress: Callable[[str], None],
-    measure: Measure = measure_pair,
+    measure: Measure | None = None,
 ) -> tuple[str, list[Point], dict[str, str]]:
     """Measure a commit, append its points, and compute the changes of this environment again.
 
@@ -53,23 +56,30 @@ def record(
     facts = environment.identity(device_of(cases), 1, True)
     now = time.time()
     when = commit_time(commit, repository)
-    state = State(results / "track" / digest(["record", side.identity, facts], 16))
+    state = State(results / "track" / digest(["record", PROCEDURE, side.identity, facts], 16))
     points: list[Point] = []
     measured_in: dict[str, dict[str, object]] = {}  # environment id -> facts
     failures: dict[str, str] = {}
-    for case in cases:
-        measured = []
-        try:
-            for number in range(pairs):
+    pairs_of: dict[str, list[dict[str, Any]]] = {case.id: [] for case in cases}
+    for number in range(pairs):
+        with Servers() as servers:
+            measure_one = measure or partial(measure_pair, servers=servers)
+            for case in cases:
                 pair = state.pair(case.id, number)
-                if pair is None:
+                if pair is None and case.name not in failures:
                     progress(f"pair {number + 1} of {pairs}: {case.name}")
-                    pair = measure(kernel, side, case.question, cache() / "track" / "compiled", number == 0)
+                    try:
+                        pair = measure_one(kernel, side, case.question, cache() / "track" / "compiled", number == 0)
+                    except NoData as error:
+                        failures[case.name] = str(error)
+                        continue
                     state.keep(case.id, number, pair)
-                measured.append(pair)
-        except NoData as error:
-            failures[case.name] = str(error)
+                if pair is not None:
+                    pairs_of[case.id].append(pair)
+    for case in cases:
+        if case.name in failures:
             continue
+        measured = pairs_of[case.id]
         # the commit may have run in an environment of its own, which is not the one of this process
         of_case = {**facts, **measured[0]["versions"]["head"]}
         identity = environment.environment_id(of_case)

@@ -8,7 +8,6 @@ from cab.errors import UsageError
 from cab.tracking.bisect import Culprits, bisect, step_verdict
 from cab.tracking.cases import tracked_cases
 from cab.tracking.compare import Measure, Settings, compare, regressed_counts
-from cab.tracking.lockstep import measure_pair
 from cab.tracking.rendering import count_change
 from cab.tracking.sides import NoData, commits_between, repository_of, side_of, subject_of
 from cab.tracking.signed_rank import effect
@@ -26,7 +25,7 @@ def search_and_print(
     results: Path,
     out: "Console",
     progress: Callable[[str], None],
-    measure: Measure = measure_pair,
+    measure: Measure | None = None,
     by_time: bool = False,
 ) -> Culprits:
     """Bisect one case between two revisions of the checkout that the working folder is in, and print what is found.

@@ -20,6 +20,8 @@ from cab.paths import PACKAGE, cache
 SOURCES = ("cab", "mechanisms", "tasks", "conf", "cli.py", "pyproject.toml", "constraints.txt")
 CHANGES = ("backend", "mechanism")  # what `--against KEY=NAME` may replace in every case
 _SETTINGS = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "", "MKL_NUM_THREADS": ""}
+# NumPy's own threads: none is used for what is measured, and a process that has several cannot fork
+_SETTINGS["OPENBLAS_NUM_THREADS"] = "1"
 
 
 class NoData(Exception):

@@ -4,7 +4,8 @@ It runs as a script, in the interpreter and with the sources of its side, so it 
 `import cab`: `cab.mechanism`, `cab.Slot`, and what a mechanism's contract gives. What it measures with comes from here,
 so that both sides are measured alike. Requests and answers are in `answer` below.
 
-It must be started with `python -P`: this folder must not be searched for modules.
+It must be started with `python -P`: this folder must not be searched for modules. Its argument is the descriptor of a
+socket, over which `cab.tracking.processes` asks for workers; each is forked.
 """
 
 import gc
@@ -12,6 +13,8 @@ import importlib.util
 import json
 import os
 import platform
+import signal
+import socket
 import sys
 import time
 import traceback
@@ -404,5 +407,61 @@ def main() -> None:
         answers.flush()
 
 
+def serve(connection: socket.socket) -> None:
+    """Fork workers and end them, as the connection asks, until it closes.
+
+    The process imports torch and nothing else, executes no operation and has one thread: a second one would not be
+    there in a worker, and could leave it waiting for ever.
+    """
+    import torch  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # the collector of a worker then does not write to the shared pages
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(connection, 64, 3)
+        if not request:
+            return
+        words = request.decode().split()
+        answered = _end(int(words[1]), float(words[2])) if words[0] == "end" else _fork(connection, descriptors)
+        connection.send(str(answered).encode())
+
+
+def _fork(connection: socket.socket, descriptors: list[int]) -> int:
+    """Fork a worker with these descriptors as its standard input, output and error; return its process id."""
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise RuntimeError(f"importing torch has started {threads - 1} threads, so that no worker can be forked")
+    child = os.fork()
+    if child:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return child
+    try:
+        connection.close()
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        sys.stdin = open(0, closefd=False)
+        main()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _end(child: int, seconds: float) -> int:
+    """Wait for a worker, kill it after some seconds, and return its exit code, a signal's as a negative number."""
+    end = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            os.kill(child, signal.SIGKILL)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        time.sleep(0.01)
+
+
 if __name__ == "__main__":
-    main()
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -69,7 +69,9 @@ def test_pairs_that_are_kept_are_not_measured_again(
 ) -> None:
     calls = list[str]()
 
-    def measured(base: object, head: object, question: dict[str, Any], caches: Path, first: bool) -> dict[str, Any]:
+    def measured(
+        base: object, head: object, question: dict[str, Any], caches: Path, first: bool, servers: object
+    ) -> dict[str, Any]:
         calls.append(question["mechanism"])
         return {"base": [1.0], "head": [1.1], "log_ratio": 0.1}
 
