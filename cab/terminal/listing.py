@@ -1,6 +1,6 @@
 """`cab list` and `cab show`: which plug-ins there are and what each can do, from their cards alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -142,14 +142,14 @@ def reads_text(card: Card) -> str:
             texts.append(f"otherwise {', '.join(entry) or 'nothing'}")
         else:
             names, condition = entry
-            texts.append(f"{', '.join(names) or 'nothing'} {_condition_text(condition)}")
+            texts.append(f"{', '.join(names) or 'nothing'} {condition_text(condition)}")
     return "; ".join(texts)
 
 
 def input_texts(card: Card) -> list[str]:
     """Name what else a mechanism reads: `y`, or `x with gate=full or low`."""
     return [
-        f"{name} {_condition_text(entry[-1])}" if isinstance(entry[-1], dict) else name
+        f"{name} {condition_text(entry[-1])}" if isinstance(entry[-1], dict) else name
         for name, entry in card.facts["inputs"].items()
     ]
 
@@ -164,10 +164,10 @@ def _ours_entry(entry: dict[str, Any]) -> str:
     axes = [*map(str, entry.get("axes", ()))]
     parts = [f"on {' or '.join(axes)} {'axis' if axes == ['1'] else 'axes'}"] if axes else []
     parts += [f"in {', '.join(entry['patterns'])}"] if "patterns" in entry else []
-    return " ".join([*parts, *([_condition_text(rest)] if rest else [])])
+    return " ".join([*parts, *([condition_text(rest)] if rest else [])])
 
 
-def _condition_text(condition: dict[str, Any]) -> str:
+def condition_text(condition: Mapping[str, Any]) -> str:
     """Write the hyper-parameters on which an entry of a card depends. See `cab.contracts.reads`."""
     texts = []
     for name, value in condition.items():

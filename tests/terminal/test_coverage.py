@@ -5,8 +5,9 @@ from pathlib import Path
 from cab.cli import app
 from typer.testing import CliRunner
 
+from cab.plugins import registry
 from cab.plugins.literature import literature
-from cab.terminal.coverage import markdown
+from cab.terminal.coverage import markdown, timed_only
 
 
 def test_the_page_is_what_the_command_prints() -> None:
@@ -30,3 +31,13 @@ def test_where_a_native_pattern_is_ours_stands_beside_its_grade() -> None:
     assert "| N - E E; ours on 1 axis |" in row
     (row,) = [line for line in markdown().splitlines() if "[deformable](" in line]
     assert "ours on 1 or 3 axes in NS; with depth=True" in row
+
+
+def test_what_no_task_can_train_is_said_to_be_timed_only() -> None:
+    texts = {name: timed_only(registry.card("mechanism", name)) for name in registry.names("mechanism")}
+    assert {name: text for name, text in texts.items() if text} == {
+        "coarse_to_fine": "timed only: no task offers `fine`",
+        "deformable": "with depth=True timed only: no task offers `depth`",
+    }
+    (row,) = [line for line in markdown().splitlines() if "[coarse_to_fine](" in line]
+    assert row.endswith("| timed only: no task offers `fine` |")
