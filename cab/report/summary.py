@@ -1,4 +1,4 @@
-"""The summary in the terminal: of each task and pattern, at the longest n, the best three and how sure they are."""
+"""The summary in the terminal: of each task and pattern, at the longest n, the best and how sure they are."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ from cab.report.units import display_unit, format_number
 if TYPE_CHECKING:
     from rich.console import Console
 
-BEST = 3  # mechanisms of a board that are named
+BEST = 3  # mechanisms of a board that are named where there is no room for all
 MOST_LINES = 34  # of the table; with title, head and notes the summary stays within 40
 _LABEL_WIDTH = 28
 
 
 def print_summary(results: Results, console: "Console") -> None:
-    """Print the best of each question, a line each, or the best alone where there are too many questions."""
+    """Print the lines of each question, or its best three where not all fit, or the best alone where not these do."""
     boards = longest_boards(results.boards)
-    best = BEST if sum(min(BEST, _ranked_count(board)) or 1 for board in boards) <= MOST_LINES else 1
+    best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= MOST_LINES), 1)
     names = _differing(boards)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"):
@@ -56,8 +56,9 @@ def longest_boards(boards: Sequence[Board]) -> list[Board]:
     return list(longest.values())
 
 
-def _ranked_count(board: Board) -> int:
-    return sum(line.rank is not None for line in board.lines)
+def _row_count(boards: Sequence[Board], most: int) -> int:
+    """Count the rows of a table with so many lines of each board; one without a ranked line has a row, too."""
+    return sum(min(most, sum(line.rank is not None for line in board.lines)) or 1 for board in boards)
 
 
 def _differing(boards: Sequence[Board]) -> list[str]:

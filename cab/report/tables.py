@@ -34,7 +34,7 @@ MOST_LINES = 40
 REPEATING = "the cases of each row, for cab results show, and the command that repeats it:"
 _LEAST_LINES = 3  # of a table that is cut
 _LEAST_HEIGHT = 12  # of such a table, with its title and head
-_ALL = "all: --full; fewer: filters such as pattern=CC seq_len=2048"
+_ALL = "all: cab report --full; fewer: filters such as pattern=CC seq_len=2048"
 _GAP = 2  # characters between columns
 _RANK_WIDTH = 5
 _FOOTNOTE_WIDTH = 200
@@ -95,11 +95,19 @@ def print_report(results: Results, console: "Console", full: bool = False, colum
         for group in groups:
             _print_parts(tables.parts(group), console)
             _print_commands(group, console)
-    elif len(groups) > 1 and not columns and _line_count(groups) > MOST_LINES:
+    elif len(groups) > 1 and not columns and not _fit(groups, results, tables, console):
         _print_parts(map(_note, _short_notes(results)), console)
         print_summary(results, console)
     else:
         _print_within_most_lines(results, groups, tables, about, console)
+
+
+def _fit(groups: Sequence[list[Board]], results: Results, tables: "_Tables", console: "Console") -> bool:
+    """Say whether all tables fit into MOST_LINES, with the short notes."""
+    if sum(6 + max(len(board.lines) for board in group) for group in groups) > MOST_LINES:  # none has fewer
+        return False
+    parts = [*map(_note, _short_notes(results)), *(part for group in groups for part in tables.parts(group))]
+    return _height(parts, console) <= MOST_LINES
 
 
 def _machines(boards: Sequence[Board]) -> set[str]:
@@ -132,10 +140,14 @@ def _print_within_most_lines(
             parts = tables.cut(group, max(available, min(left - 1, _LEAST_HEIGHT)))
         height = _height(parts, console)
         if i and height > left - (1 if others else 0):
-            console.print(Text(f"… and {others + 1} more tables; {_ALL}", style="dim"))
+            console.print(Text(f"… and {_counted(others + 1, 'table')}; {_ALL}", style="dim"))
             return
         _print_parts(parts, console)
         left -= height
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} more {noun}{'' if count == 1 else 's'}"
 
 
 def _height(parts: Sequence["RenderableType"], console: "Console") -> int:
@@ -150,11 +162,6 @@ def _print_commands(boards: Sequence[Board], console: "Console") -> None:
         console.print(Text(REPEATING, style="dim"))
     for text in texts:
         console.print(Text(text, style="dim"), soft_wrap=True)
-
-
-def _line_count(groups: Sequence[Sequence[Board]]) -> int:
-    """Estimate how many lines the tables have."""
-    return sum(6 + max(len(board.lines) for board in group) for group in groups)
 
 
 def _short_notes(results: Results) -> Iterator[str]:
@@ -220,7 +227,7 @@ class _Tables:
         for blocks_of_table in _blocks_by_table(blocks, width):
             parts.append(Padding(_table(lines, labels, ranks, blocks_of_table), (1, 0, 0, 0)))
         if len(lines) < len(every_line):
-            below = [f"… and {len(every_line) - len(lines)} more lines; {_ALL}", *below]
+            below = [f"… and {_counted(len(every_line) - len(lines), 'line')}; {_ALL}", *below]
         below += [f"[{number}] {reason}" for number, reason in enumerate(footnotes, start=1)]
         return [*parts, *(Text(text, style="dim") for text in (*below, *published.published_lines(first)))]
 

@@ -122,7 +122,7 @@ def test_no_table_that_was_asked_for_is_longer_than_40_lines_but_the_whole_one()
                 lines = printed(results, *columns, width=width).splitlines()
                 assert len(lines) <= 40 and max(map(len, lines)) <= width, (width, words, columns)
                 text = " ".join(" ".join(lines).split())
-                assert "m1 " in text and "more lines; all: --full" in text
+                assert "m1 " in text and "more lines; all: cab report --full" in text
     assert "m60" in printed(results_of("pattern=CC", "seq_len=2048", cases=cases), "latency", full=True)
 
 

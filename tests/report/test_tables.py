@@ -59,6 +59,17 @@ def test_a_share_that_a_meter_remarks_upon_is_shown_and_others_are_named() -> No
     assert "20.0[1]" in printed(share(0.2, "more than 10 %"))
 
 
+def test_a_few_lines_in_several_tables_are_summarised_whole_where_the_tables_are_too_long() -> None:
+    cases = [
+        case_rows({"latency": (i * n, i * n * 0.9, i * n * 1.1)}, mechanism=f"m{i}", pattern=pattern, n=n, m=n)
+        for i in range(1, 5) for pattern in ("NS", "CS", "NC", "CC") for n in (256, 512)
+    ]  # fmt: skip
+    text = printed(*cases)
+    assert len(text.splitlines()) <= 40 and text.count("m4") == 4 and "more" not in text
+    two = printed(*(case for case in cases if case[0]["pattern"] in ("NS", "CC")))
+    assert len(two.splitlines()) <= 40 and two.count("n = 256") == 2  # the tables themselves
+
+
 def test_nothing_from_the_data_is_taken_for_markup() -> None:
     failed = case_rows({"latency": ("error", "[/bold] broken [link=a]")})
     text = printed(case_rows({"latency": 1.0}, mechanism="[red]x"), failed)
