@@ -140,6 +140,8 @@ def compare(
     everything = [*measured, *controls]
     side_caches = cache() / "track" / "compiled"
     for number in range(SCREEN_PAIRS):
+        if all(each.failure for each in measured):  # then there is nothing to control either
+            controls, everything = [], []
         _round(everything, number, CONFIRM_PAIRS if settings.settle else None, state, side_caches, progress, measure)
     # after the screen a case needs all pairs or no more
     number = SCREEN_PAIRS

@@ -134,12 +134,15 @@ def full_commit(text: str, repository: Path) -> str:
         return found.decode().strip()
     except subprocess.CalledProcessError:
         pass
-    shallow = _git(repository, "rev-parse", "--is-shallow-repository").decode().strip() == "true"
-    hint = "this clone is shallow: git fetch --unshallow" if shallow else "git fetch may bring it"
+    hint = "this clone is shallow: git fetch --unshallow" if _is_shallow(repository) else "git fetch may bring it"
     raise UsageError(
         f"'{text}' is no git revision of {repository}, no folder and no interpreter ({hint}). Accepted: a revision, as "
         "HEAD~1, a folder with cab/, or the path of a Python"
     )
+
+
+def _is_shallow(repository: Path) -> bool:
+    return _git(repository, "rev-parse", "--is-shallow-repository").decode().strip() == "true"
 
 
 def commit_time(commit: str, repository: Path) -> float:
@@ -167,7 +170,8 @@ def merge_base(repository: Path, one: str, other: str) -> str:
             .strip()
         )
     except subprocess.CalledProcessError:
-        raise UsageError(f"{one} and {other} have no commit in common here: a shallow clone may lack it") from None
+        hint = "this clone is shallow: git fetch --unshallow" if _is_shallow(repository) else "name a commit as BASE"
+        raise UsageError(f"{one} and {other} have no commit in common here ({hint})") from None
 
 
 def commits_between(repository: Path, good: str, bad: str) -> tuple[str, list[str]]:
@@ -226,7 +230,9 @@ def _build(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise NoData(f"its environment cannot be built: {lines[-1]}")
+        # pip ends a conflict of versions with a link, and names the packages before it
+        named = [line for line in lines if line.startswith("ERROR: ") and "ResolutionImpossible" not in line]
+        raise NoData(f"its environment cannot be built: {(named or lines)[-1]}")
 
 
 def _lock(sources: Path) -> tuple[tuple[str, ...], str]:

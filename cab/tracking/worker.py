@@ -402,9 +402,15 @@ def main() -> None:
             reply = {"answer": found}
         except BaseException as error:
             traceback.print_exc()
-            reply = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+            reply = {"error": _in_one_line(error)}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return what is wrong, without what this side would accept instead: the user asked for it on the other side."""
+    first = f"{type(error).__name__}: {error}".splitlines()[0]
+    return first.partition("; did you mean")[0].partition(" Accepted: ")[0][:300]
 
 
 def serve(connection: socket.socket) -> None:

@@ -107,7 +107,9 @@ def test_a_case_that_one_side_lacks_has_no_data_and_the_others_go_on(machine: Ma
     assert done.verdicts["case 0"].reason == "base: unknown mechanism 'm0'"
     assert done.verdicts["case 1"].verdict in ("same", "unstable") and done.exit_code == 0
     machine.fails = {f"m{i}": "gone" for i in range(4)}
+    machine.calls.clear()
     assert compare(BASE, HEAD, CASES, Settings(), tmp_path / "other", measure=machine).exit_code == 3
+    assert len(machine.calls) <= 7, "where no case is left, no control is measured any more"
 
 
 def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path) -> None:

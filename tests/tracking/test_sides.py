@@ -104,7 +104,7 @@ def test_a_shallow_clone_says_how_to_deepen_it(repository: Path, tmp_path: Path)
 def test_revisions_without_a_common_commit_have_no_merge_base(repository: Path) -> None:
     git(repository, "checkout", "-q", "--orphan", "other")
     commit(repository, "three = 3")
-    with pytest.raises(UsageError, match="no commit in common"):
+    with pytest.raises(UsageError, match=r"no commit in common here \(name a commit as BASE\)"):
         merge_base(repository, "main", "other")
     assert merge_base(repository, "main", "main~1") == git(repository, "rev-parse", "main~1")
 
@@ -143,6 +143,14 @@ def test_environments_are_kept_by_their_lock(repository: Path, monkeypatch: pyte
 def test_an_environment_that_does_not_build_has_no_data(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(NoData, match="cannot be built: .*no such thing"):
         sides._build([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+
+
+def test_of_a_conflict_of_versions_the_packages_are_named(repository: Path) -> None:
+    said = (
+        "ERROR: Cannot install torch==99.0 because of conflicts\n\nhelp\nERROR: ResolutionImpossible: for help visit x"
+    )
+    with pytest.raises(NoData, match=r"cannot be built: ERROR: Cannot install torch==99\.0 because of conflicts$"):
+        sides._build([sys.executable, "-c", f"import sys; sys.exit({said!r})"])
 
 
 def test_against_changes_one_thing_of_every_case(repository: Path) -> None:
