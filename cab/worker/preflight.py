@@ -1,8 +1,13 @@
-"""Before anything is measured: import every plug-in, construct every mechanism and task, and say what is wrong."""
+"""Before anything is measured: import every plug-in, construct every mechanism and task, and say what is wrong.
+
+Ids are looked at in the first training examples: a mechanism compares them or chooses by them, and a wrong one would
+not fail but give another result.
+"""
 
 import dataclasses
 import json
 import traceback
+from collections.abc import Iterable, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 from cab.worker.task_setup import build_task, data_of
 
+EXAMPLES = 8  # of training whose ids are looked at
 LONG = 65536  # tokens of a slot that hyper-parameters which are valid anywhere should fit
 
 
@@ -29,6 +35,7 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
 
     refused: dict[str, str] = {}
     grades: dict[str, str] = {}
+    ids: dict[str, dict[str, int | None]] = {}  # by what is constructed: the ids that it reads -> their number
     reasons: dict[str, str | None] = {}  # by what is constructed: None where it could be
     grade_of: dict[str, str] = {}  # likewise
     for case in job.cases:
@@ -39,7 +46,8 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
             reasons[key] = None
             try:
                 with torch.random.fork_rng(devices=[]):
-                    grade_of[key] = build_mechanism(cls, case.params, slot, case.backend).grade
+                    mechanism = build_mechanism(cls, case.params, slot, case.backend)
+                grade_of[key], ids[key] = mechanism.grade, _ids(mechanism)
             except Unsupported as error:
                 reasons[key] = str(error)
             except (ValueError, TypeError) as error:
@@ -53,12 +61,65 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
             refused[case.id] = reason
         elif key in grade_of:
             grades[case.id] = grade_of[key]
-    tasks = {json.dumps([c.task, c.task_params, c.pattern, c.n, c.m, c.heads, c.dim]): c for c in job.cases}
-    for case in tasks.values():
-        task = build_task(case)
-        if task.trains:
-            data_of(task, case.task, Path(job.data))
+    for cases in _by_task(job.cases):
+        task = build_task(cases[0])
+        if not task.trains:
+            continue
+        data_of(task, cases[0].task, Path(job.data))
+        batch = None
+        for case in cases:
+            read = ids.get(repr((case.mechanism, case.params, slot_of(case), case.backend)))
+            if not read or case.level != "model":  # at the other levels inputs are drawn at random
+                continue
+            batch = _first_examples(task, case.seed) if batch is None else batch
+            reason = _unfit(batch, read, case)
+            if reason is not None and case.id not in refused:
+                refused[case.id] = reason
+                grades.pop(case.id, None)
     return PreflightAnswer(refused, grades)
+
+
+def _by_task(cases: Sequence[Case]) -> Iterable[list[Case]]:
+    """Return the cases of each task with its hyper-parameters and lengths."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        task = json.dumps([case.task, case.task_params, case.pattern, case.n, case.m, case.heads, case.dim])
+        groups.setdefault(task, []).append(case)
+    return groups.values()
+
+
+def _ids(mechanism: Any) -> dict[str, int | None]:
+    """Return the ids that a mechanism reads -> how many different ones it takes, None where they are only compared."""
+    slot = mechanism.slot
+    return {
+        name: None if kind != "index" else size if isinstance(size, int) else getattr(slot, size)
+        for name, (_, kind, size) in mechanism.inputs.items()
+        if kind != "real"
+    }
+
+
+def _first_examples(task: Any, seed: int) -> Any:
+    """Return a batch of the first training examples."""
+    split = task.split("train", seed)
+    return task.collate([split[i] for i in range(min(EXAMPLES, len(split)))], trim=True)
+
+
+def _unfit(batch: Any, ids: dict[str, int | None], case: Case) -> str | None:
+    """Say which ids of a batch the case's mechanism cannot read; None where it can read all."""
+    for name, count in ids.items():
+        given = batch.inputs.get(name)
+        if given is None:
+            return f"{case.mechanism} needs the input '{name}', and a batch of {case.task} has none"
+        if given.is_floating_point() or given.is_complex():
+            return (
+                f"{case.mechanism} reads '{name}' as ids, and {case.task} gives {given.dtype}: whole numbers are needed"
+            )
+        low, high = int(given.min()), int(given.max())
+        if count is not None and (low < 0 or high >= count):
+            return (
+                f"{case.mechanism} takes ids from 0 to {count - 1} as '{name}', and {case.task} gives {low} to {high}"
+            )
+    return None
 
 
 def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:

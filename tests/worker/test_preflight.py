@@ -1,4 +1,4 @@
-"""What the preflight makes of hyper-parameters that this slot is too short for."""
+"""What the preflight makes of hyper-parameters that this slot is too short for, and of ids that nobody can read."""
 
 from pathlib import Path
 
@@ -65,3 +65,50 @@ def test_grades_are_those_of_the_instances() -> None:
     cases = plan([*overrides, "meters=[flops]"]).cases
     grades = preflight(PreflightJob(cases, "data")).grades
     assert [grades[case.id] for case in cases] == ["leaky", "native"]
+
+
+IDS = """import torch
+from cab.tasks.moving_dots import MovingDots
+
+
+class Ids(MovingDots):
+    slots = ("NS", "CS")
+    metrics = {"accuracy": ("fraction", True)}
+    inputs = ("frame", "cell", "component", "group", "subject", "channel", "modality")
+    rasters = (3,)
+    case = {"pattern": "NS", "level": "model", "pass": "train", "meters": ["quality"], "seq_len": 128}
+
+    def __init__(self, *, seq_len, change: str = "none"):
+        super().__init__(seq_len=seq_len)
+        self.change = change
+
+    def collate(self, examples, trim=False):
+        batch = super().collate(examples, trim)
+        if self.change == "missing":
+            del batch.inputs["frame"]
+        elif self.change != "none":
+            more = {"large": 5, "negative": -1, "real": 0.5}[self.change]
+            batch.inputs["subject"] = batch.inputs["subject"] + more
+        return batch
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "mask", "reason"),
+    [
+        ("large", "subject", "masked takes ids from 0 to 7 as 'subject', and ./ids.py:Ids gives 5 to 8"),
+        ("negative", "subject", "masked takes ids from 0 to 7 as 'subject', and ./ids.py:Ids gives -1 to 2"),
+        ("real", "subject", "masked reads 'subject' as ids, and ./ids.py:Ids gives torch.float32: whole numbers are"),
+        ("missing", "space", "masked needs the input 'frame', and a batch of ./ids.py:Ids has none"),
+        ("none", "subject", ""),
+        ("large", "tubes", ""),
+    ],
+)
+def test_ids_that_a_mechanism_cannot_read_refuse_its_case_alone(change: str, mask: str, reason: str) -> None:
+    Path("ids.py").write_text(IDS)
+    asked = ["task=./ids.py:Ids", f"task.change={change}", "mechanism=masked,softmax", f"mechanism.masked.mask={mask}"]
+    cases = plan(asked).cases
+    answer = preflight(PreflightJob(cases, "data"))
+    reasons = {case.mechanism: answer.refused.get(case.id, "") for case in cases}
+    assert reasons["softmax"] == "" and reasons["masked"].startswith(reason) and bool(reasons["masked"]) == bool(reason)
+    assert {case.id for case in cases} == {*answer.refused, *answer.grades}
