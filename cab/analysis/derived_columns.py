@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LineKey = tuple[str, str, str, str]  # as `Line.key`
 MEMORY = ("peak_allocated", "peak_reserved", "peak_resident")  # the first of these that was measured counts
 STATE = "decode_state"
+CORRUPTED = "corrupted_error"
 # what a curve of `cab.analysis.curves` shares with a board
 _CURVE = ("pattern", "task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings")
 
@@ -185,6 +186,21 @@ def scores_at_equal_state(board: Board, boards: Iterable[Board]) -> dict[LineKey
         best = max(fitting, key=quality)
         found[key] = ScoreAtEqualState(state, *scored[best])
     return found
+
+
+def errors_over_softmax(board: Board, boards: Iterable[Board]) -> dict[LineKey, float]:
+    """Return each line's error on corrupted inputs over softmax's on the same: ImageNet-C's corruption error.
+
+    Both are means over the severities (arXiv 1903.12261, section 4.2). Softmax may stand on another board of `boards`
+    with the same question, as where a filter left it out. Nothing where softmax has no such error, or none at all.
+    """
+    same = [board, *(other for other in boards if other.question == board.question)]
+    softmax = (line.cells.get(CORRUPTED) for each in same if (line := softmax_line(each)) is not None)
+    reference = next((cell.value for cell in softmax if cell is not None and cell.value), None)
+    if reference is None:
+        return {}
+    errors = {line.key: cell.value for line in board.lines if (cell := line.cells.get(CORRUPTED)) is not None}
+    return {key: value / reference for key, value in errors.items() if value is not None}
 
 
 def _same_task(board: Board, boards: Iterable[Board]) -> list[Board]:

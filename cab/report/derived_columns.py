@@ -11,6 +11,7 @@ from cab.analysis.derived_columns import (
     LineKey,
     boards_of_curve,
     compared_cost,
+    errors_over_softmax,
     longest_lengths,
     ranks_by_flops,
     score_of,
@@ -21,7 +22,7 @@ from cab.analysis.leaderboard import Board, Line
 from cab.analysis.results import Results
 from cab.analysis.selection import Limit, limits_of, metric_units
 from cab.errors import UsageError
-from cab.report.units import display_unit
+from cab.report.units import display_unit, format_number
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DerivedColumn:
     helps: Callable[[Board, Cells], bool]  # whether it is shown where nobody asked for it
 
 
-NAMES = ("efficiency_length", "longest_n", "rank_by_flops", "state", "score_at_equal_state")
+NAMES = ("efficiency_length", "longest_n", "rank_by_flops", "state", "score_at_equal_state", "error_over_softmax")
 _BUDGET = "longest_n"  # the column that takes one: longest_n=64MiB
 
 
@@ -63,7 +64,13 @@ def derived_columns(results: Results, asked: Sequence[str] = ()) -> dict[str, De
             budget = _budget(amount, results)
         elif equals:
             raise UsageError(f"--columns {word}: only {_BUDGET} takes a value, as in {_BUDGET}=64MiB")
-    columns = (_efficiency_length(results), _longest_n(results, budget), _rank_by_flops(), *_states(results))
+    columns = (
+        _efficiency_length(results),
+        _longest_n(results, budget),
+        _rank_by_flops(),
+        *_states(results),
+        _error(results),
+    )
     return {column.name: column for column in columns}
 
 
@@ -166,6 +173,17 @@ def _states(results: Results) -> tuple[DerivedColumn, DerivedColumn]:
     return (
         DerivedColumn("state", "state", about_state, states, lambda board, found: bool(found)),
         DerivedColumn("score_at_equal_state", "at equal\nstate", about, scores, lambda board, found: bool(found)),
+    )
+
+
+def _error(results: Results) -> DerivedColumn:
+    def cells(board: Board) -> Cells:
+        errors = errors_over_softmax(board, results.related_boards)
+        return {key: DerivedCell(ratio, f"{format_number(ratio)}×") for key, ratio in errors.items()}
+
+    about = "error over softmax's: on corrupted inputs (corrupted error), by softmax's on the same corruptions"
+    return DerivedColumn(
+        "error_over_softmax", "error over\nsoftmax's", about, cells, lambda board, found: len(found) > 1
     )
 
 

@@ -13,7 +13,7 @@ const SHOW = ["native", "extension", "leaky", "controls"];
 const HIDDEN_BY_DEFAULT = ["leaky"];
 const NAMES = { length: "n", data_source: "data", task_version: "task version" };
 const PATTERN_TITLES = { NS: "noncausal self", CS: "causal self", NC: "noncausal cross", CC: "causal cross" };
-const DERIVED = ["rank_by_flops", "longest_n", "state", "score_at_equal_state", "efficiency_length"];
+const DERIVED = ["rank_by_flops", "longest_n", "state", "score_at_equal_state", "error_over_softmax", "efficiency_length"];
 const FAILED = ["wrong", "error", "timeout", "oom"];
 
 // ---- elements -------------------------------------------------------------------------------------------------------
@@ -426,7 +426,14 @@ function columnsOf(board) {
 }
 // Columns that follow from other lengths, columns or boards: those that were asked for, or else those that say something.
 function derivedColumns(board, asked) {
-  return [...rankByFlops(board), ...longestInMemory(board, Boolean(asked)), ...scoreAtEqualState(board), ...efficiencyLength(board)].filter((column) => !asked || asked.includes(column.key));
+  return [...rankByFlops(board), ...longestInMemory(board, Boolean(asked)), ...scoreAtEqualState(board), ...errorOverSoftmax(board), ...efficiencyLength(board)].filter((column) => !asked || asked.includes(column.key));
+}
+// The error on corrupted inputs by softmax's on the same corruptions: ImageNet-C's corruption error.
+function errorOverSoftmax(board) {
+  const [reference] = softmaxLines(board).map((line) => valued(line, "corrupted_error")).filter((cell) => cell && cell.value);
+  const ratio = (line) => { const cell = reference && valued(line, "corrupted_error"); return cell ? cell.value / reference.value : undefined; };
+  if (board.lines.filter((line) => ratio(line) !== undefined).length < 2) return [];
+  return [{ key: "error_over_softmax", title: "error over softmax's", best: "ascending", wide: true, value: ratio, text: (line) => (ratio(line) === undefined ? "" : `${digits(ratio(line))}×`) }];
 }
 function efficiencyLength(board) {
   const { headline } = board, reference = againstLine(board);

@@ -21,6 +21,7 @@ UNITS = {  # metric -> unit, higher is better
     "flops": ("FLOP", False),
     "flops_needed": ("FLOP", None),
     "parameters": ("parameters", None),
+    "corrupted_error": ("", False),
 }
 CASE: dict[str, Any] = {
     "mechanism": "softmax",

@@ -89,6 +89,23 @@ def test_a_score_at_equal_state_is_the_best_of_those_that_keep_no_more() -> None
     assert texts(results, "state")["softmax"] == "64.0 MiB"  # of the batch that most states were measured with
 
 
+def corrupted(**errors: float) -> list[list[dict[str, Any]]]:
+    """Make an accuracy and an error on corrupted inputs of each mechanism."""
+    training = {"task": "lra_text", "level": "model", "pass": "train", "data_source": "aclImdb"}
+    return [case_rows({"accuracy": 0.9, "corrupted_error": error}, mechanism=name, **training)
+            for name, error in errors.items()]  # fmt: skip
+
+
+def test_an_error_on_corrupted_inputs_is_held_against_softmaxs() -> None:
+    cases = corrupted(softmax=0.2, tap=0.15, local=0.2222, right=0.0)
+    expected = {"softmax": "1.00×", "tap": "0.750×", "local": "1.11×", "right": "0×"}
+    assert texts(results_of(cases=cases), "error_over_softmax") == expected
+    # softmax may be filtered out; without any error of softmax's there is no ratio
+    assert texts(results_of("mechanism=tap", cases=cases), "error_over_softmax") == {"tap": "0.750×"}
+    assert texts(results_of(cases=corrupted(tap=0.15, local=0.2)), "error_over_softmax") == {}
+    assert texts(results_of(cases=corrupted(softmax=0.0, local=0.2)), "error_over_softmax") == {}
+
+
 def test_columns_are_printed_in_their_order_and_explained() -> None:
     text = printed(results_of("pattern=CC", "seq_len=2048"), "peak_allocated", "longest_n=64MiB", "latency")
     (head,) = [line for line in text.splitlines() if line.startswith("    mechanism")]
@@ -145,7 +162,7 @@ def test_files_hold_the_number_and_what_people_read() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("longest", "unknown column 'longest'.* Accepted: efficiency_length, latency, longest_n, peak_allocated"),
+        ("longest", "unknown column 'longest'.* Accepted: efficiency_length, error_over_softmax, latency, longest_n"),
         ("latenci", "did you mean 'latency'"),
         ("longest_n=64MB64", "--columns longest_n=64MB64: write longest_n=NUMBER with a unit"),
         ("longest_n=5ms", "measured in bytes, not in seconds"),

@@ -177,6 +177,16 @@ def test_a_score_stands_beside_the_best_one_with_no_more_state(show: Callable[..
     assert column(page, "state")["bad"] == "16.0 MiB"
 
 
+def test_an_error_on_corrupted_inputs_stands_beside_softmaxs(show: Callable[..., Any]) -> None:
+    training = {"task": "lra_text", "level": "model", "pass": "train", "data_source": "aclImdb"}
+    errors = {"softmax": 0.2, "tap": 0.15, "local": 0.2222}
+    rows = [
+        case_rows({"accuracy": 0.9, "corrupted_error": e}, mechanism=name, **training) for name, e in errors.items()
+    ]
+    page = show(results_of(*rows), "pass=train")
+    assert column(page, "error_over_softmax") == {"softmax": "1.00×", "tap": "0.750×", "local": "1.11×"}
+
+
 def test_columns_that_follow_from_others_are_chosen_like_any_and_kept_in_the_address(show: Callable[..., Any]) -> None:
     page = show(grid(), "pattern=CC&length=2048&columns=longest_n")
     assert column(page, "longest_n")["lean"] == "≥2,048" and column(page, "longest_n")["broken"] == "<256"
