@@ -1,12 +1,40 @@
 """`cab track`: the commands. Each imports what it needs when it runs, so that `--help` answers at once."""
 
+import functools
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cab.terminal.exit_codes import with_exit_codes
+
+
+def _with_exit_codes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a command as `cab` does, but never leave with 1 where something went wrong: 1 is a confirmed regression."""
+
+    @with_exit_codes
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from cab.errors import Unsupported, UsageError
+
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, UsageError, Unsupported, BrokenPipeError):
+            raise
+        except OSError as error:  # a full disk, or a place that may not be written
+            where = f"{error.filename}: " if error.filename else ""
+            raise UsageError(
+                f"{where}{error.strerror or error}; what is measured is kept, and the same command goes on from there"
+            ) from None
+        except Exception:
+            traceback.print_exc()
+            raise typer.Exit(2) from None
+
+    return wrapped
+
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Is one revision, backend or mechanism slower than another?"
@@ -25,7 +53,7 @@ SameEnvironment = Annotated[
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def compare(
     base: Annotated[
         str | None,
@@ -73,16 +101,16 @@ def compare(
     refuse_thresholds_below(calibrated, [each.name for each in cases], settings.minimum)
     sides = requested_sides(base, head, against, same_environment)
     done = run(*sides, cases, settings, results, progress=lambda line: typer.echo(line, err=True))
+    print_comparison(done, console())
     if json:
         write_whole(json, as_json(done))
     if comment:
         write_whole(comment, as_comment(done, ["cab", *sys.argv[1:]]))
-    print_comparison(done, console())
     raise typer.Exit(done.exit_code)
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def calibrate(
     case: Case = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs of 18 pairs of each case.")] = 2,
@@ -104,7 +132,7 @@ def calibrate(
 
 
 @app.command("bisect")
-@with_exit_codes
+@_with_exit_codes
 def bisect_(
     good: Annotated[str, typer.Argument(help="A revision that is fast.")],
     bad: Annotated[str, typer.Argument(help="A later revision that is slow.")],
@@ -143,7 +171,7 @@ History = Annotated[Path, typer.Option("--history", help="The folder of the hist
 
 
 @app.command("import")
-@with_exit_codes
+@_with_exit_codes
 def import_(
     files: Annotated[list[Path], typer.Argument(help="JSON of pytest-benchmark, asv or google/benchmark.")],
     folder: History = Path("results/track/history"),
@@ -161,7 +189,7 @@ def import_(
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def export(
     commit: Annotated[str, typer.Argument(help="Whose points, as the history names it.")],
     out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
@@ -204,7 +232,7 @@ def export(
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def record(
     revision: Annotated[
         str, typer.Argument(help="The commit; edits that are not committed are not measured.")
@@ -242,7 +270,7 @@ def record(
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def history(
     case: Annotated[str, typer.Option(help="Only cases whose name holds this.")] = "",
     last: Annotated[int, typer.Option(min=0, help="How many of the newest points of each case.")] = 5,
@@ -273,7 +301,7 @@ def history(
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def plot(
     out: Annotated[Path, typer.Argument(help="The page.")] = Path("results/track/history.html"),
     folder: History = Path("results/track/history"),
@@ -292,7 +320,7 @@ def plot(
 
 
 @app.command()
-@with_exit_codes
+@_with_exit_codes
 def accept(
     commit: Annotated[str, typer.Argument(help="The commit of a change, or the beginning of its name.")],
     reason: Annotated[str, typer.Argument(help="Why this change is right.")],

@@ -1,5 +1,6 @@
 """The commands: they answer at once, and what is wrong is one message with exit code 2."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -11,8 +12,14 @@ from cab.cli import app
 from typer.testing import CliRunner
 
 from cab.contracts.case import digest
+from cab.tracking import compare as comparing
+from cab.tracking import page, requested
+from cab.tracking.compare import Comparison
 from cab.tracking.foreign import as_pytest_benchmark
 from cab.tracking.history import Point, append
+from cab.tracking.sides import Side
+from cab.tracking.signed_rank import Effect
+from cab.tracking.verdicts import Verdict
 
 POINT = Point("abc", 1000.0, "softmax CS", "e1", "latency", 0.002, "s", "cab", 5000.0)
 
@@ -97,3 +104,35 @@ def test_the_history_goes_out_as_otavas_json_with_what_every_commit_has(elsewher
         (1000, "abc", [{"name": "softmax CS, latency", "value": 0.002}]),
         (2000, "def", [{"name": "softmax CS, latency", "value": 0.003}]),
     ]
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cab: No space left on device; what is measured is kept"),
+        (PermissionError(errno.EACCES, "Permission denied", "page.html"), "cab: page.html: Permission denied; what is"),
+        (RuntimeError("a mistake of ours"), "RuntimeError: a mistake of ours"),
+    ],
+)
+def test_what_goes_wrong_never_looks_like_a_confirmed_regression(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    append(Path("results/track/history"), [POINT])
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(page, "write_page", fail)
+    code, output = run("plot", "page.html")
+    assert code == 2 and said in " ".join((output + capfd.readouterr().err).split())
+
+
+def test_the_verdict_is_printed_before_files_are_written(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = Verdict("same", Effect(0.0, -0.01, 0.01), 1.0, 6)
+    side = Side("one", "one")
+    done = Comparison(side, side, {"softmax": same}, {}, {"softmax": (0.001, 0.001)})
+    monkeypatch.setattr(comparing, "compare", lambda *arguments, **settings: done)
+    monkeypatch.setattr(requested, "requested_sides", lambda *arguments: (side, side))
+    Path("file").write_text("")
+    code, output = run("compare", "--case", "mechanism=linear", "--comment", "file/comment.md")
+    assert code == 2 and "no confirmed regression (exit code 0)" in output and "cab: file: File exists" in output
