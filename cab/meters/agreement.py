@@ -5,12 +5,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cab import Meter, Reading
+from cab.intervals import student
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_WEIGHTS = 1 << 26  # of one sample, all heads: half a GiB in float64, of which some copies are held at once
-TRAINED = "trained model, first layer, one test example"
+TRAINED = "trained model, first layer; a sample is a test example"
 SELECTION = ("recall_at_budget", "mass_at_budget")
 _NOTHING = 1e-12  # relative to the largest weight of a query: smaller ones are rounding
 
@@ -27,12 +28,13 @@ class Agreement(Meter):
     }
     method = (
         "untrained mechanism against softmax in float64 on the same random q, k, v, whose logits have standard "
-        "deviation 1/2, 1 and 2, and with pass=train the trained model's first attention layer on the first test "
-        "example, both in float64; cosine, sum |a - b| / sum |b| and root mean square error over all values of the "
-        "output; recall: share of softmax's b heaviest keys among the b that a query selects, mass: softmax's weight "
-        "on those b, over the queries that do not see every key; the mean of the three spreads"
+        "deviation 1/2, 1 and 2, and with pass=train the trained model's first attention layer on each of 8 test "
+        "examples, both in float64, with Student's t interval over them; cosine, sum |a - b| / sum |b| "
+        "and root mean square error over all values of the output; recall: share of softmax's b heaviest keys among "
+        "the b that a query selects, mass: softmax's weight on those b, over the queries that do not see every key; "
+        "the mean of the three spreads"
     )
-    version = 1
+    version = 2
     trains = True
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
@@ -41,7 +43,7 @@ class Agreement(Meter):
         return self.metrics if alone or "training" in case.settings else {}
 
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
-        """Compare at each spread, one sample a spread; or on what the trained layer reads, one sample.
+        """Compare at each spread, one sample a spread; or on what the trained layer reads, a test example a sample.
 
         `Unsupported` where q, k and v are not all read, `Wrong` where the output is not finite.
         """
@@ -68,21 +70,25 @@ class Agreement(Meter):
         return _results(distances, exact, each, {"spreads": list(SPREADS)})
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Return the mean of the spreads, of which each is a sample; or what was found of a trained model."""
+        """Return the mean of the spreads, of which each is a sample; of a trained model, of the examples."""
         samples = [float(s) for process in processes for s in process["samples"]]
+        if "of" in processes[0]:
+            low, high = student(samples) or (None, None)
+            return Reading(fmean(samples), low, high, len(samples), len(processes), stop_reason=processes[0]["of"])
         spreads = ", ".join(f"{spread:g}" for spread in processes[0].get("spreads", ()))
-        remark = f"mean over logits of standard deviation {spreads}" if spreads else processes[0].get("of", "")
+        remark = f"mean over logits of standard deviation {spreads}" if spreads else ""
         return Reading(fmean(samples), count=len(samples), processes=len(processes), stop_reason=remark)
 
 
-def _of_trained(mechanism: Any, arguments: "dict[str, Tensor]") -> dict[str, dict[str, Any]]:
+def _of_trained(mechanism: Any, examples: "Sequence[dict[str, Tensor]]") -> dict[str, dict[str, Any]]:
     from cab.errors import Unsupported
 
     if not all(name in mechanism.reads for name in "qkv"):
         reads = ", ".join(mechanism.reads) or "none of them"
         raise Unsupported(f"softmax on the same weights needs q, k and v, and this mechanism reads {reads}")
-    _check_size(mechanism.slot.heads, arguments["q"].shape[2], arguments["k"].shape[2])
-    return _results([_distances(mechanism, arguments)], mechanism, [arguments], {"of": TRAINED})
+    for each in examples:
+        _check_size(mechanism.slot.heads, each["q"].shape[2], each["k"].shape[2])
+    return _results([_distances(mechanism, each) for each in examples], mechanism, examples, {"of": TRAINED})
 
 
 def _check_size(heads: int, n: int, m: int) -> None:

@@ -5,11 +5,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cab import Meter, Reading
+from cab.intervals import student
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNTRAINED = "untrained, on random inputs"
+UNTRAINED = "untrained, on random inputs; a sample is a head"
+TRAINED = "trained model, first layer; a sample is a test example"
 TOP = 10  # keys, as in ACMIL's figure
 
 
@@ -26,13 +28,13 @@ class Diagnostics(Meter):
     }
     method = (
         "effective weights of an untrained mechanism on one sample of standard normal inputs, and with "
-        "pass=train of the trained model's first attention layer on the first test example, in float64; their"
+        "pass=train of the trained model's first attention layer on each of 8 test examples, in float64; their"
         " sizes sum to 1 in each row; diversity: 1 - mean cosine of the rows with their mean; mass: mean over"
         " rows on the 10 heaviest keys, on key 0 and on the key that is heaviest on average; entropy: mean "
         "over rows; effective rank: exp of the entropy of the signed map's singular values; the mean over "
-        "heads"
+        "heads, and over the examples with Student's t interval"
     )
-    version = 1
+    version = 2
     trains = True
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:
@@ -54,28 +56,35 @@ class Diagnostics(Meter):
         if max(case.n, case.m) > MAX_TOKENS:
             raise Unsupported(f"{case.n} queries and {case.m} keys: a map has at most {MAX_TOKENS} of each")
         if "training" in case.settings:
-            described = "trained model, first layer, one test example"
-            exact, arguments = workload.first_attention()
+            exact, examples = workload.first_attention()
         else:  # one sample without padding, whose rows and keys are all real
-            described = UNTRAINED
             settings = {key: value for key, value in case.settings.items() if key != "padding"}
             exact = workload.twin(dtype="float64", device="cpu", backend="eager", batch=1, settings=settings).mechanism
             exact.eval()
-            arguments = RandomInputs(case.seed, torch.float64, torch.device("cpu")).arguments(exact, 1, case.n, case.m)
+            inputs = RandomInputs(case.seed, torch.float64, torch.device("cpu"))
+            examples = [inputs.arguments(exact, 1, case.n, case.m)]
         if "v" not in exact.reads:
             raise Unsupported("the mechanism does not read v, so that no key has a weight")
-        weights = weights_of_values(exact, arguments)
-        if weights is None and not exact(**arguments).isfinite().all():
-            raise Wrong("the output is not finite")
-        if weights is None:
-            raise Unsupported("the output is not a weighted sum of the values, so that no key has a weight")
-        return {name: {"samples": per_head, "of": described} for name, per_head in of_map(weights).items()}
+        of_examples = []
+        for arguments in examples:
+            weights = weights_of_values(exact, arguments)
+            if weights is None and not exact(**arguments).isfinite().all():
+                raise Wrong("the output is not finite")
+            if weights is None:
+                raise Unsupported("the output is not a weighted sum of the values, so that no key has a weight")
+            of_examples.append(of_map(weights))
+        if "training" not in case.settings:
+            return {name: {"samples": per_head, "of": UNTRAINED} for name, per_head in of_examples[0].items()}
+        return {
+            name: {"samples": [fmean(each[name]) for each in of_examples], "of": TRAINED} for name in of_examples[0]
+        }
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Return the mean over the heads, which are the samples."""
+        """Return the mean over the samples: heads, or of a trained model test examples, with their interval."""
         samples = [float(s) for process in processes for s in process["samples"]]
         remark = processes[0].get("of", UNTRAINED)
-        return Reading(fmean(samples), count=len(samples), processes=len(processes), stop_reason=remark)
+        low, high = (student(samples) if remark == TRAINED else None) or (None, None)
+        return Reading(fmean(samples), low, high, len(samples), len(processes), stop_reason=remark)
 
 
 def of_map(weights: "Tensor") -> dict[str, list[float]]:

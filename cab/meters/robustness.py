@@ -57,7 +57,7 @@ class Robustness(Meter):
     def measure(self, workload: Any, case: Any) -> dict[str, dict[str, Any]]:
         """Score the trained model on the clean examples and at each severity.
 
-        `Unsupported` where the task's first metric gives no error, and where no corruption changes a score.
+        `Unsupported` where the task's first metric gives no error, and where the model reads nothing that is corrupted.
         """
         from cab.errors import Unsupported
 
@@ -65,13 +65,10 @@ class Robustness(Meter):
         headline, (unit, higher_is_better) = next(iter(task.metrics.items()))
         if higher_is_better and unit != "fraction":
             raise Unsupported(f"{headline} is no share of 1 and no error, so that it says nothing of how much is wrong")
+        if workload.first_input(Corrupted(task, len(RATES) - 1, case.task in PIXELS)).equal(workload.first_input()):
+            raise Unsupported(f"{case.task} scores what is neither in x nor in y, so that no corruption can change it")
         scores = [workload.scores()[headline]]
         scores += [workload.scores(Corrupted(task, level, case.task in PIXELS))[headline] for level in range(5)]
-        if all(each == scores[0] for each in scores[1:]):
-            raise Unsupported(
-                "no corruption changes the score of any test example: the model does not read its inputs, or the task "
-                "scores what is none of them"
-            )
         clean, *corrupted = ([_error(s) for s in each] if higher_is_better else each for each in scores)
         results = {"corrupted_error": {"samples": [_mean(each) for each in zip(*corrupted, strict=True)]}}
         results["clean_error"] = {"samples": clean}

@@ -19,6 +19,8 @@ from cab.training import evaluate, load_trained
 from cab.training.scoring import Subset
 from cab.worker.task_setup import build_task, data_of
 
+FEW = 8  # test examples whose attention is looked at
+
 
 def build_model(case: Case, task: Task) -> tuple[nn.Module, list[Mechanism]]:
     """Build the case's model of a task, from the case's seed, and return it with the mechanisms under test in it."""
@@ -69,21 +71,40 @@ class TrainedModel:
         return {name: each.tolist() for name, each in values.items()}
 
     @torch.no_grad()
-    def first_attention(self) -> tuple[Mechanism, dict[str, Tensor]]:
-        """Return the first mechanism under test, and what it reads of the first test example, in float64 on the CPU.
-
-        The mechanism is a copy, and computes eagerly. The arguments are those of `Mechanism.forward`; batch 1.
-        """
-        calls: list[dict[str, Any]] = []
-        mechanism = self.mechanisms[0]
-        hook = mechanism.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    def first_input(self, task: Task | None = None) -> Tensor:
+        """Return what the first layer of the model reads of a task's first test examples, by default its own task's."""
+        task, inputs = task or self.task, []
+        layers = [module for module in self.model.modules() if not [*module.children()]]
+        hooks = [each.register_forward_pre_hook(lambda module, args: inputs.extend(args[:1])) for each in layers]
         try:
-            batch = self.task.collate([self.test_split()[0]], trim=True).to(self.device)
-            self.task.score(self.model, batch)
+            split = self.test_split(task)
+            examples = [split[i] for i in range(min(len(split), FEW))]
+            task.score(self.model, task.collate(examples, trim=True).to(self.device))
         finally:
-            hook.remove()
-        arguments = {name: t.cpu() for name, t in calls[0].items() if t is not None}
-        arguments = {name: t.double() if t.is_floating_point() else t for name, t in arguments.items()}
+            for hook in hooks:
+                hook.remove()
+        first: Tensor = inputs[0]
+        return first
+
+    @torch.no_grad()
+    def first_attention(self) -> tuple[Mechanism, list[dict[str, Tensor]]]:
+        """Return the first mechanism under test, and what it reads of each of the first test examples.
+
+        The mechanism is a copy, and computes eagerly, in float64 on the CPU. Arguments are those of
+        `Mechanism.forward`, of one example each, likewise.
+        """
+        mechanism, split, calls = self.mechanisms[0], self.test_split(), []
+        for i in range(min(len(split), FEW)):
+            seen: list[dict[str, Any]] = []
+            hook = mechanism.register_forward_pre_hook(
+                lambda module, args, kwargs, seen=seen: seen.append(kwargs), with_kwargs=True
+            )
+            try:
+                self.task.score(self.model, self.task.collate([split[i]], trim=True).to(self.device))
+            finally:
+                hook.remove()
+            calls.append({name: t.cpu() for name, t in seen[0].items() if t is not None})
+        arguments = [{name: t.double() if t.is_floating_point() else t for name, t in call.items()} for call in calls]
         return deepcopy(mechanism).use("eager").double().cpu().eval(), arguments
 
     def model_of(self, task: Task) -> nn.Module:

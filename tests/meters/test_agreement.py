@@ -158,9 +158,9 @@ def test_beyond_the_longest_map_the_outputs_are_compared_still(make_workload: Ma
 def trained(mechanism: Any, **changes: Any) -> Any:
     """Return a stand-in for a trained model, whose first attention layer reads random q, k and v of 48 tokens."""
     built = build_mechanism(mechanism, {}, Slot(Pattern.CS, heads=4, dim=16, max_len=48)).double().eval()
-    inputs = RandomInputs(0, torch.float64, torch.device("cpu"))
-    arguments = {**inputs.arguments(built, 1, 48, 48), **changes}
-    return SimpleNamespace(first_attention=lambda: (built, arguments))
+    inputs = [RandomInputs(seed, torch.float64, torch.device("cpu")) for seed in range(3)]
+    examples = [{**each.arguments(built, 1, 48, 48), **changes} for each in inputs]
+    return SimpleNamespace(first_attention=lambda: (built, examples))
 
 
 def test_of_a_trained_model_its_first_layer_is_compared(case: Case) -> None:
@@ -169,10 +169,11 @@ def test_of_a_trained_model_its_first_layer_is_compared(case: Case) -> None:
     same = Agreement().measure(trained(Softmax), training)
     assert same["softmax_rmse"]["samples"][0] < 1e-12 and "nothing is selected" in same["recall_at_budget"]["reason"]
     selecting = Agreement().measure(trained(Heaviest), training)
-    assert selecting["recall_at_budget"]["samples"] == pytest.approx([1.0])
+    assert selecting["recall_at_budget"]["samples"] == pytest.approx([1.0] * 3)
     assert 0.9 < selecting["softmax_cosine"]["samples"][0] < 1
     reading = Agreement().reduce("softmax_cosine", [selecting["softmax_cosine"]])
-    assert reading.stop_reason == "trained model, first layer, one test example" and reading.count == 1
+    assert reading.stop_reason == "trained model, first layer; a sample is a test example" and reading.count == 3
+    assert reading.ci_low is not None and reading.ci_low < reading.value < (reading.ci_high or 0)
     with pytest.raises(Unsupported, match="needs q, k and v"):
         Agreement().measure(trained(Mean), training)
 

@@ -112,7 +112,10 @@ def trained(scores: Any, metrics: Any = None) -> Any:
     def scored(task: Any = None) -> Any:
         return {next(iter(workload.task.metrics)): scores(-1 if task is None else task._severity)}
 
-    workload = SimpleNamespace(task=task, scores=scored)
+    def first_input(task: Any = None) -> torch.Tensor:
+        return torch.tensor(-1 if task is None else task._severity)
+
+    workload = SimpleNamespace(task=task, scores=scored, first_input=first_input)
     return workload
 
 
@@ -143,8 +146,14 @@ def test_an_error_of_its_own_is_taken_as_it_is_and_a_score_that_is_none_is_refus
 
 
 def test_a_task_that_scores_what_is_not_corrupted_is_refused() -> None:
-    with pytest.raises(Unsupported, match="no corruption changes the score"):
-        values_of(trained(lambda severity: [0.25, 0.5]))
+    workload = trained(lambda severity: [0.25, 0.5])
+    workload.first_input = lambda task=None: torch.zeros(3)
+    with pytest.raises(Unsupported, match="recall_ns scores what is neither in x nor in y"):
+        values_of(workload)
+
+
+def test_a_model_that_gives_one_answer_to_everything_is_as_wrong_as_it_is() -> None:
+    assert set(values_of(trained(lambda severity: [0.25, 0.75])).values()) == {0.5}
 
 
 def test_only_what_is_trained_is_scored() -> None:

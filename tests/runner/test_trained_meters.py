@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cab.contracts.messages import Job, MeasureJob, TrainJob
+from cab.meters.diagnostics import TRAINED
 from cab.planning.plan import plan
 from cab.runner.fork_client import ForkClient
 from cab.runner.supervisor import Options, Supervisor
@@ -124,7 +125,7 @@ def test_what_is_killed_between_training_and_meters_does_not_train_again(
 def test_the_map_of_a_trained_model_is_that_of_its_first_layer(run: Run) -> None:
     metrics = run("diagnostics")
     assert {metric.status for metric in metrics.values()} == {"ok"}
-    assert {metric.stop_reason for metric in metrics.values()} == {"trained model, first layer, one test example"}
+    assert {metric.stop_reason for metric in metrics.values()} == {TRAINED}
     assert 10 / 24 < float(metrics["top_10_mass"].value or 0) <= 1
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cab.errors import Unsupported
+from cab.meters.robustness import Corrupted
 from cab.planning.plan import plan
 from cab.worker.task_setup import build_task
 from cab.worker.trained_model import TrainedModel, build_model
@@ -27,9 +28,21 @@ def test_the_first_layers_arguments_give_its_output() -> None:
     trained = model("softmax")
     outputs: list[Tensor] = []
     trained.mechanisms[0].register_forward_hook(lambda module, args, out: outputs.append(out))
-    copy, arguments = trained.first_attention()
-    assert arguments["q"].shape == (1, 2, 24, 4) and arguments["q"].dtype is torch.float64
-    torch.testing.assert_close(copy(**arguments).float(), outputs[0], rtol=1e-4, atol=1e-5)
+    copy, examples = trained.first_attention()
+    assert len(examples) == 4 == len(outputs)
+    for arguments, output in zip(examples, [*outputs], strict=True):
+        assert arguments["q"].shape == (1, 2, 24, 4) and arguments["q"].dtype is torch.float64
+        torch.testing.assert_close(copy(**arguments).float(), output, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_input_is_what_the_model_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = model("softmax")
+    clean = trained.task.collate([trained.test_split()[i] for i in range(4)])
+    assert trained.first_input().equal(clean.x)
+    assert not trained.first_input(Corrupted(trained.task, 4)).equal(clean.x)
+    score = trained.task.score
+    monkeypatch.setattr(trained.task, "score", lambda model, batch: score(model, clean))  # reads neither x nor y
+    assert trained.first_input(Corrupted(trained.task, 4)).equal(clean.x)
 
 
 def test_weights_that_depend_on_the_length_are_refused_by_name() -> None:
