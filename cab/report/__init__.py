@@ -4,6 +4,7 @@
 """
 
 from cab.analysis.pick import pick as pick_mechanism
+from cab.analysis.readable import readable
 from cab.analysis.results import Results
 from cab.analysis.selection import FILTERS, filters_of, limits_of, metric_units, selected
 from cab.analysis.utilisation import utilisation as utilisation_table
@@ -18,7 +19,7 @@ from cab.report.evidence import Evidence
 from cab.report.export import write_csv, write_parquet
 from cab.report.formats import FORMATS, formatted
 from cab.report.html_page import write_page
-from cab.report.notes import BEYOND_LIMITS
+from cab.report.notes import BEYOND_LIMITS, EMPTY
 from cab.report.pick import pick_json, print_pick
 from cab.report.pictures import PICTURES, write_picture
 from cab.report.pivot import pivot, print_pivot, written_pivot
@@ -29,6 +30,7 @@ from cab.report.utilisation import print_utilisation
 
 __all__ = [
     "BEYOND_LIMITS",
+    "EMPTY",
     "FILTERS",
     "FORMATS",
     "Difference",
@@ -56,6 +58,7 @@ __all__ = [
     "print_pivot",
     "print_report",
     "print_utilisation",
+    "readable",
     "selected",
     "short_ids",
     "utilisation_table",

@@ -17,6 +17,7 @@ from cab.analysis.mean_ranks import mean_ranks, paired_differences
 from cab.analysis.published import published_for_all
 from cab.analysis.quality import measured_costs, quality, stop_reasons, worst_rows
 from cab.analysis.questions import QUESTION, records
+from cab.analysis.readable import INFINITE
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import failures
 from cab.report import notes
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 INTERVAL_STEP = 1e-4  # of the value: the ends of an interval are whole multiples of it
 NO_END = -1  # stands for an end of an interval that is not there
-INFINITE = "the value is infinite"
 # columns that a curve of `cab.analysis.curves` shares with a board; boards that agree in them differ in length alone
 _CURVE_COLUMNS = (
     "pattern", "task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings",

@@ -170,6 +170,19 @@ def import_into(folder: Path, bundle_folder: Path) -> Path:
     return target
 
 
+def has_results(folder: Path) -> bool:
+    """Say whether a folder is a store or a bundle, or holds an imported one."""
+    return (folder / "cases").is_dir() or (folder / ROWS).is_file() or bool(imported(folder))
+
+
+def _with_imported(source: Path | Store) -> list[Path | Store]:
+    """Return a store with the bundles that were imported into it; these alone, where nothing was measured there."""
+    folder, bundles = source.folder if isinstance(source, Store) else source, imported(source)
+    if bundles and not (folder / "cases").is_dir() and not (folder / ROWS).is_file():
+        return [*bundles]
+    return [source, *bundles]
+
+
 def merge(sources: Sequence[Path | Store]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Return the rows and environments of several stores and bundles.
 
@@ -177,7 +190,7 @@ def merge(sources: Sequence[Path | Store]) -> "tuple[pd.DataFrame, pd.DataFrame]
     """
     import pandas as pd
 
-    parts = [read(each) for source in sources for each in (source, *imported(source))]
+    parts = [read(each) for source in sources for each in _with_imported(source)]
     if len(parts) == 1:
         return parts[0]
     rows = pd.concat([rows for rows, _ in parts], ignore_index=True).sort_values("time", kind="stable")

@@ -199,7 +199,12 @@ def _all_rows(store: Store) -> "pd.DataFrame":
 
     store.finish_merges()
     cached = _read_cache(store.folder)
-    paths = {path.stem: path for path in (store.folder / "cases").glob("??/*.json")}
+    paths = {}
+    for path in sorted((store.folder / "cases").glob("??/*.json")):
+        if path == store.path(path.stem):
+            paths[path.stem] = path
+        else:  # it claims what another file holds, or may hold
+            store.set_aside(path)
     stamps = {file: path.stat().st_mtime_ns for file, path in paths.items() if path.is_file()}
     unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]
     fresh = cached.loc[unchanged] if unchanged else cached  # an empty list would select no column

@@ -13,6 +13,7 @@ from cab.errors import UsageError, unknown
 from cab.paths import beside
 from cab.report import (
     BEYOND_LIMITS,
+    EMPTY,
     FORMATS,
     PICTURES,
     Evidence,
@@ -33,6 +34,7 @@ from cab.report import (
     print_pivot,
     print_report,
     print_utilisation,
+    readable,
     selected,
     utilisation_table,
     write_csv,
@@ -70,7 +72,8 @@ class Request:
     @property
     def narrowed(self) -> bool:
         """Say whether less than everything, or another order, was asked for: then no files are written."""
-        return bool(self.filters or self.limits or self.sort or self.compare or self.columns or self.beside)
+        asked = self.filters or self.limits or self.sort or self.compare or self.columns or self.beside
+        return bool(asked or self.value or self.rows or self.format != "table")
 
 
 def read(words: Sequence[str], results: Path) -> tuple[dict[str, list[str]], list[Path]]:
@@ -86,10 +89,15 @@ def reference() -> list[Path]:
 
 def tables_of(request: Request, stores: Sequence[Store] | None = None) -> Results:
     """Return the tables of a request: its folders merged, narrowed by its filters and limits."""
-    rows, environments = bundle.merge(stores or [Store(folder) for folder in request.folders])
+    stores = stores or [Store(folder) for folder in request.folders]
+    rows, environments = bundle.merge(stores)
     if request.beside is not None:
-        rows, environments = _beside(rows, environments, request.beside)
-    unfiltered = rows
+        stores = [*stores, Store(request.beside)]
+        rows, environments = _beside(rows, environments, stores[-1])
+    print_damaged(stores)
+    rows = unfiltered = readable(rows)
+    if rows.empty and request.narrowed:
+        raise UsageError(EMPTY)
     rows = selected(rows, request.filters)
     units = metric_units(rows)
     if request.sort and request.sort not in units:
@@ -98,12 +106,12 @@ def tables_of(request: Request, stores: Sequence[Store] | None = None) -> Result
     return Results(rows, environments, limits, request.sort, unfiltered if request.filters else None)
 
 
-def _beside(rows: "pd.DataFrame", environments: "pd.DataFrame", folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+def _beside(rows: "pd.DataFrame", environments: "pd.DataFrame", other: Store) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Add the rows of another store, each marked by the name of its folder behind its mechanism's name."""
     import pandas as pd
 
-    other_rows, other_environments = bundle.read(folder)
-    other_rows = other_rows.assign(mechanism=other_rows["mechanism"] + f" [{folder.name}]")
+    other_rows, other_environments = bundle.read(other)
+    other_rows = other_rows.assign(mechanism=other_rows["mechanism"] + f" [{other.folder.name}]")
     other_rows = other_rows[other_rows["grade"] != "floor"]
     merged = pd.concat([environments, other_environments], ignore_index=True).drop_duplicates("environment_id")
     return pd.concat([rows, other_rows], ignore_index=True), merged.reset_index(drop=True)
@@ -145,7 +153,7 @@ def _print_request(request: Request, out: Console, folder: Path | None) -> None:
         evidence = Evidence(medians, laws_of_rows(tables.rows))
         _write_and_print(request, tables, out, folder or request.folders[0] / "report", evidence)
         for store in stores:
-            _print_what_is_missing(store)
+            _print_outdated(store)
 
 
 def _print_pivot(request: Request, tables: Results, out: Console) -> None:
@@ -182,10 +190,15 @@ def _write_to_stdout(content: bytes, form: str) -> None:
 def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_json: bool, out: Console) -> None:
     """Print which mechanisms fit, from the folders among `words`, from `results`, or else from the reference."""
     filters, folders = read(words, results)
-    if folders == [results] and not ((results / "cases").is_dir() or (results / bundle.ROWS).is_file()):
+    if folders == [results] and not bundle.has_results(results):
         folders = reference()
         print(f"there are no results in {results}: these are the reference's, of another machine", file=sys.stderr)
-    rows, environments = bundle.merge(folders)
+    stores = [Store(folder) for folder in folders]
+    rows, environments = bundle.merge(stores)
+    print_damaged(stores)
+    rows = readable(rows)
+    if rows.empty:
+        raise UsageError(EMPTY)
     allowed = limits_of(limits, metric_units(rows))
     choice = pick_mechanism(rows, environments, filters, allowed)
     if as_json:
@@ -235,8 +248,8 @@ def _write_and_print(request: Request, tables: Results, out: Console, folder: Pa
     out.print(f"written: {written}", markup=False, highlight=False)
 
 
-def _print_what_is_missing(store: Store) -> None:
-    """Say on stderr which results are not shown: those of an older method, and damaged files."""
+def _print_outdated(store: Store) -> None:
+    """Say on stderr which results are not shown because they are of an older method."""
     if not (store.folder / "cases").is_dir():
         return
     for meter, count in outdated(store).items():
@@ -244,4 +257,3 @@ def _print_what_is_missing(store: Store) -> None:
             f"not shown: {meter} of {counted(count, 'case')}, by an older method; cab run measures it again",
             file=sys.stderr,
         )
-    print_damaged([store])

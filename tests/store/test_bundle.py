@@ -67,6 +67,14 @@ def test_an_imported_bundle_is_read_with_the_results(tmp_path: Path) -> None:
     assert sorted(rows["value"]) == [1.0, 3.0]
 
 
+def test_an_imported_bundle_is_read_where_nothing_was_measured(tmp_path: Path) -> None:
+    bundle.write(source(tmp_path / "from"), tmp_path / "bundle", "0.1.0")
+    assert not bundle.has_results(tmp_path / "empty")
+    bundle.import_into(tmp_path / "empty", tmp_path / "bundle")
+    assert bundle.has_results(tmp_path / "empty")
+    assert len(bundle.merge([tmp_path / "empty"])[0]) == len(bundle.read(tmp_path / "bundle")[0])
+
+
 def test_only_a_whole_bundle_is_imported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no bundle"):
         bundle.import_into(tmp_path, source(tmp_path / "old"))

@@ -35,6 +35,16 @@ def test_the_newest_answer_of_each_environment_counts_and_history_keeps_all(stor
     assert sorted(table(store, history=True)["value"]) == [1.0, 2.0, 3.0]
 
 
+def test_a_second_file_that_claims_a_case_is_set_aside_and_listed(store: Store) -> None:
+    write(store, entry(value=1.0))
+    (path,) = (store.folder / "cases").glob("??/*.json")
+    for folder in ("00", "zz"):  # before and after that of the case, in the order of names
+        (store.folder / "cases" / folder).mkdir()
+        (store.folder / "cases" / folder / path.name).write_text(path.read_text().replace("1.0", "9.0"))
+        assert list(table(store)["value"]) == [1.0]
+    assert store.damaged == 2 * [store.folder / "damaged" / path.name]
+
+
 def test_what_a_meter_gave_by_an_older_method_is_history(store: Store) -> None:
     other = plan(["task=speed", "mechanism=none", "seq_len=32", "meters=[latency]"]).cases[0]
     write(store, entry(value=1.0))  # an entry without a version is of the first

@@ -84,7 +84,7 @@ def test_the_columns_of_one_board_within_a_limit_are_those_that_are_named(folder
     assert done.exit_code == 0 and len(lines) <= 40
     assert ["1", "m01", "1.02", "±10%", "≥1,024", "≤256"] in [line.split() for line in lines]
     done = CliRunner().invoke(app, ["report", "--columns", "longest", "--results", str(folder)])
-    assert done.exit_code == 2 and "Accepted: efficiency_length, latency, longest_n, peak_allocated" in done.output
+    assert done.exit_code == 2 and "longest_n, peak_allocated, rank_by_flops" in done.output
 
 
 def test_one_against_another(folder: Path) -> None:
@@ -119,6 +119,25 @@ def test_what_is_asked_wrongly_is_said(folder: Path) -> None:
     ):
         done = CliRunner().invoke(app, ["report", *words, "--results", str(folder)])
         assert done.exit_code == 2 and message in done.output, done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pattern=CC"], ["--format", "csv"], ["--compare", "a", "b"], ["--value", "latency"], ["--sort", "latency"]],
+)
+def test_what_is_asked_of_an_empty_store_says_what_to_do(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    done = CliRunner().invoke(app, ["report", *words, "--results", str(tmp_path)])
+    assert done.exit_code == 2 and "no results yet: run" in done.output
+
+
+@pytest.mark.parametrize("command", [["report", "task=speed"], ["report", "--format", "csv"], ["pick", "pattern=CS"]])
+def test_a_half_written_file_is_named_whatever_is_asked(command: list[str], tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "ab" / "abcd-key.json"
+    case.parent.mkdir(parents=True)
+    case.write_text('{"schema": 1, "case": {')
+    done = CliRunner().invoke(app, [*command, "--results", str(tmp_path)])
+    assert "a damaged results file was set aside" in done.output and (tmp_path / "damaged" / case.name).is_file()
 
 
 @pytest.mark.parametrize("pivot", [{}, {"value": "latency"}], ids=["boards", "pivot"])
