@@ -71,7 +71,7 @@ class Cuda(Cpu):
 
         if not torch.cuda.is_available():
             raise RuntimeError(f"device={name}: PyTorch {torch.__version__} sees no GPU here")
-        super().__init__(name)
+        super().__init__(f"cuda:{torch.device(name).index or 0}")  # set_device refuses a device without an index
         torch.cuda.set_device(self.place)
 
     def synchronise(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.cuda._utils import _get_device_index
 
 from cab import Unsupported
 from cab.errors import UsageError
@@ -99,10 +100,14 @@ class FakeGpu:
             monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self.log.append("reset"))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.log.append(f"use {device}"))
+        monkeypatch.setattr(torch.cuda, "set_device", self.set_device)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: self.log.append("wait"))
         monkeypatch.setattr(torch.cuda, "clock_rate", lambda device: clock_rate())
         monkeypatch.setattr(worker_module, "Cuda", OnCpu)
+
+    def set_device(self, device: str) -> None:
+        # PyTorch's own check: a device without an index is refused
+        self.log.append(f"use cuda:{_get_device_index(device)}")
 
 
 ON_GPU = ["mechanism=linear", "pattern=CS", "seq_len=64", "batch=1", "device=cuda:1"]
@@ -116,6 +121,13 @@ def test_a_sample_waits_for_the_gpu_before_and_after_and_has_its_clock_rate(monk
     _, sample = answer(worker, {"do": "sample", "iterations": 3})
     assert gpu.log[1:] == ["wait", "pass", "pass", "pass", "wait"]
     assert sample["clock"] == 1500.0 and sample["seconds"] > 0
+
+
+def test_a_gpu_without_an_index_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch)
+    worker = Worker(tracked_cases([*ON_GPU[:-1], "device=cuda"])[0].question)
+    assert gpu.log == ["use cuda:0"] and worker.check() == ""
+    assert Cuda("cuda").place == "cuda:0" and Cuda("cuda:2").place == "cuda:2"
 
 
 def test_a_clock_rate_that_cannot_be_read_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
