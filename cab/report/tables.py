@@ -35,6 +35,7 @@ REPEATING = "the cases of each row, for cab results show, and the command that r
 _LEAST_LINES = 3  # of a table that is cut
 _LEAST_HEIGHT = 12  # of such a table, with its title and head
 _ALL = "all: cab report --full; fewer: filters such as pattern=CC seq_len=2048"
+_NAMED_LENGTHS = 3  # of those that are not shown
 _GAP = 2  # characters between columns
 _RANK_WIDTH = 5
 _FOOTNOTE_WIDTH = 200
@@ -150,6 +151,13 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} more {noun}{'' if count == 1 else 's'}"
 
 
+def _other_lengths(boards: Sequence[Board]) -> str:
+    """Count the lengths that are not shown and name the first of them: `11 other lengths (256, 512, 768, …)`."""
+    named = [notes.lengths(board.question).removeprefix("n = ") for board in boards[:_NAMED_LENGTHS]]
+    named += ["…"] if len(boards) > _NAMED_LENGTHS else []
+    return f"{len(boards)} other length{'' if len(boards) == 1 else 's'} ({', '.join(named)})"
+
+
 def _height(parts: Sequence["RenderableType"], console: "Console") -> int:
     """Count the lines that some parts are printed on."""
     return sum(len(console.render_lines(part, pad=False)) for part in parts)
@@ -203,10 +211,13 @@ class _Tables:
     differing: Mapping[str, str]  # settings -> those that not all boards share, in words
     name_machines: bool
 
-    def parts(self, boards: Sequence[Board], most: int | None = None) -> list["RenderableType"]:
+    def parts(
+        self, boards: Sequence[Board], most: int | None = None, left_out: Sequence[Board] = ()
+    ) -> list["RenderableType"]:
         """Return what is printed of boards that share a table: title, conditions, tables of their columns, footnotes.
 
-        As many blocks stand side by side as the console is wide. `most` is how many lines of the boards are shown.
+        As many blocks stand side by side as the console is wide. `most` is how many lines of the boards are shown;
+        `left_out` are the boards of other lengths that are named and not shown.
         """
         first = boards[0]
         machine = first.machine if self.name_machines else ""
@@ -228,21 +239,24 @@ class _Tables:
             parts.append(Padding(_table(lines, labels, ranks, blocks_of_table), (1, 0, 0, 0)))
         if len(lines) < len(every_line):
             below = [f"… and {_counted(len(every_line) - len(lines), 'line')}; {_ALL}", *below]
+        if left_out:
+            below = [f"… and {_other_lengths(left_out)}: --full", *below]
         below += [f"[{number}] {reason}" for number, reason in enumerate(footnotes, start=1)]
         return [*parts, *(Text(text, style="dim") for text in (*below, *published.published_lines(first)))]
 
     def cut(self, boards: Sequence[Board], height: int) -> list["RenderableType"]:
         """Return the parts of boards with as many lines as fit into a height, but at least _LEAST_LINES.
 
-        Where not even these fit with every length side by side, they are those of the longest board.
+        Where not even these fit with every length side by side, they are those of the longest board, and the other
+        lengths are named below them.
         """
-        for group in (boards, boards[-1:]):
+        for group, left_out in ((boards, ()), (boards[-1:], boards[:-1])):
             most = len(_lines(group))
-            parts = self.parts(group, most)
+            parts = self.parts(group, most, left_out)
             while (excess := _height(parts, self.console) - height) > 0 and most > _LEAST_LINES:
                 tables = sum(isinstance(part, Padding) for part in parts)
                 most = max(most - -(-excess // tables), _LEAST_LINES)
-                parts = self.parts(group, most)
+                parts = self.parts(group, most, left_out)
             if excess <= 0:
                 break
         return parts

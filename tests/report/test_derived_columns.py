@@ -143,6 +143,25 @@ def test_no_table_that_was_asked_for_is_longer_than_40_lines_but_the_whole_one()
     assert "m60" in printed(results_of("pattern=CC", "seq_len=2048", cases=cases), "latency", full=True)
 
 
+def test_lengths_that_have_no_room_are_counted_and_named() -> None:
+    metrics = ("latency", "peak_allocated", "flops", "parameters", "decode_state")
+    cases = [
+        case_rows(dict.fromkeys(metrics, 1.0 * i * n), mechanism=f"m{i}", n=n, m=n)
+        for i in range(1, 5) for n in range(256, 3073, 256)
+    ]  # fmt: skip
+    text = printed(results_of(cases=cases), *metrics, width=60)
+    assert len(text.splitlines()) <= 40
+    assert "… and 11 other lengths (256, 512, 768, …): --full" in " ".join(text.split())
+    patterns = [
+        case_rows({"latency": 1.0 * i * n, "peak_allocated": MIB}, mechanism=f"m{i}", pattern=p, n=n, m=n)
+        for i in range(1, 31) for p in ("NS", "CS", "NC", "CC") for n in (256, 512, 1024, 2048)
+    ]  # fmt: skip
+    several = " ".join(printed(results_of(cases=patterns), "latency", "peak_allocated", width=60).split())
+    shown = several.count("n = 2,048")
+    assert shown and several.count("3 other lengths (256, 512, 1,024): --full") == shown
+    assert "other length" not in printed(results_of(cases=patterns), "latency", full=True)
+
+
 def test_files_hold_the_number_and_what_people_read() -> None:
     results = results_of("pattern=CC", "seq_len=2048")
     names = ["latency", "efficiency_length", "longest_n=64MiB"]
