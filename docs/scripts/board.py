@@ -24,7 +24,7 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            page = browser.new_page(viewport={"width": 1400, "height": 780})
             page.goto(f"{(Path(folder) / 'index.html').as_uri()}{QUESTION}")
             page.get_by_role("table").first.wait_for()
             page.screenshot(path=PICTURE)
