@@ -16,6 +16,7 @@ from cab.planning.measurement import Measurement
 from cab.planning.plan import on_this_machine
 from cab.runner import verdict_cache
 from cab.runner.bundles import Bundle, Done, read_bundle, write_done
+from cab.runner.control_case import PROCESSES, control_case
 from cab.runner.fork_client import ForkClient
 from cab.runner.supervisor import Supervisor
 from cab.store import controls
@@ -99,9 +100,9 @@ def _controlled(bundle: Bundle, supervisor: Supervisor) -> Iterator[None]:
     if not bundle.is_timed:
         yield
         return
-    case, folder = controls.case(device, threads), supervisor.store.folder
+    case, folder = control_case(device, threads), supervisor.store.folder
     control = controls.Control(bundle.run_id, bundle.number, environment.identity(device, threads, True))
-    control = replace(control, before=supervisor.latency(case, controls.PROCESSES))
+    control = replace(control, before=supervisor.latency(case, PROCESSES))
     controls.keep(folder, control)
     yield
-    controls.keep(folder, replace(control, after=supervisor.latency(case, controls.PROCESSES)))
+    controls.keep(folder, replace(control, after=supervisor.latency(case, PROCESSES)))

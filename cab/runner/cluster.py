@@ -22,7 +22,7 @@ from cab.runner.correctness_gate import Laws
 from cab.runner.entries import is_finished
 from cab.runner.listener import Listener
 from cab.runner.supervisor import Options, counts, new_run_id
-from cab.store import controls
+from cab.store import controls, node_exclusion
 from cab.store.entry import Entry
 from cab.store.store import Store
 
@@ -98,7 +98,7 @@ class ClusterRun:
     def _name_excluded_nodes(self) -> None:
         """Say which nodes of this run its controls exclude, and what to do."""
         of_run = [each for each in controls.load(self.store.folder) if each.run_id == self.run_id]
-        for reason in dict.fromkeys(controls.excluded(of_run).values()):
+        for reason in dict.fromkeys(node_exclusion.excluded(of_run).values()):
             self.listener.note(
                 f"{reason}; its timings are `skipped` in every table. To measure them on other nodes: "
                 "cab results remove status=skipped, and the same command with slurm.exclude=NODE"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.contracts.case import canonical, worst
 from cab.paths import write_whole
-from cab.store import controls
+from cab.store import controls, node_exclusion
 from cab.store.entry import Entry, MetricResult
 from cab.store.store import Store, now
 
@@ -223,7 +223,9 @@ def _all_rows(store: Store) -> "pd.DataFrame":
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
     if new_rows or len(fresh) != len(cached):
         _write_cache(everything, store.folder)
-    return controls.mark(everything, controls.load(store.folder))  # not cached: a later control may exclude a node
+    return node_exclusion.mark(
+        everything, controls.load(store.folder)
+    )  # not cached: a later control may exclude a node
 
 
 def _cache_columns(entry: Entry, stamp: int) -> dict[str, Any]:

@@ -7,16 +7,17 @@ import pytest
 
 from cab.contracts.messages import LawsAnswer
 from cab.planning.plan import on_this_machine, plan
-from cab.runner import verdict_cache
+from cab.runner import bundle_work, verdict_cache
 from cab.runner.bundle_job import run_bundle
 from cab.runner.bundles import Bundle, read_done, write_bundle
+from cab.runner.control_case import control_case
 from cab.runner.supervisor import Options
 from cab.store import controls
 from cab.store.store import Store
 from cab.store.table import table
 from tests.runner.example_runs import FAST
 
-CONTROL = controls.case("cpu", 1)
+CONTROL = control_case("cpu", 1)
 
 
 def bundle(folder: Path, *words: str) -> Bundle:
@@ -31,8 +32,8 @@ def test_the_control_is_a_case_that_can_be_asked_for() -> None:
     words = ["mechanism=softmax", "task=speed", "seq_len=256", "batch=1", "heads=4", "dim=64", "meters=[latency]"]
     (unlimited,) = plan(words).cases
     (limited,) = plan([*words, "threads=2"]).cases
-    assert controls.case("cpu", None) == replace(unlimited, params={})  # its usual ones
-    assert controls.case("cpu", 2) == replace(limited, params={})
+    assert control_case("cpu", None) == replace(unlimited, params={})  # its usual ones
+    assert control_case("cpu", 2) == replace(limited, params={})
 
 
 @pytest.mark.timeout(120)
@@ -57,7 +58,9 @@ def test_counts_have_none_and_a_control_that_cannot_be_timed_costs_nothing_else(
     bundle(elsewhere, "meters=[flops]")
     run_bundle(elsewhere, 3)
     assert not controls.load(elsewhere / "results")
-    monkeypatch.setattr(controls, "case", lambda device, threads: replace(CONTROL, mechanism="./not_there.py:Mine"))
+    monkeypatch.setattr(
+        bundle_work, "control_case", lambda device, threads: replace(CONTROL, mechanism="./not_there.py:Mine")
+    )
     bundle(elsewhere, "meters=[latency]")
     run_bundle(elsewhere, 3)
     (control,) = controls.load(elsewhere / "results")
