@@ -659,12 +659,15 @@ function frame(width, height, xScale, yScale, xText, yText, xLabel, yLabel, part
   ];
   return s("svg", { viewBox: `0 0 ${width} ${height}`, width: "100%", role: "img", "aria-label": title }, grid, parts(x, y, right));
 }
-// Moves the names at the right end of lines apart.
-function spread(names, least) {
+// Moves the names at the right end of lines apart, and up again where they would stand below the axis.
+function spread(names, least, lowest) {
   names.sort((a, b) => a.y - b.y);
   for (let i = 1; i < names.length; i++) names[i].y = Math.max(names[i].y, names[i - 1].y + least);
+  for (let i = names.length - 1, most = lowest; i >= 0; i--, most -= least) names[i].y = Math.min(names[i].y, most);
   return names;
 }
+// As wide as is asked for, or as the window: what is shrunk cannot be read.
+const fitting = (width) => Math.max(Math.min(width, document.documentElement.clientWidth - 24), 320);
 const brief = (text, most = 16) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function lengthsTab() {
@@ -710,7 +713,7 @@ function lengthsTab() {
   const yLabel = how === "ratio" ? `${words(metric.name)}, × ${(againstLine(current) || {}).label}` : metric.title;
   const panels = patterns.filter((pattern) => series.has(pattern)).map((pattern) => {
     const of = series.get(pattern), title = `${PATTERN_TITLES[pattern] || pattern} (${pattern})`;
-    const svg = frame(600, 330, xScale, yScale, (n) => n.toLocaleString("en"), tickText, "n", yLabel, (x, y, right) => {
+    const svg = frame(fitting(600), 330, xScale, yScale, (n) => n.toLocaleString("en"), tickText, "n", yLabel, (x, y, right) => {
       const parts = how === "ratio" ? [s("line", { class: "one", x1: 62, x2: right, y1: y(1), y2: y(1) })] : [];
       const path = (points) => points.map((point, i) => `${i ? "L" : "M"}${x(point.n).toFixed(1)} ${y(point.value).toFixed(1)}`).join("");
       for (const [label, points] of of) if (!highlighted.includes(label)) parts.push(s("path", { class: "other", d: path(points) }, s("title", {}, label)));
@@ -724,7 +727,7 @@ function lengthsTab() {
         for (const point of points) parts.push(s("circle", { class: `f${i}`, cx: x(point.n), cy: y(point.value), r: 3 }, s("title", {}, `${label}, n = ${point.n.toLocaleString("en")}: ${digits(point.value)}${point.low === null ? "" : ` [${digits(point.low)}, ${digits(point.high)}]`}`)));
         ends.push({ label, i, y: y(points[points.length - 1].value) + 4 });
       });
-      for (const end of spread(ends, 13)) parts.push(s("text", { class: `f${end.i}`, x: right + 6, y: end.y }, brief(end.label), s("title", {}, end.label)));
+      for (const end of spread(ends, 13, 330 - 44)) parts.push(s("text", { class: `f${end.i}`, x: right + 6, y: end.y }, brief(end.label), s("title", {}, end.label)));
       return parts;
     }, `${yLabel} by n, ${title}`);
     return h("figure", {}, h("figcaption", {}, title), svg);
@@ -795,7 +798,7 @@ function tradeoffTab() {
   const dominated = (point) => points.some((each) => each !== point && each.x.value <= point.x.value && (up ? each.y.value >= point.y.value : each.y.value <= point.y.value) && (each.x.value < point.x.value || each.y.value !== point.y.value));
   const front = points.filter((point) => !dominated(point)).sort((a, b) => a.x.value - b.x.value);
   const xScale = axis(points.flatMap(({ x }) => [x.value, low(x), high(x)]).map((value) => value / xMetric.factor), false), yScale = axis(points.flatMap(({ y }) => [y.value, low(y), high(y)]).map((value) => value / yMetric.factor), yMetric.score);
-  const svg = frame(1100, 520, xScale, yScale, tickText, tickText, xMetric.title, other ? `${yName}, ${yMetric.unit}` : yMetric.title, (x, y) => {
+  const svg = frame(fitting(1100), 520, xScale, yScale, tickText, tickText, xMetric.title, other ? `${yName}, ${yMetric.unit}` : yMetric.title, (x, y) => {
     const X = (cell, end) => x(end(cell) / xMetric.factor), Y = (cell, end) => y(end(cell) / yMetric.factor), value = (cell) => cell.value, parts = [];
     parts.push(s("path", { class: "frontier", d: front.map((point, i) => (i ? `H${X(point.x, value)}V${Y(point.y, value)}` : `M${X(point.x, value)} ${Y(point.y, value)}`)).join("") }));
     const named = [];
@@ -952,7 +955,7 @@ function trainingTab() {
   const highlighted = [...lines.filter((line) => softmax.includes(line.label)), ...lines.filter((line) => !softmax.includes(line.label))].slice(0, HIGHLIGHTED).map((line) => line.label);
   const xScale = axis([0, ...every.flatMap(([steps]) => steps)], true);
   const yScale = axis(every.flatMap(([, values]) => values.map((value) => value / metric.factor)), true);
-  const svg = frame(900, 420, xScale, yScale, tickText, tickText, "step", metric.title, (x, y, right) => {
+  const svg = frame(fitting(900), 420, xScale, yScale, tickText, tickText, "step", metric.title, (x, y, right) => {
     const parts = [], ends = [];
     for (const line of [...lines].reverse()) {
       const i = highlighted.indexOf(line.label);
@@ -964,7 +967,7 @@ function trainingTab() {
       const last = trainingsOf(line).map(([, values]) => values[values.length - 1] / metric.factor);
       if (i >= 0) ends.push({ label: line.label, i, y: y(last.reduce((a, b) => a + b, 0) / last.length) + 4 });
     }
-    for (const end of spread(ends, 13)) parts.push(s("text", { class: `f${end.i}`, x: right + 6, y: end.y }, brief(end.label), s("title", {}, end.label)));
+    for (const end of spread(ends, 13, 420 - 44)) parts.push(s("text", { class: `f${end.i}`, x: right + 6, y: end.y }, brief(end.label), s("title", {}, end.label)));
     return parts;
   }, `${metric.title} on the validation examples, by step`);
   return [h("p", { class: "quiet" }, "On the validation examples, a line for each seed. Softmax and the first lines of the board have a colour; the others are grey, and named under the pointer. What the board shows is of the test examples, with the weights of the best validation."),
@@ -1014,6 +1017,8 @@ function render() {
   // below which heads stay; where it is set, every style is computed again
   const top = `${app.firstChild.offsetHeight}px`, { style } = document.documentElement;
   if (style.getPropertyValue("--top") !== top) style.setProperty("--top", top);
+  const chosen = bars.querySelector("[aria-selected=true]");
+  if (chosen.offsetLeft + chosen.offsetWidth > bars.clientWidth) bars.scrollLeft = chosen.offsetLeft; // the tabs are wider than a phone
   if (focused) { const again = document.querySelector(focused); if (again) again.focus({ preventScroll: true }); }
 }
 // A selector that finds an element of the bar again after it has been drawn anew.

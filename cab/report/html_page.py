@@ -17,6 +17,9 @@ from cab.report.export import write_file
 from cab.report.html_table import html_table
 from cab.report.page_data import packed, page_data
 
+# marks of the terminal that the page has other means for: a range of ranks, and the words "no interval"
+_UNUSED_MARKS = (notes.MARKS["tied"], notes.MARKS["no interval"])
+
 
 def write_page(results: Results, path: Path, evidence: Evidence | None = None) -> None:
     """Write the page to `path`, the whole file or nothing."""
@@ -63,7 +66,7 @@ def _body(results: Results, evidence: Evidence) -> Iterator[str]:
     data = page_data(results.boards, results.rows, results.efficiency_lengths, results.machines, evidence)
     data |= {
         "summary": _summary(results),
-        "legend": notes.legend(results.boards),
+        "legend": [text for text in notes.legend(results.boards) if text[0] not in _UNUSED_MARKS],
         "methods": notes.methods(results.boards),
         "statuses": [[status, count.rows, count.cases] for status, count in status_counts(results.rows).items()],
         "environments": [

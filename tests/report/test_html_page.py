@@ -353,3 +353,35 @@ def test_learning_curves_have_a_tab_where_there_was_a_training(show: Callable[..
     assert page.locator("#panel svg path.line").count() == 3  # a line for each seed of each mechanism
     assert page.locator("#panel svg text", has_text="step").count() == 1
     assert "Training" not in show(grid()).locator("[role=tab]").all_inner_texts()
+
+
+def test_on_a_phone_the_chosen_tab_is_in_view_and_pictures_are_not_shrunk(show: Callable[..., Any]) -> None:
+    page = show(grid(), "tab=Published", width=390, height=844)
+    tab = page.locator("[role=tab][aria-selected=true]").bounding_box()
+    assert tab["x"] >= 0 and tab["x"] + tab["width"] <= 390
+    for name in ("Lengths", "Trade-off"):
+        page.get_by_role("tab", name=name, exact=True).click()
+        svg = page.locator("#panel svg[role=img]").first
+        shrunk = svg.evaluate("svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width")
+        assert 0.95 < shrunk <= 1.1
+
+
+def test_names_at_the_ends_of_lines_stand_above_the_axis_and_apart(show: Callable[..., Any]) -> None:
+    cases = [
+        case_rows({"latency": (t, t * 0.99, t * 1.01)}, mechanism=name, n=n, m=n)
+        for n in (256, 512)
+        for name, t in [("softmax", 100.0), *((f"quick{i}", 1.0 + i / 100) for i in range(7))]
+    ]
+    page = show(results_of(*cases), "tab=Lengths")
+    heights = page.locator("figure svg text[class^=f]").evaluate_all(
+        "texts => texts.map(t => Number(t.getAttribute('y')))"
+    )
+    heights = sorted(heights)
+    assert len(heights) == 8 and heights[-1] <= 290
+    assert all(b - a >= 12.9 for a, b in zip(heights, heights[1:], strict=False))
+
+
+def test_the_marks_that_are_explained_are_those_of_the_page(show: Callable[..., Any]) -> None:
+    rows = [case_rows({"latency": (1.0, 0.5, 2.0)}, mechanism=f"m{i}") for i in range(3)]
+    text = show(results_of(*rows, case_rows({"latency": (9.0, 8.5, 9.5)}))).locator("#panel").inner_text()
+    assert "rank: the range" in text and "≈" not in text
