@@ -3,9 +3,10 @@
 The rows of a bundle state the drift of its control. The rows of an excluded node keep no value, and are ranked nowhere.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from math import exp, log, sqrt
-from statistics import fmean, stdev
+from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 from cab.contracts.case import canonical
@@ -26,25 +27,29 @@ def excluded(controls: Iterable[Control]) -> dict[str, str]:
 
     Compared are the nodes of one run whose environments are equal but for the host. The logs of a node's controls are
     averaged. A node is excluded where this average leaves the interval in which the averages of the others leave a next
-    one (Student's t prediction interval), at a level of `SHARE` divided by the number of nodes (Bonferroni).
+    one (Student's t prediction interval), at a level of `SHARE` divided by the number of nodes that are compared in the
+    run (Bonferroni). The interval is wider for a node with fewer controls than the others, see `_half_width`.
     """
     groups: dict[tuple[str, str], dict[str, list[Control]]] = {}
     for each in controls:
         alike = canonical({name: value for name, value in each.environment.items() if name != "host"})
         if _logs(each):
             groups.setdefault((each.run_id, alike), {}).setdefault(each.host, []).append(each)
+    compared = {group: by_host for group, by_host in groups.items() if len(by_host) > LEAST_OTHERS}
+    nodes = Counter[str]()  # of each run
+    for (run_id, _), by_host in compared.items():
+        nodes[run_id] += len(by_host)
     reasons = {}
-    for by_host in groups.values():
-        averages = {host: fmean([x for each in of_host for x in _logs(each)]) for host, of_host in by_host.items()}
-        for host, average in averages.items():
-            others = [value for name, value in averages.items() if name != host]
-            if len(others) < LEAST_OTHERS:
-                continue
-            half_width = _half_width(others, len(averages))
-            if abs(average - fmean(others)) > half_width:
+    for (run_id, _), by_host in compared.items():
+        logs = {host: [x for each in of_host for x in _logs(each)] for host, of_host in by_host.items()}
+        for host in logs:
+            others = [of_other for name, of_other in logs.items() if name != host]
+            difference = fmean(logs[host]) - fmean(map(fmean, others))
+            half_width = _half_width(logs[host], others, SHARE / nodes[run_id])
+            if abs(difference) > half_width:
                 reason = (
-                    f"node {host} is excluded: its control took {exp(average - fmean(others)):.2f} times that of the "
-                    f"other {len(others)} nodes, outside {exp(-half_width):.2f} to {exp(half_width):.2f}"
+                    f"node {host} is excluded: its control took {exp(difference):.2f} times that of the other "
+                    f"{len(others)} nodes, outside {exp(-half_width):.2f} to {exp(half_width):.2f}"
                 )
                 reasons.update({each.bundle: reason for each in by_host[host]})
     return reasons
@@ -82,9 +87,21 @@ def _logs(control: Control) -> list[float]:
     return [log(seconds) for seconds in (control.before, control.after) if seconds is not None]
 
 
-def _half_width(others: list[float], nodes: int) -> float:
-    """Return half the width of the interval, on the log scale, in which the others leave one more node."""
+def _half_width(of_node: list[float], others: list[list[float]], level: float) -> float:
+    """Return half the width of the interval, on the log scale, in which the others leave the average of one more node.
+
+    The variance of the others' averages is that between nodes, and what is left of that within nodes in an average. Of
+    that, a node with fewer values than the others has more: so much is added. For a node with more values nothing is
+    taken away. The two values of a bundle count as one, for they may move together.
+    """
     from scipy.special import stdtrit
 
-    quantile = float(stdtrit(len(others) - 1, 1 - SHARE / nodes / 2))
-    return max(quantile * stdev(others) * sqrt(1 + 1 / len(others)), log(1 + LEAST_DIFFERENCE))
+    averages = [fmean(values) for values in others]
+    everything = [of_node, *others]
+    surplus = sum(map(len, everything)) - len(everything)
+    squares = sum((value - fmean(values)) ** 2 for values in everything for value in values)
+    within = 2 * squares / surplus if surplus else 0.0
+    fewer = max(1 / len(of_node) - fmean(1 / len(values) for values in others), 0.0)
+    quantile = float(stdtrit(len(others) - 1, 1 - level / 2))
+    half_width = quantile * sqrt(variance(averages) * (1 + 1 / len(others)) + within * fewer)
+    return max(half_width, log(1 + LEAST_DIFFERENCE))

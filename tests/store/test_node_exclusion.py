@@ -82,6 +82,44 @@ def test_of_runs_on_alike_nodes_few_exclude_one(nodes: int) -> None:
     assert wrong / runs < SHARE + 0.02  # three standard deviations of the count of a thousand
 
 
+@pytest.mark.parametrize(
+    ("groups", "between", "within"),
+    [
+        ([[10] * 9 + [1]], 0.0, 0.2),  # the average of one bundle varies more than that of ten
+        ([[10] * 9 + [1]], 0.1, 0.2),
+        ([[1] * 9 + [10]], 0.0, 0.2),
+        ([[1, 2, 5, 10, 20]], 0.1, 0.2),
+        ([[1] * 5] * 4, 0.2, 0.0),  # the nodes of four devices are compared in one run
+    ],
+)
+def test_whatever_the_number_of_bundles_and_devices_few_runs_on_alike_nodes_exclude_one(
+    groups: list[list[int]], between: float, within: float
+) -> None:
+    draw, runs = random.Random(0), 1000
+
+    def run_on_alike_nodes() -> list[Control]:
+        made = []
+        for device, bundles in enumerate(groups):
+            for host, count in enumerate(bundles):
+                of_node = draw.gauss(0, between)
+                for _ in range(count):
+                    before, after = (exp(of_node + draw.gauss(0, within)) for _ in range(2))
+                    made.append(control(f"n{host}", before, after / before, number=len(made) + 1, device=device))
+        return made
+
+    wrong = sum(bool(excluded(run_on_alike_nodes())) for _ in range(runs))
+    assert wrong / runs < SHARE + 0.02  # three standard deviations of the count of a thousand
+
+
+def test_a_slow_node_with_one_bundle_is_excluded_among_nodes_with_ten() -> None:
+    draw = random.Random(0)
+    alike = [
+        control(f"n{host}", exp(draw.gauss(0, 0.02)), number=10 * host + i) for host in range(9) for i in range(10)
+    ]
+    assert not excluded([*alike, control("n9", 1.02, number=99)])
+    assert list(excluded([*alike, control("n9", 1.3, number=99)])) == ["r-99"]
+
+
 def test_rows_state_the_drift_and_those_of_an_excluded_node_have_no_value(store: Store) -> None:
     rows = table(store).sort_values("environment_id")
     assert list(rows["control_drift"]) == pytest.approx([1.01, 1.02, 1.03, 1.04, 1.05])
