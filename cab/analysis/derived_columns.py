@@ -1,15 +1,20 @@
 """Columns of a board that no meter measures, because they follow from other lengths, other columns or other boards."""
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 from cab.analysis.curves import COST_METRICS
 from cab.analysis.efficiency_length import EfficiencyLength, efficiency_lengths
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.questions import QUESTION, records
+from cab.analysis.ranking import rank_ranges
 from cab.analysis.selection import Limit
+from cab.analysis.settings import settings_of
+from cab.contracts.case import canonical
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,6 +23,8 @@ LineKey = tuple[str, str, str, str]  # as `Line.key`
 MEMORY = ("peak_allocated", "peak_reserved", "peak_resident")  # the first of these that was measured counts
 STATE = "decode_state"
 CORRUPTED = "corrupted_error"
+# settings that a state depends on; how a model is trained or timed changes none
+_STATE_SETTINGS = ("task", "others", "kv_heads", "value_dim", "padding", "raster", "source_raster")
 # what a curve of `cab.analysis.curves` shares with a board
 _CURVE = ("pattern", "task", "level", "pass", "batch", "heads", "dim", "dtype", "device", "scale", "settings")
 
@@ -33,11 +40,12 @@ class LongestLength:
 
 @dataclass(frozen=True)
 class RankByFlops:
-    """The range of ranks by FLOPs: counts are exact, so that it is one rank but for equal counts."""
+    """The range of ranks by FLOPs, which have no interval: one rank but for equal FLOPs."""
 
     first: int
     last: int
-    disagrees: bool  # with the rank by latency: no rank is in both ranges
+    disagrees: bool  # with the rank by latency among the same lines: no rank is in both ranges
+    counted: bool  # by PyTorch's counter, where the others may be of a closed form
 
 
 @dataclass(frozen=True)
@@ -123,31 +131,40 @@ def longest_lengths(curve: Sequence[Board], budget: Limit | None = None) -> dict
 
 
 def _fits(line: Line, board: Board, budget: Limit | None) -> bool | None:
-    """Say whether a line fits into memory; None where nothing says so."""
-    if any(cell.status == "oom" for cell in line.cells.values()):
+    """Say whether a line fits into memory; None where nothing says so.
+
+    A measured peak decides. Out of memory counts where it is of the budget's metric, of a memory or of the headline: a
+    meter that holds more than the mechanism does, such as the weights of all pairs, says nothing of the mechanism.
+    """
+    if budget is not None and (admitted := budget.admits(line)) is not None:
+        return admitted
+    names = {*MEMORY, board.headline.name, *([budget.metric] if budget else [])}
+    cells = [cell for name, cell in line.cells.items() if name in names]
+    if any(cell.status == "oom" for cell in cells):
         return False
-    if budget is not None:
-        return budget.admits(line)
-    names = (*MEMORY, board.headline.name)
-    return True if any(line.cells[name].value is not None for name in names if name in line.cells) else None
+    return True if budget is None and any(cell.value is not None for cell in cells) else None
+
+
+def _value(line: Line, metric: str) -> float | None:
+    cell = line.cells.get(metric)
+    return None if cell is None else cell.value
 
 
 def ranks_by_flops(board: Board) -> dict[LineKey, RankByFlops]:
-    """Return the rank by FLOPs of each ranked line that has them; whether it disagrees is said of latency alone."""
-    flops = {
-        line.key: cell.value
-        for line in board.lines
-        if line.rank is not None and (cell := line.cells.get("flops")) is not None and cell.value is not None
-    }
-    ranks = {}
-    for line in board.lines:
-        if line.key not in flops or line.rank is None:
-            continue
-        first = 1 + sum(value < flops[line.key] for value in flops.values())
-        last = sum(value <= flops[line.key] for value in flops.values())
-        by_latency = line.ranks if board.headline.name == "latency" else None
-        disagrees = by_latency is not None and (first > by_latency[1] or last < by_latency[0])
-        ranks[line.key] = RankByFlops(first, last, disagrees)
+    """Return the rank by FLOPs of each ranked line that has them; whether it disagrees is said of latency alone.
+
+    Both ranks are among the lines that have FLOPs: one without them moves no other.
+    """
+    lines = [line for line in board.lines if line.rank is not None and _value(line, "flops") is not None]
+    flops = [_value(line, "flops") or 0.0 for line in lines]
+    by_latency: Sequence[tuple[int, int] | None] = [None] * len(lines)
+    if board.headline.name == "latency":
+        by_latency = rank_ranges([line.cells["latency"] for line in lines], board.headline)
+    ordered, ranks = sorted(flops), {}
+    for line, value, latency in zip(lines, flops, by_latency, strict=True):
+        first, last = 1 + bisect_left(ordered, value), bisect_right(ordered, value)
+        disagrees = latency is not None and (first > latency[1] or last < latency[0])
+        ranks[line.key] = RankByFlops(first, last, disagrees, line.cells["flops"].counted)
     return ranks
 
 
@@ -159,8 +176,7 @@ def score_of(board: Board) -> Metric | None:
 def scores_at_equal_state(board: Board, boards: Iterable[Board]) -> dict[LineKey, ScoreAtEqualState]:
     """Return what the state of each ranked line of a board of scores buys; nothing where fewer than two are known.
 
-    The state is measured by decoding. All states come from one board, because the bytes of two batches are not
-    comparable: of this one and those of the same task, pattern and lengths from the one that holds most.
+    The state is measured by decoding, and comes from the board that `states_of` names.
     """
     metric = score_of(board)
     if metric is None or metric.higher_is_better is None:
@@ -170,7 +186,7 @@ def scores_at_equal_state(board: Board, boards: Iterable[Board]) -> dict[LineKey
         for line in board.lines
         if line.kind == "ranked" and (cell := line.cells.get(metric.name)) is not None and cell.value is not None
     }
-    state_by_identity = max(map(_states, [board, *_same_task(board, boards)]), key=len)
+    _, state_by_identity = states_of(board, boards)
     states = {key: state_by_identity[key[:3]] for key in scored if key[:3] in state_by_identity}
     if len(states) < 2:
         return {}
@@ -203,12 +219,31 @@ def errors_over_softmax(board: Board, boards: Iterable[Board]) -> dict[LineKey, 
     return {key: value / reference for key, value in errors.items() if value is not None}
 
 
-def _same_task(board: Board, boards: Iterable[Board]) -> list[Board]:
-    same = ("task", "pattern", "n", "m")
-    return [other for other in boards if all(other.question[name] == board.question[name] for name in same)]
+def states_of(board: Board, boards: Iterable[Board]) -> tuple[Board, dict[tuple[str, ...], float]]:
+    """Return the board that the states of another are from, and its states by mechanism, hyper-parameters and backend.
+
+    The states are all of one board, because the bytes of two batches are not comparable: of the board itself where it
+    has two or more, or else of that of the same configuration which has most.
+    """
+    own = _states(board)
+    if len(own) > 1:
+        return board, own
+    configuration = state_configuration(board)
+    same = [other for other in boards if state_configuration(other) == configuration]
+    return max([(board, own), *((other, _states(other)) for other in same)], key=lambda pair: len(pair[1]))
+
+
+def state_configuration(board: Board) -> tuple[str, ...]:
+    """Return what a state depends on beside the line, the level and the batch, which is the same for all lines."""
+    fixed = ("task", "pattern", "n", "m", "heads", "dim", "dtype")
+    return (*(str(board.question[name]) for name in fixed), _state_settings(settings_of(board)))
+
+
+@cache
+def _state_settings(settings: str) -> str:
+    return canonical({name: value for name, value in json.loads(settings).items() if name in _STATE_SETTINGS})
 
 
 def _states(board: Board) -> dict[tuple[str, ...], float]:
     """Return the state of each line by mechanism, hyper-parameters and backend."""
-    cells: dict[tuple[str, ...], Any] = {line.key[:3]: line.cells.get(STATE) for line in board.lines}
-    return {key: float(cell.value) for key, cell in cells.items() if cell is not None and cell.value is not None}
+    return {line.key[:3]: state for line in board.lines if (state := _value(line, STATE)) is not None}

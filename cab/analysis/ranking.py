@@ -2,6 +2,7 @@
 
 import json
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -227,7 +228,10 @@ def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
             line.at_floor = headline.is_score and any(
                 cell.overlaps(floor) or _loss(cell, headline) > _loss(floor, headline) for floor in floors
             )
-    _range_ranks([line for line in ordered if line.rank is not None], headline)
+    with_rank = [line for line in ordered if line.rank is not None]
+    ranges = rank_ranges([line.cells[headline.name] for line in with_rank], headline)
+    for line, ranks in zip(with_rank, ranges, strict=True):
+        line.ranks = ranks
     return ordered
 
 
@@ -235,23 +239,23 @@ def _is_floor(line: Line) -> bool:
     return line.grade == "floor" or line.mechanism in FLOOR_MECHANISMS
 
 
-def _range_ranks(lines: list[Line], headline: Metric) -> None:
-    """Give each ranked line its range of ranks: from behind all that are surely better to before all surely worse.
+def rank_ranges(cells: Sequence[Cell], metric: Metric) -> list[tuple[int, int]]:
+    """Return the range of ranks of each cell among all: from behind the surely better to before the surely worse.
 
-    One value is surely better than another where their intervals do not overlap.
+    All have a value. One value is surely better than another where their intervals do not overlap.
     """
-    cells = [line.cells[headline.name] for line in lines]
     ends = []
     for cell in cells:
         low, high = cell.interval
-        ends.append((-high, -low) if headline.higher_is_better else (low, high))
+        ends.append((-high, -low) if metric.higher_is_better else (low, high))
     known = [end for cell, end in zip(cells, ends, strict=True) if not cell.interval_unknown]
     lows, highs = sorted(low for low, _ in known), sorted(high for _, high in known)
-    for line, cell, (low, high) in zip(lines, cells, ends, strict=True):
-        if cell.interval_unknown:
-            line.ranks = (1, len(lines))
-        else:
-            line.ranks = (1 + bisect_left(highs, low), len(lines) - (len(lows) - bisect_right(lows, high)))
+    return [
+        (1, len(cells))
+        if cell.interval_unknown
+        else (1 + bisect_left(highs, low), len(cells) - (len(lows) - bisect_right(lows, high)))
+        for cell, (low, high) in zip(cells, ends, strict=True)
+    ]
 
 
 def _cell_with_value(line: Line, metric: Metric) -> Cell | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cab.analysis.derived_columns import (
     MEMORY,
+    STATE,
     LineKey,
     boards_of_curve,
     compared_cost,
@@ -16,12 +17,14 @@ from cab.analysis.derived_columns import (
     ranks_by_flops,
     score_of,
     scores_at_equal_state,
+    states_of,
 )
 from cab.analysis.efficiency_length import EfficiencyLength
 from cab.analysis.leaderboard import Board, Line
 from cab.analysis.results import Results
 from cab.analysis.selection import Limit, limits_of, metric_units
 from cab.errors import UsageError
+from cab.report import notes
 from cab.report.units import display_unit, format_number
 
 
@@ -142,13 +145,17 @@ def _rank_by_flops() -> DerivedColumn:
         found = {}
         for key, rank in ranks_by_flops(board).items():
             text = f"{rank.first}" if rank.first == rank.last else f"{rank.first}–{rank.last}"
+            text += notes.MARKS["counted"] if rank.counted else ""
             found[key] = DerivedCell(rank.first, text + (" ≠" if rank.disagrees else ""))
         return found
 
     def helps(board: Board, found: Cells) -> bool:
         return any(cell.text.endswith("≠") for cell in found.values())
 
-    about = "rank by FLOPs: ≠ where no rank is in both its range and that of the rank by latency"
+    about = (
+        "rank by FLOPs, among the lines that have them: ≠ where no rank is in both its range and that of the rank by "
+        "latency among the same; *: counted, not of a closed form"
+    )
     return DerivedColumn("rank_by_flops", "rank by\nFLOPs", about, cells, helps)
 
 
@@ -168,12 +175,26 @@ def _states(results: Results) -> tuple[DerivedColumn, DerivedColumn]:
             found[key] = DerivedCell(each.score.value, f"{unit.text(each.score.value)} {unit.name}".strip() + other)
         return found
 
-    about_state = "state: what is kept while decoding, after n tokens"
+    about_state = "state: what is kept while decoding, after n tokens" + _where_decoded(results)
     about = "at equal state: the best score of the lines whose state is at most as large, and whose it is"
     return (
         DerivedColumn("state", "state", about_state, states, lambda board, found: bool(found)),
         DerivedColumn("score_at_equal_state", "at equal\nstate", about, scores, lambda board, found: bool(found)),
     )
+
+
+def _where_decoded(results: Results) -> str:
+    """Name the batches and levels of the boards that states come from; nothing where there are none."""
+    scored = [board for board in results.boards if score_of(board) is not None]
+    if not scored:
+        return ""
+    decoded = [each for each in results.related_boards if any(metric.name == STATE for metric in each.metrics)]
+    found = set()
+    for board in scored:
+        source, states = states_of(board, decoded)
+        if len(states) > 1:
+            found.add((int(source.question["batch"]), str(source.question["level"])))
+    return "".join(f"; of batch {batch}, level {level}" for batch, level in sorted(found))
 
 
 def _error(results: Results) -> DerivedColumn:

@@ -11,7 +11,7 @@ from cab.analysis.results import Results
 from cab.analysis.selection import filters_of, limits_of, metric_units, selected
 from cab.errors import UsageError
 from cab.report import derived_columns, formatted, print_report
-from tests.analysis.example_rows import case_rows, environments, table_of, training_rows
+from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 from tests.report.example_results import MIB, grid_cases
 
 CASES = grid_cases()
@@ -70,6 +70,26 @@ def test_a_rank_by_flops_is_marked_where_it_is_surely_another_than_that_by_laten
     assert texts(results_of(cases=cases), "rank_by_flops") == expected
 
 
+def test_a_line_without_flops_moves_no_rank_and_counted_flops_are_marked() -> None:
+    cases = [case_rows({"latency": (1.0, 0.9, 1.1)}, mechanism="nothing_multiplied")]
+    for name, seconds, metric in (("fast", 2.0, "flops"), ("slow", 3.0, "flops_counted")):
+        timed = case_rows({"latency": (seconds, seconds * 0.9, seconds * 1.1)}, mechanism=name)
+        cases.append(timed + with_columns(case_rows({"flops": seconds * 1e9}, mechanism=name), metric=metric))
+    results = results_of(cases=cases)
+    assert texts(results, "rank_by_flops") == {"fast": "1", "slow": "2*"}
+    about = derived_columns(results)["rank_by_flops"].about
+    assert "among the lines that have them" in about and "*: counted" in about
+
+
+def test_a_measured_peak_says_more_than_another_meter_that_ran_out_of_memory() -> None:
+    metrics = {"latency": (1.0, 0.9, 1.1), "peak_allocated": 1000.0, "corrupted_error": ("oom", "all pairs")}
+    narrowed = results_of("seq_len=1024", cases=[case_rows(metrics, n=n, m=n) for n in (1024, 2048)])
+    assert texts(narrowed, "longest_n=1MB") == texts(narrowed, "longest_n") == {"softmax": "≥2,048"}
+    out_of_memory = metrics | {"peak_allocated": ("oom", "no memory")}
+    cases = [case_rows(metrics, n=1024, m=1024), case_rows(out_of_memory, n=2048, m=2048)]
+    assert texts(results_of("seq_len=1024", cases=cases), "longest_n=1MB") == {"softmax": "1,024"}
+
+
 def scores_and_states() -> list[list[dict[str, Any]]]:
     """Make scores, and the states of their mechanisms, of another pass."""
     lines = {"softmax": (0.99, 64.0), "good": (0.9, 8.0), "bad": (0.5, 16.0), "tiny": (0.4, 1.0)}
@@ -87,6 +107,35 @@ def test_a_score_at_equal_state_is_the_best_of_those_that_keep_no_more() -> None
     expected = {"softmax": "99.0 %", "good": "90.0 %", "bad": "90.0 % good", "tiny": "40.0 %"}
     assert texts(results, "score_at_equal_state") == expected
     assert texts(results, "state")["softmax"] == "64.0 MiB"  # of the batch that most states were measured with
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"dim": 128}, {"heads": 8}, {"dtype": "bfloat16"}, {"settings": {"task": {"vocabulary": 9}}},
+     {"settings": {"kv_heads": 1}}],
+)  # fmt: skip
+def test_states_of_another_configuration_are_not_shown(other: dict[str, Any]) -> None:
+    decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS"}
+    cases = scores_and_states() + [
+        case_rows({"decode_state": 999 * MIB}, mechanism=name, **decoding, **other)
+        for name in ("softmax", "good", "bad", "tiny", "more", "still_more")
+    ]
+    results = results_of("pass=train", cases=cases)
+    assert texts(results, "state") == {"softmax": "64.0 MiB", "good": "8.00 MiB", "bad": "16.0 MiB", "tiny": "1.00 MiB"}
+    assert derived_columns(results)["state"].about.endswith("; of batch 2, level model")
+
+
+def test_a_boards_own_states_come_first_and_how_it_was_trained_changes_none() -> None:
+    of_board = {"task": "lra_text", "level": "model", "pass": "train", "pattern": "CS"}
+    decoded = scores_and_states()[1::2]
+    own = [
+        case_rows({"accuracy": 0.9, "decode_state": MIB}, mechanism=name, **of_board) for name in ("softmax", "good")
+    ]
+    assert texts(results_of("pass=train", cases=own + decoded), "state") == {"good": "1.00 MiB", "softmax": "1.00 MiB"}
+    longer = {"settings": {"training": {"steps": 9}}, **of_board}
+    trained = [case_rows({"accuracy": 0.9}, mechanism=name, **longer) for name in ("softmax", "good")]
+    states = texts(results_of("pass=train", cases=trained + decoded), "state")
+    assert states == {"good": "8.00 MiB", "softmax": "64.0 MiB"}
 
 
 def corrupted(**errors: float) -> list[list[dict[str, Any]]]:
