@@ -61,11 +61,15 @@ class Done:
 def cut(measurements: Iterable[Measurement], minutes: float) -> list[list[Measurement]]:
     """Cut measurements into lists that one job takes about so many minutes for.
 
-    The measurements of a list are of one kind of device, and are all timings or none. A case's timings stay together.
+    The measurements of a list are of one kind of device, and are all timings or none. Timings are of one device and
+    number of threads, those of their control. A case's timings stay together.
     """
-    cases: dict[tuple[str, bool], dict[str, list[Measurement]]] = {}
+    cases: dict[tuple[str, bool, int | None], dict[str, list[Measurement]]] = {}
     for each in measurements:
-        kind = (each.case.device.partition(":")[0], each.hosted and not each.trains)
+        if each.hosted and not each.trains:
+            kind = (each.case.device, True, each.case.settings.get("threads"))
+        else:
+            kind = (each.case.device.partition(":")[0], False, None)
         cases.setdefault(kind, {}).setdefault(each.case.id, []).append(each)
     pieces = []
     for by_case in cases.values():

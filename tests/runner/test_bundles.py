@@ -34,6 +34,17 @@ def test_every_measurement_is_in_one_bundle_with_its_kind_and_its_case(minutes: 
     assert sum(map(len, timed)) == 9, "the timings of a case are in one bundle"
 
 
+def test_the_timings_of_a_bundle_have_the_threads_and_the_device_of_its_control() -> None:
+    measurements = plan([*GRID, "threads=1,2"]).measurements
+    on_gpus = [replace(each, case=replace(each.case, device=f"cuda:{i}")) for i in (0, 1) for each in measurements]
+    pieces = cut([*measurements, *on_gpus], 1000)
+    timed = [
+        {(each.case.device, each.case.settings["threads"]) for each in piece} for piece in pieces if piece[0].hosted
+    ]
+    assert sorted(map(sorted, timed)) == [[(device, n)] for device in ("cpu", "cuda:0", "cuda:1") for n in (1, 2)]
+    assert len(pieces) == 8, "counts are cut by kind of device alone"
+
+
 def test_a_training_is_reckoned_by_its_timeout() -> None:
     grid = ["task=parity", "mechanism=none", "meters=[quality]", "seed=0,1,2,3", "timeout=600"]
     assert [len(piece) for piece in cut(plan(grid).measurements, 20)] == [2, 2]
