@@ -25,6 +25,7 @@ from typing import Any
 WARM_UP_SECONDS = 0.03
 CHECKED_TOKENS = 301  # references are slow
 DECODED_TOKENS = 64  # that follow the prefix of a decoding; so many of its last tokens are checked
+PER_CALL = ("operations", "bytes moved", "FLOPs", "kernel launches", "instructions")  # counts that add up over calls
 REFERENCE_KERNEL = "reference kernel"  # a control: PyTorch alone, without anything of `cab`
 
 
@@ -291,7 +292,10 @@ class Worker:
         return seconds
 
     def counts(self) -> dict[str, float]:
-        """Count what no clock is needed for: FLOPs, bytes, operations, parameters."""
+        """Count what no clock is needed for: FLOPs, bytes, operations, parameters.
+
+        What adds up over calls is of one call, as the seconds are. The peak is of a whole pass.
+        """
         counted: dict[str, float] = {}
         if self.mechanism is not None:
             counted["parameters"] = float(sum(p.numel() for p in self.mechanism.parameters()))
@@ -306,7 +310,7 @@ class Worker:
         if self.question.get("instructions"):
             setup = f"import runpy\nrun = runpy.run_path({__file__!r})['Worker']({self.question!r}).run"
             counted["instructions"] = instrument("callgrind").count_instructions(setup)
-        return counted
+        return {name: value / self.calls if name in PER_CALL else value for name, value in counted.items()}
 
     def _operations(self) -> dict[str, float]:
         """Count the operators that one pass dispatches, the bytes that they move, and the FLOPs."""
@@ -342,7 +346,11 @@ def from_this_checkout(name: str) -> Any:
     assert spec is not None and spec.loader is not None
     if spec.name not in sys.modules:
         module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:  # the next request would find a module without what it defines
+            del sys.modules[spec.name]
+            raise
     return sys.modules[spec.name]
 
 

@@ -1,6 +1,8 @@
 """A worker in this process: every case of the grid is right by its own reference, and counts the same twice."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,10 +77,47 @@ def test_a_token_counts_once_where_a_pass_decodes_many(monkeypatch: pytest.Monke
     assert worker.sample(20) == pytest.approx(10e-6)
 
 
+def test_counts_of_a_step_that_works_in_place_are_of_one_token_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    (case,) = tracked_cases(["mechanism=linear", "pattern=CS", "seq_len=64", "batch=1", "pass=decode"])
+    worker = Worker(case.question)
+    one, right = worker.counts(), type(worker.mechanism).step
+
+    def step(self: Any, state: Any, *arguments: Any, **inputs: Any) -> Any:
+        out, new = right(self, state, *arguments, **inputs)
+        return out, state.copy_(new)
+
+    monkeypatch.setattr(type(worker.mechanism), "step", step)
+    in_place = Worker(case.question)
+    assert worker.calls == 1 and in_place.calls == 64
+    launches = {"kernel launches": 128.0, "instructions": 6400.0}
+    monkeypatch.setattr(in_place.device, "kernel_launches", lambda run: launches)
+    many = in_place.counts()
+    assert many["FLOPs"] == one["FLOPs"] and many["parameters"] == one["parameters"]
+    assert many["operations"] == one["operations"] + 1 + 1 / 64, "a copy for each token, and one of the state a pass"
+    assert (many["kernel launches"], many["instructions"]) == (2.0, 100.0)
+    assert one["bytes moved"] < many["bytes moved"] < 2 * one["bytes moved"]
+
+
 def test_what_does_not_stream_has_no_data() -> None:
     (case,) = tracked_cases(["mechanism=linear", "pattern=NS", "seq_len=64", "pass=decode"])
     with pytest.raises(Unsupported, match="pass=decode needs a causal pattern"):
         Worker(case.question)
+
+
+def test_a_module_whose_import_failed_is_imported_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(worker_module, "__file__", str(tmp_path / "tracking" / "worker.py"))
+    (tmp_path / "tracking").mkdir()
+    file = tmp_path / "half_executed.py"
+    file.write_text("first = 1\nraise OSError('no space left')\n")
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space left"):
+            worker_module.from_this_checkout("half_executed")
+    assert "cab_tracking_half_executed" not in sys.modules
+    file.write_text("first = 1\nlast = 2\nrepaired = True\n")
+    try:
+        assert worker_module.from_this_checkout("half_executed").last == 2
+    finally:
+        sys.modules.pop("cab_tracking_half_executed", None)
 
 
 # A GPU, whose tensors are on the CPU here
