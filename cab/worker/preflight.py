@@ -14,6 +14,7 @@ from typing import Any
 
 from cab.contracts.case import Case
 from cab.contracts.messages import PreflightAnswer, PreflightJob
+from cab.contracts.pattern import Pattern
 from cab.errors import Unsupported, UsageError
 from cab.plugins import registry
 from cab.worker.task_setup import build_task, data_of
@@ -35,7 +36,7 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
 
     refused: dict[str, str] = {}
     grades: dict[str, str] = {}
-    ids: dict[str, dict[str, int | None]] = {}  # by what is constructed: the ids that it reads -> their number
+    ids: dict[str, dict[str, tuple[str, int | None]]] = {}  # by what is constructed: the ids that it reads
     reasons: dict[str, str | None] = {}  # by what is constructed: None where it could be
     grade_of: dict[str, str] = {}  # likewise
     for case in job.cases:
@@ -71,7 +72,11 @@ def preflight(job: PreflightJob) -> PreflightAnswer:
             read = ids.get(repr((case.mechanism, case.params, slot_of(case), case.backend)))
             if not read or case.level != "model":  # at the other levels inputs are drawn at random
                 continue
-            batch = _first_examples(task, case.seed) if batch is None else batch
+            try:
+                batch = _first_examples(task, case.seed) if batch is None else batch
+            except Exception as error:  # a fault of this task: the rows of its cases will say so
+                traceback.print_exception(error)
+                break
             reason = _unfit(batch, read, case)
             if reason is not None and case.id not in refused:
                 refused[case.id] = reason
@@ -88,12 +93,12 @@ def _by_task(cases: Sequence[Case]) -> Iterable[list[Case]]:
     return groups.values()
 
 
-def _ids(mechanism: Any) -> dict[str, int | None]:
-    """Return the ids that a mechanism reads -> how many different ones it takes, None where they are only compared."""
+def _ids(mechanism: Any) -> dict[str, tuple[str, int | None]]:
+    """Return the ids that a mechanism reads -> their axis, and how many it takes, None where they are only compared."""
     slot = mechanism.slot
     return {
-        name: None if kind != "index" else size if isinstance(size, int) else getattr(slot, size)
-        for name, (_, kind, size) in mechanism.inputs.items()
+        name: (axis, None if kind != "index" else size if isinstance(size, int) else getattr(slot, size))
+        for name, (axis, kind, size) in mechanism.inputs.items()
         if kind != "real"
     }
 
@@ -104,9 +109,9 @@ def _first_examples(task: Any, seed: int) -> Any:
     return task.collate([split[i] for i in range(min(EXAMPLES, len(split)))], trim=True)
 
 
-def _unfit(batch: Any, ids: dict[str, int | None], case: Case) -> str | None:
-    """Say which ids of a batch the case's mechanism cannot read; None where it can read all."""
-    for name, count in ids.items():
+def _unfit(batch: Any, ids: dict[str, tuple[str, int | None]], case: Case) -> str | None:
+    """Say which ids of a batch the case's mechanism cannot read; None where it can read all that are not padding."""
+    for name, (axis, count) in ids.items():
         given = batch.inputs.get(name)
         if given is None:
             return f"{case.mechanism} needs the input '{name}', and a batch of {case.task} has none"
@@ -114,12 +119,25 @@ def _unfit(batch: Any, ids: dict[str, int | None], case: Case) -> str | None:
             return (
                 f"{case.mechanism} reads '{name}' as ids, and {case.task} gives {given.dtype}: whole numbers are needed"
             )
-        low, high = int(given.min()), int(given.max())
-        if count is not None and (low < 0 or high >= count):
+        of_tokens = _without_padding(given, batch, on_source=axis == "keys" and Pattern.of(case.pattern).cross)
+        if count is None or not of_tokens.numel():
+            continue
+        low, high = int(of_tokens.min()), int(of_tokens.max())
+        if low < 0 or high >= count:
             return (
                 f"{case.mechanism} takes ids from 0 to {count - 1} as '{name}', and {case.task} gives {low} to {high}"
             )
     return None
+
+
+def _without_padding(ids: Any, batch: Any, on_source: bool) -> Any:
+    """Return the ids of the real tokens; all where no mask of the batch is of their shape.
+
+    Where both masks are, that of the source counts for the ids of keys in a cross pattern, and the queries' for others.
+    """
+    masks = [batch.y_mask, batch.x_mask] if on_source else [batch.x_mask, batch.y_mask]
+    mask = next((each for each in masks if each is not None and each.shape == ids.shape[:2]), None)
+    return ids if mask is None else ids[mask]
 
 
 def _fits_a_longer_slot(cls: type[Any], case: Case, slot: Any) -> bool:

@@ -83,9 +83,15 @@ class Ids(MovingDots):
         self.change = change
 
     def collate(self, examples, trim=False):
+        if self.change == "fault":
+            raise ValueError("a fault of this task")
         batch = super().collate(examples, trim)
         if self.change == "missing":
             del batch.inputs["frame"]
+        elif self.change == "padded":
+            batch.x_mask = torch.ones(batch.inputs["subject"].shape, dtype=torch.bool)
+            batch.x_mask[:, -3:] = False
+            batch.inputs["subject"] = batch.inputs["subject"].masked_fill(~batch.x_mask, -1)
         elif self.change != "none":
             more = {"large": 5, "negative": -1, "real": 0.5}[self.change]
             batch.inputs["subject"] = batch.inputs["subject"] + more
@@ -102,6 +108,8 @@ class Ids(MovingDots):
         ("missing", "space", "masked needs the input 'frame', and a batch of ./ids.py:Ids has none"),
         ("none", "subject", ""),
         ("large", "tubes", ""),
+        ("padded", "subject", ""),
+        ("fault", "subject", ""),
     ],
 )
 def test_ids_that_a_mechanism_cannot_read_refuse_its_case_alone(change: str, mask: str, reason: str) -> None:
