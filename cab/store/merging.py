@@ -2,7 +2,8 @@
 
 What is new is copied into a folder beside `cases/`, whose name becomes `.merged-...` in one step when it is complete.
 From then on every reader of the store moves the copies into their places first (`Store.finish_merges`). So a merge that
-is killed before that step has changed nothing, and one that is killed after it is finished by whoever comes next.
+is killed before that step has added no case, and one that is killed after it is finished by whoever comes next. The
+controls, peak rates and bundles are in their places before that step, so that no case is ever read without its control.
 
 A run may measure into the target meanwhile: an answer that it keeps while the merge copies stays, because it was asked
 for later.
@@ -69,19 +70,18 @@ def merge(target: Store, sources: Sequence[Store]) -> Merged:
         try:
             for path in origins.values():
                 shutil.copy2(path, copies / path.name)  # with its time, which tells two of one second apart
+            for source in sources:
+                _copy_beside_the_cases(source.folder, target.folder)
             if not held():
                 raise UsageError(
                     f"this merge into {target.folder} stood still for so long that another could begin; nothing was "
-                    "merged: try again"
+                    "merged but controls, peak rates and bundles: try again"
                 )
             copies.rename(copies.with_name(copies.name.replace(_COPYING, COPIED)))
         except BaseException:
             shutil.rmtree(copies, ignore_errors=True)
             raise
         target.finish_merges()
-        for source in sources:
-            for name in FOLDERS:
-                _copy_what_is_new(source.folder / name, target.folder / name)
     return merged
 
 
@@ -112,6 +112,17 @@ def _plan(target: Store, sources: Sequence[Store]) -> tuple[Merged, dict[str, Pa
     merged.added = list(added.values())
     merged.beside = [entry for entry in merged.added if (entry.case_id, entry.meter) in measured]
     return merged, origins
+
+
+def _copy_beside_the_cases(source: Path, target: Path) -> None:
+    """Copy what a store holds besides its cases; of two controls of a bundle, the one that was timed after it stays."""
+    for name in FOLDERS:
+        _copy_what_is_new(source / name, target / name)
+    present = {control.bundle: control for control in controls.load(target)}
+    for control in controls.load(source):
+        there = present.get(control.bundle)  # None where the target's file cannot be read
+        if there is None or (there.after is None and control.after is not None):
+            controls.keep(target, control)
 
 
 def _copy_what_is_new(source: Path, target: Path) -> None:

@@ -5,13 +5,14 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cab.errors import UsageError
-from cab.store import claims
+from cab.store import claims, controls
 from cab.store.merging import merge
 from cab.store.store import COPIED, Store
 from cab.store.table import table
@@ -189,6 +190,33 @@ def test_what_a_run_keeps_while_a_merge_copies_stays_where_it_is_later(
     monkeypatch.setattr(shutil, "copy2", copied_during_a_run)
     merge(store, [other])
     assert values(store) == [kept]
+
+
+CONTROL = controls.Control("r", 1, {"host": "n1"}, 1e-3, 2e-3)
+
+
+def test_a_control_that_was_timed_after_its_bundle_replaces_one_that_was_not(store: Store, other: Store) -> None:
+    controls.keep(store.folder, replace(CONTROL, after=None))
+    controls.keep(other.folder, CONTROL)
+    merge(store, [other])
+    assert controls.load(store.folder) == [CONTROL]
+    controls.keep(other.folder, replace(CONTROL, after=None))
+    merge(store, [other])
+    assert controls.load(store.folder) == [CONTROL]
+    (store.folder / controls.FOLDER / f"{CONTROL.bundle}.json").write_text("{")
+    controls.keep(other.folder, CONTROL)
+    merge(store, [other])
+    assert controls.load(store.folder) == [CONTROL]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Path, "replace"), (Path, "rmdir")])
+def test_a_merge_that_is_killed_when_all_is_copied_has_the_controls_of_its_cases(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    write(other, entry(value=1.0))
+    controls.keep(other.folder, CONTROL)
+    killed(lambda: merge(store, [other]), monkeypatch, owner, name, 0)
+    assert values(store) == [1.0] and controls.load(store.folder) == [CONTROL]
 
 
 def killed(work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
