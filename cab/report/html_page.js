@@ -562,7 +562,7 @@ function boardTab() {
           const floor = i === 0 && line.atFloor ? " ⌊" : "";
           return h("td", { class: `number${column.wide ? " wide" : ""}${column.key === "half" || MEMORY.includes(column.key) ? " middle" : ""} ${i === 0 ? marked || "" : ""} ${failed || ""}`, title: column.hover ? column.hover(line) : floor ? "not better than every floor" : null }, text, floor);
         }));
-      return isOpen ? [row, h("tr", { class: "detail" }, h("td", { colspan: 3 + columns.length }, detail(line)))] : [row];
+      return isOpen ? [row, h("tr", { class: "detail" }, h("td", { colspan: 3 + columns.length }, h("div", { class: "open", tabindex: 0, role: "region", "aria-label": `all of ${line.label}` }, detail(line))))] : [row];
     });
   }
   const counts = {};

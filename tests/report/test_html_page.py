@@ -355,6 +355,14 @@ def test_learning_curves_have_a_tab_where_there_was_a_training(show: Callable[..
     assert "Training" not in show(grid()).locator("[role=tab]").all_inner_texts()
 
 
+def test_on_a_phone_an_opened_row_leaves_the_values_of_all_rows_in_view(show: Callable[..., Any]) -> None:
+    page = show(grid(), "pattern=CC&length=2048", width=390, height=844)
+    page.locator("tr.line[data-label=lean] button").click()
+    assert "cab run mechanism=lean" in page.locator("tr.detail").inner_text()
+    value = page.locator("tr.line td.number").first.bounding_box()
+    assert value["x"] + value["width"] <= 390
+
+
 def test_on_a_phone_the_chosen_tab_is_in_view_and_pictures_are_not_shrunk(show: Callable[..., Any]) -> None:
     page = show(grid(), "tab=Published", width=390, height=844)
     tab = page.locator("[role=tab][aria-selected=true]").bounding_box()
