@@ -65,6 +65,11 @@ class SideServer:
             raise NoData(_why(self._process.wait(), self._errors)) from None
         return self._answer()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server's process has ended by itself or was killed."""
+        return self._process.poll() is not None
+
     def close(self) -> None:
         """End the server."""
         self._connection.close()
@@ -157,7 +162,10 @@ class WorkerProcess:
 
 
 class Servers:
-    """The fork servers of one round: one for each side and its place in a pair, started when it is first asked for."""
+    """The fork servers of one round: one for each side and its place in a pair, started when it is first asked for.
+
+    A server whose process has ended is replaced, so that it costs the case that it had and not the rest of the round.
+    """
 
     def __init__(self) -> None:
         self._started: dict[tuple[str, str, str | None], SideServer] = {}
@@ -176,6 +184,8 @@ class Servers:
         if side.unbuilt:
             raise NoData(side.unbuilt)
         key = (name, side.python, side.sources)
+        if key in self._started and self._started[key].has_ended:
+            self._started.pop(key).close()
         if key not in self._started:
             self._started[key] = SideServer(side, side_cache)
         return self._started[key]

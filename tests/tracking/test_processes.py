@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,20 @@ def test_a_worker_that_is_killed_and_one_that_exits_say_how(side: Side, tmp_path
             with pytest.raises(NoData, match=f"its process ended with {ended}: "):
                 worker.ask({"do": "check"})
             worker.end()
+
+
+def test_a_server_that_is_killed_costs_its_case_and_not_the_rest_of_the_round(side: Side, tmp_path: Path) -> None:
+    case = question(tmp_path)
+    with Servers() as servers:
+        killed = servers.start("head", side, tmp_path)
+        worker = WorkerProcess(killed)
+        os.kill(killed._process.pid, signal.SIGKILL)
+        killed._process.wait()
+        worker.end()
+        assert servers.start("base", side, tmp_path) is servers.start("base", side, tmp_path)
+        again = WorkerProcess(servers.start("head", side, tmp_path))
+        assert again.ask({"do": "set up", "case": case})
+        again.end()
 
 
 def python(folder: Path, script: str) -> Side:
