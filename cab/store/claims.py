@@ -19,7 +19,8 @@ KIND = "kind"
 def agree(folder: Path) -> None:
     """Say in a folder which kind its claims are of, the first time; `UsageError` where another host has said another.
 
-    The folder is there. Every writer calls this before its first claim.
+    `UsageError` also where claims would be leases and the file system has no links, which these need. The folder is
+    there. Every writer calls this before its first claim.
     """
     kind, file = "lease" if leases.needed(folder) else "flock", folder / KIND
     if not file.exists():
@@ -28,7 +29,7 @@ def agree(folder: Path) -> None:
     if present == kind:
         return
     if present == "lease":
-        what = "Set CAB_LOCKS=lease on this host"
+        what = f"Set CAB_LOCKS=lease on this host, or delete {file} when no run uses this store any more"
     else:
         what = f"Set CAB_LOCKS=lease on every host, and delete {file} when no run uses this store any more"
     raise UsageError(
@@ -48,6 +49,8 @@ def _write_unless_there(file: Path, content: str) -> None:
     except OSError as error:
         if error.errno not in leases.NO_LINKS:
             raise
+        if content == "lease":
+            raise leases.no_links(file.parent) from error
         whole.replace(file)  # without links there are no leases, so that nobody can have written another kind
     finally:
         whole.unlink(missing_ok=True)

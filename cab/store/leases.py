@@ -91,11 +91,16 @@ def _linked(private: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        raise UsageError(
-            f"{path.parent}: this file system has no hard links, which claims on shared disks need; choose another "
-            "folder with --results, or set CAB_LOCKS=flock on every host and run on one host only"
-        ) from error
+        raise no_links(path.parent) from error
     return True
+
+
+def no_links(folder: Path) -> UsageError:
+    """Return the error of a folder in which there can be no lease."""
+    return UsageError(
+        f"{folder}: this file system has no hard links, which claims on shared disks need; choose another folder with "
+        "--results, or set CAB_LOCKS=flock on every host and run on one host only"
+    )
 
 
 def _holds(path: Path, owner: str) -> bool:

@@ -15,7 +15,7 @@ FORK = multiprocessing.get_context("fork")
 
 def test_a_store_names_its_kind_and_refuses_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for first, second, what in (
-        ("lease", "flock", "Set CAB_LOCKS=lease on this host"),
+        ("lease", "flock", "Set CAB_LOCKS=lease on this host, or delete"),
         ("flock", "lease", "Set CAB_LOCKS=lease on every host, and delete"),
     ):
         store, file = Store(tmp_path / first), tmp_path / first / "locks" / claims.KIND
@@ -38,11 +38,18 @@ def test_a_damaged_kind_is_refused_and_named(content: bytes, tmp_path: Path) -> 
         Store(tmp_path).open_for_writing()
 
 
-def test_without_links_a_store_claims_by_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_links_a_store_claims_by_flock_and_never_by_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def link(source: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", link)
+    monkeypatch.setenv("CAB_LOCKS", "lease")
+    with pytest.raises(UsageError, match="has no hard links.* set CAB_LOCKS=flock on every host"):
+        Store(tmp_path).open_for_writing()
+    assert list((tmp_path / "locks").iterdir()) == [], "what the message advises must then be possible"
+    monkeypatch.setenv("CAB_LOCKS", "flock")
     Store(tmp_path).open_for_writing()
     assert (tmp_path / "locks" / claims.KIND).read_text() == "flock"
     assert [path.name for path in (tmp_path / "locks").iterdir()] == [claims.KIND]
