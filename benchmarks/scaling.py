@@ -9,23 +9,29 @@ raster of two axes where it takes that; a mechanism of videos alone on frames of
 - `counted` (the default): peak memory, by the profiler, and FLOPs, by PyTorch's counter. Both are exact, so that any
   load of the machine will do. An exponent is a fit to all lengths.
 - `timed`: in a round every length is timed once, of shorter ones as many passes in a row as make as many tokens. A
-  round gives an exponent, so that a drift of the machine meets all lengths; the row has the median of the rounds, their
-  least and their greatest.
+  round gives an exponent, so that a drift of the machine meets all lengths; the row has the median of the rounds, and
+  the least and the greatest of them, which are no interval.
 - `causal`: the causal form's time over the noncausal one's, runs in turn, the median at each length. At most 2.
 - `table`: what the file holds, and nothing is measured.
 
-Exponents may be at most 1.1 in memory and 1.15 in time. Rows go into the file one by one, and what is in it, of the
-same source, lengths, and for times threads and clock, is not measured again.
+Exponents may be at most 1.1 in memory and 1.15 in time. Rows go into the file one by one, also those of several
+processes, and what is in it, of the same source, lengths, and for times threads and clock, is not measured again. What
+failed has a row with the reason, is tried again, and ends the run with 1. Rows of an older source are counted and not
+shown.
 """
 
 import argparse
 import csv
+import fcntl
 import gc
 import io
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,9 +56,10 @@ from cab.plugins import fingerprint, registry  # noqa: E402
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 BOUNDS = {"memory": 1.1, "time": 1.15}
-KEPT = Path(__file__).parent.parent / "results" / "reference" / "scaling" / "scaling.csv"
+KEPT = Path(__file__).with_suffix(".csv")
 KEY = ("mechanism", "pattern", "layout", "quantity", "lengths", "how")
-COLUMNS = (*KEY, "source", "exponent", "low", "high", "values", "bound", "exceeds")
+COLUMNS = (*KEY, "source", "exponent", "least", "greatest", "values", "bound", "exceeds", "failure")
+OLDER_NAMES = {"low": "least", "high": "greatest"}  # of columns, in files written before these were renamed
 AXES = {"sequence": 1, "raster": 2, "frames": 3}
 Pass = Callable[[], object]
 Row = dict[str, Any]
@@ -109,35 +116,65 @@ def one_pass(name: str, pattern: str, layout: str, n: int, batch: int) -> Pass:
 
 
 class Kept:
-    """The rows of a file, by their key; every new one is written at once."""
+    """The rows of a file, by their key; every new one is written at once, and rows that others wrote stay."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = csv.DictReader(path.open(newline="")) if path.exists() else ()
-        self.rows: dict[tuple[str, ...], Row] = {tuple(row[name] for name in KEY): row for row in rows}
+        self.rows = self._read()
 
     def has(self, row: Row) -> bool:
-        """Whether the file has this row's answer, of the same source."""
-        return self.rows.get(tuple(row[name] for name in KEY), {}).get("source") == row["source"]
+        """Whether the file has this row's answer, of the same source; a failure is none."""
+        kept = self.rows.get(tuple(row[name] for name in KEY), {})
+        return kept.get("source") == row["source"] and not kept["failure"]
 
     def add(self, row: Row) -> None:
-        """Write a row in place of an older one with its key."""
-        self.rows[tuple(row[name] for name in KEY)] = {name: str(row[name]) for name in COLUMNS}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows[key] for key in sorted(self.rows))
-        write_whole(self.path, text.getvalue())
+        """Write a row in place of an older one with its key. The file is read again, as others write to it."""
+        with self._alone():
+            self.rows = self._read()
+            self.rows[tuple(row[name] for name in KEY)] = {name: str(row.get(name, "")) for name in COLUMNS}
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows[key] for key in sorted(self.rows))
+            write_whole(self.path, text.getvalue())
+
+    def current(self) -> list[Row]:
+        """Return the rows of the sources as they are now."""
+        names = registry.names("mechanism")
+        return [r for r in self.rows.values() if r["mechanism"] in names and r["source"] == source_of(r["mechanism"])]
+
+    def _read(self) -> dict[tuple[str, ...], Row]:
+        if not self.path.exists():
+            return {}
+        with self.path.open(newline="") as file:
+            rows = [{OLDER_NAMES.get(name, name): text for name, text in row.items()} for row in csv.DictReader(file)]
+        return {tuple(row[name] for name in KEY): {name: row.get(name, "") for name in COLUMNS} for row in rows}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold a lock on the file's folder: the file itself is another one after each writing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
 
 def answered(row: Row, exponents: list[float], values: list[float]) -> Row:
-    """Return a row with its exponent, the median of several, and whether it exceeds the bound."""
+    """Return a row with its exponent, the median of several, and whether it exceeds the bound.
+
+    No exponent where there is nothing to fit, as the FLOPs of what multiplies nothing.
+    """
+    row = row | {"values": " ".join(f"{value:.6g}" for value in values), "exceeds": False}
+    if not exponents:
+        return row
     bound, exponent = BOUNDS.get(row["quantity"], ""), round(median(exponents), 4)
     return row | {
         "exponent": exponent,
-        "low": round(min(exponents), 4),
-        "high": round(max(exponents), 4),
-        "values": " ".join(f"{value:.6g}" for value in values),
+        "least": round(min(exponents), 4),
+        "greatest": round(max(exponents), 4),
         "bound": bound,
         "exceeds": bound != "" and exponent > bound,
     }
@@ -145,39 +182,34 @@ def answered(row: Row, exponents: list[float], values: list[float]) -> Row:
 
 def line(row: Row) -> str:
     """Write a row for the terminal."""
-    exceeds = f"  above {row['bound']}" if str(row["exceeds"]) == "True" else ""
-    spread = "" if row["low"] == row["high"] else f" [{float(row['low']):.2f}, {float(row['high']):.2f}]"
     about = f"{row['mechanism']:16} {row['pattern']} {row['layout']:8} {row['quantity']:6}"
+    if row.get("failure"):
+        return f"{about} {row['failure']}"
+    if row.get("exponent", "") == "":
+        return f"{about}   none   {row['values']}"
+    exceeds = f"  above {row['bound']}" if str(row["exceeds"]) == "True" else ""
+    alike = row["least"] == row["greatest"]
+    spread = "" if alike else f" (least {float(row['least']):.2f}, greatest {float(row['greatest']):.2f})"
     return f"{about} {float(row['exponent']):6.3f}{spread}   {row['values']}{exceeds}"
 
 
-def count(name: str, pattern: str, layout: str, options: argparse.Namespace, kept: Kept) -> None:
+def count(name: str, pattern: str, layout: str, options: argparse.Namespace, rows: list[Row]) -> Iterator[Row]:
     """Count memory and FLOPs at every length, a length at a time, so that one is held at once."""
-    rows = {quantity: row_of(name, pattern, layout, quantity, "exact", options) for quantity in ("memory", "flops")}
-    if all(map(kept.has, rows.values())):
-        return
-    values: dict[str, list[float]] = {quantity: [] for quantity in rows}
+    values: dict[str, list[float]] = {"memory": [], "flops": []}
     for n in options.lengths:
         call = one_pass(name, pattern, layout, n, options.batch)
         values["flops"].append(count_flops(call))
         values["memory"].append(peak_allocated(call))  # of a second call: some make a buffer once
         del call
         gc.collect()
-    for quantity, row in rows.items():
-        if min(values[quantity]) > 0:  # nothing to fit where nothing is multiplied
-            row = answered(
-                row, [fitted(name, dict(zip(options.lengths, values[quantity], strict=True)))], values[quantity]
-            )
-            kept.add(row)
-            print(line(row), flush=True)
+    for row in rows:
+        found = values[row["quantity"]]
+        fits = [fitted(name, dict(zip(options.lengths, found, strict=True)))] if min(found) > 0 else []
+        yield answered(row, fits, found)
 
 
-def clock_lengths(name: str, pattern: str, layout: str, options: argparse.Namespace, kept: Kept) -> None:
+def clock_lengths(name: str, pattern: str, layout: str, options: argparse.Namespace, rows: list[Row]) -> Iterator[Row]:
     """Time all lengths in every round, and fit an exponent to each round."""
-    how = f"{options.threads} threads, {options.clock} clock, {options.rounds} rounds"
-    row = row_of(name, pattern, layout, "time", how, options)
-    if kept.has(row):
-        return
     clock, longest = CLOCKS[options.clock], max(options.lengths)
     calls = {n: one_pass(name, pattern, layout, n, options.batch) for n in options.lengths}
     for call in calls.values():
@@ -192,18 +224,42 @@ def clock_lengths(name: str, pattern: str, layout: str, options: argparse.Namesp
             seconds[n] = (clock() - start) / (longest // n)
         rounds.append(seconds)
     exponents = [fitted(name, seconds) for seconds in rounds]
-    row = answered(row, exponents, [median(seconds[n] for seconds in rounds) for n in calls])
-    kept.add(row)
-    print(line(row), flush=True)
+    yield answered(rows[0], exponents, [median(seconds[n] for seconds in rounds) for n in calls])
+
+
+def measure(name: str, pattern: str, layout: str, options: argparse.Namespace, kept: Kept) -> bool:
+    """Measure what the file lacks of a mechanism; say whether it could be measured."""
+    if options.part == "counted":
+        quantities, how, measured = ("memory", "flops"), "exact", count
+    else:
+        how = f"{options.threads} threads, {options.clock} clock, {options.rounds} rounds"
+        quantities, measured = ("time",), clock_lengths
+    rows = [row_of(name, pattern, layout, quantity, how, options) for quantity in quantities]
+    if all(map(kept.has, rows)):
+        return True
+    try:
+        found, succeeded = list(measured(name, pattern, layout, options, rows)), True
+    except Exception as error:  # one that cannot run at a length costs its own rows alone
+        failure = " ".join(f"{type(error).__name__}: {error}".split())
+        found, succeeded = [row | {"failure": failure} for row in rows], False
+    for row in found:
+        kept.add(row)
+        print(line(row), flush=True)
+    return succeeded
+
+
+@cache
+def source_of(name: str) -> str:
+    """Return the fingerprint of what a mechanism depends on."""
+    return fingerprint.of(registry.card("mechanism", name).path)
 
 
 def row_of(name: str, pattern: str, layout: str, quantity: str, how: str, options: argparse.Namespace) -> Row:
     """Return a row's key and the fingerprint of what it depends on."""
-    source = fingerprint.of(registry.card("mechanism", name).path)
     how += "" if options.batch == 1 else f", batch {options.batch}"
     lengths = " ".join(map(str, options.lengths))
     values = (name, pattern, layout, quantity, lengths, how)
-    return dict(zip(KEY, values, strict=True)) | {"source": source}
+    return dict(zip(KEY, values, strict=True)) | {"source": source_of(name)}
 
 
 def fitted(name: str, values: dict[int, float]) -> float:
@@ -262,20 +318,19 @@ def main() -> None:
             if options.mechanisms or declared(name, "CS") == 1.0:
                 causal(name, options)
         return
-    measure = {"counted": count, "timed": clock_lengths}.get(options.part)
-    for name, pattern, layout in subjects(options):
-        if measure is not None:
-            try:
-                measure(name, pattern, layout, options, kept)
-            except Exception as error:  # one that cannot run at a length costs its own rows alone
-                print(f"{name:16} {pattern} {layout:8} {type(error).__name__}: {error}", flush=True)
-    rows = kept.rows.values() if options.part == "table" else ()
-    for row in rows:
+    succeeded = True
+    for name, pattern, layout in subjects(options) if options.part != "table" else ():
+        succeeded &= measure(name, pattern, layout, options, kept)
+    rows = kept.current()
+    for row in rows if options.part == "table" else ():
         print(line(row))
-    above = [row for row in kept.rows.values() if row["exceeds"] == "True"]
-    print(f"{len(kept.rows)} rows, {len(above)} above their bound{':' if above else ''}")
-    for row in above:
+    above, failed = [row for row in rows if row["exceeds"] == "True"], [row for row in rows if row["failure"]]
+    older = f", {len(kept.rows) - len(rows)} more of an older source" if len(kept.rows) > len(rows) else ""
+    parts = (f"{len(rows)} rows{older}", f"{len(failed)} failed", f"{len(above)} above their bound")
+    print(", ".join(parts) + (":" if above or failed else ""))
+    for row in (*failed, *above):
         print(line(row))
+    sys.exit(0 if succeeded else 1)
 
 
 if __name__ == "__main__":

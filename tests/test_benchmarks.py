@@ -42,3 +42,35 @@ def test_a_benchmark_runs(script: str, elsewhere: Path) -> None:
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 0 or script == "timers.py", done.stdout + done.stderr
     assert done.stdout
+
+
+def test_the_rows_of_scaling_are_kept_beside_those_of_others(tmp_path: Path) -> None:
+    """Two processes lose no row of each other's; what failed is tried again, what multiplies nothing is not."""
+    script = """if True:
+        import argparse, sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        import scaling
+        options = argparse.Namespace(lengths=[64, 128], batch=1)
+        def row(quantity):
+            return scaling.row_of("linear", "NS", "sequence", quantity, "exact", options)
+        path = Path(sys.argv[2])
+        one, other = scaling.Kept(path), scaling.Kept(path)
+        one.add(scaling.answered(row("memory"), [1.2], [1.0, 2.0]))
+        other.add(scaling.answered(row("flops"), [], [0.0, 0.0]))
+        one.add(row("time") | {"failure": "ValueError: too short"})
+        one.add(scaling.answered(row("bytes") | {"source": "older"}, [1.0], [1.0, 2.0]))
+        kept = scaling.Kept(path)
+        print([kept.has(row(quantity)) for quantity in ("memory", "flops", "time", "bytes")])
+        print(len(kept.rows), len(kept.current()))
+    """
+    command = [sys.executable, "-c", script, str(FOLDER), str(tmp_path / "scaling.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["[True, True, False, False]", "4 3"], done.stderr
+    command = [sys.executable, str(FOLDER / "scaling.py"), "table", "--kept", str(tmp_path / "scaling.csv")]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+    assert "3 rows, 1 more of an older source, 1 failed, 1 above their bound:" in printed
+    assert "ValueError: too short" in printed and "none   0 0" in printed
+    unreadable = ["counted", "linear", "--patterns", "NS", "--lengths", "0", "--kept", str(tmp_path / "scaling.csv")]
+    failed = subprocess.run([*command[:2], *unreadable], capture_output=True, text=True, timeout=300)
+    assert failed.returncode == 1 and "5 rows, 1 more of an older source, 3 failed" in failed.stdout, failed.stdout
