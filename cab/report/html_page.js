@@ -86,7 +86,7 @@ function boardsOf(data) {
   const names = Object.keys(data.properties);
   data.boards.lines.forEach((count, i) => {
     const board = {
-      command: data.commands[data.boards.command[i]], curve: data.boards.curve[i], n: data.boards.n[i], m: data.boards.m[i],
+      command: data.commands[data.boards.command[i]], curve: data.boards.curve[i], configuration: data.boards.configuration[i], n: data.boards.n[i], m: data.boards.m[i],
       headline: data.metrics[data.boards.headline[i]], note: data.texts[data.boards.note[i]], lines: [], metrics: new Map(),
     };
     names.forEach((name, column) => { board[name] = data.properties[name][data.boards.properties[column][i]]; });
@@ -196,9 +196,9 @@ function passes(line) {
 }
 
 // Ranks, as ranges that the intervals allow, of the lines that pass the filters.
-function ranked(board) {
+function ranked(board, counts = () => true) {
   const name = board.headline.name, sign = board.headline.higher === null ? 0 : board.headline.higher ? -1 : 1;
-  const lines = board.lines.filter((line) => passes(line) && line.kind === "ranked" && valued(line, name));
+  const lines = board.lines.filter((line) => passes(line) && line.kind === "ranked" && valued(line, name) && counts(line));
   lines.sort((a, b) => sign * (valued(a, name).value - valued(b, name).value));
   const better = (a, b) => !overlap(a, b) && sign * (a.value - b.value) < 0;
   return lines.map((line) => {
@@ -441,10 +441,10 @@ function efficiencyLength(board) {
   return [{ key: "efficiency_length", title: "wins from n", wide: true, best: "ascending", value: (line) => { const row = winsFrom(line, headline.name); return row ? (row[4] === "already" ? row[7] / 2 : row[4] === "never" ? row[6] * 1e6 : row[5]) : undefined; },
     text: (line) => winsText(winsFrom(line, headline.name)) }];
 }
-// Beside the rank by latency that by FLOPs, marked where no rank is in both ranges.
+// The rank by FLOPs, marked where it and that by latency among the same lines have no rank in common.
 function rankByFlops(board) {
   if (board.headline.name !== "latency") return [];
-  const rows = ranked(board), flops = new Map(rows.map(({ line }) => [line, valued(line, "flops")]).filter(([, cell]) => cell));
+  const rows = ranked(board, (line) => valued(line, "flops")), flops = new Map(rows.map(({ line }) => [line, valued(line, "flops")]));
   if (flops.size < 2) return [];
   const all = [...flops.values()].map((cell) => cell.value);
   const ranges = new Map([...flops].map(([line, cell]) => [line, [1 + all.filter((value) => value < cell.value).length, all.filter((value) => value <= cell.value).length]]));
@@ -452,19 +452,19 @@ function rankByFlops(board) {
   const ranks = new Map(rows.map((row) => [row.line, row.ranks]));
   const differs = (line) => { const [first, last] = rangeOf(line), [from, to] = ranks.get(line); return first > to || last < from; };
   return [{ key: "rank_by_flops", title: "rank by FLOPs", best: "ascending", wide: true, value: (line) => (flops.has(line) ? rangeOf(line)[0] : undefined),
-    text: (line) => (flops.has(line) ? `${rangeText(rangeOf(line))}${differs(line) ? " ≠" : ""}` : ""),
+    text: (line) => (flops.has(line) ? `${rangeText(rangeOf(line))}${flops.get(line).counted ? "*" : ""}${differs(line) ? " ≠" : ""}` : ""),
     hover: (line) => (flops.has(line) && differs(line) ? "FLOPs and latency order it differently: no rank is in both ranges" : null) }];
 }
 // The longest measured n that fits: within the limit on memory, or where memory ran out on this curve.
 function longestInMemory(board, asked) {
   const curve = lengthsOfCurve(board).sort((a, b) => a.n - b.n);
   const lineOn = (other, line) => other.lines.find((each) => each.identity === line.identity && each.grade === line.grade);
-  const ranOut = (line) => line && (line.ranOut ??= [...cellsOf(line).values()].some((cell) => cell.status === "oom"));
+  const ranOut = (line) => line && (line.ranOut ??= [...MEMORY, line.board.headline.name].some((name) => (cellOf(line, name) || {}).status === "oom"));
   if (curve.length < 2 || !(asked || state.mem || curve.some((other) => other.lines.some(ranOut)))) return [];
   const limit = state.mem ? Number(state.mem) * 2 ** 20 : Infinity;
   const longest = (line) => {
     const lengths = curve.map((other) => [other.n, lineOn(other, line)]).filter(([, each]) => each && (ranOut(each) || memoryOf(each) || (!state.mem && valued(each, board.headline.name))));
-    const fits = lengths.filter(([, each]) => !ranOut(each) && (!state.mem || memoryOf(each).value <= limit));
+    const fits = lengths.filter(([, each]) => (state.mem && memoryOf(each) ? memoryOf(each).value <= limit : !ranOut(each)));
     return lengths.length ? { n: fits.length ? fits[fits.length - 1][0] : 0, first: lengths[0][0], more: fits.length > 0 && fits[fits.length - 1] === lengths[lengths.length - 1] } : null;
   };
   if (!asked && board.lines.every((line) => { const found = longest(line); return !found || found.more; })) return []; // every measured n fits
@@ -473,25 +473,27 @@ function longestInMemory(board, asked) {
     text: (line) => { const found = longest(line); return !found ? "" : !found.n ? `<${found.first.toLocaleString("en")}` : `${found.more ? "≥" : ""}${found.n.toLocaleString("en")}`; } }];
 }
 // The best score of the lines that keep no more state: what its memory of the past buys. The state is measured by
-// decoding. All come from one board, because the bytes of two batches are not comparable: of this one and those of the
-// same task, pattern and lengths from the one that holds most.
+// decoding. All come from one board, because the bytes of two batches are not comparable: the board itself where it has
+// two or more, or else that of the same configuration which has most.
 function statesOf(board) {
-  let most = new Map();
-  for (const other of [board, ...boards]) if (other === board || ["task", "pattern", "n", "m"].every((name) => other[name] === board[name])) {
-    const states = new Map(other.lines.map((line) => [line.identity, valued(line, "decode_state")]).filter(([, cell]) => cell));
-    if (states.size > most.size) most = states;
+  const stated = (other) => new Map(other.lines.map((line) => [line.identity, valued(line, "decode_state")]).filter(([, cell]) => cell));
+  let from = board, most = stated(board);
+  if (most.size < 2) for (const other of boards) if (other.configuration === board.configuration) {
+    const states = stated(other);
+    if (states.size > most.size) [from, most] = [other, states];
   }
-  return most;
+  return [from, most];
 }
 function scoreAtEqualState(board) {
   const { headline } = board;
   if (!headline.score || headline.higher === null) return [];
-  const cells = statesOf(board), lines = board.lines.filter((line) => line.kind === "ranked" && passes(line) && valued(line, headline.name) && cells.has(line.identity));
+  const [from, cells] = statesOf(board), lines = board.lines.filter((line) => line.kind === "ranked" && passes(line) && valued(line, headline.name) && cells.has(line.identity));
   if (lines.length < 2) return [];
   const states = new Map(lines.map((line) => [line, cells.get(line.identity).value]));
   const score = (line) => valued(line, headline.name).value, better = (a, b) => (headline.higher ? a > b : a < b);
   const best = (line) => lines.filter((other) => states.get(other) <= states.get(line)).reduce((a, b) => (better(score(b), score(a)) ? b : a), line);
-  return [{ key: "state", title: "state", best: "ascending", wide: true, value: (line) => states.get(line), text: (line) => (states.has(line) ? withUnit(cells.get(line.identity).metric, states.get(line)) : "") },
+  return [{ key: "state", title: "state", best: "ascending", wide: true, value: (line) => states.get(line), text: (line) => (states.has(line) ? withUnit(cells.get(line.identity).metric, states.get(line)) : ""),
+      hover: (line) => (states.has(line) ? `what is kept while decoding; of batch ${from.batch}, level ${from.level}` : null) },
     { key: "score_at_equal_state", title: "best with no more state", best: headline.higher ? "descending" : "ascending", wide: true, value: (line) => (states.has(line) ? score(best(line)) : undefined),
       text: (line) => (states.has(line) ? `${shown(headline, score(best(line)))}${best(line) === line ? "" : ` ${best(line).label}`}` : ""),
       hover: (line) => (states.has(line) ? "the best score of the lines whose state while decoding is at most as large" : null) }];

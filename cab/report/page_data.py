@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analysis.aggregates import Aggregate
 from cab.analysis.agreement import agreements
+from cab.analysis.derived_columns import state_configuration
 from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
 from cab.analysis.mean_ranks import mean_ranks, paired_differences
 from cab.analysis.published import published_for_all
@@ -185,10 +186,12 @@ def _medians(
 def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, evidence: Evidence) -> dict[str, Any]:
     """Return the columns of boards, lines and cells."""
     metric_codes = {metric.name: code for code, metric in enumerate(metrics_of(boards))}
-    texts, commands = _Codes(), _Codes()
+    texts, commands, configurations = _Codes(), _Codes(), _Codes()
     property_names = [*(name for name in QUESTION if name not in ("n", "m")), "machine", "length"]
     properties = {name: _Codes() for name in property_names}
-    of_board: dict[str, list[Any]] = {name: [] for name in ("command", "curve", "headline", "n", "m", "lines", "note")}
+    of_board: dict[str, list[Any]] = {
+        name: [] for name in ("command", "curve", "configuration", "headline", "n", "m", "lines", "note")
+    }
     of_board["properties"] = [[] for _ in property_names]
     names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "laws", "cells")
     of_line: dict[str, list[Any]] = {name: [] for name in names}
@@ -200,6 +203,7 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, eviden
             of_board["properties"][i].append(properties[name].code(_property(name, board, differing)))
         of_board["command"].append(commands.code(question_words(board.question)))
         of_board["curve"].append(curves.code(_curve_of(board.question, board.machine)))
+        of_board["configuration"].append(configurations.code(state_configuration(board)))
         of_board["headline"].append(metric_codes[board.headline.name])
         of_board["n"].append(board.question["n"])
         of_board["m"].append(board.question["m"])

@@ -150,6 +150,32 @@ def test_the_rank_by_flops_stands_beside_that_by_latency_marked_where_they_disag
     assert column(page, "rank_by_flops") == {"fast": "3 ≠", "lean": "2", "softmax": "1 ≠"}
 
 
+def test_a_line_without_flops_moves_no_rank_and_counted_flops_are_marked(show: Callable[..., Any]) -> None:
+    cases = [case_rows({"latency": (1.0, 0.9, 1.1)}, mechanism="nothing_multiplied")]
+    for name, seconds, metric in (("fast", 2.0, "flops"), ("slow", 3.0, "flops_counted")):
+        timed = case_rows({"latency": (seconds, seconds * 0.9, seconds * 1.1)}, mechanism=name)
+        cases.append(timed + with_columns(case_rows({"flops": seconds * 1e9}, mechanism=name), metric=metric))
+    page = show(results_of(*cases))
+    assert column(page, "rank_by_flops") == {"nothing_multiplied": "", "fast": "1", "slow": "2*"}
+
+
+def test_a_measured_peak_says_more_than_another_meter_that_ran_out_of_memory(show: Callable[..., Any]) -> None:
+    metrics = {"latency": (1.0, 0.9, 1.1), "peak_allocated": MIB, "corrupted_error": ("oom", "all pairs")}
+    page = show(results_of(*(case_rows(metrics, n=n, m=n) for n in (256, 512))), "length=256&mem=3&columns=longest_n")
+    assert column(page, "longest_n") == {"softmax": "≥512"}
+
+
+def test_states_of_another_configuration_are_not_shown(show: Callable[..., Any]) -> None:
+    decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS"}
+    names = ("softmax", "good", "more")
+    cases = [training_rows(name, (0.9, 0.8, 1.0), pattern="CS") for name in names[:2]]
+    cases += [case_rows({"decode_state": MIB}, mechanism=name, **decoding) for name in names[:2]]
+    for other in ({"dim": 128}, {"heads": 8}, {"dtype": "bfloat16"}, {"settings": {"task": {"vocabulary": 9}}}):
+        cases += [case_rows({"decode_state": 99 * MIB}, mechanism=name, **decoding, **other) for name in names]
+    page = show(results_of(*cases), "pass=train&dim=64&heads=4&dtype=float32")
+    assert column(page, "state") == {"good": "1.00 MiB", "softmax": "1.00 MiB"}
+
+
 def test_the_longest_n_in_memory_is_a_column_where_memory_is_limited_or_ran_out(show: Callable[..., Any]) -> None:
     sizes = {"lean": (1, 2, 4), "large": (1, 4, 16), "broken": (1, 2, None)}
     cases = [
