@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cab.analysis.derived_columns import EfficiencyLengths
+from cab.analysis.derived_values import EfficiencyLengths
 from cab.analysis.efficiency_length import efficiency_lengths
 from cab.analysis.growth import growths
 from cab.analysis.leaderboard import Board

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cab.analysis.derived_columns import (
+from cab.analysis.derived_values import (
     MEMORY,
     STATE,
     LineKey,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analysis.aggregates import Aggregate
 from cab.analysis.agreement import agreements
-from cab.analysis.derived_columns import state_configuration
+from cab.analysis.derived_values import state_configuration
 from cab.analysis.leaderboard import LINE_KINDS, Board, Cell, metrics_of
 from cab.analysis.mean_ranks import mean_ranks, paired_differences
 from cab.analysis.published import published_for_all

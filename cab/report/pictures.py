@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analysis.comparison import ratio
 from cab.analysis.curves import SETTING_COLUMNS
-from cab.analysis.derived_columns import softmax_line
+from cab.analysis.derived_values import softmax_line
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
 from cab.analysis.quality import quality as of_lengths

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cab.analysis.comparison import ratio
-from cab.analysis.derived_columns import softmax_line
+from cab.analysis.derived_values import softmax_line
 from cab.analysis.leaderboard import Board
 from cab.analysis.questions import QUESTION
 from cab.analysis.results import Results

@@ -1,4 +1,4 @@
-"""Columns of a board that no meter measures, because they follow from other lengths, other columns or other boards."""
+"""Values of lines that no meter measures, because they follow from other lengths, other columns or other boards."""
 
 import json
 from bisect import bisect_left, bisect_right
