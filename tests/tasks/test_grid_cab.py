@@ -4,10 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
-from cab.attention.build import build_mechanism, slot_of
+from cab.attention.build import LayerBuilder
 from cab.planning.plan import plan
 from cab.plugins import registry
+from cab.worker.task_setup import build_task
 
 TASKS = [name for name in registry.names("task") if name.startswith("cab_")]
 CONTROLS = {"softmax", "mean", "none"}
@@ -57,9 +59,11 @@ def test_rows_say_where_their_scale_departs_from_the_published_backbone(task: st
     assert tuple(found) == PROTOCOLS[task]
 
 
-def test_every_mechanism_fits_a_slot_of_its_cases_lengths(tmp_path: Path) -> None:
+def test_every_mechanism_fits_every_slot_of_its_model(tmp_path: Path) -> None:
     # planning does not run the constructors: a rank that is more than the keys would be an error of every training
     cases = {each.case.id: each.case for each in plan(["grid=cab"], tmp_path).measurements}
     for case in cases.values():
-        mechanism = registry.load("mechanism", case.mechanism)
-        assert build_mechanism(mechanism, case.params, slot_of(case), case.backend)
+        attention = LayerBuilder(registry.load("mechanism", case.mechanism), case.params, case.pattern, case.backend)
+        with torch.device("meta"):
+            build_task(case).model(attention)
+        assert attention.built, case.title
