@@ -5,7 +5,8 @@
 #
 # CASES     overrides of cab run, one a line; by default grid=track
 # BRANCH    the branch of the history; by default cab-history. The first run makes it
-# REMOTE    by default origin. The user that git pushes as must be allowed to write to BRANCH
+# REMOTE    by default origin; or a URL, which is stored nowhere and which what is measured does not see. The user that
+#           git pushes as must be allowed to write to BRANCH
 # PAGE      where the page of all histories is written; by default nowhere
 # CAB       the command, by default cab
 #
@@ -14,6 +15,8 @@
 set -euo pipefail
 commit="$(git rev-parse --verify "${1:-HEAD}^{commit}")"
 branch="${BRANCH:-cab-history}" remote="${REMOTE:-origin}"
+unset REMOTE # a URL may hold a token
+shown="${remote/"//"*@/"//"}" # without it
 cases=()
 while IFS= read -r line; do
   [ -n "$line" ] && cases+=(--case "$line")
@@ -53,5 +56,6 @@ for attempt in 1 2 3 4 5; do
   echo "attempt $attempt: the push was refused; another runner may have been faster" >&2
   sleep "$((RANDOM % 5 + 1))"
 done
-echo "$branch could not be pushed to $remote in five attempts; the pairs are kept, so run the same command again" >&2
+echo "$branch could not be pushed to $shown in five attempts; run the same command again, with the same CAB_RESULTS," \
+  "where the pairs are kept" >&2
 exit 1

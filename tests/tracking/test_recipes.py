@@ -77,6 +77,7 @@ def test_every_command_is_one_of_today(name: str, words: list[str]) -> None:
 def test_the_commands_are_found_and_a_wrong_one_would_be_refused() -> None:
     named = {name for name, _ in COMMANDS}
     assert {"track.gitlab-ci.yml", "track-history.sh"} <= named
+    assert "track.sh" in named or not ACTION.is_file()
     for wrong in (
         ["track", "compare", "--nosuch"],
         ["track", "record", "HEAD", "--history"],
@@ -94,7 +95,7 @@ def test_jobs_stand_where_the_forge_looks_for_them(path: Path) -> None:
         return
     if "gitlab" in path.name:
         jobs = {name: job for name, job in data.items() if not name.startswith(".")}
-        assert jobs and all(data[job["extends"]] for job in jobs.values())
+        assert jobs and all(data[job["extends"]] if "extends" in job else job["image"] for job in jobs.values())
         return
     assert data[True], "YAML reads `on` as true"
     for job in data["jobs"].values():
@@ -132,6 +133,41 @@ def test_unproven_and_nothing_measured_are_warnings_in_gitlab() -> None:
     data = yaml.safe_load((RECIPES / "track.gitlab-ci.yml").read_text())
     assert data["track"]["extends"] == data["track-gpu"]["extends"] == ".compare"
     assert data[".compare"]["allow_failure"] == {"exit_codes": [NOTHING, UNPROVEN]}
+
+
+def test_nothing_that_is_measured_has_a_token_that_may_write() -> None:
+    for path in (WORKFLOW, *RECIPES.glob("*.github.yml")):
+        for job in yaml.safe_load(path.read_text())["jobs"].values() if path.is_file() else ():
+            checkouts = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+            assert checkouts and all(step["with"]["persist-credentials"] is False for step in checkouts)
+    gitlab = yaml.safe_load((RECIPES / "track.gitlab-ci.yml").read_text())
+    comment = gitlab["track-comment"]
+    # no file of the change: neither its sources nor what .track installs
+    assert comment["variables"] == {"GIT_STRATEGY": "none"} and comment["environment"]["name"] == "cab-comment"
+    assert "extends" not in comment and "cab " not in "\n".join(comment["script"])
+    users = {name for name, job in gitlab.items() if "$CAB_TOKEN" in str(job) or "${CAB_TOKEN" in str(job)}
+    assert users == {"track-comment"}
+    assert not any("remote add" in text or "remote set-url" in text for text in texts().values())
+
+
+def test_each_comparison_of_gitlab_has_a_file_of_its_own_which_is_posted() -> None:
+    gitlab = yaml.safe_load((RECIPES / "track.gitlab-ci.yml").read_text())
+    posted = "\n".join(gitlab["track-comment"]["script"])
+    needed = {each["job"] for each in gitlab["track-comment"]["needs"]}
+    comparing = [name for name, job in gitlab.items() if job.get("extends") == ".compare"]
+    files = [re.findall(r"--comment (\S+)", "\n".join(gitlab[name]["script"])) for name in comparing]
+    assert needed == set(comparing) and len({file for (file,) in files}) == len(comparing)
+    assert all(f" {file}" in posted and file in gitlab[".compare"]["artifacts"]["paths"] for (file,) in files)
+
+
+def test_measurements_that_wait_are_not_cancelled_by_those_of_others() -> None:
+    for path in (WORKFLOW, *RECIPES.glob("*.github.yml")):
+        data = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        assert "github.ref" in data.get("concurrency", {"group": "github.ref"})["group"]
+    history = yaml.safe_load((RECIPES / "track-history.github.yml").read_text())
+    assert "concurrency" not in history, "all pushes to main are of one ref"
+    (recording,) = [step for step in history["jobs"]["record"]["steps"] if "CAB_RESULTS" in step.get("env", {})]
+    assert "runner.temp" not in recording["env"]["CAB_RESULTS"], "it is emptied with every job, and the pairs with it"
 
 
 # The branch of the history
@@ -222,6 +258,52 @@ def test_where_another_runner_pushed_meanwhile_the_points_are_added_to_what_it_p
     assert slower.kept() == ["changes", "faster.parquet", "slower.parquet"]
     changes = git(slower.remote, "show", "cab-history:changes")
     assert changes.count("parquet") == 2, "what depends on all points was computed from both runners' points"
+
+
+def test_a_url_with_a_token_is_stored_nowhere_and_what_is_measured_does_not_see_it(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, "one", f"env > {tmp_path}/seen")
+    (tmp_path / "s3cret@").symlink_to(tmp_path)  # //s3cret@ of a URL, which git reads as a folder here
+    hook = runner.remote / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    sleep = tmp_path / "bin" / "sleep"
+    sleep.parent.mkdir()
+    sleep.write_text("#!/bin/sh\n")
+    sleep.chmod(0o755)
+    url = f"file://{tmp_path}/s3cret@/remote.git"
+    done = runner.run(REMOTE=url, PATH=f"{sleep.parent}:{os.environ['PATH']}")
+    (last,) = [line for line in done.stderr.splitlines() if "in five attempts" in line]
+    assert done.returncode == 1 and "s3cret" not in last and "CAB_RESULTS" in last
+    assert "s3cret" not in (tmp_path / "seen").read_text() + (runner.clone / ".git" / "config").read_text()
+
+
+@pytest.mark.parametrize("forge", ["github", "gitlab"])
+def test_a_push_of_several_commits_records_each_and_goes_on_after_one_that_fails(tmp_path: Path, forge: str) -> None:
+    runner = Runner(tmp_path, "one")
+    commits = [git(runner.clone, "rev-parse", "HEAD")]
+    for number in range(3):
+        git(runner.clone, "commit", "-q", "--allow-empty", "-m", str(number))
+        commits.append(git(runner.clone, "rev-parse", "HEAD"))
+    script = runner.clone / f".{forge}" / "track-history.sh"
+    script.parent.mkdir()
+    script.write_text(f'echo "$1 ${{CAB_HISTORY_TOKEN:-}}" >> {tmp_path}/recorded; [ "$1" != {commits[1]} ]\n')
+    if forge == "github":
+        steps = yaml.safe_load((RECIPES / "track-history.github.yml").read_text())["jobs"]["record"]["steps"]
+        (run,) = [step["run"] for step in steps if "track-history.sh" in step.get("run", "")]
+        before, after = "BEFORE", "GITHUB_SHA"
+    else:
+        run = "\n".join(yaml.safe_load((RECIPES / "track.gitlab-ci.yml").read_text())["track-history"]["script"])
+        before, after = "CI_COMMIT_BEFORE_SHA", "CI_COMMIT_SHA"
+    for first, recorded, code in ((commits[0], commits[1:], 1), ("0" * 40, commits[3:], 0), ("", commits[3:], 0)):
+        (tmp_path / "recorded").unlink(missing_ok=True)
+        variables = {before: first, after: commits[3], "CAB_HISTORY_TOKEN": "s3cret", "CI_SERVER_HOST": "a"}
+        environment = {**os.environ, "CI_PROJECT_PATH": "b/c", **variables}
+        done = subprocess.run(["bash", "-e", "-c", run], cwd=runner.clone, env=environment)
+        assert done.returncode == code
+        seen = (tmp_path / "recorded").read_text().splitlines()
+        assert [line.split()[0] for line in seen] == recorded
+        assert forge == "github" or not any("s3cret" in line for line in seen)
 
 
 def test_a_commit_that_cannot_be_measured_leaves_the_branch_as_it_was(tmp_path: Path) -> None:
