@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ROWS, ENVIRONMENTS, MANIFEST = "results.parquet", "environments.json", "bundle.json"
 IMPORTED = "bundles"  # the folder of a store that holds imported bundles
 FORMAT = 1
+WIDEST = 8  # bytes of a number, of a text's offset, and of a reference to a text
+COPIES = 3  # of a table at a time: as it was read, with whole texts, and as a frame
 
 
 def read(source: Path | Store) -> "tuple[pd.DataFrame, pd.DataFrame]":
@@ -62,8 +64,9 @@ def _read_bundle(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
 def _read_rows(path: Path) -> "pd.DataFrame":
     """Read a table of Parquet, unless it would take more than half of the free memory.
 
-    A few kilobytes may hold any number of rows with one long text. So texts stay dictionaries until it is known how
-    much they take without.
+    A few kilobytes may hold any number of rows, and of rows with one long text. So the number of rows is looked at
+    before they are read, and texts stay dictionaries until it is known how much they take without. `UsageError` also
+    for a column that holds neither numbers nor texts, for nothing bounds what it takes.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -71,18 +74,21 @@ def _read_rows(path: Path) -> "pd.DataFrame":
 
     schema = pq.read_schema(path)
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    for field in schema:
+        is_number = pa.types.is_primitive(field.type) or pa.types.is_null(field.type)
+        if not (field.name in texts or is_number or pa.types.is_dictionary(field.type)):
+            raise UsageError(f"{path} is of another schema: its column {field.name} holds {field.type}")
     file = pq.ParquetFile(path, read_dictionary=texts)
     groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-    _refuse_too_large(path, max(sum(each.total_byte_size for each in groups), file.metadata.num_rows * len(schema)))
+    cells = file.metadata.num_rows * len(schema)
+    _refuse_too_large(path, sum(each.total_byte_size for each in groups) + COPIES * WIDEST * cells)
     table = file.read()
     size = 0
     for column in table.columns:
         for chunk in column.chunks:
             if isinstance(chunk, pa.DictionaryArray):
                 size += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
-            else:
-                size += chunk.nbytes
-    _refuse_too_large(path, size)
+    _refuse_too_large(path, COPIES * (size + WIDEST * cells))
     rows: pd.DataFrame = table.cast(schema).to_pandas()
     return rows
 

@@ -126,6 +126,32 @@ def test_a_bundle_with_any_other_file_is_refused_by_its_name(name: str, content:
             assert list(rows.columns) == COLUMNS and not verified
 
 
+@pytest.mark.parametrize("reason", ["", "x" * 1000])
+def test_no_more_memory_is_taken_than_what_is_held_against_the_free(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = table_of(case_rows({"latency": 1.0}, time="1")).assign(reason=reason)
+    pd.concat([row] * 20_000, ignore_index=True).to_parquet(tmp_path / bundle.ROWS)
+    bounds, taken = [], []
+
+    def note(path: Path, size: int) -> None:
+        bounds.append(size)
+        taken.append(pa.total_allocated_bytes())
+
+    monkeypatch.setattr(bundle, "_refuse_too_large", note)
+    rows, _ = bundle.read(tmp_path)
+    before_reading, afterwards = bounds
+    read = taken[1] - taken[0]
+    assert read > 1_000_000 and before_reading >= read
+    assert afterwards >= read + len(rows) * len(reason) + rows.memory_usage().sum()
+
+
+def test_a_column_that_nothing_bounds_is_refused_by_its_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"reason": [[1, 2]]}), tmp_path / bundle.ROWS)
+    with pytest.raises(UsageError, match="another schema: its column reason holds list<"):
+        bundle.read(tmp_path)
+
+
 @pytest.mark.parametrize("as_dictionary", [False, True])
 def test_a_bundle_of_few_bytes_that_would_fill_the_memory_is_refused(as_dictionary: bool, tmp_path: Path) -> None:
     """A text of a million characters in a million rows: some kilobytes as Parquet, and a terabyte as a table."""
