@@ -11,6 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from cab.contracts.case import canonical
 from cab.paths import write_whole
 
 FOLDER = "controls"  # of a store
@@ -61,6 +62,8 @@ def load(store: Path) -> list[Control]:
 
 
 def _is_sound(control: Control) -> bool:
+    """Whether the values are of their types; `ValueError` where JSON cannot hold the environment, as with NaN."""
+    canonical(control.environment)
     seconds = [each for each in (control.before, control.after) if each is not None]
     return (
         isinstance(control.run_id, str)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cab.store import controls
@@ -17,6 +17,8 @@ FIELDS = ("run_id", "number", "environment", "before", "after")
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES | st.dictionaries(st.text(max_size=4), VALUES, max_size=2)))
+@example({"environment": {"host": "n1", "clock": float("nan")}})
+@example({"environment": {"clocks": [float("inf")]}})
 def test_a_file_with_any_values_is_a_control_or_is_left_out(changes: dict[str, Any]) -> None:
     with TemporaryDirectory() as folder:
         content = {"run_id": "r", "number": 1, "environment": {"host": "n1"}, "before": 1.0, "after": 1.0, **changes}
