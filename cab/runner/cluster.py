@@ -6,8 +6,9 @@ so a measurement counts as finished on whatever machine of this store it was mea
 
 import json
 import os
+import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +45,9 @@ class Cluster(Protocol):
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """End jobs."""
+
+    def without(self, nodes: Sequence[str]) -> str:
+        """Return what is to be said after `the same command`, for it to use other nodes than these."""
 
     @property
     def leaves_jobs(self) -> bool:
@@ -90,18 +94,31 @@ class ClusterRun:
         self._watch(
             [*attached, *self._submit([self._bundle(piece) for piece in cut(fresh, self.settings.bundle_minutes)])]
         )
+        self._name_excluded_nodes({self.run_id, *(each.bundle.run_id for each in attached)})
         if self._errors:
             raise UsageError("; ".join(dict.fromkeys(self._errors)))
-        self._name_excluded_nodes()
         return [measurement for measurement, _ in stored(self.store, measurements, self.options, self.run_id)]
 
-    def _name_excluded_nodes(self) -> None:
-        """Say which nodes of this run its controls exclude, and what to do."""
-        of_run = [each for each in controls.load(self.store.folder) if each.run_id == self.run_id]
-        for reason in dict.fromkeys(node_exclusion.excluded(of_run).values()):
+    def _name_excluded_nodes(self, run_ids: Collection[str]) -> None:
+        """Say which nodes of some runs their controls exclude, and how their cases are measured on other nodes."""
+        of_runs = {each.bundle: each for each in controls.load(self.store.folder) if each.run_id in run_ids}
+        reasons = node_exclusion.excluded(of_runs.values())
+        for reason in dict.fromkeys(reasons.values()):
+            self.listener.note(f"{reason}; its timings are `skipped` in every table")
+        cases = {
+            entry.case_id
+            for _, entry in (self.store.entries() if reasons else ())
+            if any(process.details.get("bundle") in reasons for process in entry.processes)
+        }
+        if cases:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / "excluded.txt"
+            path.write_text("\n".join(sorted(cases)) + "\n")
+            nodes = sorted({of_runs[bundle].host for bundle in reasons})
             self.listener.note(
-                f"{reason}; its timings are `skipped` in every table. To measure them on other nodes: "
-                "cab results remove status=skipped, and the same command with slurm.exclude=NODE"
+                f"to measure the cases of excluded nodes ({len(cases)}) on others: cab results remove --results "
+                f"{shlex.quote(str(self.store.folder))} status=skipped $(cat {shlex.quote(str(path))}), and the same "
+                f"command {self.cluster.without(nodes)}"
             )
 
     def pending(self, measurements: Sequence[Measurement]) -> list[Measurement]:

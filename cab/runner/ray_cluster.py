@@ -71,6 +71,10 @@ class RayCluster:
             if job in self._tasks:
                 self._ray.cancel(self._tasks[job], force=True)
 
+    def without(self, nodes: Sequence[str]) -> str:
+        """Return how nodes leave a cluster: no key of a command leaves them out."""
+        return f"after `ray stop` on {', '.join(nodes)}"
+
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._ray.shutdown()

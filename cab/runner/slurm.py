@@ -88,6 +88,11 @@ class Slurm:
         """End jobs; one that has ended already is no error."""
         _call(["scancel", *jobs])
 
+    def without(self, nodes: Sequence[str]) -> str:
+        """Return the key that leaves nodes out, beside those that are left out already."""
+        names = ",".join([*([self.keys["exclude"]] if self.keys["exclude"] else []), *nodes])
+        return f"with \"slurm.exclude='{names}'\""  # quoted twice, for the shell and for a comma in a value
+
 
 def _call(command: list[str], text: str = "") -> "subprocess.CompletedProcess[str]":
     try:

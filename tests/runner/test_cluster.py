@@ -18,6 +18,8 @@ from cab.runner.cluster import ClusterRun
 from cab.runner.entries import new_entry, with_outcome
 from cab.runner.outcomes import Outcome
 from cab.runner.supervisor import Options
+from cab.store import controls
+from cab.store.controls import Control
 from cab.store.store import Store
 from tests.runner.example_runs import FAST, Notes
 
@@ -33,6 +35,7 @@ class StubCluster:
         self.alive: dict[str, str] = {}
         self.cancelled: list[str] = []
         self.measured: list[str] = []  # case ids
+        self.control_seconds: dict[str, float] = {}  # node -> what its controls take
 
     def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
         for bundle in bundles:
@@ -44,18 +47,20 @@ class StubCluster:
                 continue
             finished = list(bundle.measurements)[: fate if isinstance(fate, int) else None]
             for measurement in [] if bundle.laws_only or fate == "refuses" else finished:
-                self.measure(measurement, node, bundle.run_id)
+                self.measure(measurement, node, bundle.run_id, bundle.name)
+            if seconds := self.control_seconds.get(node):
+                controls.keep(self.store.folder, Control(bundle.run_id, bundle.number, {"host": node}, seconds))
             if not isinstance(fate, int):
                 verdicts = {"key": LawsAnswer([], {}, 1)} if bundle.laws_only else {}
                 write_done(folder, bundle.number, Done(node, "no torch" if fate == "refuses" else "", verdicts))
         return {bundle.number: f"job_{bundle.number}" for bundle in bundles}
 
-    def measure(self, measurement: Measurement, node: str, run_id: str) -> None:
+    def measure(self, measurement: Measurement, node: str, run_id: str, bundle: str = "") -> None:
         there = measurement.on({**measurement.identity, "host": node})
         samples = Samples({name: {"samples": [1.0, 2.0, 3.0]} for name in there.metrics})
         entry = new_entry(there, run_id, "commit")
         for _ in range(there.processes):
-            entry = with_outcome(entry, there, Outcome("ok", answer=samples), {})
+            entry = with_outcome(entry, there, Outcome("ok", answer=samples), {"bundle": bundle})
         self.store.write(entry)
         self.measured.append(measurement.case.id)
 
@@ -64,6 +69,9 @@ class StubCluster:
 
     def cancel(self, jobs: Iterable[str]) -> None:
         self.cancelled += jobs
+
+    def without(self, nodes: Sequence[str]) -> str:
+        return f"without {', '.join(nodes)}"
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +211,54 @@ def test_laws_are_run_once_by_one_job_and_their_verdicts_travel(
     run(stub)
     assert [bundle.laws_only for bundle in stub.bundles] == [True, False, False, False, False]
     assert all(bundle.verdicts == {"key": LawsAnswer([], {}, 1)} for bundle in stub.bundles[1:])
+
+
+UNLIKE = {"n1": 1e-3, "n2": 1e-3, "n3": 1e-3, "n4": 2e-3}
+
+
+def test_an_excluded_node_is_named_with_the_cases_that_it_alone_measured(store: Store, lawful: None) -> None:
+    stub = StubCluster(store)
+    stub.control_seconds = UNLIKE
+    _, notes = run(stub)
+    node, advice = notes.notes
+    assert node.startswith("node n4 is excluded: its control took 2.00 times") and "remove" not in node
+    (path,) = (store.folder / "clusters").glob("*/excluded.txt")
+    assert path.read_text().split() == [stub.bundles[3].measurements[0].case.id]
+    assert advice == (
+        f"to measure the cases of excluded nodes (1) on others: cab results remove --results {store.folder} "
+        f"status=skipped $(cat {path}), and the same command without n4"
+    )
+
+
+def test_the_nodes_of_a_run_that_ends_in_an_error_are_judged(store: Store, lawful: None) -> None:
+    stub, notes = StubCluster(store, fates=["refuses"]), Notes()
+    stub.control_seconds = UNLIKE
+    made = ClusterRun(stub, store, Options(Path("data")), notes, ClusterSettings(bundle_minutes=0.01))
+    with pytest.raises(UsageError, match="no torch"):
+        made.carry_out(plan(GRID).measurements)
+    assert notes.notes[0].startswith("node n4 is excluded")
+
+
+def test_the_nodes_of_an_earlier_run_that_was_attached_are_judged(store: Store, lawful: None) -> None:
+    first = Interrupted(store, fates=["ends", "runs", "runs", "ends"], leaves_jobs=True)
+    first.control_seconds = UNLIKE
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    earlier = first.bundles[0].run_id
+    for number, node in ((2, "n2"), (3, "n3")):
+        controls.keep(store.folder, Control(earlier, number, {"host": node}, UNLIKE[node]))
+
+    class Ending(StubCluster):
+        """The jobs of the first run end after they were seen."""
+
+        def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+            states = super().living(jobs)
+            for bundle in first.bundles[1:3]:
+                self.measure(bundle.measurements[0], "n9", bundle.run_id)
+                write_done(store.folder / "clusters" / bundle.run_id, bundle.number, Done("n9"))
+            return states
+
+    second = Ending(store)
+    second.alive = dict(first.alive)
+    _, notes = run(second)
+    assert any(note.startswith("node n4 is excluded") for note in notes.notes) and not second.bundles

@@ -1,6 +1,7 @@
 """Slurm: the script, the commands, and a real one of two nodes through the deaths of jobs and of a node."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +33,13 @@ def slurm(**keys: Any) -> Slurm:
 def bundles(grid: list[str], count: int = 2) -> list[Bundle]:
     measurements = plan(grid).measurements
     return [Bundle(n, "run", measurements, "/results", "/my work", Options(Path("/data"))) for n in range(1, count + 1)]
+
+
+def test_advice_to_leave_nodes_out_is_a_value_of_the_key_that_a_command_takes() -> None:
+    for exclude, expected in ((None, "n5,n7"), ("n1", "n1,n5,n7")):
+        keys = {**plan([*FAST, "mechanism=none", "engine=slurm"]).cluster.slurm, "exclude": exclude}
+        (_, word) = shlex.split(Slurm(keys).without(["n5", "n7"]))
+        assert plan([*FAST, "mechanism=none", "engine=slurm", word]).cluster.slurm["exclude"] == expected
 
 
 def test_the_script_asks_for_what_the_keys_say() -> None:
