@@ -41,7 +41,7 @@ class Vwa(Mechanism):
     ours = ({"axes": (1,)},)
     refuses = {"CS": "a token of a context holds later tokens"}
     paper = "arXiv 2404.16573"
-    cost = "O(n (w d + D^2))"  # w tokens of a window
+    cost = "O(n m d / s + n D^2)"  # s windows, whose number does not grow with the raster
     titles = ("Multi-Scale Representations by Varying Window Attention for Semantic Segmentation",)
     reads = "q"
     inputs = {"y": ("keys", "real", "width")}
