@@ -23,6 +23,11 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         RayCluster(None)
 
 
+def test_advice_to_leave_nodes_out_names_no_key_of_another_engine() -> None:
+    cluster = RayCluster.__new__(RayCluster)  # not connected
+    assert cluster.without(["n5", "n7"]) == "after `ray stop` on n5, n7"
+
+
 # in a process of its own: Ray's daemons, and the warnings of its code, are no business of the test process
 _NODES = """
 import sys, time
