@@ -1,6 +1,6 @@
 """Draw docs/images/board.png: the page of the reference results, as a reader sees it first.
 
-    python docs/scripts/board.py        needs Chromium, and playwright of the extra `dev`
+python docs/scripts/board.py        needs Chromium, and playwright of the extra `dev`
 """
 
 import shutil
