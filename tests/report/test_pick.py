@@ -1,10 +1,14 @@
 """`cab pick` as a user reads it. Which mechanism is the first depends on the reference, and stands in no test."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from cab.cli import app
 from typer.testing import CliRunner
+
+from cab.store import bundle
+from tests.analysis.example_rows import case_rows, table_of
 
 ASKED = ["pattern=CC", "seq_len=2048", "--max", "peak_allocated=64MiB"]
 
@@ -31,4 +35,14 @@ def test_as_json_it_holds_what_fits_the_fastest_first() -> None:
     assert len(costs) > 10 and found["ordered_by"] == "latency" and found["limits"] == {"peak_allocated": 64 * 2**20}
     assert all(cost["peak_allocated"]["value"] <= 64 * 2**20 for cost in costs)
     assert costs[0]["latency"]["value"] == min(cost["latency"]["value"] for cost in costs)
-    assert "pattern=CC seq_len=2048" in found["missing"]
+
+
+def test_the_command_that_measures_what_is_missing_is_named(tmp_path: Path) -> None:
+    cases = [
+        case_rows({"latency": (1.0, 0.9, 1.1), "peak_allocated": 1e6}, mechanism=name, pattern="CC", n=2048, m=2048)
+        for name in ("softmax", "linear")
+    ]
+    table_of(*cases).to_parquet(tmp_path / bundle.ROWS)
+    done = CliRunner().invoke(app, ["pick", *ASKED, "--results", str(tmp_path), "--json"])
+    missing = json.loads(done.stdout)["missing"]
+    assert "pattern=CC seq_len=2048" in missing and "efficient" in missing and "linear" not in missing.split(",")
