@@ -20,21 +20,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BEST = 3  # mechanisms of a board that are named where there is no room for all
-MOST_LINES = 34  # of the table; with title, head and notes the summary stays within 40
+SUMMARY_FRAME = 4  # lines beside the rows: the head, what was left out, and the hint, which may be folded
 _LABEL_WIDTH = 28
 
 
-def print_summary(results: Results, console: "Console") -> None:
-    """Print the lines of each question, or its best three where not all fit, or the best alone where not these do."""
+def print_summary(results: Results, console: "Console", most_rows: int) -> None:
+    """Print the lines of each question, or its best three where not all fit, or the best alone where not these do.
+
+    At most `most_rows` rows: what is beyond them is counted.
+    """
     boards = longest_boards(results.boards)
-    best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= MOST_LINES), 1)
+    best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= most_rows), 1)
     names = _differing(boards)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"):
         table.add_column(title, no_wrap=True, justify="right" if title in ("n", "value", "±", "× softmax") else "left")
     wins = derived_columns(results)["efficiency_length"]
     shown = 0
-    while shown < len(boards) and table.row_count < MOST_LINES:
+    while shown < len(boards) and table.row_count < most_rows:
         for row in _board_rows(boards[shown], best, names, wins):
             table.add_row(*row)
         shown += 1

@@ -23,7 +23,7 @@ from cab.report import notes, published
 from cab.report.derived_columns import DerivedColumn, derived_columns, line_cells
 from cab.report.formats import Column, chosen_columns
 from cab.report.repeating import repeating
-from cab.report.summary import print_summary
+from cab.report.summary import SUMMARY_FRAME, longest_boards, print_summary
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ def print_report(results: Results, console: "Console", full: bool = False, colum
             _print_parts(tables.parts(group), console)
             _print_commands(group, console)
     elif len(groups) > 1 and not columns and not _fit(groups, results, tables, console):
-        _print_parts(map(_note, _short_notes(results)), console)
-        print_summary(results, console)
+        notes_above = [_note(text) for text in _short_notes(results, longest_boards(boards))]
+        _print_parts(notes_above, console)
+        print_summary(results, console, MOST_LINES - _height(notes_above, console) - SUMMARY_FRAME)
     else:
         _print_within_most_lines(results, groups, tables, about, console)
 
@@ -107,7 +108,10 @@ def _fit(groups: Sequence[list[Board]], results: Results, tables: "_Tables", con
     """Say whether all tables fit into MOST_LINES, with the short notes."""
     if sum(6 + max(len(board.lines) for board in group) for group in groups) > MOST_LINES:  # none has fewer
         return False
-    parts = [*map(_note, _short_notes(results)), *(part for group in groups for part in tables.parts(group))]
+    parts = [
+        *map(_note, _short_notes(results, results.boards)),
+        *(part for group in groups for part in tables.parts(group)),
+    ]
     return _height(parts, console) <= MOST_LINES
 
 
@@ -127,11 +131,11 @@ def _note(text: str) -> Padding:
 def _print_within_most_lines(
     results: Results, groups: Sequence[list[Board]], tables: "_Tables", about: Sequence[str], console: "Console"
 ) -> None:
-    """Print as many lines of each table, and as many tables, as fit; the notes are cut first, but not `about`."""
+    """Print as many lines of each table, and as many tables, as fit; what explains marks and columns is never cut."""
     whole = [tables.parts(group) for group in groups]
     notes_above = [_note(text) for text in (*_notes(results), *about)]
     if _height([*notes_above, *(part for parts in whole for part in parts)], console) > MOST_LINES:
-        notes_above = [_note(text) for text in (*_short_notes(results), *about)]
+        notes_above = [_note(text) for text in (*_short_notes(results, results.boards), *about)]
     _print_parts(notes_above, console)
     left = MOST_LINES - _height(notes_above, console)
     for i, (group, parts) in enumerate(zip(groups, whole, strict=True)):
@@ -172,7 +176,9 @@ def _print_commands(boards: Sequence[Board], console: "Console") -> None:
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
-def _short_notes(results: Results) -> Iterator[str]:
+def _short_notes(results: Results, boards: Sequence[Board]) -> Iterator[str]:
+    """Yield what explains the marks of some boards and limits their comparison, and in one line where all is from."""
+    yield from notes.legend(boards)
     statuses = ", ".join(f"{count.rows} {status}" for status, count in status_counts(results.rows).items())
     yield " · ".join([*results.shown_machines, f"asked for: {statuses}"])
 
