@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cab.cli import app
@@ -136,11 +137,11 @@ def test_a_full_disk_ends_a_run_with_one_message_and_the_same_command_goes_on(
     grid = ["mechanism=none", "task=speed", "seq_len=16,32", "batch=1", "threads=1", "meters=[flops]"]
     write, written = Store.write, []
 
-    def until_full(store: Store, entry: Entry) -> None:
+    def until_full(store: Store, entry: Entry, *held: Any) -> bool:
         if written:
             raise OSError(errno.ENOSPC, "No space left on device", "results/cases/x")
         written.append(entry)
-        write(store, entry)
+        return write(store, entry, *held)
 
     with monkeypatch.context() as patched:
         patched.setattr(Store, "write", until_full)

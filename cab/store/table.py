@@ -203,7 +203,7 @@ def _all_rows(store: Store) -> "pd.DataFrame":
     for path in sorted((store.folder / "cases").glob("??/*.json")):
         if path == store.path(path.stem):
             paths[path.stem] = path
-        else:  # it claims what another file holds, or may hold
+        elif path.is_file():  # it claims what another file holds, or may hold
             store.set_aside(path)
     stamps = {file: path.stat().st_mtime_ns for file, path in paths.items() if path.is_file()}
     unchanged = [stamps.get(f) == s for f, s in zip(cached["file"], cached["stamp"], strict=True)]

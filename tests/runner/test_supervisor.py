@@ -27,11 +27,11 @@ from cab.contracts.messages import (
 from cab.errors import UsageError
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.runner import locks
 from cab.runner.entries import is_finished, new_entry, with_outcome
 from cab.runner.fork_client import Ending, ForkClient, ServerDied
 from cab.runner.outcomes import Outcome
 from cab.runner.supervisor import Options, Supervisor
+from cab.store import claims
 from cab.store.store import Store
 from tests.runner.example_runs import ATTEND, DEADLY, FAST, Notes, by_length, carry_out, measure, results, users_file
 
@@ -311,7 +311,7 @@ def test_a_case_that_another_run_has_claimed_is_waited_for(server: ForkClient, l
     overrides = ["mechanism=none", "seq_len=16", "meters=[flops]"]
     (measurement,) = plan([*FAST, *overrides]).measurements
     lock = elsewhere / "results" / "locks" / f"{measurement.file}.lock"
-    hold = "import sys, time; from pathlib import Path; from cab.runner.locks import claim\n"
+    hold = "import sys, time; from pathlib import Path; from cab.store.claims import claim\n"
     hold += "with claim(Path(sys.argv[1])) as held: print(held is not None, flush=True); time.sleep(2)"
     with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "True\n"
@@ -330,7 +330,7 @@ def test_work_that_another_run_gives_up_is_done_though_its_round_is_over(
     supervisor = Supervisor(Store(tmp_path).open_for_writing(), None, Options(tmp_path), Notes())  # type: ignore[arg-type]
     claimed_by_another: list[Path] = []
     measured: list[str] = []
-    real_claim = locks.claim
+    real_claim = claims.claim
 
     @contextmanager
     def claim(path: Path, waiting: Any) -> Iterator[Any]:
@@ -348,7 +348,7 @@ def test_work_that_another_run_gives_up_is_done_though_its_round_is_over(
             supervisor.store.write(with_outcome(entry, each, Outcome("ok", answer=samples), {}))
         return True
 
-    monkeypatch.setattr(locks, "claim", claim)
+    monkeypatch.setattr(claims, "claim", claim)
     monkeypatch.setattr(supervisor, "_run_child", run_child)
     supervisor.carry_out(measurements)
     assert claimed_by_another and measured.count("latency") == 5 and measured.count("memory") == 1
