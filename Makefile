@@ -12,7 +12,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install $(QUIET) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[dev,devices,track]"
+	$(BIN)/pip install $(QUIET) -c constraints.txt -e ".[browser,dev,devices,track]"
 	touch $@
 
 # the main job on real data, and its report
