@@ -44,3 +44,15 @@ def with_every_tab() -> Results:
             rows = training_rows(name, (score, score - 0.01, score + 0.01), task=task)
             cases += [rows, *(with_columns(rows, step=step, value=score * step / 200) for step in (100, 200))]
     return results_of(*cases)
+
+
+def scores_and_states() -> list[list[dict[str, Any]]]:
+    """Make scores, and the states of their mechanisms, of another pass."""
+    lines = {"softmax": (0.99, 64.0), "good": (0.9, 8.0), "bad": (0.5, 16.0), "tiny": (0.4, 1.0)}
+    cases = []
+    for name, (score, state) in lines.items():
+        cases.append(training_rows(name, (score, score - 0.01, score + 0.01), pattern="CS"))
+        decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS", "mechanism": name}
+        cases.append(case_rows({"decode_state": state * MIB}, **decoding))
+    other_batch = {**decoding, "mechanism": "softmax", "batch": 1}
+    return [*cases, case_rows({"decode_state": 2 * MIB}, **other_batch)]

@@ -11,8 +11,8 @@ from cab.analysis.results import Results
 from cab.analysis.selection import filters_of, limits_of, metric_units, selected
 from cab.errors import UsageError
 from cab.report import derived_columns, formatted, print_report
-from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
-from tests.report.example_results import MIB, grid_cases
+from tests.analysis.example_rows import case_rows, environments, table_of, with_columns
+from tests.report.example_results import MIB, grid_cases, scores_and_states
 
 CASES = grid_cases()
 
@@ -88,18 +88,6 @@ def test_a_measured_peak_says_more_than_another_meter_that_ran_out_of_memory() -
     out_of_memory = metrics | {"peak_allocated": ("oom", "no memory")}
     cases = [case_rows(metrics, n=1024, m=1024), case_rows(out_of_memory, n=2048, m=2048)]
     assert texts(results_of("seq_len=1024", cases=cases), "longest_n=1MB") == {"softmax": "1,024"}
-
-
-def scores_and_states() -> list[list[dict[str, Any]]]:
-    """Make scores, and the states of their mechanisms, of another pass."""
-    lines = {"softmax": (0.99, 64.0), "good": (0.9, 8.0), "bad": (0.5, 16.0), "tiny": (0.4, 1.0)}
-    cases = []
-    for name, (score, state) in lines.items():
-        cases.append(training_rows(name, (score, score - 0.01, score + 0.01), pattern="CS"))
-        decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS", "mechanism": name}
-        cases.append(case_rows({"decode_state": state * MIB}, **decoding))
-    other_batch = {**decoding, "mechanism": "softmax", "batch": 1}
-    return [*cases, case_rows({"decode_state": 2 * MIB}, **other_batch)]
 
 
 def test_a_score_at_equal_state_is_the_best_of_those_that_keep_no_more() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from cab.analysis.results import Results
 from cab.report import Evidence, write_page
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
-from tests.report.example_results import MIB, grid, grid_cases, results_of
+from tests.report.example_results import MIB, grid, grid_cases, results_of, scores_and_states
 
 MARKUP = "</script><img src=x onerror=alert(1)>'\"&|`\n_" + "x" * 120
 
@@ -191,13 +191,7 @@ def test_the_longest_n_in_memory_is_a_column_where_memory_is_limited_or_ran_out(
 
 
 def test_a_score_stands_beside_the_best_one_with_no_more_state(show: Callable[..., Any]) -> None:
-    lines = {"softmax": (0.99, 64.0), "good": (0.9, 8.0), "bad": (0.5, 16.0), "tiny": (0.4, 1.0)}
-    cases = []
-    for name, (score, state) in lines.items():
-        cases.append(training_rows(name, (score, score - 0.01, score + 0.01), pattern="CS"))
-        decoding = {"task": "lra_text", "level": "model", "pass": "decode", "pattern": "CS", "mechanism": name}
-        cases.append(case_rows({"decode_state": state * MIB}, **decoding))
-    page = show(results_of(*cases), "pass=train")
+    page = show(results_of(*scores_and_states()[:-1]), "pass=train")
     expected = {"softmax": "99.0", "good": "90.0", "bad": "90.0 good", "tiny": "40.0"}
     assert column(page, "score_at_equal_state") == expected
     assert column(page, "state")["bad"] == "16.0 MiB"

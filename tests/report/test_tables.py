@@ -147,3 +147,21 @@ def test_a_limit_that_nothing_keeps_is_said() -> None:
     results = Results(table_of(case_rows({"latency": 9.0})), environments(), limits=(Limit("latency", 2.0, "2s"),))
     print_report(results, Console(file=out, width=100))
     assert out.getvalue().strip() == "no line is within the limits of --max; raise one, or leave it out"
+
+
+def test_marks_are_explained_however_little_room_there_is() -> None:
+    one_question = [
+        case_rows({"latency": (1 + i / 100, 0.5, 2), "peak_allocated": 1e6}, mechanism=f"m{i}", grade="extension")
+        for i in range(60)
+    ]
+    several = [
+        case_rows({"latency": (1 + i / 100, 0.5, 2)}, mechanism=f"m{i}", pattern=pattern, task=task)
+        for i in range(6)
+        for pattern in ("NS", "CS", "NC", "CC")
+        for task in ("speed", "other")
+    ]
+    for cases in (one_question, several):
+        text = printed(*cases)
+        assert len(text.splitlines()) <= 40 and "≈ " in text.replace("≈ not", "")
+        assert "≈ not distinguishable from the best of its column" in text
+    assert "extension: its authors did not define it" in printed(*one_question)
