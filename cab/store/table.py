@@ -223,9 +223,8 @@ def _all_rows(store: Store) -> "pd.DataFrame":
         everything = pd.concat([fresh, everything], ignore_index=True) if len(everything) else fresh
     if new_rows or len(fresh) != len(cached):
         _write_cache(everything, store.folder)
-    return node_exclusion.mark(
-        everything, controls.load(store.folder)
-    )  # not cached: a later control may exclude a node
+    # not cached: a later control may exclude a node
+    return node_exclusion.mark(everything, controls.load(store.folder))
 
 
 def _cache_columns(entry: Entry, stamp: int) -> dict[str, Any]:
