@@ -50,7 +50,15 @@ class DerivedColumn:
     helps: Callable[[Board, Cells], bool]  # whether it is shown where nobody asked for it
 
 
-NAMES = ("efficiency_length", "longest_n", "rank_by_flops", "state", "score_at_equal_state", "error_over_softmax")
+NAMES = (
+    "efficiency_length",
+    "longest_n",
+    "rank_by_flops",
+    "tokens_per_second",
+    "state",
+    "score_at_equal_state",
+    "error_over_softmax",
+)
 _BUDGET = "longest_n"  # the column that takes one: longest_n=64MiB
 
 
@@ -71,6 +79,7 @@ def derived_columns(results: Results, asked: Sequence[str] = ()) -> dict[str, De
         _efficiency_length(results),
         _longest_n(results, budget),
         _rank_by_flops(),
+        _tokens_per_second(),
         *_states(results),
         _error(results),
     )
@@ -157,6 +166,18 @@ def _rank_by_flops() -> DerivedColumn:
         "latency among the same; *: counted, not of a closed form"
     )
     return DerivedColumn("rank_by_flops", "rank by\nFLOPs", about, cells, helps)
+
+
+def _tokens_per_second() -> DerivedColumn:
+    def cells(board: Board) -> Cells:
+        if board.question["pass"] != "decode":
+            return {}
+        values = {line.key: line.cells["latency"].value for line in board.lines if "latency" in line.cells}
+        rates = {key: int(board.question["batch"]) / value for key, value in values.items() if value}
+        return {key: DerivedCell(rate, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}") for key, rate in rates.items()}
+
+    about = "tokens/s: decoded tokens a second, of the whole batch; the batch by the latency, whose interval holds"
+    return DerivedColumn("tokens_per_second", "tokens/s", about, cells, lambda board, found: bool(found))
 
 
 def _states(results: Results) -> tuple[DerivedColumn, DerivedColumn]:

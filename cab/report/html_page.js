@@ -13,7 +13,7 @@ const SHOW = ["native", "extension", "leaky", "controls"];
 const HIDDEN_BY_DEFAULT = ["leaky"];
 const NAMES = { length: "n", data_source: "data", task_version: "task version" };
 const PATTERN_TITLES = { NS: "noncausal self", CS: "causal self", NC: "noncausal cross", CC: "causal cross" };
-const DERIVED = ["rank_by_flops", "longest_n", "state", "score_at_equal_state", "error_over_softmax", "efficiency_length"];
+const DERIVED = ["rank_by_flops", "longest_n", "tokens_per_second", "state", "score_at_equal_state", "error_over_softmax", "efficiency_length"];
 const FAILED = ["wrong", "error", "timeout", "oom"];
 
 // ---- elements -------------------------------------------------------------------------------------------------------
@@ -426,7 +426,14 @@ function columnsOf(board) {
 }
 // Columns that follow from other lengths, columns or boards: those that were asked for, or else those that say something.
 function derivedColumns(board, asked) {
-  return [...rankByFlops(board), ...longestInMemory(board, Boolean(asked)), ...scoreAtEqualState(board), ...errorOverSoftmax(board), ...efficiencyLength(board)].filter((column) => !asked || asked.includes(column.key));
+  return [...rankByFlops(board), ...longestInMemory(board, Boolean(asked)), ...tokensPerSecond(board), ...scoreAtEqualState(board), ...errorOverSoftmax(board), ...efficiencyLength(board)].filter((column) => !asked || asked.includes(column.key));
+}
+// Decoded tokens a second, of the whole batch: the latency is that of one token of each sequence.
+function tokensPerSecond(board) {
+  if (board.pass !== "decode") return [];
+  const rate = (line) => { const cell = valued(line, "latency"); return cell && cell.value ? board.batch / cell.value : undefined; };
+  if (board.lines.every((line) => rate(line) === undefined)) return [];
+  return [{ key: "tokens_per_second", title: "tokens/s", best: "descending", wide: true, value: rate, text: (line) => (rate(line) === undefined ? "" : digits(rate(line))) }];
 }
 // The error on corrupted inputs by softmax's on the same corruptions: ImageNet-C's corruption error.
 function errorOverSoftmax(board) {

@@ -90,6 +90,16 @@ def test_a_measured_peak_says_more_than_another_meter_that_ran_out_of_memory() -
     assert texts(results_of("seq_len=1024", cases=cases), "longest_n=1MB") == {"softmax": "1,024"}
 
 
+def test_decodings_say_how_many_tokens_a_second_they_are() -> None:
+    latencies = {"softmax": (0.0005, 0.0004, 0.0006), "lean": (3.0, 2.0, 4.0)}  # seconds of a token, for both sequences
+    cases = [
+        case_rows({"latency": latency}, mechanism=name, batch=2, **{"pass": "decode"})
+        for name, latency in latencies.items()
+    ]
+    assert texts(results_of(cases=cases), "tokens_per_second") == {"softmax": "4,000", "lean": "0.667"}
+    assert texts(results_of("pattern=CC", "seq_len=2048"), "tokens_per_second") == {}
+
+
 def test_a_score_at_equal_state_is_the_best_of_those_that_keep_no_more() -> None:
     results = results_of("pass=train", cases=scores_and_states())
     expected = {"softmax": "99.0 %", "good": "90.0 %", "bad": "90.0 % good", "tiny": "40.0 %"}

@@ -197,6 +197,15 @@ def test_a_score_stands_beside_the_best_one_with_no_more_state(show: Callable[..
     assert column(page, "state")["bad"] == "16.0 MiB"
 
 
+def test_decodings_say_how_many_tokens_a_second_they_are(show: Callable[..., Any]) -> None:
+    rows = [
+        case_rows({"latency": (seconds, 0.9 * seconds, 1.1 * seconds)}, mechanism=name, batch=2, **{"pass": "decode"})
+        for name, seconds in (("softmax", 0.0005), ("lean", 3.0))
+    ]
+    page = show(results_of(*rows), "pass=decode")
+    assert column(page, "tokens_per_second") == {"softmax": "4,000", "lean": "0.667"}
+
+
 def test_an_error_on_corrupted_inputs_stands_beside_softmaxs(show: Callable[..., Any]) -> None:
     training = {"task": "lra_text", "level": "model", "pass": "train", "data_source": "aclImdb"}
     errors = {"softmax": 0.2, "tap": 0.15, "local": 0.2222}
