@@ -98,7 +98,7 @@ def _line(key: tuple[str, ...], rows_by_metric: dict[str, list[Row]]) -> Line:
     if grade == "leaky":
         kind = "leaky"
     else:
-        kind = "control" if grade == "floor" or mechanism in CONTROL_MECHANISMS else "ranked"
+        kind = "control" if grade == "floor" or unmarked(mechanism) in CONTROL_MECHANISMS else "ranked"
     if grade == "floor":  # a task's floor has one row in every case of the task, all of one value
         rows_by_metric = {name: rows[:1] for name, rows in rows_by_metric.items()}
     cells = {name: _cell(rows) for name, rows in rows_by_metric.items()}
@@ -236,7 +236,12 @@ def _ranked(lines: list[Line], headline: Metric) -> list[Line]:
 
 
 def _is_floor(line: Line) -> bool:
-    return line.grade == "floor" or line.mechanism in FLOOR_MECHANISMS
+    return line.grade == "floor" or unmarked(line.mechanism) in FLOOR_MECHANISMS
+
+
+def unmarked(mechanism: str) -> str:
+    """Return the name without the folder that the mechanism's rows come from: `none [floors]` is `none`."""
+    return mechanism.partition(" [")[0]
 
 
 def rank_ranges(cells: Sequence[Cell], metric: Metric) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from cab.analysis.leaderboard import Board
 from cab.analysis.questions import machine_names
 from cab.analysis.ranking import leaderboard, reranked
 from cab.analysis.selection import Limit, within
+from cab.analysis.slot_floors import beside_floors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,6 +31,7 @@ class Results:
     def boards(self) -> list[Board]:
         """Every board that has a line within the limits."""
         boards = [] if self.rows.empty else leaderboard(self.rows, self.environments)
+        boards = [beside_floors(board) for board in boards]
         if not self.limits and not self.sort:
             return boards
         return [narrowed for board in boards if (narrowed := self._narrowed(board)).lines]

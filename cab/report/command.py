@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cab.analysis.ranking import unmarked
+
 _PLAIN = re.compile(r"[A-Za-z_./-][\w./:+-]*")  # a text that Hydra's grammar reads as it is
 # column of a question -> key of the command line
 _KEYS = {
@@ -21,7 +23,7 @@ def command(mechanism: str, params: Mapping[str, Any], backend: str, question: M
 
 def mechanism_words(mechanism: str, params: Mapping[str, Any], backend: str) -> str:
     """Return the overrides that choose a mechanism with its hyper-parameters and backend."""
-    words = [f"mechanism={_value(mechanism)}"]
+    words = [f"mechanism={_value(unmarked(mechanism))}"]
     for name, value in params.items():
         if isinstance(value, dict) and "name" in value:  # a mechanism inside a wrapper
             words.append(f"mechanism@mechanism.{name}={_value(value['name'])}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from cab.analysis.leaderboard import Board, Cell, Line, metrics_of
 from cab.analysis.settings import differing_settings, flat_settings, settings_of
-from cab.analysis.slot_floors import measures_attention
+from cab.analysis.slot_floors import MARK, machines_beside, measures_attention
 from cab.contracts.pattern import Pattern
 from cab.plugins.registry import cards_of
 
@@ -128,6 +128,10 @@ def legend(boards: Sequence[Board]) -> list[str]:
         notes.append("rank: the range that the 95 % intervals allow; ±: the interval's longer arm, of costs in percent")
     if any(line.kind == "control" for line in lines):
         notes.append("control: what it reads does not depend on the queries, or it needs no model; never ranked")
+    if machines := machines_beside(boards):
+        notes.append(
+            f"{MARK.strip()}: not of this store, measured beforehand over three seeds on {'; '.join(machines)}"
+        )
     if any(line.kind == "leaky" for line in lines):
         notes.append("leaky: its outputs depend on tokens that the pattern forbids; not ranked")
     if any(line.grade == "extension" for line in lines):

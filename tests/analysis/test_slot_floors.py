@@ -1,5 +1,6 @@
 """Slots that do not measure attention: by a synthetic measurement, on boards, in the terminal and in the aggregate."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from cab.analysis import slot_floors
 from cab.analysis.aggregates import aggregated
 from cab.analysis.leaderboard import Board
 from cab.analysis.ranking import leaderboard
+from cab.analysis.results import Results
 from cab.analysis.slot_floors import measures_attention, slots_of
 from cab.report import notes
 from tests.analysis.example_rows import environments, table_of, training_rows
@@ -34,12 +36,12 @@ def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         table = table_of(*(rows for trainings in slots for rows in trainings))
         (tmp_path / slot_floors.FILE).parent.mkdir(parents=True)
         table.to_parquet(tmp_path / slot_floors.FILE)
-        slot_floors._slots.cache_clear()
+        slot_floors._shipped.cache_clear()
 
     monkeypatch.setattr(slot_floors, "beside", lambda name: tmp_path)
-    slot_floors._slots.cache_clear()
+    slot_floors._shipped.cache_clear()
     yield ship  # type: ignore[misc]
-    slot_floors._slots.cache_clear()
+    slot_floors._shipped.cache_clear()
 
 
 def boards(*trainings: Rows) -> list[Board]:
@@ -129,3 +131,52 @@ def test_a_marked_board_counts_in_no_aggregate(shipped: Callable[..., None]) -> 
 
 def test_without_a_measurement_nothing_is_known(shipped: Callable[..., None]) -> None:
     assert measures_attention(boards(training_rows("linear", BEYOND))[0]) is None
+
+
+def with_floors(*trainings: Rows) -> dict[str, Any]:
+    """Return label -> line of the only board, the measurement's lines among them."""
+    (board,) = Results(table_of(*trainings), environments()).boards
+    return {line.label: line for line in board.lines}
+
+
+def test_the_measurements_lines_stand_marked_on_boards_that_lack_them(shipped: Callable[..., None]) -> None:
+    shipped(slot("useful", SOFTMAX, BEYOND))
+    lines = with_floors(training_rows("linear", SOFTMAX, task="useful"), training_rows("abc", WITHIN, task="useful"))
+    assert list(lines) == ["linear", "abc", "softmax [cab-floors]", "none [cab-floors]"]
+    assert [line.rank for line in lines.values()] == [1, 2, None, None]
+    assert lines["softmax [cab-floors]"].cells["accuracy"].seeds == 3
+    own = with_floors(training_rows("none", WITHIN, task="useful"), training_rows("linear", SOFTMAX, task="useful"))
+    assert list(own) == ["linear", "softmax [cab-floors]", "none"]
+
+
+def test_a_mechanism_below_the_measurements_none_has_learnt_nothing(shipped: Callable[..., None]) -> None:
+    shipped(slot("useful", SOFTMAX, BEYOND))
+    lines = with_floors(training_rows("linear", (0.5, 0.49, 0.51), task="useful"))
+    assert lines["linear"].at_floor
+    assert not with_floors(training_rows("linear", SOFTMAX, task="useful"))["linear"].at_floor
+
+
+def test_the_measurement_stands_beside_its_own_recipe_alone_with_any_number_of_threads(
+    shipped: Callable[..., None],
+) -> None:
+    shipped(slot("useful", SOFTMAX, BEYOND, settings={"threads": 1, "training": {"steps": 9}}))
+    for settings, count in ({"training": {"steps": 9}}, 3), ({"threads": 4, "training": {"steps": 9}}, 3), ({}, 1):
+        assert len(with_floors(training_rows("linear", SOFTMAX, task="useful", settings=settings))) == count
+
+
+def test_the_measurement_is_named_with_its_machine_and_counts_in_no_aggregate(shipped: Callable[..., None]) -> None:
+    shipped(slot("useful", SOFTMAX, BEYOND))
+    facts = {"host": "lab", "gpu": None, "cpu": "EPYC", "threads": 1, "torch": "2.13.0", "python": "3.11.7"}
+    (slot_floors.beside("results") / slot_floors.FILE).with_name("environments.json").write_text(
+        json.dumps({"environments": {"a": facts, "b": facts}})
+    )
+    found = Results(table_of(training_rows("linear", SOFTMAX, task="useful")), environments()).boards
+    legend = notes.legend(found)
+    assert (
+        "[cab-floors]: not of this store, measured beforehand over three seeds on lab, EPYC, 1 thread, torch 2.13.0"
+        in ("\n".join(legend))
+    )
+    assert found[0].lines[0].environment_ids and not found[0].lines[1].environment_ids
+    unmarked = boards(training_rows("linear", SOFTMAX, task="useful"))
+    assert aggregated(found) == aggregated(unmarked)
+    assert not any("[cab-floors]" in line for line in notes.legend(unmarked))

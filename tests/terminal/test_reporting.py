@@ -95,8 +95,12 @@ def test_one_against_another(folder: Path) -> None:
 def test_another_store_stands_beside_and_is_marked(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    table_of(case_rows({"latency": 1e-5}, pattern="CC", n=512, m=512)).to_parquet(other / bundle.ROWS)
-    assert "softmax [other]" in printed(folder, "pattern=CC", "seq_len=512", beside=other)
+    cases = [case_rows({"latency": 1e-5}, mechanism=name, pattern="CC", n=512, m=512) for name in ("softmax", "mean")]
+    table_of(*cases).to_parquet(other / bundle.ROWS)
+    text = printed(folder, "pattern=CC", "seq_len=512", beside=other, full=True)
+    assert "softmax [other]" in text
+    assert "mean [other] control" in text  # of another store too
+    assert "cab run mechanism=mean backend=eager" in text
 
 
 def test_the_reference_is_read_without_results_of_ones_own(tmp_path: Path) -> None:
