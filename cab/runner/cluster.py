@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cab.contracts.messages import LawsAnswer
 from cab.errors import UsageError
@@ -85,7 +85,8 @@ class ClusterRun:
         """
         attached = self._attach()
         in_flight = {each.file for submitted in attached for each in submitted.bundle.measurements}
-        left = self.pending(measurements)
+        there = stored(self.store, measurements, self.options, self.run_id)
+        left = [each for each, (_, finished) in zip(measurements, there, strict=True) if not finished]
         self.listener.start(measurements, left)
         fresh = [each for each in left if each.file not in in_flight]
         if fresh:
@@ -97,7 +98,9 @@ class ClusterRun:
         self._name_excluded_nodes({self.run_id, *(each.bundle.run_id for each in attached)})
         if self._errors:
             raise UsageError("; ".join(dict.fromkeys(self._errors)))
-        return [measurement for measurement, _ in stored(self.store, measurements, self.options, self.run_id)]
+        if left or attached:
+            there = stored(self.store, measurements, self.options, self.run_id)
+        return [measurement for measurement, _ in there]
 
     def _name_excluded_nodes(self, run_ids: Collection[str]) -> None:
         """Say which nodes of some runs their controls exclude, and how their cases are measured on other nodes."""
@@ -270,38 +273,69 @@ class ClusterRun:
 
 def pending(store: Store, measurements: Sequence[Measurement], options: Options, run_id: str = "") -> list[Measurement]:
     """Return the measurements that no machine has finished."""
-    return [
-        asked
-        for asked, (measurement, entry) in zip(measurements, stored(store, measurements, options, run_id), strict=True)
-        if not is_finished(entry, measurement)
-    ]
+    there = stored(store, measurements, options, run_id)
+    return [asked for asked, (_, finished) in zip(measurements, there, strict=True) if not finished]
 
 
 def stored(
     store: Store, measurements: Sequence[Measurement], options: Options, run_id: str
-) -> list[tuple[Measurement, Entry | None]]:
-    """Return each measurement with the key of the machine that measured it, and the entry that counts in this run.
+) -> list[tuple[Measurement, bool]]:
+    """Return each measurement with the key of the machine that measured it, and whether it is finished there.
 
-    Where several machines did, a finished entry goes before others, and then the newest.
+    Where several machines did, a finished entry goes before others, and then the newest. Entries count as in this run.
     """
-    files: dict[str, list[Path]] = {}
-    for path in (store.folder / "cases").glob("??/*.json"):
-        files.setdefault(path.stem.partition("-")[0], []).append(path)
-    pairs: list[tuple[Measurement, Entry | None]] = []
+    files = _files_by_case(store)
+    keys: dict[Any, str] = {}
+    pairs: list[tuple[Measurement, bool]] = []
     for asked in measurements:
-        candidates: list[tuple[bool, str, Measurement, Entry]] = []
-        for path in files.get(asked.case.id, ()):
-            entry = store.load(path)
-            if entry is None or entry.meter != asked.meter:
+        best: tuple[bool, str, Entry, str] | None = None
+        for file in files.get(asked.case.id, ()):
+            entry = store.read(file)
+            if entry is None or entry.meter != asked.meter or not counts(entry, asked, options, run_id):
                 continue
-            for reason in ("", *(metric.reason for metric in entry.metrics.values())):
-                there = asked.on(entry.environment, reason)
-                if there.key == entry.key and counts(entry, there, options, run_id):
-                    candidates.append((is_finished(entry, there), entry.time, there, entry))
-                    break
-        best = max(candidates, key=lambda each: each[:2], default=None)
-        pairs.append((best[2], best[3]) if best else (asked, None))
+            unavailable = _unavailable_there(asked, entry, keys)
+            if unavailable is not None:
+                rank = (is_finished(entry, asked), entry.time)
+                if best is None or rank > best[:2]:
+                    best = (*rank, entry, unavailable)
+        if best is None:
+            pairs.append((asked, False))
+        else:
+            finished, _, entry, unavailable = best
+            pairs.append((asked if entry.key == asked.key else asked.on(entry.environment, unavailable), finished))
     return pairs
+
+
+def _files_by_case(store: Store) -> dict[str, list[str]]:
+    """Return case id -> the files of the store that hold its entries, as `Store.read` takes them."""
+    files: dict[str, list[str]] = {}
+    for folder in (store.folder / "cases").glob("??"):
+        for name in os.listdir(folder):
+            if name.endswith(".json"):
+                files.setdefault(name.partition("-")[0], []).append(name.removesuffix(".json"))
+    return files
+
+
+def _unavailable_there(asked: Measurement, entry: Entry, keys: dict[Any, str]) -> str | None:
+    """Return why the meter could not be used on the machine of an entry, "" where it could.
+
+    None where the entry does not answer what is asked. `keys` remembers the keys that were worked out before: a store
+    has many entries of few machines.
+    """
+    if entry.key == asked.key:
+        return asked.unavailable
+    for reason in ("", *(metric.reason for metric in entry.metrics.values())):
+        identity = tuple(entry.environment.items()) if asked.hosted else None
+        question = (asked.meter, asked.version, asked.source, asked.hosted, asked.data, identity, reason)
+        try:
+            key = keys.get(question)
+        except TypeError:  # an environment with a value that is no scalar
+            return reason if asked.on(entry.environment, reason).key == entry.key else None
+        if key is None:
+            key = keys[question] = asked.on(entry.environment, reason).key
+        if key == entry.key:
+            return reason
+    return None
 
 
 def by_kind(bundles: Iterable[Bundle]) -> list[list[Bundle]]:

@@ -79,7 +79,7 @@ class Store:
 
     def path(self, file: str) -> Path:
         """Return where the file of a measurement (`<case id>-<key>`) lies."""
-        return self.folder / "cases" / file[:2] / f"{file}.json"
+        return self.folder.joinpath("cases", file[:2], f"{file}.json")  # once for each case of a run: no three steps
 
     def checkpoint(self, file: str) -> Path:
         """Return where a training keeps its state, in a folder of its own, which goes when the training has ended."""
