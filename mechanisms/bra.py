@@ -14,8 +14,8 @@ where conv is depth-wise, over `conv` places along each axis. The choice has no 
   and of its own what comes before each query. The convolution runs over the last `conv` values.
 - CC (ours, on sequences): a region chooses by its first query.
 
-The size of a region is that of the whole raster, or of the longest sequence, divided by `regions`. Masked tokens are in
-no mean, and a region without tokens is not chosen.
+The size of a region is that of the whole raster, or of the longest sequence, divided by `regions`. An axis of fewer
+places has a region for each. Masked tokens are in no mean, and a region without tokens is not chosen.
 """
 
 from math import prod
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cab import Mechanism, Pattern
+from cab import Mechanism, Pattern, Unsupported
 from cab.ops.buckets import gather_tables
 from cab.ops.precision import at_least_float32, full_precision
 from cab.ops.raster_convolution import RasterConvolution
@@ -51,6 +51,8 @@ class Bra(Mechanism):
     def __init__(self, slot: Any, *, regions: int = 7, top: int = 4, conv: int = 5) -> None:
         super().__init__(slot)
         self.top, self.causal_self = top, slot.pattern is Pattern.CS
+        if regions > (fewest := min(prod(slot.sides), prod(slot.source_sides))):
+            raise Unsupported(f"regions={regions}: more regions than the {fewest} tokens; give {fewest} or fewer")
         self.boxes = [tuple(-(-side // regions) for side in sides) for sides in (slot.sides, slot.source_sides)]
         self.conv = None
         if conv and not slot.pattern.cross:

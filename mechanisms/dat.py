@@ -92,10 +92,15 @@ class Dat(Mechanism):
         near = (1 - (points.unsqueeze(3) - key).abs()).clamp(min=0).prod(4)  # (1, heads, points, keys)
         if key_mask is not None:
             near = near * key_mask[:, None, None, :]
-        entry, table, rows = places(tuple(self.table.shape[1:]), q.device), self.table.flatten(1), []
+        rows = []
         for offset in self._offsets(points, q.shape[2]).unbind(2):
-            near_entry = (1 - (offset.unsqueeze(3) - entry).abs()).clamp(min=0).prod(4)
-            rows.append(torch.einsum("bhjt,ht->bhj", near_entry.to(table.dtype), table))
+            # the weight of an entry is the product over the axes
+            along = zip(offset.unbind(3), self.table.shape[1:], strict=True)
+            first, *others = (_nearness(place, side) for place, side in along)
+            bias = torch.einsum("bhjs,hs...->bhj...", first.to(self.table.dtype), self.table)
+            for near_entry in others:
+                bias = torch.einsum("bhjs,bhjs...->bhj...", near_entry.to(bias.dtype), bias)
+            rows.append(bias)
         k, v = near.to(k.dtype) @ k, near.to(v.dtype) @ v
         scores = torch.einsum("bhid,bhjd->bhij", q, k) / self.slot.dim**0.5
         return masked_softmax(scores + torch.stack(rows, 2), seen) @ v
@@ -129,3 +134,8 @@ class Dat(Mechanism):
         sides = zip(own.unbind(1), self.raster, self.source, strict=True)
         centre = torch.stack([place * (m / n) - 0.5 + m - 1 for place, n, m in sides], 1)
         return centre.unsqueeze(1) - points.unsqueeze(2)
+
+
+def _nearness(places: Tensor, side: int) -> Tensor:
+    """Return one less the distance of each of `side` entries along an axis, at least zero: (..., places, side)."""
+    return (1 - (places.unsqueeze(-1) - torch.arange(side, device=places.device)).abs()).clamp(min=0)

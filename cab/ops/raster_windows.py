@@ -86,7 +86,7 @@ class RasterWindows:
         if any(self.shift):
             t = t.roll(self.shift, list(range(2, 2 + axes)))
         for axis, side in enumerate(self.raster, 2):
-            t = t.narrow(axis, 0, side)
+            t = _first(t, axis, side)
         return t.flatten(2, 1 + axes)
 
     def regions(self, device: torch.device) -> Tensor:
@@ -177,5 +177,12 @@ def _overlapping(t: Tensor, axis: int, window: int, before: int, after: int) -> 
     count, spanned = t.shape[axis] // window, -(-width // window)
     t = _filled(t, axis, before, (spanned - 1) * window - before)
     t = torch.unflatten(t, axis, (-1, window))
+    if spanned == 1:  # a slice of all would copy its gradient into zeros
+        return t
     slices = [t.narrow(axis, i, count).narrow(axis + 1, 0, min(window, width - i * window)) for i in range(spanned)]
-    return slices[0] if spanned == 1 else torch.cat(slices, axis + 1)
+    return torch.cat(slices, axis + 1)
+
+
+def _first(t: Tensor, axis: int, count: int) -> Tensor:
+    """Return the first places along an axis; of all no slice, whose gradient would be copied into zeros."""
+    return t if count == t.shape[axis] else t.narrow(axis, 0, count)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cab import Mechanism, Pattern, Slot
+from cab import Mechanism, Pattern, Slot, Unsupported
 from cab.plugins import registry
 
 
@@ -93,3 +93,9 @@ def test_a_hyperparameter_that_is_valid_nowhere_is_refused(params: Any, message:
         build("NS", **params)
     with pytest.raises(ValueError, match="conv=4"):
         registry.load("mechanism", "bra")(Slot(Pattern.CC, heads=2, dim=8, max_len=9), conv=4)
+
+
+def test_more_regions_than_tokens_are_unsupported() -> None:
+    with pytest.raises(Unsupported, match="regions=7: more regions than the 5 tokens; give 5 or fewer"):
+        build("NS", n=5)
+    assert build("NS", raster=(6, 6), regions=9)._regions(36, 36)[0].count == 36  # a region for each place
