@@ -258,7 +258,9 @@ def busy_core(wanted: bool) -> Iterator[None]:
     command = [
         sys.executable,
         "-c",
-        "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nwhile 1: pass",
+        # until this process has ended, however it ends
+        "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nparent = os.getppid()\n"
+        "while os.getppid() == parent: pass",
     ]
     process = subprocess.Popen(command) if wanted else None
     try:
