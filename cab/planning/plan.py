@@ -19,13 +19,13 @@ from cab.paths import PACKAGE
 from cab.planning.measurement import Measurement, key_of
 from cab.planning.points import GridPoint, points
 from cab.planning.rasters import raster_settings
-from cab.planning.refusals import check_backends, check_meters, grade_of, refusal
+from cab.planning.refusals import check_backends, check_meters, grade_of, refusal, refusal_of_meter
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
 from cab.plugins.cards import Card
 
 # settings that a case's question leaves out at these values: a key that is new in conf/ changes no id
-_TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None}
+_TIMING_DEFAULTS = {"padding": 0.0, "kv_heads": None, "value_dim": None, "threads": None, "context_parallel": 1}
 _TRAINING_DEFAULTS = {"devices": 1, "patience": None, "validate": None, "test": None, "pretrain": None}
 
 
@@ -114,6 +114,8 @@ def case_of(point: GridPoint) -> Case:
             if (key not in _TRAINING_DEFAULTS or value != _TRAINING_DEFAULTS[key])
             and (not key.startswith("pretrain_") or root["training"]["pretrain"])
         }
+        if root["sharding"] is not None:
+            settings["sharding"] = root["sharding"]
     return Case(
         mechanism=point.mechanism.name,
         params=point.params,
@@ -172,7 +174,7 @@ def _measurements(
         if not metrics:
             continue
         unavailable = meter.unavailable(case.device)
-        reason = refused or unavailable
+        reason = refused or refusal_of_meter(name, own_case) or unavailable
         identity = environment.identity(case.device, case.settings.get("threads"), meter.pinned_allocator)
         on_host = identity if meter.environment else None
         measurements.append(

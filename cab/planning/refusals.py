@@ -31,6 +31,8 @@ def refusal(point: GridPoint, case: Case) -> str | None:
         _of_backends(point, case)
         or _of_task(point.task, case)
         or case.contradiction()
+        or _of_sharding(case)
+        or _of_context_parallel(point.mechanism, case)
         or _of_streaming(plain, point.task, case)
         or _of_inputs(point, case)
     )
@@ -141,6 +143,44 @@ def _of_task(task: Card, case: Case) -> str | None:
     if case.level == "model" and not task.facts["trains"]:
         return f"{task.name} has no model: its levels are attend and layer"
     return None
+
+
+def _of_sharding(case: Case) -> str | None:
+    pretrain = case.settings.get("training", {}).get("pretrain")
+    if "sharding" in case.settings and pretrain:
+        return f"sharding={case.settings['sharding']}: FSDP2 takes over no weights from training.pretrain={pretrain}"
+    return None
+
+
+def _of_context_parallel(mechanism: Card, case: Case) -> str | None:
+    """Refuse to divide over processes what PyTorch's context parallel does not divide, or not on the CPU."""
+    count = case.settings.get("context_parallel")
+    if count is None:
+        return None
+    key, noncausal = f"context_parallel={count}", Pattern.of(case.pattern) in (Pattern.NS, Pattern.NC)
+    if mechanism.name != "softmax":
+        return f"{key}: PyTorch divides softmax attention alone, not {mechanism.name}"
+    if not noncausal:
+        return f"{key} is of the patterns NS and NC, not {case.pattern}: PyTorch's causal form raises on the CPU"
+    if (case.level, case.pass_) != ("attend", "forward"):
+        return f"{key} is of level=attend pass=forward, not level={case.level} pass={case.pass_}"
+    if case.backend != "sdpa":
+        return f"{key}: PyTorch divides its fused kernel alone, backend=sdpa, not {case.backend}"
+    options = [name for name in ("alibi", "sinks") if case.params.get(name)]
+    options += [name for name in ("padding", "kv_heads") if name in case.settings]
+    if options:
+        return f"{key}: PyTorch divides attention without a mask, a bias or groups of heads, and not with {options[0]}"
+    undivided = next((length for length in (case.n, case.m) if length % count), None)
+    return f"{key}: {undivided} tokens are no multiple of it" if undivided else None
+
+
+def refusal_of_meter(name: str, case: Case) -> str | None:
+    """Say why a meter cannot measure a case that several processes compute together, or None."""
+    count = case.settings.get("context_parallel")
+    if count is None or (name == "latency" and "timer" not in case.settings):
+        return None
+    what = f"timer={case.settings['timer']}" if name == "latency" else name
+    return f"context_parallel={count}: {what} would measure one of its processes; latency with timer=own times them all"
 
 
 def _of_streaming(mechanisms: tuple[Card, ...], task: Card, case: Case) -> str | None:

@@ -12,6 +12,7 @@ from cab.planning.rasters import check_raster
 from cab.plugins.registry import is_file, names
 
 ENGINES = ("local", "slurm", "ray")  # cab.runner.engines has one function for each
+SHARDINGS = ("fsdp",)  # as cab.training.devices has them
 TIMERS = ("own", "graph", "torch", "triton", "nvbench")  # as cab.instruments.timers has them
 
 _COUNTS = ("seq_len", "batch", "heads", "dim")
@@ -47,6 +48,7 @@ def check_root(root: dict[str, Any]) -> None:
         if root[key] is not None:
             check_whole(key, root[key], least=1)
     check_whole("workers", root["workers"], least=1)
+    check_whole("context_parallel", root["context_parallel"], least=1)
     check_whole("retries", root["retries"], least=0)
     check_number("bundle_minutes", root["bundle_minutes"], above=0)
     _check_slurm(root["slurm"])
@@ -79,6 +81,10 @@ def check_root(root: dict[str, Any]) -> None:
         if not is_file(str(meter)):
             check_choice("meter", meter, [*names("meter"), "./file.py:Class"])
     Recipe.of(root["training"])
+    if root["sharding"] is not None:
+        check_choice("sharding", root["sharding"], SHARDINGS)
+        if root["training"]["devices"] == 1:
+            raise UsageError(f"sharding={root['sharding']} is of several processes: give training.devices=2 or more")
 
 
 def _check_slurm(keys: dict[str, Any]) -> None:

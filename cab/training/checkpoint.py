@@ -93,6 +93,15 @@ def load_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: Mapping[st
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
+def parameters_of(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameter that each tensor of an optimiser's state belongs to; a step count belongs to none.
+
+    `tensors` are named as `optimiser_tensors` names them.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    return {key: parameters[int(key.partition(".")[0])] for key, t in tensors.items() if t.ndim}
+
+
 def architecture_digest(model: nn.Module) -> str:
     """Hash the names, shapes and dtypes of a model's tensors."""
     tensors = [(name, tuple(t.shape), str(t.dtype)) for name, t in model.state_dict().items()]

@@ -4,11 +4,14 @@ With several, each process takes its share of every batch, and their gradients a
 of the validation and test batches. Everything else is computed alike in all of them, and the first alone writes and
 logs. Each reseeds its generator at every step, so that a checkpoint need not keep the state of every generator. Fabric
 is imported only when several processes are asked for.
+
+Each process has a copy of the model (DDP), or keeps a share of its weights, of their gradients and of the optimiser's
+state (FSDP2, `cab.training.sharding`).
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from cab.contracts.task import Batch
-from cab.errors import UsageError
+from cab.errors import Unsupported, UsageError
 
 T = TypeVar("T")
 ObjectiveFunction = Callable[[Batch], tuple[Tensor, Tensor]]  # batch -> the task's loss, detached; the objective
@@ -60,6 +63,22 @@ class OneProcess:
     def reseed(self, seed: int, step: int) -> None:
         """Let each of several processes draw its own numbers at a step. A single process keeps its generator."""
 
+    def whole_weights(self) -> AbstractContextManager[Any]:
+        """Return a context in which every process can compute with the whole model, without the others."""
+        return nullcontext()
+
+    def gather_shards(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors whole of which each process may keep a share. All processes call it alike."""
+        return dict(tensors)
+
+    def shard_like(self, tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the shares of whole tensors that this process keeps of the tensors of the same names in `kept`."""
+        return dict(tensors)
+
+    def agree(self, flag: bool) -> bool:
+        """Return the first process's flag, where all must do alike what follows; else the process's own."""
+        return flag
+
 
 ONE_PROCESS = OneProcess()
 
@@ -80,7 +99,7 @@ class FabricProcess(OneProcess):
         return self.fabric.all_reduce(t, reduce_op="sum")  # type: ignore[no-any-return]
 
     def data_parallel(self, objective: nn.Module) -> ObjectiveFunction:
-        self.module = self.fabric.setup_module(_LazyBatch(objective))
+        self.module = self.fabric.setup_module(LazyBatch(objective))
         return lambda batch: self.module(lambda: batch)
 
     def backward(self, loss: Tensor) -> None:
@@ -93,8 +112,8 @@ class FabricProcess(OneProcess):
         torch.manual_seed((seed * 1_000_003 + step) * 1_009 + self.rank)
 
 
-class _LazyBatch(nn.Module):
-    """Takes its batch from a function: Fabric would take a data class apart, and leaves a function alone."""
+class LazyBatch(nn.Module):
+    """Takes its batch from a function: Fabric and FSDP2 would take a data class apart, and leave a function alone."""
 
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
@@ -104,10 +123,17 @@ class _LazyBatch(nn.Module):
         return self.objective(batch())
 
 
-def launch(count: int, device: str, job: Callable[[OneProcess], T]) -> T:
+def launch(
+    count: int,
+    device: str,
+    job: Callable[[OneProcess], T],
+    sharding: str | None = None,
+    key: str = "training.devices",
+) -> T:
     """Run `job` in `count` processes, and return what it returns in the first, which must be JSON.
 
-    One process is this one; several are forked from it, so no tensor may have been computed before.
+    One process is this one; several are forked from it, so no tensor may have been computed before. With
+    `sharding="fsdp"` each keeps a share of the model, else a copy. `key` asked for them: messages name it.
     """
     if count == 1:
         return job(OneProcess())
@@ -115,22 +141,36 @@ def launch(count: int, device: str, job: Callable[[OneProcess], T]) -> T:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
     except ImportError as error:
-        message = f"training.devices={count} needs Lightning Fabric: pip install 'cab-bench[devices]'"
+        message = f"{key}={count} needs Lightning Fabric: pip install 'cab-bench[devices]'"
         raise UsageError(message) from error
     if device not in ("cpu", "cuda"):
-        raise UsageError(f"training.devices={count} with device={device}: give device=cpu or device=cuda")
+        raise UsageError(f"{key}={count} with device={device}: give device=cpu or device=cuda")
     if device == "cuda" and torch.cuda.device_count() < count:
-        raise UsageError(f"training.devices={count}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise UsageError(f"{key}={count}: this machine has {torch.cuda.device_count()} CUDA devices")
     with tempfile.TemporaryDirectory(prefix="cab-") as folder:
         answer_file = Path(folder, "answer")
 
         def run_job(fabric: Any) -> None:
-            answer = job(FabricProcess(fabric))
+            try:
+                content = {"answer": job(_process(fabric, sharding))}
+            except (Unsupported, UsageError) as error:  # of all processes alike: what was asked is refused
+                content = {"refusal": type(error).__name__, "reason": str(error)}
             if fabric.global_rank == 0:  # Fabric's own pipe blocks on answers larger than its buffer: a file does not
-                answer_file.write_text(json.dumps(answer))
+                answer_file.write_text(json.dumps(content))
 
         try:
             Fabric(accelerator=device, devices=count, strategy=DDPStrategy(start_method="fork")).launch(run_job)
         except ProcessRaisedException as error:
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
-        return json.loads(answer_file.read_text())  # type: ignore[no-any-return]
+        content = json.loads(answer_file.read_text())
+    if "refusal" in content:
+        raise {"Unsupported": Unsupported, "UsageError": UsageError}[content["refusal"]](content["reason"])
+    return content["answer"]  # type: ignore[no-any-return]
+
+
+def _process(fabric: Any, sharding: str | None) -> FabricProcess:
+    if sharding is None:
+        return FabricProcess(fabric)
+    from cab.training.sharding import ShardingProcess  # torch.distributed.fsdp takes a second to import
+
+    return ShardingProcess(fabric)

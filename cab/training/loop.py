@@ -20,6 +20,7 @@ from cab.training.checkpoint import (
     architecture_digest,
     load_optimiser_tensors,
     optimiser_tensors,
+    parameters_of,
     with_prefix,
     without_prefix,
 )
@@ -83,7 +84,7 @@ def train(
         trainer = Trainer(setup, checkpoint_file, progress)
         notes = trainer.restore_checkpoint()
         trainer.train()
-        model.load_state_dict(trainer.best_weights)
+        trainer.load_weights(model, trainer.best_weights)
         scores = {name: values.tolist() for name, values in trainer.evaluate("test").items()}
     return TrainingResult(scores, trainer.state.curve, trainer.state.best_step, trainer.stop_reason(), notes)
 
@@ -201,8 +202,8 @@ class Trainer:
             self.module.to(setup.device)
             self.recipe = setup.recipe.pretraining
             loss = nn.Module.__call__  # the module returns its own loss
-        self.optimiser = optimiser(self.module, self.recipe)
         self.objective = setup.processes.data_parallel(Objective(loss, self.module, self.recipe.precision))
+        self.optimiser = optimiser(self.module, self.recipe)  # of the weights as this process keeps them
 
     # Training.
 
@@ -230,7 +231,7 @@ class Trainer:
             now = monotonic()
             if now - self.last_log > LOG_EVERY:
                 self.log()
-            if now - self.last_save > SAVE_EVERY:
+            if self.setup.processes.agree(now - self.last_save > SAVE_EVERY):
                 self.save_checkpoint()
 
     def step(self) -> None:
@@ -272,15 +273,16 @@ class Trainer:
     def evaluate(self, split: str) -> dict[str, Tensor]:
         """Score the model on a split: metric -> (examples,) or (examples, 2)."""
         setup = self.setup
-        return evaluate(
-            setup.task,
-            setup.model,
-            setup.splits[split],
-            batch=setup.batch_size,
-            device=setup.device,
-            precision=self.recipe.precision,
-            processes=setup.processes,
-        )
+        with setup.processes.whole_weights():
+            return evaluate(
+                setup.task,
+                setup.model,
+                setup.splits[split],
+                batch=setup.batch_size,
+                device=setup.device,
+                precision=self.recipe.precision,
+                processes=setup.processes,
+            )
 
     def validate(self) -> None:
         """Score the validation split, and keep a copy of the weights if they are the best so far.
@@ -293,7 +295,8 @@ class Trainer:
         is_best = state.best_value is None or sign * value > sign * state.best_value
         if is_best:
             state.best_step, state.best_value = state.step, value
-            self.best_weights = {name: t.detach().clone() for name, t in self.setup.model.state_dict().items()}
+            weights = self.setup.processes.gather_shards(self.setup.model.state_dict())
+            self.best_weights = {name: t.detach().clone() for name, t in weights.items()}
         self.add_curve_point(metrics)
         self.log(f"validation {self.headline} {value:.4f}{' *' if is_best else ''}")
 
@@ -323,16 +326,18 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write the training's state to its checkpoint. The first process alone writes."""
         self.last_save = monotonic()
-        if self.checkpoint is None or self.setup.processes.rank != 0:
+        if self.checkpoint is None:
+            return
+        sharded = with_prefix("model", self.module.state_dict())
+        sharded |= with_prefix("optimiser", optimiser_tensors(self.optimiser))
+        whole = self.setup.processes.gather_shards(sharded)
+        if self.setup.processes.rank != 0:
             return
         self.state.seconds = self.last_save - self.started
         tensors = {"generator": torch.get_rng_state()}
         if self.setup.device.type == "cuda":
             tensors["generator.cuda"] = torch.cuda.get_rng_state(self.setup.device)
-        tensors |= with_prefix("model", self.module.state_dict())
-        tensors |= with_prefix("best", self.best_weights)
-        tensors |= with_prefix("optimiser", optimiser_tensors(self.optimiser))
-        self.checkpoint.write(asdict(self.state), tensors)
+        self.checkpoint.write(asdict(self.state), tensors | whole | with_prefix("best", self.best_weights))
 
     def restore_checkpoint(self) -> tuple[str, ...]:
         """Continue from the checkpoint, if there is one; return notes about one that cannot be continued."""
@@ -354,14 +359,19 @@ class Trainer:
             self.start_stage(values["stage"])
         self.state = TrainingState(**values)
         self.started = monotonic() - self.state.seconds
-        self.module.load_state_dict(without_prefix("model", tensors))
+        self.load_weights(self.module, without_prefix("model", tensors))
         self.best_weights = {name: t.to(device) for name, t in without_prefix("best", tensors).items()}
-        load_optimiser_tensors(self.optimiser, without_prefix("optimiser", tensors))
+        moments = without_prefix("optimiser", tensors)
+        load_optimiser_tensors(self.optimiser, processes.shard_like(moments, parameters_of(self.optimiser, moments)))
         torch.set_rng_state(tensors["generator"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(tensors["generator.cuda"], device)
         self.progress(f"resumed at {self.state.stage} step {self.state.step}/{self.recipe.steps}")
         return ()
+
+    def load_weights(self, module: nn.Module, whole: Mapping[str, Tensor]) -> None:
+        """Load a module's whole weights; where processes keep shares of them, each takes its own."""
+        module.load_state_dict(self.setup.processes.shard_like(whole, module.state_dict()))
 
     def log(self, message: str = "") -> None:
         """Report stage, step, loss and seconds, and a message, as one line of progress."""

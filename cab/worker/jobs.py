@@ -33,6 +33,7 @@ from cab.contracts.messages import (
     Samples,
     TrainAnswer,
     TrainJob,
+    decode,
     encode,
 )
 from cab.errors import Unsupported, UsageError, Wrong
@@ -128,6 +129,8 @@ def measure(job: MeasureJob) -> MeasureAnswer:
 
         if not pin():
             raise Unsupported("the allocator cannot be pinned: another malloc than glibc's is preloaded")
+    if "context_parallel" in job.case.settings:
+        return _measure_divided(job)
     import torch
 
     torch.set_num_threads(job.threads)
@@ -155,6 +158,38 @@ def measure(job: MeasureJob) -> MeasureAnswer:
         except BaseException as error:
             answers[name] = failure(error, [inspect.getfile(cls) for cls in (type(meter), *plugins)])
     return MeasureAnswer(answers, compared, time.monotonic() - start)
+
+
+def _measure_divided(job: MeasureJob) -> MeasureAnswer:
+    """Let the job's meter measure one case that several processes compute together."""
+    import torch
+
+    from cab.training import OneProcess, launch
+    from cab.worker.context_parallel import Signals, divided
+
+    start, case = time.monotonic(), job.case
+    count = case.settings["context_parallel"]
+    (name,) = job.meters
+    meter = registry.load("meter", name)()
+    signals = Signals(count - 1)
+
+    def measure_share(processes: OneProcess) -> str:
+        try:
+            torch.set_num_threads(max(1, job.threads // count))
+            several_gpus = case.device == "cuda"
+            _use_device(f"cuda:{processes.rank}" if several_gpus else case.device, job.device_memory)
+            workload = load_workload(case, Path(job.data))
+            workload.check(job.compared)
+            answer: Samples | Failure = Samples({})
+            with divided(workload, processes, signals) as shared:
+                if shared is not None:
+                    answer = _samples(meter.measure(shared, case))
+        except BaseException as error:
+            answer = failure(error, [inspect.getfile(type(meter))])
+        return _encoded(answer)
+
+    answer = decode(launch(count, case.device, measure_share, key="context_parallel"))
+    return MeasureAnswer({name: answer}, True, time.monotonic() - start)
 
 
 def compare(job: CompareJob) -> CompareAnswer:
@@ -243,8 +278,8 @@ def train(job: TrainJob, progress: Path) -> TrainAnswer:
     from cab.training import launch
 
     pin()  # unpinned, every large tensor comes from fresh pages: the same numbers in twice the time
-    processes = job.case.settings["training"].get("devices", 1)
-    return launch(processes, job.case.device, lambda devices: _train(job, progress, devices))
+    processes, sharding = job.case.settings["training"].get("devices", 1), job.case.settings.get("sharding")
+    return launch(processes, job.case.device, lambda devices: _train(job, progress, devices), sharding)
 
 
 def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:

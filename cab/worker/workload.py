@@ -49,6 +49,11 @@ class Workload:
         return self._computation.module
 
     @property
+    def leaves(self) -> list[Tensor]:
+        """The inputs that are numbers; of the level attend those that the mechanism computes with."""
+        return self._computation.leaves
+
+    @property
     def run(self) -> Callable[[], Any]:
         """One pass: a function that returns its results, and does not wait for the device."""
         return self._pass.run

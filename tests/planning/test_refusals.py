@@ -105,3 +105,44 @@ def test_a_metric_of_another_meter_is_not_measured_by_ones_own(elsewhere: Path) 
     (elsewhere / "mine.py").write_text(f"from cab import Meter\n\n\nclass Mine(Meter):\n{card}")
     with pytest.raises(UsageError, match=r"the metric 'flops' of \./mine\.py:Mine is already one of the meter flops"):
         plan(["mechanism=softmax", "task=speed", "meters=[flops,./mine.py:Mine]"])
+
+
+DIVIDED = ["task=speed", "mechanism=softmax", "backend=sdpa", "context_parallel=1,2"]
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("pattern=CS", "is of the patterns NS and NC, not CS: PyTorch's causal form raises on the CPU"),
+        ("pattern=CC", "is of the patterns NS and NC, not CC"),
+        ("pass=backward", "is of level=attend pass=forward, not level=attend pass=backward"),
+        ("level=layer", "is of level=attend pass=forward, not level=layer pass=forward"),
+        ("backend=eager", "PyTorch divides its fused kernel alone, backend=sdpa, not eager"),
+        ("mechanism=linear backend=eager", "PyTorch divides softmax attention alone, not linear"),
+        ("mechanism.alibi=true", "without a mask, a bias or groups of heads, and not with alibi"),
+        ("padding=0.5", "and not with padding"),
+        ("kv_heads=2", "and not with kv_heads"),
+        ("seq_len=65", "65 tokens are no multiple of it"),
+        ("pattern=NC source_len=33", "33 tokens are no multiple of it"),
+        ("meters=[memory]", "memory would measure one of its processes; latency with timer=own times them all"),
+        ("timer=torch", "timer=torch would measure one of its processes"),
+    ],
+)
+def test_what_several_processes_cannot_compute_together_is_refused_where_they_are_asked(
+    override: str, reason: str
+) -> None:
+    asked = dict(word.split("=", 1) for word in [*DIVIDED, "meters=[latency]", *override.split()])
+    alone, divided = refusals(*(f"{key}={value}" for key, value in asked.items()))
+    assert alone is None and divided is not None
+    assert divided.startswith("context_parallel=2") and reason in divided
+
+
+def test_what_several_processes_compute_together_is_planned() -> None:
+    assert refusals(*DIVIDED, "meters=[latency]", "pattern=NS,NC") == [None] * 4
+
+
+def test_weights_that_pretraining_left_are_not_shared_out() -> None:
+    asked = ["task=recall_ns", "mechanism=softmax", "level=model", "pass=train", "meters=[quality]"]
+    asked += ["training.devices=2", "training.pretrain=null,mlm", "sharding=fsdp"]
+    whole, refused = refusals(*asked)
+    assert whole is None and refused == "sharding=fsdp: FSDP2 takes over no weights from training.pretrain=mlm"

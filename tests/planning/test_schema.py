@@ -43,6 +43,9 @@ from cab.planning.points import points
         ("slurm.partitions=a", "did you mean 'slurm.partition'"),
         ("ray.address=[1]", "ray.address"),
         ("training.schedule=cosin", "did you mean 'cosine'"),
+        ("context_parallel=0", "context_parallel=0: expected a whole number of at least 1"),
+        ("sharding=ddp", "unknown sharding 'ddp'.*Accepted: fsdp"),
+        ("sharding=fsdp", "sharding=fsdp is of several processes: give training.devices=2 or more"),
     ],
 )
 def test_a_value_that_no_case_can_have_is_named(override: str, message: str) -> None:

@@ -20,7 +20,7 @@ sys.path.insert(0, sys.argv[1])
 import test_checkpoint
 from cab.training import launch, train
 
-count, batch, dropout, accumulate, patience, kill, file = json.loads(sys.argv[2])
+count, batch, dropout, accumulate, patience, kill, file, sharding = json.loads(sys.argv[2])
 
 class Deterministic(test_checkpoint.FirstExceedsLast):
     def model(self, attention=None):
@@ -42,11 +42,13 @@ def job(devices):
     recipe = {**test_checkpoint.RECIPE, "devices": devices.size, "accumulate": accumulate, "patience": patience}
     done = train(task, model, Path("."), recipe, batch=batch, seed=3, device="cpu", devices=devices,
                  checkpoint=Path(file) if file else None)
-    weights = torch.cat([p.flatten() for p in model.parameters()]).tolist()
+    weights = torch.cat([p.flatten() for p in devices.gather_shards(dict(model.named_parameters())).values()]).tolist()
+    kept = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters())
     curve = [{k: v for k, v in point.items() if k != "seconds"} for point in done.curve]
-    return {"scores": done.scores, "curve": curve, "weights": weights, "stopped": done.stopped, "notes": done.notes}
+    return {"scores": done.scores, "curve": curve, "weights": weights, "stopped": done.stopped, "notes": done.notes,
+            "kept": kept}
 
-print(json.dumps(launch(count, "cpu", job)))
+print(json.dumps(launch(count, "cpu", job, sharding)))
 """
 
 
@@ -58,9 +60,10 @@ def outcome(
     patience: int | None = None,
     kill: bool = False,
     file: Path | None = None,
+    sharding: str | None = None,
 ) -> Any:
     """Train in `count` processes and return their result, or None where one was killed."""
-    arguments = json.dumps([count, batch, dropout, accumulate, patience, kill, str(file or "")])
+    arguments = json.dumps([count, batch, dropout, accumulate, patience, kill, str(file or ""), sharding])
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     if kill:
@@ -71,28 +74,34 @@ def outcome(
 
 
 @pytest.mark.long
-def test_two_processes_make_the_training_of_one() -> None:
+@pytest.mark.parametrize("sharding", [None, "fsdp"])
+def test_two_processes_make_the_training_of_one(sharding: str | None) -> None:
     pytest.importorskip("lightning_fabric")
-    one, two = outcome(1), outcome(2)  # batches of 9: shares of 5 and 4 examples
+    one, two = outcome(1), outcome(2, sharding=sharding)  # batches of 9: shares of 5 and 4 examples
     assert [p["step"] for p in two["curve"]] == [p["step"] for p in one["curve"]]
     for a, b in zip(one["curve"], two["curve"], strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-12) and b["validation"] == a["validation"]
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-9, abs=1e-12)
     assert two["scores"] == one["scores"]
+    assert two["kept"] < 0.6 * one["kept"] if sharding else two["kept"] == one["kept"]  # weights of the first process
 
 
 @pytest.mark.long
-def test_pieces_stopping_and_a_kill_do_in_two_processes_what_they_do_in_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", [None, "fsdp"])
+def test_pieces_stopping_and_a_kill_do_in_two_processes_what_they_do_in_one(
+    sharding: str | None, tmp_path: Path
+) -> None:
     pytest.importorskip("lightning_fabric")
-    one, two = outcome(1, 8, accumulate=2, patience=1), outcome(2, 8, accumulate=2, patience=1)
+    # batches of 3 in pieces of one or two: one process has two pieces, the other one
+    one, two = (outcome(count, 3, accumulate=2, patience=1, sharding=sharding) for count in (1, 2))
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-9, abs=1e-12) and two["stopped"] == one["stopped"]
-    uninterrupted = outcome(2, dropout=0.3)
+    uninterrupted = outcome(2, dropout=0.3, sharding=sharding)
     file = tmp_path / "training.safetensors"
-    outcome(2, dropout=0.3, kill=True, file=file)
+    outcome(2, dropout=0.3, kill=True, file=file, sharding=sharding)
     assert file.exists()
-    assert outcome(2, dropout=0.3, file=file) == uninterrupted  # to the last bit
+    assert outcome(2, dropout=0.3, file=file, sharding=sharding) == uninterrupted  # to the last bit
     file.write_bytes(b"damaged")
-    (note,) = outcome(2, dropout=0.3, file=file)["notes"]
+    (note,) = outcome(2, dropout=0.3, file=file, sharding=sharding)["notes"]
     assert "it is damaged" in note
 
 
@@ -103,3 +112,24 @@ def test_what_cannot_be_launched_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         UsageError, match=r"training.devices=2 needs Lightning Fabric: pip install 'cab-bench\[devices\]'"
     ):
         launch(2, "cpu", lambda devices: devices.size)
+
+
+@pytest.mark.long
+def test_a_refusal_in_the_processes_is_one_here() -> None:
+    """In a process of its own: nothing may have been computed before the fork."""
+    pytest.importorskip("lightning_fabric")
+    program = """
+import torch
+from cab.errors import Unsupported
+from cab.training import launch
+model = torch.nn.Module()
+model.temperature = torch.nn.Parameter(torch.tensor(1.0))
+try:
+    launch(2, "cpu", lambda devices: devices.data_parallel(model), "fsdp")
+except Unsupported as refusal:
+    print(refusal)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout.splitlines()[-1:] == [
+        "sharding=fsdp: FSDP2 cannot share out temperature, a parameter without axes"
+    ], done.stderr
