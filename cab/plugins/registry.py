@@ -71,9 +71,10 @@ def load(kind: str, name: str) -> type[Any]:
     try:
         module = import_module(source.module) if source.module else _import_file(source.path)
         cls: type[Any] = getattr(module, class_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that calls `sys.exit` would end the command, with its exit code
         raise UsageError(f"{kind} '{name}' ({source.path}) does not import: {type(error).__name__}: {error}") from error
-    if CONTRACTS[kind] not in (base.__name__ for base in getattr(cls, "__mro__", ())):
+    ours = (base.__name__ for base in getattr(cls, "__mro__", ()) if base.__module__.split(".")[0] == "cab")
+    if CONTRACTS[kind] not in ours:
         raise UsageError(f"{kind} '{name}': the class {class_name} must derive from cab.{CONTRACTS[kind]}")
     return cls
 

@@ -51,6 +51,23 @@ def test_a_class_that_derives_from_nothing_of_ours_is_refused_by_name(tmp_path: 
         registry.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")
 
 
+def test_a_class_called_as_ours_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Mechanism: ...\n\nclass Mine(Mechanism):\n    patterns = {'NS': 'native'}\n"
+    )
+    with pytest.raises(UsageError, match=r"the class Mine must derive from cab\.Mechanism"):
+        registry.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")
+
+
+def test_a_file_that_exits_when_it_is_imported_does_not_end_the_command(tmp_path: Path) -> None:
+    text = (
+        "from cab import Mechanism\n\nclass Mine(Mechanism):\n    patterns = {'NS': 'native'}\n\nraise SystemExit(0)\n"
+    )
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=r"mine\.py\) does not import: SystemExit: 0"):
+        registry.load("mechanism", f"{tmp_path / 'mine.py'}:Mine")
+
+
 class EditableFinder(importlib.abc.MetaPathFinder):
     """As setuptools installs one for an editable package: it maps a top-level name to a folder."""
 
