@@ -87,7 +87,7 @@ def run(
     if not progress:
         done = execute(asked, Silent(), Path(results), Path(data), force, statuses)
     else:
-        with Display(Console(stderr=True)) as display:
+        with Display(Console(stderr=True, emoji=False)) as display:
             done = execute(asked, display, Path(results), Path(data), force, statuses)
     return _for_readers(done.rows(), unpack)
 

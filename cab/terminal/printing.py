@@ -30,14 +30,20 @@ def counted(count: int, noun: str) -> str:
 
 def print_damaged(stores: "Iterable[Store]") -> None:
     """Name on stderr the damaged files that were set aside while stores were read."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     for path in [path for store in stores for path in store.damaged]:
         text = f"a damaged results file was set aside: {path}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _PipedConsole(Console):
-    """Raises BrokenPipeError where the reader of a pipe has gone; rich would exit with an error code."""
+    """Prints `file.py:One:` as it stands, where rich would see the name of an emoji.
+
+    Raises BrokenPipeError where the reader of a pipe has gone; rich would exit with an error code.
+    """
+
+    def __init__(self, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, emoji=False)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cab.runner.run import preview
 from cab.store.store import Store
-from cab.terminal.printing import counted, print_damaged, print_preview
+from cab.terminal.printing import console, counted, print_damaged, print_preview
 
 
 def printed(results: Path, *overrides: str) -> str:
@@ -33,6 +33,13 @@ def test_hyperparameters_of_one_mechanism_are_not_said_of_all(tmp_path: Path) ->
 
 def test_a_refusal_stands_beside_its_case(tmp_path: Path) -> None:
     assert "unsupported: nystrom does not support CS" in printed(tmp_path, "mechanism=nystrom", "pattern=CS,NS")
+
+
+def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    for stderr in (False, True):
+        console(stderr=stderr).print("./two.py:One: lawful", highlight=False)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == "./two.py:One: lawful\n"
 
 
 def test_a_count_of_one_is_singular() -> None:
