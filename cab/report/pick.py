@@ -48,7 +48,7 @@ def print_pick(pick: Pick, limits: Sequence[Limit], pattern: str, console: "Cons
         label = notes.shortened(candidate.label, _LABEL_WIDTH)
         grade = "extension" if candidate.line.grade == "extension" else ""
         last = i + 1 == len(pick.fitting) or pick.fitting[i + 1].group != candidate.group
-        note = "interpolated" if candidate.interpolated else grade
+        note = ", ".join(filter(None, (grade, "interpolated" if candidate.interpolated else "")))
         table.add_row(*map(Text, (str(candidate.group + 1), label, *cells, note)), end_section=last)
     if pick.fitting:
         console.print(table)

@@ -37,6 +37,16 @@ def test_as_json_it_holds_what_fits_the_fastest_first() -> None:
     assert costs[0]["latency"]["value"] == min(cost["latency"]["value"] for cost in costs)
 
 
+def test_what_is_interpolated_says_its_grade_too(tmp_path: Path) -> None:
+    cases = [
+        case_rows({"latency": (1.0, 0.9, 1.1)}, mechanism="linear", grade="extension", pattern="CC", n=n, m=n)
+        for n in (256, 1024)
+    ]
+    table_of(*cases).to_parquet(tmp_path / bundle.ROWS)
+    done = CliRunner().invoke(app, ["pick", "pattern=CC", "seq_len=512", "--results", str(tmp_path)])
+    assert "extension, interpolated" in done.output, done.output
+
+
 def test_the_command_that_measures_what_is_missing_is_named(tmp_path: Path) -> None:
     cases = [
         case_rows({"latency": (1.0, 0.9, 1.1), "peak_allocated": 1e6}, mechanism=name, pattern="CC", n=2048, m=2048)
