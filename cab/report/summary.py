@@ -12,6 +12,7 @@ from cab.analysis.derived_values import softmax_line
 from cab.analysis.leaderboard import Board
 from cab.analysis.questions import QUESTION
 from cab.analysis.results import Results
+from cab.analysis.selection import FILTERS
 from cab.report import notes
 from cab.report.derived_columns import DerivedColumn, derived_columns
 from cab.report.units import display_unit, format_number
@@ -44,8 +45,19 @@ def print_summary(results: Results, console: "Console", most_rows: int) -> None:
     console.print(table)
     if shown < len(boards):
         console.print(Text(f"… and {len(boards) - shown} more questions", style="dim"))
-    hint = "all lines: cab report --full; one board: cab report pattern=CC seq_len=2048; the page filters and draws"
+    hint = f"all lines: cab report --full; one board: {_filters(boards, names)}; the page filters and draws"
     console.print(Text(hint, style="dim"))
+
+
+def _filters(boards: Sequence[Board], names: Sequence[str]) -> str:
+    """Return the filters that leave the first of several boards; of its properties, those that tell it apart."""
+    question = boards[0].question if boards else {"pattern": "CC", "n": 2048, "m": 2048}
+    values = {"seq_len" if name == "n" else name: question[name] for name in names if name in question}
+    if question["m"] != question["n"]:
+        values["source_len"] = question["m"]
+    if len({board.question["task"] for board in boards}) < 2:
+        values.pop("task", None)
+    return " ".join(f"{name}={value}" for name, value in values.items() if name in FILTERS)
 
 
 def longest_boards(boards: Sequence[Board]) -> list[Board]:

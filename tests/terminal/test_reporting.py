@@ -51,6 +51,16 @@ def test_by_default_it_is_a_summary_of_at_most_40_lines(folder: Path) -> None:
     assert (folder / "report" / "index.html").is_file()
 
 
+def test_the_summary_says_how_its_first_board_is_asked_for(folder: Path) -> None:
+    cases = [
+        case_rows({"latency": (i, 0.9 * i, 1.1 * i)}, mechanism=f"m{i}", pattern="CC", n=512, m=512, **{"pass": name})
+        for i in range(1, 30)
+        for name in ("forward", "forward_backward")
+    ]
+    table_of(*cases).to_parquet(folder / bundle.ROWS)
+    assert "one board: pattern=CC seq_len=512 pass=forward;" in printed(folder, "pattern=CC", "seq_len=512")
+
+
 def test_garbage_is_collected_again_afterwards(folder: Path) -> None:
     assert gc.isenabled()
     printed(folder, "pattern=CC", "seq_len=512")
