@@ -191,7 +191,7 @@ def import_(
 @app.command()
 @_with_exit_codes
 def export(
-    commit: Annotated[str, typer.Argument(help="Whose points, as the history names it.")],
+    commit: Annotated[str, typer.Argument(help="Whose points, or the beginning of its name.")],
     out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
     otava: Annotated[
         bool, typer.Option("--otava", help="Write all commits up to this one, as Apache Otava's JSON.")
@@ -206,9 +206,14 @@ def export(
     from cab.tracking.history import read
 
     points = read(folder)
+    commits = {each.commit for each in points}
+    named = [each for each in commits if commit and each.startswith(commit)]
+    if commit not in commits and len(named) > 1:
+        raise UsageError(f"'{commit}' is the beginning of {len(named)} commits of the history: give more of its name")
+    if not named:
+        raise unknown("commit of the history", commit, commits)
+    commit = commit if commit in commits else named[0]
     environments = {each.environment for each in points if each.commit == commit}
-    if not environments:
-        raise unknown("commit of the history", commit, {each.commit for each in points})
     if environment is None and len(environments) > 1:
         ids = " or ".join(sorted(environments))
         raise UsageError(f"{commit} was measured on several machines: give --environment {ids}")
@@ -284,8 +289,8 @@ def history(
     changes: dict[tuple[str, str, str], list[str]] = {}
     for each in findings(folder):
         changes.setdefault((each.case, each.metric, each.environment), []).append(f"  {each.described}")
-    lines = []
-    for series in read_series(folder):
+    lines, all_series = [], read_series(folder)
+    for series in all_series:
         if case in series.case:
             count = len(series.values)
             lines.append(f"{series.case}, {series.metric}, environment {series.environment}: {count} points")
@@ -296,6 +301,8 @@ def history(
             lines += changes.get(series.key, [])
     if lines:
         typer.echo("\n".join(map(one_line, lines)))
+    elif all_series:
+        typer.echo(f"{folder} has no case whose name holds '{case}'")
     else:
         typer.echo(f"there are no points in {folder}: cab track record, or cab track import")
 

@@ -88,6 +88,21 @@ def test_export_counts_what_it_writes_and_a_time_of_0_is_written(elsewhere: Path
     assert '"ops": 0' in Path("out.json").read_text()
 
 
+def test_export_takes_a_commit_as_the_history_prints_it(elsewhere: Path) -> None:
+    name = "1a2b3c4d5e6f" + 28 * "0"
+    append(Path("results/track/history"), [replace(POINT, commit=name), replace(POINT, commit="1a9" + 37 * "0")])
+    assert "  1a2b3c4d5e6f  " in run("history")[1]
+    assert run("export", "1a2b3c4d5e6f", "out.json")[0] == 0 and name in Path("out.json").read_text()
+    code, output = run("export", "1a", "out.json")
+    assert code == 2 and "'1a' is the beginning of 2 commits" in output
+
+
+def test_a_history_without_such_a_case_is_not_called_empty(elsewhere: Path) -> None:
+    append(Path("results/track/history"), [POINT])
+    code, output = run("history", "--case", "nothing")
+    assert code == 0 and "no case whose name holds 'nothing'" in output and "no points" not in output
+
+
 def test_a_commit_without_times_is_not_exported(elsewhere: Path) -> None:
     append(Path("results/track/history"), [replace(POINT, metric="FLOPs", unit="count")])
     code, output = run("export", "abc", "out.json")
