@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, wilson
+from cab import intervals
+from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, student_quantile, wilson
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,13 @@ def test_student_gives_the_textbook_interval() -> None:
     logs = student_of_logs([math.exp(v) for v in (1, 2, 3, 4, 5)])
     assert logs == pytest.approx((math.exp(3 - 1.963243), math.exp(3 + 1.963243)), rel=1e-5)
     assert student([1.0]) is None and student_of_logs([1.0]) is None and student_of_ratio([1.0], [1.0]) is None
+
+
+def test_the_quantiles_that_are_kept_are_scipys() -> None:
+    from scipy.special import stdtrit
+
+    for degrees in range(1, len(intervals._FIRST_QUANTILES) + 2):
+        assert student_quantile(degrees) == pytest.approx(float(stdtrit(degrees, 0.975)), rel=1e-9)
 
 
 def test_a_ratio_of_equal_counts_has_the_interval_of_the_mean() -> None:

@@ -1,5 +1,6 @@
 """The client of the fork server: it starts the server, sends it jobs and notices its death."""
 
+import json
 import os
 import select
 import shutil
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,9 @@ class Ending:
 class ForkClient:
     """Runs jobs through a fork server, which is started when first needed and started anew after its death."""
 
-    def __init__(self) -> None:
+    def __init__(self, eager: Collection[str] | None = None, few: bool = False) -> None:
+        """`eager` and `few` say what the server need not prepare: see `cab.worker.fork_server.main`."""
+        self._options = {"eager": eager if eager is None else list(eager), "few": few}
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="cab-"))
         self._jobs = 0
@@ -67,7 +70,7 @@ class ForkClient:
         }
         # -P: a file of the user's working folder must not stand in for a module of the same name
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cab.worker.fork_server", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "cab.worker.fork_server", str(theirs.fileno()), json.dumps(self._options)],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._log,

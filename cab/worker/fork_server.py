@@ -2,11 +2,12 @@
 
 It executes no tensor operation (one parallel operation before a fork hangs every child), never touches a GPU, and
 checks before each fork that it has one thread. It is the subreaper of its children and ends when its socket closes.
-Started as `python -m cab.worker.fork_server FD`; `cab.runner.fork_client` is the other end.
+Started as `python -m cab.worker.fork_server FD OPTIONS`; `cab.runner.fork_client` is the other end.
 """
 
 import ctypes
 import gc
+import json
 import os
 import resource
 import select
@@ -15,6 +16,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,21 +26,27 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
-def main(connection: socket.socket) -> None:
-    """Serve requests, one line of JSON each, until the socket closes."""
+def main(connection: socket.socket, eager: Collection[str] | None = None, few: bool = False) -> None:
+    """Serve requests, one line of JSON each, until the socket closes.
+
+    `eager` names the only mechanisms that will be asked for, where no job compiles or trains: nothing else is then
+    imported beforehand. `few` says that the jobs are too few for huge pages to pay.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command, which then closes the socket
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # each child would import these anew: a first optimiser step alone costs 0.7 s of imports
-    import torch._dynamo
+    if eager is None:
+        import torch._dynamo
     import torch.profiler
     import torch.utils.flop_counter  # noqa: F401
 
     from cab.worker.huge_pages import collapse
 
-    _warm_up()
+    _warm_up(eager)
     gc.collect()
     gc.freeze()  # the collector of a child then does not write to the shared pages
-    collapse()
+    if not few:
+        collapse()
     _send(Ready(), connection)
     lines = connection.makefile("rb")
     while line := lines.readline():
@@ -49,8 +57,11 @@ def _send(message: Ready | ChildExit, connection: socket.socket) -> None:
     connection.sendall(encode(message).encode() + b"\n")
 
 
-def _warm_up() -> None:
-    """Import what every child needs and read every card once, so that a child finds them in memory."""
+def _warm_up(mechanisms: Collection[str] | None) -> None:
+    """Import what every child needs and read every card once, so that a child finds them in memory.
+
+    Of the mechanisms all are imported, or those that are named.
+    """
     import cab.attention.build
     import cab.conformance
     import cab.training
@@ -65,6 +76,8 @@ def _warm_up() -> None:
     # ours alone, which define classes and run nothing; what others wrote is imported in the child
     for kind in ("meter", "mechanism"):
         for name, card in registry.cards_of(kind).items():
+            if kind == "mechanism" and mechanisms is not None and name not in mechanisms:
+                continue
             if isinstance(card, Card) and Path(card.path).is_relative_to(
                 PACKAGE / "meters" if kind == "meter" else beside("mechanisms")
             ):
@@ -182,4 +195,4 @@ def _data_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(socket.socket(fileno=int(sys.argv[1])), **json.loads(sys.argv[2]))

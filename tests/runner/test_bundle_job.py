@@ -8,7 +8,7 @@ import pytest
 from cab.contracts.messages import LawsAnswer
 from cab.planning.plan import on_this_machine, plan
 from cab.runner import bundle_work, verdict_cache
-from cab.runner.bundle_job import run_bundle
+from cab.runner.bundle_job import _needs, run_bundle
 from cab.runner.bundles import Bundle, read_done, write_bundle
 from cab.runner.control_case import control_case
 from cab.runner.supervisor import Options
@@ -34,6 +34,19 @@ def test_the_control_is_a_case_that_can_be_asked_for() -> None:
     (limited,) = plan([*words, "threads=2"]).cases
     assert control_case("cpu", None) == replace(unlimited, params={})  # its usual ones
     assert control_case("cpu", 2) == replace(limited, params={})
+
+
+def test_the_fork_server_prepares_what_the_bundle_needs(elsewhere: Path) -> None:
+    bundle(elsewhere, "meters=[latency]")
+    assert _needs(elsewhere, 3) == {"few": True, "eager": ["none", "softmax"]}
+    bundle(elsewhere, "meters=[latency]", "seed=range(6)")
+    assert _needs(elsewhere, 3)["few"] is False  # thirty processes
+    bundle(elsewhere, "meters=[latency]", "backend=compile")
+    assert "eager" not in _needs(elsewhere, 3)
+    write_bundle(elsewhere, replace(bundle(elsewhere, "meters=[latency]"), laws_only=True))
+    assert _needs(elsewhere, 3) == {"few": False}
+    (elsewhere / "3.bundle").write_text("{")
+    assert _needs(elsewhere, 3) == {}
 
 
 @pytest.mark.timeout(120)
