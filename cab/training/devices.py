@@ -152,7 +152,7 @@ def launch(
 
         def run_job(fabric: Any) -> None:
             try:
-                content = {"answer": job(_process(fabric, sharding))}
+                content: dict[str, Any] = {"answer": job(_process(fabric, sharding))}
             except (Unsupported, UsageError) as error:  # of all processes alike: what was asked is refused
                 content = {"refusal": type(error).__name__, "reason": str(error)}
             if fabric.global_rank == 0:  # Fabric's own pipe blocks on answers larger than its buffer: a file does not
