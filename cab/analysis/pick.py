@@ -92,7 +92,7 @@ def pick(
     boards = sorted((b for b in boards if b.machine == machine), key=lambda board: int(board.question["n"]))
     cost = boards[0].headline
     result = Pick(conditions, n, machine, cost, cost)
-    candidates = _candidates(boards, n)
+    candidates = _candidates(boards, n, cost)
     scores = _scores(rows, environments, pattern, filters.get("task", ()), result)
     for candidate in candidates:
         candidate.score = scores.get((candidate.line.mechanism, str(candidate.line.params)))
@@ -115,7 +115,7 @@ def _words(conditions: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in conditions.items())
 
 
-def _candidates(boards: Sequence[Board], n: int) -> list[Candidate]:
+def _candidates(boards: Sequence[Board], n: int, cost: Metric) -> list[Candidate]:
     """Return a candidate for each ranked line on any of the boards, which are in the order of their lengths."""
     lines: dict[tuple[Any, ...], dict[int, Line]] = {}
     for board in boards:
@@ -130,11 +130,14 @@ def _candidates(boards: Sequence[Board], n: int) -> list[Candidate]:
         if n in by_length:
             candidates.append(Candidate(line.label, line, line.cells, False, why_not=why_not))
             continue
-        below = max((each for each in by_length if each < n), default=None)
-        above = min((each for each in by_length if each > n), default=None)
-        if below is None or above is None:
-            measured = f"measured from {min(by_length):,} to {max(by_length):,} alone"
-            candidates.append(Candidate(line.label, line, {}, False, why_not=why_not or measured))
+        measured = [length for length, each in by_length.items() if not _failure(each.cells, cost)]
+        below = max((each for each in measured if each < n), default=None)
+        above = min((each for each in measured if each > n), default=None)
+        if not measured:
+            candidates.append(Candidate(line.label, line, {}, False, why_not=why_not or _failure(line.cells, cost)))
+        elif below is None or above is None:
+            elsewhere = f"measured from {min(measured):,} to {max(measured):,} alone"
+            candidates.append(Candidate(line.label, line, {}, False, why_not=why_not or elsewhere))
         else:
             costs = _interpolated(by_length[below], by_length[above], below, above, n)
             candidates.append(Candidate(line.label, line, costs, True, why_not=why_not))
@@ -161,10 +164,17 @@ def _interpolated(first: Line, second: Line, below: int, above: int, n: int) -> 
     return cells
 
 
+def _failure(cells: Mapping[str, Cell], cost: Metric) -> str:
+    """Return why there is no value of a cost, or nothing where there is one."""
+    cell = cells.get(cost.name)
+    if cell is not None and cell.value is not None:
+        return ""
+    return f"{cell.status}: {cell.reasons[0].partition(': ')[2]}" if cell and cell.reasons else f"no {cost.name}"
+
+
 def _why_not(candidate: Candidate, limits: Sequence[Limit], cost: Metric, has_scores: bool) -> str:
-    own = candidate.costs.get(cost.name)
-    if own is None or own.value is None:
-        return f"{own.status}: {own.reasons[0].partition(': ')[2]}" if own and own.reasons else f"no {cost.name}"
+    if failure := _failure(candidate.costs, cost):
+        return failure
     for limit in limits:
         cell = candidate.costs.get(limit.metric)
         if cell is None or cell.value is None:

@@ -69,6 +69,17 @@ def test_between_measured_lengths_it_interpolates_and_outside_it_does_not() -> N
     assert not beyond.fitting and "measured from 512 to 2,048 alone" in reasons(beyond)["fast"]
 
 
+def test_between_and_beyond_measured_lengths_a_failure_is_the_reason() -> None:
+    def failed(n: int, name: str = "big") -> list[dict[str, Any]]:
+        return case_rows({"latency": ("oom", "8 GiB of 8")}, mechanism=name, pattern="CC", n=n, m=n)
+
+    half = case_rows({"latency": 1.0, "peak_allocated": MIB}, mechanism="half", pattern="CC", n=512, m=512)
+    rows = table_of(*costs(512), *costs(2048), failed(512), failed(2048), half, failed(2048, "half"))
+    for length in (1024, 4096):
+        why = reasons(picked(rows, f"seq_len={length}"))
+        assert why["big"].startswith("oom: ") and why["half"] == "measured from 512 to 512 alone"
+
+
 def test_leaky_and_failed_mechanisms_fall_out_with_their_reason() -> None:
     leaky = case_rows({"latency": 0.1, "peak_allocated": MIB}, mechanism="peek", pattern="CC", n=1024, m=1024)
     failed = case_rows({"latency": ("oom", "8 GiB of 8")}, mechanism="big", pattern="CC", n=1024, m=1024)
