@@ -22,8 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import log
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, quantiles
 from tempfile import TemporaryDirectory
@@ -34,7 +33,7 @@ from cab.paths import cache, write_whole
 from cab.tracking.calibration import calibrate_case
 from cab.tracking.cases import TrackedCase, reference_kernel, tracked_cases
 from cab.tracking.compare import Settings, compare
-from cab.tracking.lockstep import PROCEDURE, measure_pair
+from cab.tracking.lockstep import PROCEDURE, log_ratio, measure_pair
 from cab.tracking.processes import Servers
 from cab.tracking.sides import NoData, changed, installed_side
 from cab.tracking.verdicts import CONFIRM_PAIRS, Minimum, Samples, Verdict, flagged, judge, wanted_pairs
@@ -76,15 +75,16 @@ class Pair:
 
     base: list[float]
     head: list[float]
+    flipped: list[bool]  # whether the head came first
 
     def slower(self, share: float) -> "Pair":
         """Return the pair with a slowdown planted into the head."""
-        return Pair(self.base, [(1 + share) * seconds for seconds in self.head])
+        return replace(self, head=[(1 + share) * seconds for seconds in self.head])
 
     @property
     def log_ratio(self) -> float:
         """The statistic of a pair, as `cab track` takes it."""
-        return median(log(head / base) for base, head in zip(self.base, self.head, strict=True))
+        return log_ratio(self.base, self.head, self.flipped)
 
 
 def mean_rule(pair: Pair) -> bool:
@@ -247,7 +247,7 @@ def measure(cases: Sequence[TrackedCase], count: int, folder: Path, only_kept: b
                     except NoData as error:
                         print(f"no data: {case.name}: {error}", file=sys.stderr)
                         continue
-                    write_whole(file, json.dumps({"base": pair["base"], "head": pair["head"]}))
+                    write_whole(file, json.dumps({name: pair[name] for name in ("base", "head", "flipped")}))
                 pairs.setdefault(case.name, []).append(Pair(**json.loads(file.read_text())))
     return pairs
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import exp, log, sqrt
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import Any
 
 LEVEL = 0.95
@@ -85,3 +85,14 @@ def student_quantile(degrees_of_freedom: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees_of_freedom, (1 + LEVEL) / 2))
+
+
+def balanced_median(values: Sequence[float], flipped: Sequence[bool]) -> float:
+    """Return the mean of two medians: of the values whose pair was measured in one order, and of those in the other.
+
+    Where the order is flipped each time, what comes first in a pair has just run, as the second of the pair before, and
+    finds its data in the caches. The ratios of the two orders then lie apart by up to a third, and the median of all of
+    them is anywhere between. Values of one order alone have their median.
+    """
+    orders = [[value for value, flip in zip(values, flipped, strict=True) if flip is which] for which in (False, True)]
+    return fmean(median(order) for order in orders if order)

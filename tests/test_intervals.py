@@ -5,7 +5,15 @@ import math
 import pytest
 
 from cab import intervals
-from cab.intervals import half_width_of_median, student, student_of_logs, student_of_ratio, student_quantile, wilson
+from cab.intervals import (
+    balanced_median,
+    half_width_of_median,
+    student,
+    student_of_logs,
+    student_of_ratio,
+    student_quantile,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +48,9 @@ def test_the_median_is_known_once_enough_samples_agree() -> None:
     assert half_width_of_median([2.0] * 10) == 0
     # of 100: ranks 40 and 61 (counted from 1: 41, 61), z sqrt(100) / 2 = 9.8 around the middle
     assert half_width_of_median([100 + i for i in range(100)]) == pytest.approx((160 - 140) / 2 / 149.5)
+
+
+def test_a_balanced_median_lies_between_two_orders_wherever_the_median_lies() -> None:
+    values, flipped = [0.1, -0.1, 0.12, -0.08, 0.1], [True, False, True, False, True]
+    assert balanced_median(values, flipped) == pytest.approx(0.005)
+    assert balanced_median(values[:1], flipped[:1]) == 0.1  # one order alone

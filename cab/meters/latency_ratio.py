@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from cab import Meter, Reading
-from cab.intervals import student_of_logs
+from cab.intervals import balanced_median, student_of_logs
 
 TARGET_HALF_WIDTH = 0.05  # of the interval, as a share of the value
 
@@ -17,10 +17,11 @@ class LatencyRatio(Meter):
     metrics = {"latency_ratio": ("ratio", False)}
     method = (
         "mechanism and baseline (baseline=NAME, baseline_backend=NAME, with its usual hyper-parameters) timed in turn "
-        "in one process, order flipped, a ratio for each pair of samples and the median of a process; geometric mean "
-        "over 5 fresh processes, interval by Student's t on the log scale; allocator pinned"
+        "in one process, order flipped, a ratio for each pair of samples, and of a process the geometric mean of both "
+        "orders' medians; geometric mean over 5 fresh processes, interval by Student's t on the log scale; allocator "
+        "pinned"
     )
-    version = 1
+    version = 2
     environment = True
     processes = 5
     pinned_allocator = True
@@ -44,14 +45,18 @@ class LatencyRatio(Meter):
         return {
             "latency_ratio": {
                 "samples": ratios,
+                "flipped": timing.flipped,
                 "seconds": [median(timing.first) / workload.calls, median(timing.second) / baseline.calls],
                 "iterations": list(timing.iterations),
             }
         }
 
     def reduce(self, metric: str, processes: Sequence[dict[str, Any]]) -> Reading:
-        """Return the geometric mean of the processes' medians; samples of one process count as one."""
-        medians = [median(process["samples"]) for process in processes]
+        """Return the geometric mean of what each process has; its samples count as one."""
+        medians = [
+            exp(balanced_median([log(ratio) for ratio in process["samples"]], process["flipped"]))
+            for process in processes
+        ]
         value, interval = exp(fsum(map(log, medians)) / len(medians)), student_of_logs(medians)
         count = sum(len(process["samples"]) for process in processes)
         if interval is None:

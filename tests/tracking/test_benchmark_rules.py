@@ -30,7 +30,7 @@ def simulate(script: ModuleType, between: float, within: float) -> dict[str, lis
         level = random.normal(0, between)
         return list(1e-3 * np.exp(level + within * random.standard_normal(20)))
 
-    return {f"case {i}": [script.Pair(samples(), samples()) for _ in range(36)] for i in range(6)}
+    return {f"case {i}": [script.Pair(samples(), samples(), [True, False] * 10) for _ in range(36)] for i in range(6)}
 
 
 def test_rules_for_single_processes_take_their_spread_for_a_change_and_track_does_not(script: ModuleType) -> None:
@@ -73,7 +73,7 @@ def test_pairs_that_are_kept_are_not_measured_again(
         base: object, head: object, question: dict[str, Any], caches: Path, first: bool, servers: object
     ) -> dict[str, Any]:
         calls.append(question["mechanism"])
-        return {"base": [1.0], "head": [1.1], "log_ratio": 0.1}
+        return {"base": [1.0], "head": [1.1], "flipped": [True], "log_ratio": 0.1}
 
     monkeypatch.setattr(script, "measure_pair", measured)
     monkeypatch.setattr(script, "installed_side", lambda: None)

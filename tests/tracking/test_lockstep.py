@@ -123,6 +123,26 @@ def test_samples_over_which_the_clock_jumped_are_left_out() -> None:
         in_turn(Clock([-1.0] * 30), Clock([1.0] * 30))
 
 
+def test_what_comes_first_in_a_pair_gains_nothing() -> None:
+    # the same code; a sample after one of its own side takes a tenth less, because its data are in the caches
+    taken: list[str] = []
+
+    class Warm:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def ask(self, request: dict[str, object]) -> object:
+            if request["do"] == "calibrate":
+                return {"iterations": 1, "seconds": 0.01}
+            taken.append(self.name)
+            return {"seconds": 0.9 if taken[-2:] == [self.name] * 2 else 1.0, "clock": 0.0}
+
+    pair = _in_turn({"base": Warm("base"), "head": Warm("head")})  # type: ignore[dict-item]
+    assert pair["log_ratio"] == pytest.approx(0, abs=1e-12)
+    assert pair["flipped"] == [True, False] * 10
+    assert all((head == 0.9) == flipped for head, flipped in zip(pair["head"], pair["flipped"], strict=True))
+
+
 def test_on_the_cpu_nothing_is_set_apart_and_no_clock_is_kept() -> None:
     pair = in_turn(Clock([1.0] * 30), Clock([2.0] * 30))
     assert len(pair["base"]) == 6 and not {"clocks", "throttled"} & set(pair)
@@ -134,10 +154,12 @@ def test_samples_at_a_throttled_clock_are_set_apart_with_their_partner_and_other
     head = Clock([2.0, 2.0, 9.0, 2.0] + [2.0] * 20, [1500, 1500, 1000, 1500] + [1500] * 20)
     pair = in_turn(base, head)
     assert pair["base"] == [1.0] * 6 and pair["head"] == [2.0] * 6 and pair["log_ratio"] == log(2)
-    assert pair["clocks"] == [900, 1500] and pair["throttled"] == 2 and base.taken == head.taken == 8
+    assert (
+        pair["clocks"] == [900, 1500] and pair["throttled"] == 2 and base.taken == head.taken == 9
+    )  # the first pair is none
 
 
 def test_a_gpu_that_is_throttled_nearly_always_has_no_data_and_says_at_which_clock() -> None:
-    always_else = [1500.0] + [900.0] * 40
+    always_else = [1500.0] * 2 + [900.0] * 40
     with pytest.raises(NoData, match="ran at 900 to 1500 MHz, and in only 1 of 12 pairs of samples at 90%"):
         in_turn(Clock([1.0] * 40, always_else), Clock([1.0] * 40, always_else))

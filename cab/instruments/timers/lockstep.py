@@ -16,10 +16,15 @@ LEAST_SAMPLES = 4
 
 @dataclass
 class PairedTiming:
-    """The seconds of both calls, sample by sample: the n-th of one was taken beside the n-th of the other."""
+    """The seconds of both calls, sample by sample: the n-th of one was taken beside the n-th of the other.
+
+    `flipped` says of each pair whether the second came first. The first pair of all is left out: in the others, what
+    comes first follows a sample of its own, and may find its data in the caches.
+    """
 
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
+    flipped: list[bool] = field(default_factory=list)
     iterations: tuple[int, int] = (1, 1)  # calls that one sample is the mean of
 
 
@@ -41,7 +46,11 @@ def in_turn(
         timing.iterations = (counts[0], counts[1])
         pair_seconds = sum(seconds * count for seconds, count in zip(typical, counts, strict=True))
         samples = (timing.first, timing.second)
-        for number in range(max(LEAST_SAMPLES, min(SAMPLES, int(SECONDS / pair_seconds)))):
-            for which in (0, 1) if number % 2 == 0 else (1, 0):
+        wanted = max(LEAST_SAMPLES, min(SAMPLES, int(SECONDS / pair_seconds)))
+        timing.flipped = [number % 2 == 0 for number in range(wanted)]
+        for flipped in (False, *timing.flipped):
+            for which in (1, 0) if flipped else (0, 1):
                 samples[which].append(mean_duration(calls[which], counts[which]))
+    for of_call in samples:
+        del of_call[0]
     return timing
