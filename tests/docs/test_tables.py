@@ -1,5 +1,6 @@
 """Tables that repeat what the code says: keys, cards, laws, columns, statuses."""
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,16 @@ def test_every_column_of_the_tidy_table_is_explained() -> None:
 @pytest.mark.parametrize(("page", "heading"), [("store.md", "Statuses"), ("getting-started.md", "How a case ends")])
 def test_every_status_is_explained(page: str, heading: str) -> None:
     assert sorted(in_code(row[0])[0] for row in table(page, heading)) == sorted(STATUSES)
+
+
+def test_which_slots_measure_attention_is_what_the_bundle_says() -> None:
+    spec = importlib.util.spec_from_file_location("floors_script", DOCS / "scripts" / "floors.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.floors_table(script.BUNDLE) in (DOCS / "cab.md").read_text(), (
+        "run: python docs/scripts/floors.py --write"
+    )
 
 
 def test_a_hydra_user_finds_ten_rows() -> None:
