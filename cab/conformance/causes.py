@@ -4,8 +4,8 @@ from typing import Any
 
 from cab.conformance.use import NOT_FINITE
 
-# what changes its inputs, or an item that is another one each time, is compared with itself in vain
-FIRST = ("untouched", "items")
+# what changes its inputs, draws in each call, or is an item that is another one each time, is compared in vain
+FIRST = ("untouched", "randomness", "items")
 
 
 def comes_first(failure: Any) -> bool:

@@ -44,7 +44,8 @@ HINTS: dict[str, str] = {
     "grouped": "key heads belong to consecutive query heads: head h reads key head h // (heads / kv_heads)",
     "exact": "`exact` says softmax attention with the scale 1/sqrt(dim)",
     "limits": "the hyper-parameters and weights of this limit do not make it what the card says",
-    "randomness": "a draw is not behind `self.training`, or is made anew in each call: draw once, in `__init__`",
+    "randomness": "a draw is not behind `self.training`, or is made anew in each call (draw once, in `__init__`); or "
+    "something is kept on `self` from one call to the next",
     "modes": "training computes something else; where the paper wants that, exempt the law and say why",
     "saving": "something drawn in `__init__` is no buffer, so that it is not in the state",
     "untouched": "an operation in place on an input, a parameter or a buffer (`add_`, `masked_fill_`, `out=`)",

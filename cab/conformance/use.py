@@ -18,6 +18,7 @@ from cab.contracts.mechanism import collect_auxiliary_losses
 from cab.contracts.pattern import Pattern
 
 NOT_FINITE = "the output is not finite"
+LOUD = 30.0  # times the queries and keys of a normal distribution: `exp` of their products is infinite
 ROUNDING = 1e-9  # a change of the output that is no larger may be rounding
 
 
@@ -29,6 +30,11 @@ def use(subject: Subject) -> None:
     out = subject.mechanism(**call)
     if not out.isfinite().all():
         raise LawBroken(f"{NOT_FINITE} for inputs of a normal distribution, without a mask")
+    loud = {name: LOUD * t if name in ("q", "k") else t for name, t in call.items()}
+    if not subject.mechanism(**loud).isfinite().all():
+        raise LawBroken(
+            f"{NOT_FINITE} for queries and keys {LOUD:.0f} times as large as those of a normal distribution"
+        )
     on_keys = [name for name in call if subject.axis(name) == "keys" and not name.endswith("_mask")]
     content = "v" if "v" in call else " ".join(on_keys) or " ".join(subject.mechanism.inputs)
     unreached = _unreached(subject, call, out, content)
