@@ -33,7 +33,8 @@ def _needs(folder: Path, number: int) -> dict[str, Any]:
         measurements = bundle["measurements"]
         cases = [each["case"] for each in measurements]
         needs = {"few": not bundle["laws_only"] and sum(each["processes"] for each in measurements) < FEW}
-        if not bundle["laws_only"] and not any(map(_compiles_or_trains, cases)):
+        is_timed = all(each["hosted"] for each in measurements)  # a child that counts FLOPs imports the compiler
+        if is_timed and not bundle["laws_only"] and not any(map(_compiles_or_trains, cases)):
             needs["eager"] = sorted({"softmax", *(case["mechanism"] for case in cases)})
         return needs
     except (AttributeError, OSError, KeyError, TypeError, ValueError, RecursionError):

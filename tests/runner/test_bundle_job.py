@@ -41,8 +41,9 @@ def test_the_fork_server_prepares_what_the_bundle_needs(elsewhere: Path) -> None
     assert _needs(elsewhere, 3) == {"few": True, "eager": ["none", "softmax"]}
     bundle(elsewhere, "meters=[latency]", "seed=range(6)")
     assert _needs(elsewhere, 3)["few"] is False  # thirty processes
-    bundle(elsewhere, "meters=[latency]", "backend=compile")
-    assert "eager" not in _needs(elsewhere, 3)
+    for words in (["meters=[latency]", "backend=compile"], ["meters=[latency,flops]"]):
+        bundle(elsewhere, *words)
+        assert "eager" not in _needs(elsewhere, 3)
     write_bundle(elsewhere, replace(bundle(elsewhere, "meters=[latency]"), laws_only=True))
     assert _needs(elsewhere, 3) == {"few": False}
     (elsewhere / "3.bundle").write_text("{")
