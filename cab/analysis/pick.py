@@ -194,6 +194,7 @@ def _scores(
     boards = [board for board in leaderboard(trained, environments) if board.has_scores]
     boards = [board for board in boards if measures_attention(board) is not False]
     boards = [board for board in boards if not tasks or board.question["task"] in tasks]
+    boards = [board for board in boards if _tells_apart(board)]
     if not boards:
         return {}
     if len(boards) > 1:
@@ -209,6 +210,12 @@ def _scores(
             scores[line.mechanism, str(line.params)] = cell
             scores.setdefault((line.mechanism, ""), cell)
     return scores
+
+
+def _tells_apart(board: Board) -> bool:
+    """Whether a mechanism has a score; softmax's and the controls' are what others are held against."""
+    ranked = [line for line in board.lines if line.kind == "ranked" and line.mechanism != "softmax"]
+    return any(board.headline.name in line.cells for line in ranked)
 
 
 def _ordered(candidates: list[Candidate], result: Pick) -> list[Candidate]:

@@ -232,7 +232,7 @@ def _print(
     name: str, cls: Any, verdicts: "list[Verdict]", crashes: list[str], out: Console, verbose: bool, seconds: float
 ) -> bool:
     """Print what came of one mechanism, `seconds` after the start; return whether it obeys every law."""
-    from cab.conformance.causes import comes_first
+    from cab.conformance.causes import comes_first, precedence
 
     failures = [verdict for verdict in verdicts if verdict.status == "fail"]
     lawful = not failures and not crashes
@@ -251,7 +251,7 @@ def _print(
     exemptions = {verdict.law: verdict.reason for verdict in verdicts if verdict.status == "exempt"}
     for law, reason in exemptions.items():
         out.print(f"  exempt from {escape(law)}: {escape(reason)}", highlight=False)
-    causes = [failure for failure in failures if comes_first(failure)]
+    causes = sorted((failure for failure in failures if comes_first(failure)), key=precedence)
     spoilt = set() if verbose else {cause.pattern for cause in causes}
     followers = [each for each in failures if each.pattern in spoilt and each not in causes]
     if causes:

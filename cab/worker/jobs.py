@@ -107,7 +107,7 @@ def laws(job: LawsJob) -> LawsAnswer:
     import torch
 
     from cab.conformance import check, check_params
-    from cab.conformance.causes import comes_first
+    from cab.conformance.causes import precedence
 
     torch.set_num_threads(1)
     _use_device(job.device)
@@ -116,7 +116,7 @@ def laws(job: LawsJob) -> LawsAnswer:
     verdicts += check_params(cls, job.pattern, job.params, backend=job.backend, device=job.device)
     failures = [verdict for verdict in verdicts if verdict.status == "fail"]
     return LawsAnswer(
-        failures=[f"{v.law}: {v.reason}" for v in sorted(failures, key=comes_first, reverse=True)],
+        failures=[f"{v.law}: {v.reason}" for v in sorted(failures, key=precedence)],
         exempt={v.law: v.reason for v in verdicts if v.status == "exempt"},
         count=len(verdicts),
     )

@@ -52,7 +52,7 @@ def test_cards_equal_classes_and_planning_needs_no_torch(case: Case) -> None:
     code = (
         "import sys\nfrom cab.plugins import registry\nfrom cab.contracts.case import Case\n"
         f"case = Case.of({replace(case, settings={'memory_limit': 1}).question()!r})\n"
-        "result = {'samples': [1.0], 'window': 5.0, 'fails': None, 'probes': {}}\n"
+        "result = {'samples': [1.0], 'flipped': [True], 'window': 5.0, 'fails': None, 'probes': {}}\n"
         "for name in registry.names('meter'):\n"
         "    meter = registry.load('meter', name)(); meter.applies(case); meter.unavailable('cpu')\n"
         "    meter.reduce(next(iter(meter.metrics), 'accuracy'), [result] * 5)\n"
