@@ -29,8 +29,8 @@ def padding(subject: Subject) -> None:
             require_equal(out[1:, :, :rows], alone, what)
             if out[1, :, rows:].any():
                 raise LawBroken("a masked query does not give zeros")
-        swapped = subject.mechanism(**{name: t.flip(0) for name, t in masked.items()})
-        require_equal(swapped.flip(0), out, f"{what}, with the masked sample first")
+            swapped = subject.mechanism(**{name: t.flip(0) for name, t in masked.items()})
+            require_equal(swapped.flip(0), out, f"{' and '.join(axes)} masked from {length} on, that sample first")
 
 
 def hidden(subject: Subject) -> None:
