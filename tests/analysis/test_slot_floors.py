@@ -36,12 +36,16 @@ def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         table = table_of(*(rows for trainings in slots for rows in trainings))
         (tmp_path / slot_floors.FILE).parent.mkdir(parents=True)
         table.to_parquet(tmp_path / slot_floors.FILE)
+        forget()
+
+    def forget() -> None:
         slot_floors._shipped.cache_clear()
+        slot_floors._tasks.cache_clear()
 
     monkeypatch.setattr(slot_floors, "beside", lambda name: tmp_path)
-    slot_floors._shipped.cache_clear()
+    forget()
     yield ship  # type: ignore[misc]
-    slot_floors._shipped.cache_clear()
+    forget()
 
 
 def boards(*trainings: Rows) -> list[Board]:
