@@ -154,6 +154,5 @@ class Entry:
         return cls(**known)
 
 
-_FIELDS = tuple(
-    field.name for field in fields(Entry)
-)  # asked of the class for each of 100,000 entries it takes seconds
+# asked of the class for each of 100,000 entries they would take seconds
+_FIELDS = tuple(field.name for field in fields(Entry))
