@@ -137,12 +137,14 @@ def pick(
 ) -> None:
     """Say which mechanism to take: the lawful ones that fit, by score where one was measured, then by cost.
 
-    Without results of your own the reference results answer. task=NAME chooses whose score counts.
+    Without results of your own the reference results answer. task=NAME chooses whose score counts. Exit code 1 where
+    nothing fits.
     """
     from cab.terminal.printing import console
     from cab.terminal.reporting import print_choice
 
-    print_choice(words or [], results, at_most or [], as_json, console())
+    if not print_choice(words or [], results, at_most or [], as_json, console()):
+        raise typer.Exit(1)
 
 
 @app.command(name="list")

@@ -66,7 +66,11 @@ def comparisons(boards: Sequence[Board], first: str, second: str, metric: str = 
             pairs.append(Comparison(board, chosen, above, below))
     if not pairs:
         what = metric or "the same metric"
-        raise UsageError(f"no board has a value of {what} for both {first} and {second}; measure both on one task")
+        longer = sorted(label for label in labels if label.startswith((f"{first} ", f"{second} ")))
+        others = f"; boards of cost name the backend, too: {', '.join(longer)}" if longer else ""
+        raise UsageError(
+            f"no board has a value of {what} for both {first} and {second}; measure both on one task{others}"
+        )
     return pairs
 
 

@@ -60,11 +60,13 @@ def selected(rows: "DataFrame", filters: Mapping[str, Sequence[str]]) -> "DataFr
 
 def filters_of(words: Sequence[str]) -> dict[str, list[str]]:
     """Read `KEY=VALUE` and `KEY=A,B`."""
-    filters = {}
+    filters: dict[str, list[str]] = {}
     for word in words:
         key, equals, values = word.partition("=")
         if not equals or not values:
             raise UsageError(f"'{word}' is no filter; write KEY=VALUE, as in pattern=CC seq_len=2048")
+        if key in filters:
+            raise UsageError(f"{key} is given twice: write {key}={','.join(filters[key])},{values}")
         filters[key] = values.split(",")
     return filters
 
@@ -84,6 +86,10 @@ def limits_of(texts: Sequence[str], units: Mapping[str, str]) -> list[Limit]:
         if number is None or unit not in _UNITS:
             raise UsageError(f"--max {text}: write METRIC=NUMBER with a unit, one of {', '.join(_UNITS)[2:]}")
         of_rows, factor = _UNITS[unit]
+        accepted = [name for name, (measured, _) in _UNITS.items() if measured == units[metric] and measured]
+        if not unit and accepted and units[metric] != "fraction":
+            examples = ", ".join(f"{metric}={amount}{each}" for each in accepted)
+            raise UsageError(f"--max {text}: of which unit? Accepted: {examples}")
         if of_rows not in ("", units[metric]):
             raise UsageError(f"--max {text}: {metric} is measured in {units[metric]}, not in {of_rows}")
         limits.append(Limit(metric, number * factor, amount))

@@ -87,7 +87,7 @@ def check_and_print(request: Request, out: Console, verbose: bool = False, data:
     if {"flops", "compile"} & set(laws):
         warm_up()
     for name, results in _by_mechanism(classes, patterns, laws, request.backend):
-        verdicts = [] if request.laws else [check_card(classes[name])]
+        verdicts = [check_card(classes[name])] if not request.laws or "card" in request.laws else []
         crashes = [result for result in results if isinstance(result, str)]
         for result in results:
             verdicts += [] if isinstance(result, str) else result
@@ -342,6 +342,6 @@ def _place(traceback: str) -> str:
 
 def _print_verdict(verdict: "Verdict", out: Console) -> None:
     params = " ".join(f"{key}={value}" for key, value in verdict.params.items())
-    setting = escape(", ".join(filter(None, (verdict.pattern, params, verdict.setting))))
-    line = f"  {verdict.status} {escape(verdict.law)} ({setting}) {escape(verdict.reason)}"
-    out.print(line, highlight=False, soft_wrap=True)
+    setting = ", ".join(filter(None, (verdict.pattern, params, verdict.setting)))
+    where = f" ({setting})" if setting else ""  # the card has no pattern
+    out.print(escape(f"  {verdict.status} {verdict.law}{where} {verdict.reason}"), highlight=False, soft_wrap=True)

@@ -31,6 +31,7 @@ from cab.plugins import registry
 # what a wrapper is checked around: exact, gated, decayed, and one that cannot stream
 PANEL = ("softmax", "gla", "lightning", "probsparse_leaky")
 SECOND = ("linear", "softmax", "lightning", "softmax")  # beside them, in a wrapper of two
+CARD = "card"  # a law of the class, without a pattern
 DRAWS = 3  # of a law that compares rounding errors, which differ by chance: the majority decides
 
 
@@ -100,8 +101,9 @@ def check(
     `UsageError` for an unknown law, pattern or backend.
     """
     requested = None if patterns is None else [Pattern.of(pattern) for pattern in patterns]
-    law_names = select_laws(laws, long or backend == "compile")
-    verdicts = [check_card(cls)] if laws is None else []
+    asked = None if laws is None else list(laws)
+    law_names = select_laws(asked, long or backend == "compile")
+    verdicts = [check_card(cls)] if asked is None or CARD in asked else []
     for pattern in requested or Pattern:
         for run in _runs(cls, pattern, params, backend, law_names, device, requested is not None):
             verdicts.append(_judge(run))
@@ -112,7 +114,7 @@ def check(
 
 def check_card(cls: type[Mechanism]) -> Verdict:
     """Run the law of the card, which has no pattern."""
-    return _verdict(Subject(cls, Pattern.NS), "card", partial(card.card, cls))
+    return _verdict(Subject(cls, Pattern.NS), CARD, partial(card.card, cls))
 
 
 def unneeded_exemptions(cls: type[Mechanism], verdicts: Iterable[Verdict], law_names: Iterable[str]) -> list[Verdict]:
@@ -151,10 +153,11 @@ def parametrize(classes: type[Mechanism] | Iterable[type[Mechanism]], laws: Iter
     """
     import pytest
 
-    law_names = select_laws(laws, False)
+    asked = None if laws is None else list(laws)
+    law_names = select_laws(asked, False)
     cases = []
     for cls in [classes] if isinstance(classes, type) else classes:
-        if laws is None:
+        if asked is None or CARD in asked:
             cases.append(pytest.param(_card_case(cls), id=f"{_name(cls)}-card"))
         for pattern in Pattern:
             by_law: dict[str, list[Run]] = {}
@@ -295,13 +298,13 @@ def _small(name: str) -> dict[str, Any]:
 
 
 def select_laws(laws: Iterable[str] | None, long: bool) -> list[str]:
-    """Return the names of the laws to run, in the order of `LAWS`."""
+    """Return the names of the laws to run in patterns, in the order of `LAWS`; the law of the card has no pattern."""
     if laws is None:
         return [name for name, law in LAWS.items() if long or not law.long]
     names = list(laws)
     for name in names:
-        if name not in LAWS:
-            raise unknown("law", name, LAWS)
+        if name not in LAWS and name != CARD:
+            raise unknown("law", name, [CARD, *LAWS])
     return [name for name in LAWS if name in names]
 
 

@@ -102,6 +102,7 @@ def learning(subject: Subject) -> None:
     leaves |= {name: p for name, p in mechanism.named_parameters() if p.requires_grad}
     wrong = {}
     for name, t in leaves.items():
+        # a gradient of rounding errors alone is one that the definition makes zero, as of a key's bias under a softmax
         if t.grad is None or not t.grad.any():
             wrong[name] = f"{name} receives no gradient"
         elif not t.grad.isfinite().all():

@@ -41,6 +41,17 @@ def varying(cases: Sequence[Case]) -> list[str]:
     return list(found)
 
 
+def recipes(cases: Sequence[Case]) -> list[str]:
+    """Return the keys of training and task that have one value for all cases of a task at a scale."""
+    values: dict[str, dict[tuple[str, str], set[str | None]]] = {}
+    described = [((case.task, case.scale), flat(case)) for case in cases]
+    keys = dict.fromkeys(key for _, of_case in described for key in of_case if key.startswith(("training.", "task.")))
+    for key in keys:
+        for owner, of_case in described:
+            values.setdefault(key, {}).setdefault(owner, set()).add(of_case.get(key))
+    return [key for key, by_owner in values.items() if all(len(found) == 1 for found in by_owner.values())]
+
+
 def labels(cases: Sequence[Case]) -> dict[str, str]:
     """Return case id -> title, with what it shares its title with told apart: `linear CS ... seed=0 threads=2`."""
     keys = [key for key in varying(cases) if key not in _IN_THE_TITLE]

@@ -129,7 +129,9 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
         tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nested too deeply
         deep = "its expressions are nested too deeply"
-        reason = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error) or deep
+        reason = str(error) or deep
+        if isinstance(error, SyntaxError):  # one about null bytes knows no line
+            reason = f"line {error.lineno}: {error.msg}" if error.lineno else error.msg
         raise UsageError(f"{kind} '{name}': {path} is not valid Python: {reason}") from error
     own_classes = _classes(tree)
     classes = _suite_classes(tree) | (_mechanism_bases() if kind == "mechanism" else {}) | own_classes

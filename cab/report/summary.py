@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BEST = 3  # mechanisms of a board that are named where there is no room for all
 SUMMARY_FRAME = 4  # lines beside the rows: the head, what was left out, and the hint, which may be folded
 _LABEL_WIDTH = 28
+_OPTIONAL = ("× softmax", "wins from n", "failed")  # the last is left out first where there is no room
+_WIDEST = 1000
 
 
 def print_summary(results: Results, console: "Console", most_rows: int) -> None:
@@ -33,20 +35,42 @@ def print_summary(results: Results, console: "Console", most_rows: int) -> None:
     boards = longest_boards(results.boards)
     best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= most_rows), 1)
     names = _differing(boards)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("n", "value", "±", "× softmax") else "left")
+    titles = [*names, "rank", "mechanism", "value", "±", *_OPTIONAL]
     wins = derived_columns(results)["efficiency_length"]
+    rows: list[dict[str, Text]] = []
     shown = 0
-    while shown < len(boards) and table.row_count < most_rows:
-        for row in _board_rows(boards[shown], best, names, wins):
-            table.add_row(*row)
+    while shown < len(boards) and len(rows) < most_rows:
+        rows += (dict(zip(titles, row, strict=True)) for row in _board_rows(boards[shown], best, names, wins))
         shown += 1
+    table, omitted = _fitting(titles, rows, console)
     console.print(table)
+    if omitted:
+        console.print(Text(f"without {', '.join(omitted)}, for which {console.width} columns are too few", style="dim"))
     if shown < len(boards):
         console.print(Text(f"… and {len(boards) - shown} more questions", style="dim"))
     hint = f"all lines: cab report --full; one board: {_filters(boards, names)}; the page filters and draws"
     console.print(Text(hint, style="dim"))
+
+
+def _fitting(titles: Sequence[str], rows: Sequence[dict[str, Text]], console: "Console") -> tuple[Table, list[str]]:
+    """Return a table that is no wider than the console, and the columns that had to be left out for that."""
+    for count in range(len(_OPTIONAL) + 1):
+        omitted = [*_OPTIONAL[len(_OPTIONAL) - count :]]
+        table = _table([title for title in titles if title not in omitted], rows)
+        if console.measure(table, options=console.options.update(width=_WIDEST)).maximum <= console.width:
+            break
+    else:
+        table.padding = (0, 1, 0, 0)  # of a column to the next: one space instead of two
+    return table, omitted
+
+
+def _table(titles: Sequence[str], rows: Sequence[dict[str, Text]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, no_wrap=True, justify="right" if title in ("n", "value", "±", "× softmax") else "left")
+    for row in rows:
+        table.add_row(*(row[title] for title in titles))
+    return table
 
 
 def _filters(boards: Sequence[Board], names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cab.planning.variation import flat, varying
+from cab.planning.variation import flat, recipes, varying
 from cab.plugins import registry
 
 if TYPE_CHECKING:
@@ -70,15 +70,20 @@ def print_preview(preview: "Preview", out: Console) -> None:
     refusals = {measurement.case.id: measurement.refusal[1] for measurement in plan.measurements if measurement.refusal}
     differing = varying(plan.cases)
     columns = [key for key in _FIRST if key in differing] or ["mechanism"]
-    columns += [key for key in differing if key not in columns]
+    recipe = [key for key in recipes(plan.cases) if key in differing]
+    columns += [key for key in differing if key not in columns and key not in recipe]
     if plan.cases:
         of_one = tuple(f"{key}." for key in ("mechanism", "task") if key in differing)  # not of all
         same = flat(plan.cases[0]).items()
-        text = " ".join(f"{key}={value}" for key, value in same if key not in columns and not key.startswith(of_one))
+        shown = [*columns, *recipe]
+        text = " ".join(f"{key}={value}" for key, value in same if key not in shown and not key.startswith(of_one))
         out.print(f"in all cases: {escape(text)}", highlight=False)
+    if recipe:
+        out.print(f"as each task has it (cab show task=NAME): {escape(', '.join(recipe))}", highlight=False)
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in _NUMBER_COLUMNS else "left", overflow="fold")
+        whole = "." not in name  # the name of a hyper-parameter may be folded, a mechanism's may not
+        table.add_column(name, justify="right" if name in _NUMBER_COLUMNS else "left", overflow="fold", no_wrap=whole)
     for name in ("time", "peak") if estimates else ():
         table.add_column(name, justify="right")
     table.add_column("", overflow="fold")

@@ -187,12 +187,15 @@ def _write_to_stdout(content: bytes, form: str) -> None:
     sys.stdout.buffer.write(content)
 
 
-def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_json: bool, out: Console) -> None:
-    """Print which mechanisms fit, from the folders among `words`, from `results`, or else from the reference."""
+def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_json: bool, out: Console) -> bool:
+    """Print which mechanisms fit, from the folders among `words`, from `results`, or else from the reference.
+
+    Return whether there is one.
+    """
     filters, folders = read(words, results)
     if folders == [results] and not bundle.has_results(results):
         folders = reference()
-        print(f"there are no results in {results}: these are the reference's, of another machine", file=sys.stderr)
+        print(f"there are no results in {results}: these are the reference's, of the machine named", file=sys.stderr)
     stores = [Store(folder) for folder in folders]
     rows, environments = bundle.merge(stores)
     print_damaged(stores)
@@ -205,6 +208,7 @@ def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_
         print(pick_json(choice, allowed, filters["pattern"][0]))
     else:
         print_pick(choice, allowed, filters["pattern"][0], out)
+    return bool(choice.fitting)
 
 
 def draw(kind: str, words: Sequence[str], results: Path, metric: str, out: Path, format_: str) -> Path:

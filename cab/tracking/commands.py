@@ -90,7 +90,7 @@ def compare(
     from cab.tracking.compare import Settings
     from cab.tracking.compare import compare as run
     from cab.tracking.rendering import as_comment, as_json, print_comparison
-    from cab.tracking.requested import requested_sides
+    from cab.tracking.requested import refuse_unknown_change, requested_sides
     from cab.tracking.verdicts import Minimum
 
     settings = Settings(Minimum(minimum, floor), settle)
@@ -100,6 +100,8 @@ def compare(
     calibrated = load(calibration_file(results, device_of(cases)))
     refuse_thresholds_below(calibrated, [each.name for each in cases], settings.minimum)
     sides = requested_sides(base, head, against, same_environment)
+    if against is not None:
+        refuse_unknown_change(against, cases)
     done = run(*sides, cases, settings, results, progress=lambda line: typer.echo(line, err=True))
     print_comparison(done, console())
     if json:
@@ -177,6 +179,7 @@ def import_(
     folder: History = Path("results/track/history"),
 ) -> None:
     """Take other tools' results into the history."""
+    from cab.terminal.printing import counted
     from cab.tracking.findings import refresh
     from cab.tracking.foreign import read_results
     from cab.tracking.history import append, compact
@@ -185,7 +188,7 @@ def import_(
     append(folder, points)
     compact(folder)
     refresh(folder, {point.environment for point in points})
-    typer.echo(f"{len(points)} points from {len(files)} files, in {folder}")
+    typer.echo(f"{counted(len(points), 'point')} from {counted(len(files), 'file')}, in {folder}")
 
 
 @app.command()
@@ -282,6 +285,7 @@ def history(
     folder: History = Path("results/track/history"),
 ) -> None:
     """Print the newest points of each case on each machine, the newest last, and all changes."""
+    from cab.terminal.printing import counted
     from cab.tracking.findings import findings
     from cab.tracking.history import read_series
     from cab.tracking.rendering import one_line
@@ -293,7 +297,8 @@ def history(
     for series in all_series:
         if case in series.case:
             count = len(series.values)
-            lines.append(f"{series.case}, {series.metric}, environment {series.environment}: {count} points")
+            points = counted(count, "point")
+            lines.append(f"{series.case}, {series.metric}, environment {series.environment}: {points}")
             lines += [
                 f"  {series.commits[i][:12]}  {series.values[i]:.6g} {series.unit}  {series.sources[i]}"
                 for i in range(max(0, count - last), count)
@@ -319,6 +324,8 @@ def plot(
     from cab.tracking.history import read_series
     from cab.tracking.page import write_page
 
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: give the page's file, as {out / 'history.html'}")
     series = read_series(folder)
     if not series:
         raise UsageError(f"there are no points in {folder}: cab track record, or cab track import")

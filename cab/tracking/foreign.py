@@ -21,7 +21,9 @@ def read_results(path: Path) -> list[Point]:
     """
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
         raise UsageError(f"{path} is no JSON that can be read: {error}") from None
     readers = {"pytest-benchmark": _pytest_benchmark, "asv": _asv, "google/benchmark": _google}
     try:

@@ -1,8 +1,11 @@
 """Which two sides a command line asks for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from cab.errors import UsageError
+from cab.errors import UsageError, unknown
+from cab.plugins import registry
+from cab.tracking.cases import TrackedCase
 from cab.tracking.sides import (
     NoData,
     Side,
@@ -34,6 +37,21 @@ def requested_sides(
         other = base.removesuffix("...") if base else default_branch(repository)
         base = merge_base(repository, other, head or "HEAD")
     return _side(base, same_environment), head_side
+
+
+def refuse_unknown_change(against: str, cases: Sequence[TrackedCase]) -> None:
+    """Raise `UsageError` for a mechanism that there is not, and for a backend that none of the cases' mechanisms has.
+
+    The same names on another revision are found out by measuring alone.
+    """
+    key, _, value = against.partition("=")
+    if key == "mechanism":
+        registry.card("mechanism", value)
+    if key == "backend":
+        names = sorted({str(case.question["mechanism"]) for case in cases})
+        backends = {backend for name in names for backend in registry.card("mechanism", name).backends}
+        if value not in backends:
+            raise unknown("backend", value, backends)
 
 
 def _here() -> Side:

@@ -54,6 +54,18 @@ def test_a_board_is_ranked_by_another_metric() -> None:
     assert board.headline.name == "peak_allocated" and board.lines[0].label == "lean"
 
 
+def test_a_filter_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="pattern is given twice: write pattern=CC,CS"):
+        filters_of(["pattern=CC", "seq_len=512", "pattern=CS"])
+
+
+def test_a_limit_names_its_unit_where_there_are_several() -> None:
+    with pytest.raises(UsageError, match="of which unit. Accepted: latency=2s, latency=2ms, latency=2us"):
+        limits_of(["latency=2"], metric_units(ROWS))
+    (limit,) = limits_of(["accuracy=0.5"], {"accuracy": "fraction"})
+    assert limit.value == 0.5
+
+
 @pytest.mark.parametrize(
     "text", ["peak_allocated=64ms", "latency=fast", "latency=1 parsec", "speed=1s", "latency=1.2.3"]
 )

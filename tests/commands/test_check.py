@@ -52,6 +52,14 @@ def test_patterns_and_laws_are_narrowed() -> None:
     assert "(CS" in text and "(NS" not in text
 
 
+def test_the_card_is_checked_where_it_is_asked_for(elsewhere: Path) -> None:
+    (elsewhere / "mine.py").write_text(FILE.replace('"CS": "native"', '"CS": "natural"'))
+    code, text = printed("./mine.py:Mine", "law=card")
+    assert code == 1 and "  fail card patterns" in text, text
+    code, text = printed("softmax", "law=card,use", "pattern=CS", verbose=True)
+    assert code == 0 and "  pass card \n" in text and "  pass use (CS" in text, text
+
+
 LEAKY = """
 from cab import Mechanism
 

@@ -47,6 +47,16 @@ def test_what_is_interpolated_says_its_grade_too(tmp_path: Path) -> None:
     assert "extension, interpolated" in done.output, done.output
 
 
+def test_where_nothing_fits_the_exit_code_says_so(tmp_path: Path) -> None:
+    table_of(case_rows({"latency": 1.0}, mechanism="linear", pattern="CC", n=512, m=512)).to_parquet(
+        tmp_path / bundle.ROWS
+    )
+    asked = ["pick", "pattern=CC", "seq_len=512", "--results", str(tmp_path), "--max"]
+    for limit, code in (("latency=2s", 0), ("latency=1ms", 1)):
+        done = CliRunner().invoke(app, [*asked, limit])
+        assert done.exit_code == code and ("nothing fits" in done.output) == bool(code), done.output
+
+
 def test_the_command_that_measures_what_is_missing_is_named(tmp_path: Path) -> None:
     cases = [
         case_rows({"latency": (1.0, 0.9, 1.1), "peak_allocated": 1e6}, mechanism=name, pattern="CC", n=2048, m=2048)

@@ -11,9 +11,10 @@ from cab.store.store import Store
 from cab.terminal.printing import console, counted, print_damaged, print_preview
 
 
-def printed(results: Path, *overrides: str) -> str:
+def printed(results: Path, *overrides: str, width: int = 200) -> str:
+    asked = overrides if any(each.startswith("task=") for each in overrides) else [*overrides, "task=speed"]
     out = io.StringIO()
-    print_preview(preview([*overrides, "task=speed", "meters=[flops]"], results), Console(file=out, width=200))
+    print_preview(preview([*asked, "meters=[flops]"], results), Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -29,6 +30,19 @@ def test_a_sweep_has_a_column_and_no_two_lines_alike(tmp_path: Path) -> None:
 def test_hyperparameters_of_one_mechanism_are_not_said_of_all(tmp_path: Path) -> None:
     assert "chunk" not in printed(tmp_path, "mechanism=linear,softmax")
     assert "mechanism.chunk=" in printed(tmp_path, "mechanism=linear")
+
+
+def test_what_each_task_has_of_its_own_is_no_column(tmp_path: Path) -> None:
+    tasks = ["mechanism=softmax", "task=recall_ns,lra_text", "pattern=NS"]
+    text = " ".join(printed(tmp_path, *tasks, width=80).split())
+    assert "as each task has it (cab show task=NAME): " in text and text.count("training.steps") == 1
+    text = printed(tmp_path, *tasks, "training.steps=10,20")
+    assert "training.steps" in text.partition("as each task has it")[2].partition("\n")[2]
+
+
+def test_a_name_is_never_folded(tmp_path: Path) -> None:
+    text = printed(tmp_path, "mechanism=sparse_transformer,softmax", "pattern=CS,NS", "batch=1,2", width=40)
+    assert "sparse_transformer" in text
 
 
 def test_a_refusal_stands_beside_its_case(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def printed(folder: Path, *words: str, **request: object) -> str:
+def printed(folder: Path, *words: str, width: int = 120, **request: object) -> str:
     """Print a request and return the text."""
     filters, folders = read(list(words), folder)
     out = io.StringIO()
-    print_request(Request(filters, folders, **request), Console(file=out, width=120), folder / "report")  # type: ignore[arg-type]
+    print_request(Request(filters, folders, **request), Console(file=out, width=width), folder / "report")  # type: ignore[arg-type]
     return out.getvalue()
 
 
@@ -49,6 +49,25 @@ def test_by_default_it_is_a_summary_of_at_most_40_lines(folder: Path) -> None:
     text = "\n".join(lines)
     assert all(f" {pattern} " in text for pattern in PATTERNS) and "1,024" in text and "wins from n" in text
     assert (folder / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("width", "omitted"),
+    [(120, ""), (70, "without wins from n, failed,"), (56, "without × softmax, wins from n, failed,")],
+)
+def test_a_narrow_terminal_leaves_whole_columns_out_and_says_which(folder: Path, width: int, omitted: str) -> None:
+    lines = printed(folder, width=width).splitlines()
+    text, first = "\n".join(lines), next(line for line in lines if " CC " in line)
+    assert max(map(len, lines)) <= width and "…" not in first and "m01" in first and "±10%" in first
+    assert omitted in text and ("without" in text) == bool(omitted)
+
+
+def test_a_comparison_of_lines_that_name_their_backend_says_their_names(folder: Path) -> None:
+    rows = [case_rows({"latency": 1.0}, mechanism="softmax", backend=name) for name in ("eager", "sdpa")]
+    rows += [case_rows({"accuracy": 0.5}, mechanism="softmax", n=64, m=64, **{"pass": "train"})]
+    table_of(*rows, case_rows({"latency": 1.0}, mechanism="linear")).to_parquet(folder / bundle.ROWS)
+    with pytest.raises(UsageError, match="softmax eager, softmax sdpa"):
+        printed(folder, compare=("softmax", "linear"))
 
 
 def test_the_summary_says_how_its_first_board_is_asked_for(folder: Path) -> None:

@@ -45,10 +45,13 @@ def test_help_imports_nothing_slow() -> None:
         (["compare", "--against", "seq_len=4"], "give backend=NAME or mechanism=NAME"),
         (["compare", "--against", "backend=sdpa", "--minimum", "0"], "smallest change that counts"),
         (["compare", "--against", "backend=sdpa", "--case", "mechanism=nosuch"], "unknown mechanism 'nosuch'"),
-        (["import", "nosuch.json"], "no JSON that can be read"),
+        (["compare", "--against", "backend=nosuch"], "unknown backend 'nosuch'. Accepted: compile, eager"),
+        (["compare", "--against", "mechanism=nosuch"], "unknown mechanism 'nosuch'"),
+        (["import", "nosuch.json"], "nosuch.json: No such file or directory"),
         (["export", "abc", "out.json"], "unknown commit of the history 'abc'"),
         (["accept", "abc", "why"], "unknown commit with a change 'abc'"),
         (["plot"], "there are no points in"),
+        (["plot", "."], ". is a folder: give the page's file, as history.html"),
         (["record"], "is in no git checkout"),
     ],
 )
@@ -64,7 +67,7 @@ def test_results_of_others_go_through_the_history(elsewhere: Path) -> None:
     assert code == 0 and "softmax CS, latency" in output and "0.002 s" in output
     assert (
         run("history", "--last", "0")[1]
-        == f"softmax CS, latency, environment {digest({'node': 'e1', 'cpu': {}}, 12)}: 1 points\n"
+        == f"softmax CS, latency, environment {digest({'node': 'e1', 'cpu': {}}, 12)}: 1 point\n"
     )
     assert run("plot", "page.html") == (0, "page.html\n") and Path("page.html").read_text().startswith("<!doctype")
     assert run("export", "abc", "out.json")[0] == 0
