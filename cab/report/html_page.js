@@ -87,7 +87,7 @@ function boardsOf(data) {
   data.boards.lines.forEach((count, i) => {
     const board = {
       command: data.commands[data.boards.command[i]], curve: data.boards.curve[i], configuration: data.boards.configuration[i], n: data.boards.n[i], m: data.boards.m[i],
-      headline: data.metrics[data.boards.headline[i]], note: data.texts[data.boards.note[i]], lines: [], metrics: new Map(),
+      headline: data.metrics[data.boards.headline[i]], note: data.texts[data.boards.note[i]], legend: data.texts[data.boards.legend[i]], lines: [], metrics: new Map(),
     };
     names.forEach((name, column) => { board[name] = data.properties[name][data.boards.properties[column][i]]; });
     for (let k = 0; k < count; k++, lineIndex++) {
@@ -145,13 +145,15 @@ function set(changes) {
 }
 const hidden = () => (state.hide === undefined ? HIDDEN_BY_DEFAULT : state.hide.split(","));
 
+const comparesSome = (board) => board.lines.some((line) => line.kind === "ranked" && line.label.split(" ")[0] !== "softmax");
+
 // The board that has all chosen values; where none has, the last choice counts, then as many others as possible.
 function chosenBoard(last) {
   let best = null, bestPoints = -1;
   for (const board of boards) {
     let points = 0;
     for (const name of properties) if (state[name] === board[name]) points += name === last ? 1000 : name === "task" ? 100 : 10;
-    points += (board.headline.score && !state.task ? 1 : 0) + board.lines.length / 1e4 + Math.log2(board.n + 1) / 1e3;
+    points += (board.headline.score && !state.task && comparesSome(board) ? 1 : 0) + board.lines.length / 1e4 + Math.log2(board.n + 1) / 1e3;
     if (points > bestPoints) [best, bestPoints] = [board, points];
   }
   return best;
@@ -247,16 +249,20 @@ function list(label, name, values, selected, onchange, text = (value) => value) 
 }
 const byNumber = (a, b) => parseFloat(a) - parseFloat(b) || (a < b ? -1 : 1);
 
+let allFilters = false; // on a phone only the question is asked until more is wanted
 function filters() {
-  const controls = [];
+  const question = [], controls = [];
+  const ofTask = boards.filter((board) => board.task === current.task);
   for (const name of properties) {
-    let values = [...new Set(boards.map((board) => board[name]))];
+    // what one task alone has, such as its data, is no choice
+    let values = [...new Set((name === "task" ? boards : ofTask).map((board) => board[name]))];
     if (name === "length") values = [...new Set(siblings(["length"]).map((board) => board.length))].sort(byNumber);
     if (name === "pattern") values.sort((a, b) => Object.keys(PATTERN_TITLES).indexOf(a) - Object.keys(PATTERN_TITLES).indexOf(b));
     if (values.length < 2 && name !== "length") continue;
     const text = name === "length" ? lengthText : words;
-    if (BUTTONS_FIRST.includes(name) && values.length <= (name === "length" ? 9 : MANY)) controls.push(chips(name, values, text));
-    else controls.push(list(NAMES[name] || words(name), name, values, current[name], (value) => choose(name, value), text));
+    const group = BUTTONS_FIRST.includes(name) ? question : controls;
+    if (BUTTONS_FIRST.includes(name) && values.length <= (name === "length" ? 9 : MANY)) group.push(chips(name, values, text));
+    else group.push(list(NAMES[name] || words(name), name, values, current[name], (value) => choose(name, value), text));
   }
   const off = hidden();
   const present = SHOW.filter((name) => boards.some((board) => board.lines.some((line) => nameOfKind(line) === name)));
@@ -276,7 +282,10 @@ function filters() {
   controls.push(h("label", { class: "field" }, "find", h("input", { type: "text", name: "find", value: state.find, placeholder: "name, pattern=CC", title: "a part of a name, or a whole question: pattern=CC n=2048 mem=64", onchange: (event) => ask(event.target.value) })));
   const against = againstLabels(current);
   if (against.length > 1) controls.push(list("against", "against", against, (againstLine(current) || {}).label, (value) => set({ against: value })));
-  return h("div", { class: "filters", role: "group", "aria-label": "filters" }, controls);
+  const chosen = ["mem", "find", "against", "hide"].filter((name) => state[name] !== undefined).length;
+  const more = h("button", { type: "button", name: "more", class: "phone", "aria-expanded": String(allFilters), onclick: () => { allFilters = !allFilters; render(); } },
+    allFilters ? "fewer filters" : `more filters${chosen ? ` (${chosen} set)` : ""}`);
+  return h("div", { class: "filters", role: "group", "aria-label": "filters" }, question, more, h("div", { class: `more${allFilters ? " open-on-phone" : ""}` }, controls));
 }
 const nameOfKind = (line) => (line.kind === "control" ? "controls" : line.kind === "leaky" ? "leaky" : line.grade);
 
@@ -580,7 +589,7 @@ function boardTab() {
   return [
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "board" }, h("table", { class: "board" }, h("thead", {}, h("tr", {}, heads)), linesInTwoSteps(body))),
     h("p", { class: "quiet" }, `${current.note}. ${current.machine}. `, failed ? `Without a value: ${failed}. ` : "", "A row opens with all that was measured and the command that repeats it."),
-    h("ul", { class: "quiet" }, data.legend.map((text) => h("li", {}, text))),
+    h("ul", { class: "quiet" }, current.legend.split("\n").filter(Boolean).map((text) => h("li", {}, text))),
     columnChoice(),
   ];
 }

@@ -15,10 +15,7 @@ from cab.report import aggregates, notes, published
 from cab.report.evidence import Evidence
 from cab.report.export import write_file
 from cab.report.html_table import html_table
-from cab.report.page_data import packed, page_data
-
-# marks of the terminal that the page has other means for: a range of ranks, and the words "no interval"
-_UNUSED_MARKS = (notes.MARKS["tied"], notes.MARKS["no interval"])
+from cab.report.page_data import legend, packed, page_data
 
 
 def write_page(results: Results, path: Path, evidence: Evidence | None = None) -> None:
@@ -66,7 +63,7 @@ def _body(results: Results, evidence: Evidence) -> Iterator[str]:
     data = page_data(results.boards, results.rows, results.efficiency_lengths, results.machines, evidence)
     data |= {
         "summary": _summary(results),
-        "legend": [text for text in notes.legend(results.boards) if text[0] not in _UNUSED_MARKS],
+        "legend": legend(results.boards),
         "methods": notes.methods(results.boards),
         "statuses": [[status, count.rows, count.cases] for status, count in status_counts(results.rows).items()],
         "environments": [

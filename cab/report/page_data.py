@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 INTERVAL_STEP = 1e-4  # of the value: the ends of an interval are whole multiples of it
+# marks of the terminal that the page has other means for: a range of ranks, and the words "no interval"
+_UNUSED_MARKS = (notes.MARKS["tied"], notes.MARKS["no interval"])
 NO_END = -1  # stands for an end of an interval that is not there
 # columns that a curve of `cab.analysis.curves` shares with a board; boards that agree in them differ in length alone
 _CURVE_COLUMNS = (
@@ -183,6 +185,11 @@ def _medians(
     return medians
 
 
+def legend(boards: Sequence[Board]) -> list[str]:
+    """Explain the marks that the page uses on these boards, and say what limits the comparison."""
+    return [text for text in notes.legend(boards) if text[0] not in _UNUSED_MARKS]
+
+
 def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, evidence: Evidence) -> dict[str, Any]:
     """Return the columns of boards, lines and cells."""
     metric_codes = {metric.name: code for code, metric in enumerate(metrics_of(boards))}
@@ -190,7 +197,7 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, eviden
     property_names = [*(name for name in QUESTION if name not in ("n", "m")), "machine", "length"]
     properties = {name: _Codes() for name in property_names}
     of_board: dict[str, list[Any]] = {
-        name: [] for name in ("command", "curve", "configuration", "headline", "n", "m", "lines", "note")
+        name: [] for name in ("command", "curve", "configuration", "headline", "n", "m", "lines", "note", "legend")
     }
     of_board["properties"] = [[] for _ in property_names]
     names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "laws", "cells")
@@ -209,6 +216,7 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, eviden
         of_board["m"].append(board.question["m"])
         of_board["lines"].append(len(board.lines))
         of_board["note"].append(texts.code(notes.conditions(board)))
+        of_board["legend"].append(texts.code("\n".join(legend([board]))))
         for line in board.lines:
             of_line["label"].append(texts.code(line.label))
             params = json.dumps(line.params, sort_keys=True, separators=(",", ":"))

@@ -392,6 +392,33 @@ def test_on_a_phone_an_opened_row_leaves_the_values_of_all_rows_in_view(show: Ca
     assert value["x"] + value["width"] <= 390
 
 
+def test_on_a_phone_the_question_comes_first_and_more_filters_when_they_are_wanted(show: Callable[..., Any]) -> None:
+    page = show(grid(), "task=speed&pattern=CC&length=2048&mem=64", width=390, height=844)
+    assert page.locator(".filters").bounding_box()["height"] < 200
+    memory, more = page.locator("input[name=mem]"), page.locator("button[name=more]")
+    assert not memory.is_visible() and more.inner_text() == "more filters (1 set)"
+    more.click()
+    assert memory.is_visible() and page.locator("button[name=more]").get_attribute("aria-expanded") == "true"
+    assert not show(grid()).locator("button[name=more]").is_visible()
+
+
+def test_what_has_one_value_for_a_task_is_no_filter(show: Callable[..., Any]) -> None:
+    scores = [with_columns(training_rows("linear", 0.8, n=n), data_source=f"data {n}") for n in (64, 128)]
+    results = results_of(case_rows({"latency": 1.0}, mechanism="linear"), *scores)
+    for task, shown in (("speed", False), (scores[0][0]["task"], True)):
+        page = show(results, f"task={task}")
+        assert bool(page.locator(".filters [name=data_source]").count()) == shown
+        assert page.locator(".filters [data-filter=task]").count() == 2
+
+
+def test_the_notes_are_of_the_board_that_is_shown(show: Callable[..., Any]) -> None:
+    leaky = case_rows({"latency": 1.0}, mechanism="peeks", grade="leaky", pattern="CS")
+    page = show(results_of(case_rows({"latency": 1.0}, pattern="NS"), leaky), "pattern=NS")
+    assert "leaky:" not in page.locator("#panel").inner_text()
+    page.evaluate("location.hash = 'pattern=CS'")
+    assert "leaky:" in page.locator("#panel").inner_text()
+
+
 def test_on_a_phone_the_chosen_tab_is_in_view_and_pictures_are_not_shrunk(show: Callable[..., Any]) -> None:
     page = show(grid(), "tab=Published", width=390, height=844)
     tab = page.locator("[role=tab][aria-selected=true]").bounding_box()
