@@ -14,12 +14,15 @@ from cab.plugins import registry
 from cab.runner import locks
 from cab.runner.fork_client import ForkClient
 
-LATENCY = registry.load("meter", "latency")()
+LATENCY, LATENCY_RATIO = "latency", "latency_ratio"  # a meter, and its one metric
+METERS = {name: registry.load("meter", name)() for name in (LATENCY, LATENCY_RATIO)}
+PROCESSES = METERS[LATENCY].processes  # of either
 
 
-def cases(count: int) -> list[Case]:
+def cases(count: int, meter: str = LATENCY) -> list[Case]:
     """Return up to 20 cases: two mechanisms and two backends, patterns, passes and lengths, one thread."""
-    common = ["task=speed", "threads=1", "batch=1", "meters=[latency]"]
+    common = ["task=speed", "threads=1", "batch=1", f"meters=[{meter}]"]
+    common += ["baseline_backend=sdpa"] if meter == LATENCY_RATIO else []
     grid = [
         measurement.case
         for how, n, pass_ in product(
@@ -43,20 +46,25 @@ def measuring() -> Iterator[ForkClient]:
         yield client
 
 
-def process(client: ForkClient, case: Case) -> dict[str, Any]:
+def process(client: ForkClient, case: Case, meter: str = LATENCY) -> dict[str, Any]:
     """Time a case in one fresh process, and return the samples."""
-    job = MeasureJob(case, str(Path("data").absolute()), threads=1, meters=["latency"], pinned=True)
+    job = MeasureJob(case, str(Path("data").absolute()), threads=1, meters=[meter], pinned=True)
     ending = client.run(job, 600.0, None)
-    samples = ending.answer.meters["latency"] if isinstance(ending.answer, MeasureAnswer) else ending.answer
+    samples = ending.answer.meters[meter] if isinstance(ending.answer, MeasureAnswer) else ending.answer
     if not isinstance(samples, Samples):
         raise SystemExit(f"{case.title}: {samples or ending.output}")
-    return samples.metrics["latency"]
+    return samples.metrics[meter]
+
+
+def reading(processes: list[dict[str, Any]], meter: str = LATENCY) -> Reading:
+    """Return the value and interval of some processes, as a run has them."""
+    return METERS[meter].reduce(meter, processes)
 
 
 def run(client: ForkClient, chosen: Sequence[Case]) -> list[Reading]:
     """Time every case as `cab run` does: each round runs one process of every case."""
     samples: list[list[dict[str, Any]]] = [[] for _ in chosen]
-    for _ in range(LATENCY.processes):
+    for _ in range(PROCESSES):
         for case, processes in zip(chosen, samples, strict=True):
             processes.append(process(client, case))
-    return [LATENCY.reduce("latency", processes) for processes in samples]
+    return [reading(processes) for processes in samples]
