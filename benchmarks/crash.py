@@ -15,8 +15,8 @@ mount, which nobody else sees (unshare). `file limit` limits the size of every f
 `read-only store` and `wrong permissions` run without root's right to ignore permissions (setpriv, where this is root).
 `cut files` cuts entries of a finished store at random places, `half-written` leaves temporary files beside them.
 `two runs` start at once, and so do `two runs by lease`, with CAB_LOCKS=lease. `clock` moves the clock by libfaketime,
-where `faketime` is installed. Array elements and nodes of Slurm and Ray die in tests/runner/test_slurm.py and
-test_ray_cluster.py, not here.
+where `faketime` is installed. `array element`, `slurmd` and `ray node` are killed while the command has its work done
+by a cluster of two nodes on this machine (`crash_clusters.py`), whose node then comes back.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import crash_clusters
 import pandas as pd
 
 import cab
@@ -113,8 +114,10 @@ class Campaign:
                 subprocess.run(["umount", folder / "results"], check=True)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def disturb(self, kind: str, folder: Path, draw: random.Random) -> bool:
-        """Start the command and do to it what the kind says; return whether there was something to do it to."""
+    def disturb(self, kind: str, folder: Path, draw: random.Random) -> int:
+        """Start the command and do to it what the kind says; return how often there was something to do it to."""
+        if kind in CLUSTERS:
+            return self.kill_on_cluster(kind, folder, draw)
         if kind == "disk full":
             return self.fill_disk(folder, draw.randrange(1, self.pages))
         if kind == "file limit":
@@ -136,6 +139,29 @@ class Campaign:
         else:
             return self.kill(kind, folder, draw.uniform(0, min(1, 2 / self.kills)) * self.seconds)
         return True
+
+    def kill_on_cluster(self, kind: str, folder: Path, draw: random.Random) -> int:
+        """Have a cluster do the work, and kill parts of it; return how many. The command ends well all the same."""
+        hits = 0
+        with crash_clusters.cluster(kind, folder / "cluster", draw) as cluster:
+            self.variables = cluster.variables
+            command = self.start(folder, *cluster.words)
+            moments = sorted(draw.uniform(0, self.seconds) for _ in range(self.kills))
+            start = time.monotonic()
+            while command.poll() is None:
+                # bundles are on their way from the first progress on
+                under_way = list((folder / "results").glob("clusters/*/*.progress"))
+                if len(under_way) < 2:
+                    start = time.monotonic()
+                elif moments and time.monotonic() - start > moments[0] and cluster.kill():
+                    moments.pop(0)
+                    hits += 1
+                time.sleep(0.05)
+            code = self.end_of(command)
+        self.variables = {}
+        said = (folder / "stderr.txt").read_text()
+        assert code == 0 and "given up" not in said, f"code {code}: {said[-500:]}"
+        return hits
 
     def fill_disk(self, folder: Path, pages: int) -> bool:
         """Run the command with its store on a disk of so many pages, and enlarge the disk; False where all fitted."""
@@ -181,7 +207,7 @@ def as_unprivileged(campaign: Campaign, folder: Path, whole: bool) -> None:
 
 def rows(folder: Path) -> pd.DataFrame:
     """Return the table without what two undisturbed runs differ in."""
-    table = cab.load(folder / "results").drop(columns=["time", "run_id", "commit"])
+    table = cab.load(folder / "results").drop(columns=["time", "run_id", "commit", "control_drift"])
     table.loc[table["metric"] == "peak_resident", TIMES] = pd.NA
     return table.sort_values(["case_id", "metric"]).reset_index(drop=True)
 
@@ -244,11 +270,14 @@ OTHERS = (
     "disk full", "file limit", "read-only store", "wrong permissions", "cut files", "half-written", "two runs",
     "two runs by lease", "clock",
 )  # fmt: skip
-SCHEDULE = tuple(kind for other in OTHERS for kind in (*KILLS, other))
+CLUSTERS = ("array element", "slurmd", "ray node")
+SCHEDULE = tuple(kind for other in (*OTHERS, *CLUSTERS) for kind in (*KILLS, other))
 
 
 def why_not(kind: str) -> str:
     """Say why a kind of event cannot happen here; "" where it can."""
+    if kind in CLUSTERS:
+        return crash_clusters.why_not(kind)
     if kind == "clock" and not shutil.which("faketime"):
         return "faketime is not installed"
     if kind == "disk full" and APART not in os.environ:
@@ -272,7 +301,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--cases", type=int, default=300)
     parser.add_argument("--state", type=Path)
-    parser.add_argument("--kinds", nargs="+", choices=(*KILLS, *OTHERS), default=SCHEDULE)
+    parser.add_argument("--kinds", nargs="+", choices=(*KILLS, *OTHERS, *CLUSTERS), default=SCHEDULE)
     parser.add_argument("--short", action="store_true", help="20 kills on 8 cases")
     given = parser.parse_args()
     go_apart()

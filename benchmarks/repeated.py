@@ -1,5 +1,6 @@
 """Timing processes as a run makes them, for `coverage.py` and `aa.py`. Not a benchmark itself."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -42,7 +43,14 @@ def cases(count: int, meter: str = LATENCY) -> list[Case]:
 @contextmanager
 def measuring() -> Iterator[ForkClient]:
     """Lock the CPU for timing, and give a client of a fork server."""
-    with ForkClient() as client, locks.device("cpu", True):
+    said: set[str] = set()
+
+    def waiting(holders: str) -> None:
+        if holders not in said:
+            print(f"waiting for the CPU{holders}", file=sys.stderr)
+        said.add(holders)
+
+    with ForkClient() as client, locks.device("cpu", True, waiting):
         yield client
 
 

@@ -4,17 +4,19 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from cab import environment
 from cab.paths import runtime
 
 
 @contextmanager
-def device(name: str, exclusive: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def device(name: str, exclusive: bool, waiting: Callable[[str], None] = lambda holders: None) -> Iterator[None]:
     """Hold a device of this host: alone (`exclusive`) for timing, with others for training.
 
-    Where it is not free, calls `waiting` and tries again until it is.
+    Where it is not free, calls `waiting` and tries again until it is. `waiting` is told who holds the device, as
+    ` (held by process 12)`, and nothing where the kernel does not say.
     """
     name = f"cuda{environment.physical(name)}" if name.startswith("cuda") else name
     descriptor = os.open(runtime() / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -25,8 +27,19 @@ def device(name: str, exclusive: bool, waiting: Callable[[], None] = lambda: Non
                 fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                waiting()
+                waiting(_held_by(descriptor))
                 time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
+
+
+def _held_by(descriptor: int) -> str:
+    """Say which processes hold the file's lock; /proc/locks names files by their inode alone."""
+    inode, pids = str(os.fstat(descriptor).st_ino), []
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()  # 3: FLOCK ADVISORY READ 12051 fe:00:4858443 0 EOF; who waits has an arrow behind 3:
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+                pids.append(words[4])
+    return f" (held by process{'' if len(pids) == 1 else 'es'} {', '.join(pids)})" if pids else ""

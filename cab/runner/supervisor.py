@@ -281,7 +281,7 @@ class Supervisor:
         title = f"{first.case.title}: {', '.join(each.meter for each in measurements)}"
         self._doing(title)
         timed = _is_timed(first)
-        with locks.device(first.case.device, timed, lambda: self._waiting(f"waiting for the device: {title}")):
+        with locks.device(first.case.device, timed, lambda by: self._waiting(f"waiting for the device{by}: {title}")):
             if first.trains:
                 return self._train_and_measure(measurements, title)
             job = self._measure_job(first, [each.meter for each in measurements])
@@ -451,7 +451,7 @@ class Supervisor:
         job = MeasureJob(case, str(self.options.data), self._threads(case), ["latency"], pinned=True, compared=True)
         medians: list[float] = []
         for _ in range(processes):
-            with locks.device(case.device, True, lambda: self._waiting("waiting for the device: control")):
+            with locks.device(case.device, True, lambda by: self._waiting(f"waiting for the device{by}: control")):
                 outcome = self._run(job, CONTROL_SECONDS, None, "control")
             answer = outcome.answer.meters["latency"] if outcome.status == "ok" else None
             if not isinstance(answer, Samples):
@@ -464,7 +464,7 @@ class Supervisor:
         if not silent:
             self._doing(f"{case.mechanism} {case.pattern}: laws")
         job = LawsJob(case.mechanism, case.pattern, case.params, case.backend, case.device)
-        with locks.device(case.device, False):
+        with locks.device(case.device, False, lambda by: self._waiting(f"waiting for the device{by}: laws")):
             return self._run(job, max(measurement.timeout, LAWS_SECONDS), None)
 
     def _run(self, job: Job, deadline: float, memory: int | None, title: str = "") -> Outcome:

@@ -64,7 +64,14 @@ def measure_peaks(results: Path, device: str, threads: int | None, out: Console)
     """
     store = Store(results).open_for_writing()
     job = PeakJob(device, threads or environment.usable_cores())
-    with ForkClient() as client, locks.device(device, True, lambda: out.print(f"waiting for {device}")):
+    said: set[str] = set()
+
+    def waiting(holders: str) -> None:
+        if holders not in said:
+            out.print(f"waiting for {device}{holders}", highlight=False)
+        said.add(holders)
+
+    with ForkClient() as client, locks.device(device, True, waiting):
         ending = client.run(job, PEAK_TIMEOUT, None)
     peaks = ending.answer
     if not isinstance(peaks, PeakAnswer):

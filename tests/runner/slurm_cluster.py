@@ -46,13 +46,23 @@ munged --force --key-file=$D/key --socket=$D/munge --pid-file=$D/munge.pid --log
 slurmctld -i
 slurmd -N n1
 slurmd -N n2
-while :; do sleep 0.2; done
+"""
+_WAIT = "while :; do sleep 0.2; done"
+# a daemon that died, as its host would do: a node is back after some seconds
+_REVIVE = """
+while :; do
+  sleep 3
+  for node in n1 n2; do pgrep -f "slurmd -N $node" >/dev/null || slurmd -N $node; done
+done
 """
 
 
 @contextmanager
-def slurm_cluster(folder: Path, port: int) -> Iterator[dict[str, str]]:
-    """Start it; yields the variables of the environment under which Slurm's commands talk to it."""
+def slurm_cluster(folder: Path, port: int, revive: bool = False) -> Iterator[dict[str, str]]:
+    """Start it; yields the variables of the environment under which Slurm's commands talk to it.
+
+    With `revive` a `slurmd` that dies is started again.
+    """
     host = platform.node().partition(".")[0]
     for name in ("state", *NODES):
         (folder / name).mkdir(parents=True)
@@ -62,9 +72,19 @@ def slurm_cluster(folder: Path, port: int) -> Iterator[dict[str, str]]:
     (folder / "key").chmod(0o400)
     variables = {"SLURM_CONF": str(folder / "slurm.conf"), "D": str(folder)}
     environment = {**os.environ, **variables}
+    script = _START + (_REVIVE if revive else _WAIT)
     with open(folder / "start.log", "wb") as log:
         daemons = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", _START],
+            [
+                "unshare",
+                "--pid",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+                "bash",
+                "-c",
+                script,
+            ],
             env=environment,
             stdout=log,
             stderr=log,
