@@ -149,9 +149,7 @@ class Campaign:
             moments = sorted(draw.uniform(0, self.seconds) for _ in range(self.kills))
             start = time.monotonic()
             while command.poll() is None:
-                # bundles are on their way from the first progress on
-                under_way = list((folder / "results").glob("clusters/*/*.progress"))
-                if len(under_way) < 2:
+                if not list((folder / "results").glob("clusters/*/*.progress")):  # nothing is under way
                     start = time.monotonic()
                 elif moments and time.monotonic() - start > moments[0] and cluster.kill():
                     moments.pop(0)

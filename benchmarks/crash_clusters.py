@@ -69,8 +69,8 @@ def _slurm(kind: str, folder: Path, draw: random.Random) -> Iterator[RunningClus
 
         def kill() -> bool:
             named = f"SLURM_CONF={variables['SLURM_CONF']}".encode()
-            words = b"cab.runner.bundle_job" if kind == "array element" else b"slurmd"
-            victims = [pid for pid in _processes(named) if words in _read(pid, "cmdline")]
+            word = b"cab.runner.bundle_job" if kind == "array element" else b"slurmd"
+            victims = [pid for pid in _processes(named) if word in _read(pid, "cmdline").split(b"\0")]
             return _killed(draw.choice(victims)) if victims else False
 
         yield RunningCluster(["engine=slurm", *BUNDLES], kill, variables)

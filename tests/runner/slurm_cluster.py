@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-COMMANDS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "unshare")
+COMMANDS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "unshare", "setpriv")
 MISSING = [name for name in COMMANDS if not shutil.which(name)]
 NODES = ("n1", "n2")
 
@@ -47,12 +47,14 @@ slurmctld -i
 slurmd -N n1
 slurmd -N n2
 """
+# daemons and jobs die with this script, and this script with who started it
+_APART = "setpriv --pdeathsig KILL unshare --pid --fork --mount-proc --kill-child".split()
 _WAIT = "while :; do sleep 0.2; done"
 # a daemon that died, as its host would do: a node is back after some seconds
 _REVIVE = """
 while :; do
   sleep 3
-  for node in n1 n2; do pgrep -f "slurmd -N $node" >/dev/null || slurmd -N $node; done
+  for node in n1 n2; do pgrep -f "^slurmd -N $node" >/dev/null || slurmd -N $node; done
 done
 """
 
@@ -75,16 +77,7 @@ def slurm_cluster(folder: Path, port: int, revive: bool = False) -> Iterator[dic
     script = _START + (_REVIVE if revive else _WAIT)
     with open(folder / "start.log", "wb") as log:
         daemons = subprocess.Popen(
-            [
-                "unshare",
-                "--pid",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-                "bash",
-                "-c",
-                script,
-            ],
+            [*_APART, "bash", "-c", script],
             env=environment,
             stdout=log,
             stderr=log,
