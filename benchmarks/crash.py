@@ -147,8 +147,11 @@ class Campaign:
             self.variables = cluster.variables
             command = self.start(folder, *cluster.words)
             moments = sorted(draw.uniform(0, self.seconds) for _ in range(self.kills))
-            start = time.monotonic()
+            start = begun = time.monotonic()
+            most = 10 * self.seconds + 600  # a node that was killed comes back after some seconds
             while command.poll() is None:
+                if time.monotonic() - begun > most:
+                    raise subprocess.TimeoutExpired(command.args, most)
                 if not list((folder / "results").glob("clusters/*/*.progress")):  # nothing is under way
                     start = time.monotonic()
                 elif moments and time.monotonic() - start > moments[0] and cluster.kill():

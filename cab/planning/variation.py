@@ -41,15 +41,21 @@ def varying(cases: Sequence[Case]) -> list[str]:
     return list(found)
 
 
-def recipes(cases: Sequence[Case]) -> list[str]:
-    """Return the keys of training and task that have one value for all cases of a task at a scale."""
-    values: dict[str, dict[tuple[str, str], set[str | None]]] = {}
-    described = [((case.task, case.scale), flat(case)) for case in cases]
-    keys = dict.fromkeys(key for _, of_case in described for key in of_case if key.startswith(("training.", "task.")))
-    for key in keys:
-        for owner, of_case in described:
-            values.setdefault(key, {}).setdefault(owner, set()).add(of_case.get(key))
-    return [key for key, by_owner in values.items() if all(len(found) == 1 for found in by_owner.values())]
+def recipes(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
+    """Return task, with its scale -> the keys of training and task that differ between tasks alone -> their values."""
+    described = [(case.task, case.scale, flat(case)) for case in cases]
+    keys = {key for *_, values in described for key in values if key.startswith(("training.", "task."))}
+    found: dict[str, dict[str, str]] = {}
+    for key in varying(cases):
+        by_scale: dict[tuple[str, str], set[str | None]] = {}
+        for task, scale, values in described:
+            by_scale.setdefault((task, scale), set()).add(values.get(key))
+        if key not in keys or any(len(values) > 1 for values in by_scale.values()):
+            continue
+        for (task, scale), (value,) in by_scale.items():
+            if value is not None:
+                found.setdefault(f"{task} at scale {scale}", {})[key] = value
+    return found
 
 
 def labels(cases: Sequence[Case]) -> dict[str, str]:

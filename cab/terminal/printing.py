@@ -70,7 +70,8 @@ def print_preview(preview: "Preview", out: Console) -> None:
     refusals = {measurement.case.id: measurement.refusal[1] for measurement in plan.measurements if measurement.refusal}
     differing = varying(plan.cases)
     columns = [key for key in _FIRST if key in differing] or ["mechanism"]
-    recipe = [key for key in recipes(plan.cases) if key in differing]
+    by_task = recipes(plan.cases)
+    recipe = {key for values in by_task.values() for key in values}
     columns += [key for key in differing if key not in columns and key not in recipe]
     if plan.cases:
         of_one = tuple(f"{key}." for key in ("mechanism", "task") if key in differing)  # not of all
@@ -78,8 +79,9 @@ def print_preview(preview: "Preview", out: Console) -> None:
         shown = [*columns, *recipe]
         text = " ".join(f"{key}={value}" for key, value in same if key not in shown and not key.startswith(of_one))
         out.print(f"in all cases: {escape(text)}", highlight=False)
-    if recipe:
-        out.print(f"as each task has it (cab show task=NAME): {escape(', '.join(recipe))}", highlight=False)
+    for task, values in by_task.items():
+        text = " ".join(f"{key}={value}" for key, value in values.items())
+        out.print(f"in all cases of {escape(task)}: {escape(text)}", highlight=False)
     table = Table(box=None, pad_edge=False)
     for name in columns:
         whole = "." not in name  # the name of a hyper-parameter may be folded, a mechanism's may not
