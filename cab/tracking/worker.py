@@ -392,6 +392,9 @@ def answer(worker: Worker | None, request: dict[str, Any]) -> tuple[Worker | Non
         return worker, worker.check()
     if request["do"] == "counts":
         return worker, worker.counts()
+    if request["do"] == "keep to core":
+        os.sched_setaffinity(0, {request["core"]})
+        return worker, None
     if request["do"] == "calibrate":
         return worker, worker.calibrate(request["seconds"])
     if request["do"] == "sample":

@@ -1,5 +1,6 @@
 """Real pairs of worker processes, on this checkout and on mechanisms in files."""
 
+import os
 from collections.abc import Sequence
 from math import log
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_a_pair_gives_samples_of_both_sides_their_ratio_and_equal_counts(side: S
     assert len(pair["base"]) == len(pair["head"]) >= 6 and min(pair["base"]) > 0
     assert pair["counts"]["base"] == pair["counts"]["head"]
     assert pair["counts"]["base"]["FLOPs"] > 0 and pair["counts"]["base"]["peak allocated bytes"] > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot choose its cores here")
+def test_both_sides_are_sampled_on_the_same_core_with_one_thread_alone(side: Side, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    case = planted(tmp_path, f"import os; print(os.getpid(), *os.sched_getaffinity(0), file=open({str(seen)!r}, 'a'))")
+    for threads, kept in ((1, 1), (2, len(os.sched_getaffinity(0)))):
+        seen.write_text("")
+        measure_pair(side, side, {**case, "threads": threads}, tmp_path, False)
+        last = {line.split()[0]: line.split()[1:] for line in seen.read_text().splitlines()}
+        of_base, of_head = last.values()
+        assert of_base == of_head and len(of_base) == kept
 
 
 def test_the_reference_kernel_needs_nothing_of_the_package(side: Side, tmp_path: Path) -> None:
