@@ -29,6 +29,7 @@ class Meter:
     version: ClassVar[int] = 1  # of the method; another version is another number
     environment: ClassVar[bool] = False  # whether the host matters
     processes: ClassVar[int] = 1  # how many fresh processes one value takes
+    more_processes: ClassVar[int] = 0  # how many more it takes where a value has not `converged` with these
     pinned_allocator: ClassVar[bool] = False  # whether the child pins glibc's allocator first
     searches: ClassVar[bool] = False  # whether it chooses the cases that are measured, by `search`
     trains: ClassVar[bool] = False  # whether cases of pass=train are trained first, and it measures the trained model

@@ -18,12 +18,13 @@ class LatencyRatio(Meter):
     method = (
         "mechanism and baseline (baseline=NAME, baseline_backend=NAME, with its usual hyper-parameters) timed in turn "
         "in one process, order flipped, a ratio for each pair of samples, and of a process the geometric mean of both "
-        "orders' medians; geometric mean over 5 fresh processes, interval by Student's t on the log scale; allocator "
-        "pinned"
+        "orders' medians; geometric mean over 5 fresh processes, or over 10 where the interval of 5 exceeds ±5 %; "
+        "interval by Student's t on the log scale; allocator pinned"
     )
     version = 2
     environment = True
     processes = 5
+    more_processes = 5
     pinned_allocator = True
     asks = {"baseline": None, "baseline_backend": None}  # never usual: the baseline is part of every question
 

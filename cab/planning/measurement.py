@@ -32,6 +32,7 @@ class Measurement:
     searches: bool = False  # the meter chooses the cases that are measured
     data: str = ""  # fingerprint of the task's data, where the result depends on them
     protocol: str = ""  # where the task departs from what was published of it
+    more_processes: int = 0  # how many more it takes where a value has not converged with `processes`
     unavailable: str = ""  # why the meter cannot be used on the machine that `key` holds for
 
     @property

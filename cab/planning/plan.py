@@ -186,6 +186,7 @@ def _measurements(
                 key=key_of(name, meter.version, source, on_host, data, unavailable or ""),
                 identity=identity,
                 processes=meter.processes,
+                more_processes=meter.more_processes,
                 pinned=meter.pinned_allocator,
                 hosted=meter.environment,
                 grade=grade_of(point, case.pattern),

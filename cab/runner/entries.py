@@ -52,12 +52,20 @@ def new_entry(measurement: Measurement, run_id: str, commit: str) -> Entry:
 
 
 def is_finished(entry: Entry | None, measurement: Measurement, processes: int | None = None) -> bool:
-    """Whether an entry holds every metric that is asked for, from `processes` processes (all, by default)."""
+    """Whether an entry holds every metric that is asked for, from `processes` processes (all, by default).
+
+    Whether more are needed is decided once, with all of the usual number: one that may stop at any time stops where the
+    interval happens to be narrow.
+    """
     if entry is None or not set(measurement.metrics) <= set(entry.metrics):
         return False
     if any(entry.metrics[name].status in FINAL for name in measurement.metrics):
         return True
-    return len(entry.processes) >= min(processes or measurement.processes, measurement.processes)
+    done, wanted = len(entry.processes), measurement.processes
+    wide = any(entry.metrics[name].converged is False for name in measurement.metrics)
+    if done > wanted or (done == wanted and wide):
+        wanted += measurement.more_processes
+    return done >= min(processes or wanted, wanted)
 
 
 def worst_status(entry: Entry) -> tuple[str, str]:

@@ -142,7 +142,7 @@ class Supervisor:
         for start in range(0, len(measurements), BLOCK):
             block = list(measurements[start : start + BLOCK])
             claimed_elsewhere = list(block)
-            last = max(each.processes for each in block) - 1
+            last = max(each.processes + each.more_processes for each in block) - 1
             for turn in range(last + 1):  # in the last round all are asked for, those of one process too
                 claimed_elsewhere = self._round(_by_child(block), turn)
             while claimed_elsewhere:
@@ -259,8 +259,10 @@ class Supervisor:
                 self.listener.note(f"{measurement.case.title}: {note}")
         if outcome.status == "oom":
             self._remember_oom(measurement)
-        # after a failure none of the measurement's other processes will run
-        self.listener.step(1 if outcome.status == "ok" else measurement.processes - len(updated.processes))
+        # after a failure none of the measurement's other processes will run; those beyond the usual are not counted
+        left = max(0, measurement.processes - len(updated.processes))
+        as_usual = len(updated.processes) <= measurement.processes
+        self.listener.step(left if outcome.status != "ok" else int(as_usual))
         if is_finished(updated, measurement):
             status, reason = worst_status(updated)
             self.listener.done(measurement, status, f"{reason} (its output: {log})" if log else reason)

@@ -59,6 +59,20 @@ def test_values_are_made_of_the_samples_of_all_processes() -> None:
     assert latency.processes == 2 and latency.value is not None and 1 < latency.value < 3
 
 
+@pytest.mark.parametrize(("spread", "processes"), [(0.001, 5), (0.2, 10)])
+def test_a_wide_ratio_takes_more_processes_and_that_is_decided_once(spread: float, processes: int) -> None:
+    measurement = only("meters=[latency_ratio]")
+    entry = new_entry(measurement, "r", "c")
+    for number in range(processes):
+        assert not is_finished(entry, measurement)
+        # the spread ends with the fifth process: an interval that became narrow with the sixth would stop there
+        value = 1.0 + spread * (number % 2 if number < 5 else 0.5)
+        samples = {"samples": [value] * 20, "flipped": [False, True] * 10}
+        outcome = Outcome("ok", answer=Samples({name: samples for name in measurement.metrics}))
+        entry = with_outcome(entry, measurement, outcome, {})
+    assert is_finished(entry, measurement) and entry.metrics["latency_ratio"].processes == processes
+
+
 def test_a_failure_is_final_and_keeps_the_samples_before_it() -> None:
     measurement = only("meters=[latency]")
     entry = with_outcome(new_entry(measurement, "r", "c"), measurement, ok(measurement), {})
