@@ -69,6 +69,10 @@ def _slurm(kind: str, folder: Path, draw: random.Random) -> Iterator[RunningClus
 
         def kill() -> bool:
             named = f"SLURM_CONF={variables['SLURM_CONF']}".encode()
+            if kind == "slurm node":
+                of_node = {pid: _read(pid, "cmdline") for pid in _processes(named) if _on_second_node(pid)}
+                hit = any(b"cab.runner.bundle_job" in command for command in of_node.values())
+                return hit and all([_killed(pid) for pid in of_node])
             word = b"cab.runner.bundle_job" if kind == "array element" else b"slurmd"
             victims = [pid for pid in _processes(named) if word in _read(pid, "cmdline").split(b"\0")]
             return _killed(draw.choice(victims)) if victims else False
@@ -95,6 +99,12 @@ def _ray() -> Iterator[RunningCluster]:
             yield RunningCluster(["engine=ray", f"ray.address={address}", *BUNDLES], kill, variables)
         finally:
             nodes.stdin.close()
+
+
+def _on_second_node(pid: int) -> bool:
+    """Whether a process is the daemon of the node n2, or one of its jobs' processes."""
+    job = b"SLURMD_NODENAME=n2" in _read(pid, "environ").split(b"\0")
+    return job or _read(pid, "cmdline").startswith((b"slurmd\0-N\0n2", b"slurmstepd"))
 
 
 def _killed(pid: int) -> bool:
