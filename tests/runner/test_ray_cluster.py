@@ -17,6 +17,8 @@ GRID = ["mechanism=none,mean,softmax", "task=speed", "seq_len=16,24,32,40,48,64"
 # more bundles than nodes, each long enough to be under way when its node dies
 GRID += ["threads=1", "meters=[latency,flops]", "engine=ray", "bundle_minutes=3"]
 
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
+
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -27,6 +29,25 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_advice_to_leave_nodes_out_names_no_key_of_another_engine() -> None:
     cluster = RayCluster.__new__(RayCluster)  # not connected
     assert cluster.without(["n5", "n7"]) == "after `ray stop` on n5, n7"
+
+
+_PRIORITY = """
+import os
+import ray
+from cab.runner.ray_cluster import RayCluster
+
+cluster = RayCluster(None)
+print(ray.get(ray.remote(num_cpus=0, resources={"bench": 1})(lambda: os.nice(0)).remote()) - os.nice(0))
+cluster.close()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@needs_ray
+def test_what_is_timed_has_the_usual_priority() -> None:
+    done = subprocess.run([sys.executable, "-c", _PRIORITY], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[-1] == "0", done.stdout + done.stderr
 
 
 # in a process of its own: Ray's daemons, and the warnings of its code, are no business of the test process
@@ -47,7 +68,7 @@ cluster.shutdown()
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
+@needs_ray
 def test_a_real_cluster_loses_a_node_and_no_row(elsewhere: Path) -> None:
     with (
         open(elsewhere / "log", "w") as log,
