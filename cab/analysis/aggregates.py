@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import log
 from statistics import fmean
 
-from cab.analysis.leaderboard import Board, Cell, Line
-from cab.analysis.slot_floors import measures_attention
+from cab.analysis.leaderboard import Board, Cell, Line, one_a_question
+from cab.analysis.slot_floors import differs_from_none, has_floor_and_ceiling, measures_attention
 from cab.intervals import LEVEL
 
 RESAMPLES = 2000  # of tasks and seeds, for the interval
@@ -132,14 +132,15 @@ def aggregated(boards: Sequence[Board]) -> list[Aggregate]:
     """Return the mechanisms' means over the tasks of some boards with scores, the best first.
 
     Each score is placed between `none` (0) and softmax (1) of its board, perplexities by their logs; then averaged
-    within a task and over the tasks. A board without both, or on which softmax is not better than `none`, does not
-    count, and nor does one whose slot is known not to measure attention. The interval is a percentile bootstrap of two
-    levels: tasks are drawn, and for each of them the seeds of each of its boards. The floor and the ceiling are held.
-    Nothing is filled in for a missing task, so that a mean over fewer tasks is not ranked.
+    within a task and over the tasks. A question counts once, on however many machines. A board without both, or on
+    which `none` is not worse than softmax's whole interval, does not count, and nor does one whose slot is known not to
+    measure attention. The interval is a percentile bootstrap of two levels: tasks are drawn, and for each of them the
+    seeds of each of its boards. The floor and the ceiling are held. Nothing is filled in for a missing task, so that a
+    mean over fewer tasks is not ranked.
     """
     by_mechanism: dict[str, dict[str, list[_Score]]] = {}
     board_counts: Counter[str] = Counter()
-    for board in boards:
+    for board in one_a_question(boards):
         task, scores = str(board.question["task"]), _normalised(board)
         board_counts[task] += bool(scores)
         for mechanism, score in scores.items():
@@ -177,6 +178,11 @@ def _remarks(
         yield f"missing: {', '.join(missing)}"
 
 
+def counted(boards: Sequence[Board]) -> list[Board]:
+    """Return the boards that `aggregated` counts, each question once."""
+    return [board for board in one_a_question(boards) if _normalised(board)]
+
+
 def mean_scores(boards: Sequence[Board]) -> dict[str, Cell]:
     """Return mechanism -> its aggregate as a cell, for mechanisms that have every task."""
     return {
@@ -190,9 +196,11 @@ def _normalised(board: Board) -> dict[str, _Score]:
     """Return mechanism -> its best line's headline, from 0 (the floor) to 1 (softmax); more is possible."""
     if not board.has_scores or measures_attention(board) is False:
         return {}
+    if not has_floor_and_ceiling(board) or not differs_from_none(board):
+        return {}
     floor = _best(board, [line for line in board.lines if line.mechanism == "none"])
     ceiling = _best(board, [line for line in board.lines if line.mechanism == "softmax"])
-    if not floor or not ceiling or not ceiling[0] > floor[0]:
+    if not floor or not ceiling or not ceiling[0] > floor[0]:  # of a perplexity that is not positive there is no log
         return {}
     lines: dict[str, list[Line]] = {}
     for line in board.lines:

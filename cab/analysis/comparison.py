@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import exp, hypot, log
 
 from cab.analysis.leaderboard import Board, Cell, Metric, metrics_of
+from cab.analysis.ranking import labelled_together
 from cab.errors import UsageError, unknown
 
 Interval = tuple[float, float | None, float | None]  # a value with the ends of its 95 % interval, where it has one
@@ -46,8 +47,10 @@ class Comparison:
 def comparisons(boards: Sequence[Board], first: str, second: str, metric: str = "") -> list[Comparison]:
     """Return a comparison for each board on which both labels have a value of `metric`, or of the board's headline.
 
+    Labels tell lines apart over all boards. A value that does not depend on the machine is compared once.
     `UsageError` where a label or the metric is on no board, and where no board has both.
     """
+    boards = labelled_together(boards)
     labels = {line.label for board in boards for line in board.lines}
     for label in (first, second):
         if label not in labels:
@@ -55,7 +58,7 @@ def comparisons(boards: Sequence[Board], first: str, second: str, metric: str = 
     names = {each.name for each in metrics_of(boards)}
     if metric and metric not in names:
         raise unknown("metric", metric, names)
-    pairs = []
+    pairs: dict[str, Comparison] = {}
     for board in boards:
         chosen = next((each for each in board.metrics if each.name == metric), None) if metric else board.headline
         lines = {line.label: line for line in board.lines}
@@ -63,7 +66,8 @@ def comparisons(boards: Sequence[Board], first: str, second: str, metric: str = 
             continue
         above, below = (lines[label].cells.get(chosen.name) for label in (first, second))
         if above is not None and below is not None and above.value is not None and below.value is not None:
-            pairs.append(Comparison(board, chosen, above, below))
+            values = [(cell.value, cell.interval) for cell in (above, below)]
+            pairs.setdefault(str([board.question, chosen.name, values]), Comparison(board, chosen, above, below))
     if not pairs:
         what = metric or "the same metric"
         longer = sorted(label for label in labels if label.startswith((f"{first} ", f"{second} ")))
@@ -71,7 +75,7 @@ def comparisons(boards: Sequence[Board], first: str, second: str, metric: str = 
         raise UsageError(
             f"no board has a value of {what} for both {first} and {second}; measure both on one task{others}"
         )
-    return pairs
+    return list(pairs.values())
 
 
 def ratio(above: Cell | None, below: Cell | None) -> Interval | None:

@@ -81,7 +81,12 @@ class EfficiencyLengths:
         self._by_metric: dict[str, dict[tuple[str, ...], EfficiencyLength]] = {}
 
     def of(self, line: Line, board: Board, metric: str) -> EfficiencyLength | None:
-        """Return that of a line, against fused softmax where that was measured; None where there is none."""
+        """Return that of a line, against fused softmax where that was measured; None where there is none.
+
+        It is of as many keys as queries: a board with another number of keys has none.
+        """
+        if board.question["n"] != board.question["m"]:
+            return None
         if metric not in self._by_metric:
             self._by_metric[metric] = dict(self._lengths(metric))
         for against in ("softmax sdpa", "softmax eager"):

@@ -47,7 +47,7 @@ class EfficiencyLength:
             return f"from {self.length:.0f} ({low} to {high})"
         if self.answer == "already":
             return f"already at {self.high:.0f}" + ("" if self.low is None else " (not certain)")
-        return f"never up to {self.low:.0f}" + ("" if self.high is None else " (not certain)")
+        return f"not at {self.low:.0f}, the longest" + ("" if self.high is None else " (not certain)")
 
 
 def efficiency_length(costs: Sequence[CostAtLength], softmax_costs: Sequence[CostAtLength]) -> EfficiencyLength | None:

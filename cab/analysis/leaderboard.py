@@ -1,6 +1,6 @@
 """What a leaderboard is made of: a board has lines, a line has a cell for each metric."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,14 @@ class Board:
                 table_row[f"{metric.name}_status"] = cell.status
             table_rows.append(table_row)
         return pd.DataFrame(table_rows)
+
+
+def one_a_question(boards: Iterable[Board]) -> list[Board]:
+    """Return one board of each question: scores do not depend on the machine, and stand on the board of each."""
+    by_question: dict[str, Board] = {}
+    for board in boards:
+        by_question.setdefault(str(board.question), board)
+    return list(by_question.values())
 
 
 def metrics_of(boards: Sequence[Board]) -> list[Metric]:

@@ -4,15 +4,17 @@ A cost at a length that was not measured is interpolated between the two measure
 both. Nothing is extrapolated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cab.analysis.aggregates import mean_scores
-from cab.analysis.leaderboard import Board, Cell, Line, Metric
+from cab.analysis.aggregates import counted, mean_scores
+from cab.analysis.leaderboard import Board, Cell, Line, Metric, one_a_question
+from cab.analysis.questions import QUESTION
 from cab.analysis.ranking import leaderboard
 from cab.analysis.selection import Limit, selected
+from cab.analysis.settings import differing_settings, settings_of
 from cab.analysis.slot_floors import measures_attention
 from cab.errors import UsageError
 
@@ -38,7 +40,8 @@ class Candidate:
     interpolated: bool
     score: Cell | None = None
     why_not: str = ""  # it fell out; "" where it fits
-    group: int = 0  # candidates of one group cannot be told apart from the first of them
+    group: int = 0  # no two candidates of one group can be told apart
+    scored_as: str = ""  # the hyper-parameters that the score is of, where they are others than those of the costs
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Pick:
     fitting: list[Candidate] = field(default_factory=list)
     out: list[Candidate] = field(default_factory=list)
     quality: str = UNKNOWN_SCORE  # where the scores come from
+    left_out: list[str] = field(default_factory=list)  # what was measured under other settings, in words
 
 
 def pick(
@@ -89,15 +93,17 @@ def pick(
     if not boards:
         raise UsageError(f"no cost was measured in {pattern} under {_words(conditions)}; give other conditions")
     machine = max(boards, key=lambda board: (len(board.lines), board.machine)).machine
-    boards = sorted((b for b in boards if b.machine == machine), key=lambda board: int(board.question["n"]))
+    boards, left_out = _of_one_kind([b for b in boards if b.machine == machine], "source_len" in filters)
     cost = boards[0].headline
-    result = Pick(conditions, n, machine, cost, cost)
+    result = Pick(conditions, n, machine, cost, cost, left_out=left_out)
     candidates = _candidates(boards, n, cost)
     scores = _scores(rows, environments, pattern, filters.get("task", ()), result)
     for candidate in candidates:
-        candidate.score = scores.get((candidate.line.mechanism, str(candidate.line.params)))
-        if candidate.score is None:
-            candidate.score = scores.get((candidate.line.mechanism, ""))
+        line = candidate.line
+        scored = scores.get((line.mechanism, str(line.params))) or scores.get((line.mechanism, ""))
+        if scored is not None:
+            candidate.score = scored.cell
+            candidate.scored_as = _other_params(scored.params or line.params, line.params)
         candidate.why_not = candidate.why_not or _why_not(candidate, limits, cost, bool(scores))
     result.out = sorted((c for c in candidates if c.why_not), key=lambda c: (c.why_not, c.label))
     result.fitting = _ordered([c for c in candidates if not c.why_not], result)
@@ -113,6 +119,39 @@ def _length(text: str) -> int:
 
 def _words(conditions: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in conditions.items())
+
+
+def _of_one_kind(boards: Sequence[Board], any_sources: bool) -> tuple[list[Board], list[str]]:
+    """Return boards that differ in nothing but n, in its order, and in words what the others are.
+
+    Of several kinds that with the most lines is taken. Without `any_sources` there are as many keys as queries, where
+    that was measured.
+    """
+    equal = [board for board in boards if board.question["n"] == board.question["m"]]
+    kept = equal if equal and not any_sources else list(boards)
+    fixed = [name for name in QUESTION if name not in (("n",) if any_sources else ("n", "m"))]
+    kinds: dict[str, list[Board]] = {}
+    for board in kept:
+        kinds.setdefault(str([board.question[name] for name in fixed]), []).append(board)
+    chosen = max(kinds.values(), key=lambda of: sum(len(board.lines) for board in of))
+    left_out = [_difference(of[0], chosen[0], fixed) for of in kinds.values() if of is not chosen]
+    if len(kept) < len(boards):
+        left_out.append("another number of keys than of queries: give source_len=")
+    return sorted(chosen, key=lambda board: int(board.question["n"])), left_out
+
+
+def _difference(board: Board, other: Board, names: Sequence[str]) -> str:
+    """Say what a board has that another one has not, as on the command line."""
+    differing = [name for name in names if name != "settings" and board.question[name] != other.question[name]]
+    words = [f"{name}={board.question[name]}" for name in differing]
+    settings = differing_settings([other, board])[settings_of(board)]
+    return " ".join([*words, *(f"{name}={value}" for name, value in settings.items())]) or "the usual settings"
+
+
+def _other_params(scored: Mapping[str, Any], costed: Mapping[str, Any]) -> str:
+    """Name the hyper-parameters of a score that are not those of the costs."""
+    names = dict.fromkeys([*scored, *costed])
+    return " ".join(f"{name}={scored.get(name)}" for name in names if scored.get(name) != costed.get(name))
 
 
 def _candidates(boards: Sequence[Board], n: int, cost: Metric) -> list[Candidate]:
@@ -160,7 +199,9 @@ def _interpolated(first: Line, second: Line, below: int, above: int, n: int) -> 
         high: float | None = between(a.interval[1], b.interval[1])
         if a.low is None and b.low is None:  # both are exact
             low, high = None, None
-        cells[name] = replace(a, value=between(a.value, b.value), low=low, high=high, reasons=[], mark="")
+        unknown = a.interval_unknown or b.interval_unknown
+        value = between(a.value, b.value)
+        cells[name] = replace(a, value=value, low=low, high=high, reasons=[], mark="", interval_unknown=unknown)
     return cells
 
 
@@ -186,29 +227,46 @@ def _why_not(candidate: Candidate, limits: Sequence[Limit], cost: Metric, has_sc
     return ""
 
 
+class _Scored(NamedTuple):
+    """A score, and the hyper-parameters that it is of; None where it is a mean over several."""
+
+    cell: Cell
+    params: Mapping[str, Any] | None
+
+
 def _scores(
     rows: "DataFrame", environments: "DataFrame", pattern: str, tasks: Sequence[str], result: Pick
-) -> dict[tuple[str, str], Cell]:
+) -> dict[tuple[str, str], _Scored]:
     """Return (mechanism, params) -> score; params "" for a mechanism with whatever hyper-parameters scored best."""
     trained = rows[(rows["pattern"] == pattern) & rows["step"].isna()]
-    boards = [board for board in leaderboard(trained, environments) if board.has_scores]
+    boards = one_a_question(board for board in leaderboard(trained, environments) if board.has_scores)
     boards = [board for board in boards if measures_attention(board) is not False]
     boards = [board for board in boards if not tasks or board.question["task"] in tasks]
     boards = [board for board in boards if _tells_apart(board)]
     if not boards:
         return {}
     if len(boards) > 1:
-        result.quality = f"mean over {len(boards)} boards between the floor (0) and softmax (1)"
+        averaged = counted(boards)
+        if not averaged:
+            names = ", ".join(sorted({str(board.question["task"]) for board in boards}))
+            result.quality = (
+                f"not averaged over {len(boards)} boards, because none has softmax and a worse `none`: "
+                f"name one task, as in task=NAME, of {names}"
+            )
+            return {}
+        result.quality = (
+            f"mean over {len(averaged)} boards between the floor (0) and softmax (1), of the best hyper-parameters"
+        )
         result.metric = Metric("aggregate", "", True, True)
-        return {(mechanism, ""): cell for mechanism, cell in mean_scores(boards).items()}
+        return {(mechanism, ""): _Scored(cell, None) for mechanism, cell in mean_scores(averaged).items()}
     (board,) = boards
     result.metric, result.quality = board.headline, f"{board.question['task']} at n = {board.question['n']:,}"
-    scores = {}
+    scores: dict[tuple[str, str], _Scored] = {}
     for line in board.lines:
         cell = line.cells.get(board.headline.name)
         if line.kind == "ranked" and cell is not None and cell.value is not None:
-            scores[line.mechanism, str(line.params)] = cell
-            scores.setdefault((line.mechanism, ""), cell)
+            scores[line.mechanism, str(line.params)] = _Scored(cell, line.params)
+            scores.setdefault((line.mechanism, ""), _Scored(cell, line.params))
     return scores
 
 
@@ -219,9 +277,9 @@ def _tells_apart(board: Board) -> bool:
 
 
 def _ordered(candidates: list[Candidate], result: Pick) -> list[Candidate]:
-    """Order by score, then by cost. A group holds those that cannot be told apart from its first by the score.
+    """Order by score, then by cost. No two candidates of a group can be told apart by the score.
 
-    Within a group of equal scores the cheaper one comes first; without scores, groups are those of equal cost.
+    Within a group the cheaper one comes first; without scores, groups are those of equal cost.
     """
     metric, cost = result.metric, result.cost
     by_cost = sorted(candidates, key=lambda c: c.costs[cost.name].value or 0.0)
@@ -237,12 +295,13 @@ def _ordered(candidates: list[Candidate], result: Pick) -> list[Candidate]:
     return sorted(grouped, key=lambda c: (c.group, c.costs[cost.name].value or 0.0))
 
 
-def _grouped(ordered: list[Candidate], cell_of: Any) -> list[Candidate]:
-    """Number the groups: each holds those whose intervals overlap that of its first."""
-    first: Candidate | None = None
-    group = -1
+def _grouped(ordered: list[Candidate], cell_of: Callable[[Candidate], Cell]) -> list[Candidate]:
+    """Number the groups: a candidate whose interval does not overlap all those of a group begins the next one."""
+    members: list[Candidate] = []
+    group = 0
     for candidate in ordered:
-        if first is None or not cell_of(candidate).overlaps(cell_of(first)):
-            first, group = candidate, group + 1
+        if not all(cell_of(candidate).overlaps(cell_of(member)) for member in members):
+            members, group = [], group + 1
+        members.append(candidate)
         candidate.group = group
     return ordered

@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -172,20 +172,43 @@ def _cell_of_one(row: Row) -> Cell:
     return cell
 
 
-def _label(lines: list[Line]) -> None:
+def _label(lines: Sequence[Line]) -> None:
     """Label each line with its mechanism and with what differs from the other lines of that mechanism."""
-    of_mechanism: dict[str, list[Line]] = {}
+    labels = joint_labels(lines)
     for line in lines:
-        of_mechanism.setdefault(line.mechanism, []).append(line)
+        line.label = labels[line.key[:3]]
+
+
+def joint_labels(lines: Iterable[Line]) -> dict[tuple[str, str, str], str]:
+    """Return mechanism, params and backend, as in `Line.key` -> a label that tells them apart among all these lines."""
+    of_mechanism: dict[str, dict[tuple[str, str, str], Line]] = {}
     for line in lines:
-        others = of_mechanism[line.mechanism]
-        words = [line.mechanism]
-        for name, value in line.params.items():
-            if any(other.params.get(name) != value for other in others):
-                words.append(f"{name}={value['name'] if isinstance(value, dict) and 'name' in value else value}")
-        if line.backend not in ("", "eager") or any(other.backend != line.backend for other in others):
-            words.append(line.backend)
-        line.label = " ".join(words)
+        of_mechanism.setdefault(line.mechanism, {}).setdefault(line.key[:3], line)
+    labels = {}
+    for mechanism, of in of_mechanism.items():
+        others = of.values()
+        for key, line in of.items():
+            words = [mechanism]
+            for name, value in line.params.items():
+                if any(other.params.get(name) != value for other in others):
+                    words.append(f"{name}={value['name'] if isinstance(value, dict) and 'name' in value else value}")
+            if line.backend not in ("", "eager") or any(other.backend != line.backend for other in others):
+                words.append(line.backend)
+            labels[key] = " ".join(words)
+    return labels
+
+
+def labelled_together(boards: Iterable[Board]) -> list[Board]:
+    """Return the boards with labels that hold over all of them, for what follows a line from board to board.
+
+    The label of a board alone leaves out what all its lines share. So on two boards one label may be of two
+    hyper-parameters, and one line may have two labels.
+    """
+    boards = list(boards)
+    labels = joint_labels(line for board in boards for line in board.lines)
+    return [
+        replace(board, lines=[replace(line, label=labels[line.key[:3]]) for line in board.lines]) for board in boards
+    ]
 
 
 def _mark(lines: list[Line], metric: Metric) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from cab.analysis.leaderboard import Board, Line
@@ -83,7 +84,7 @@ def limits_of(texts: Sequence[str], units: Mapping[str, str]) -> list[Limit]:
             number, unit = (float(parts[1]), parts[2]) if parts else (None, "")
         except ValueError:
             number, unit = None, ""
-        if number is None or unit not in _UNITS:
+        if number is None or not isfinite(number) or unit not in _UNITS:
             raise UsageError(f"--max {text}: write METRIC=NUMBER with a unit, one of {', '.join(_UNITS)[2:]}")
         of_rows, factor = _UNITS[unit]
         accepted = [name for name, (measured, _) in _UNITS.items() if measured == units[metric] and measured]

@@ -81,10 +81,27 @@ def slots_of(rows: "DataFrame") -> dict[_Slot, bool]:
 
 def _slots_of(boards: Sequence[Board]) -> dict[_Slot, bool]:
     return {
-        _slot(board): _differs(board)
-        for board in boards
-        if board.has_scores and {"softmax", "none"} <= {line.mechanism for line in board.lines if _value(board, line)}
+        _slot(board): differs_from_none(board) for board in boards if board.has_scores and has_floor_and_ceiling(board)
     }
+
+
+def has_floor_and_ceiling(board: Board) -> bool:
+    """Whether both `none` and softmax have a value of the headline."""
+    return {"softmax", "none"} <= {line.mechanism for line in board.lines if _value(board, line)}
+
+
+def differs_from_none(board: Board) -> bool:
+    """Whether `none` is worse than the whole interval of softmax."""
+    sign = 1 if board.headline.higher_is_better else -1
+
+    def best(mechanism: str) -> Cell:
+        cells = [line.cells[board.headline.name] for line in board.lines if line.mechanism == mechanism]
+        return max((cell for cell in cells if cell.value is not None), key=lambda cell: sign * (cell.value or 0.0))
+
+    softmax, none = best("softmax"), best("none")
+    assert none.value is not None
+    low, high = softmax.interval
+    return none.value < low if sign > 0 else none.value > high
 
 
 def _is_measured(board: Board) -> bool:
@@ -132,17 +149,3 @@ def _recipe(board: Board) -> _Slot:
 def _value(board: Board, line: Any) -> bool:
     cell = line.cells.get(board.headline.name)
     return cell is not None and cell.value is not None
-
-
-def _differs(board: Board) -> bool:
-    """Whether `none` is worse than the whole interval of softmax."""
-    sign = 1 if board.headline.higher_is_better else -1
-
-    def best(mechanism: str) -> Cell:
-        cells = [line.cells[board.headline.name] for line in board.lines if line.mechanism == mechanism]
-        return max((cell for cell in cells if cell.value is not None), key=lambda cell: sign * (cell.value or 0.0))
-
-    softmax, none = best("softmax"), best("none")
-    assert none.value is not None
-    low, high = softmax.interval
-    return none.value < low if sign > 0 else none.value > high

@@ -19,9 +19,13 @@ ABOUT = "ratios of medians that were not measured side by side; the interval add
 def print_comparison(results: Results, first: str, second: str, console: "Console") -> None:
     """Print A against B, for the headline of each board that has both; `UsageError` where there is no such board."""
     pairs = comparisons(results.boards, first, second)
-    names = [name for name in QUESTION if len({str(pair.board.question[name]) for pair in pairs}) > 1 and name != "m"]
+    questions = [pair.board.question for pair in pairs]
+    names = [name for name in QUESTION if len({str(question[name]) for question in questions}) > 1]
+    if all(question["n"] == question["m"] for question in questions) and "m" in names:
+        names.remove("m")
+    machines = ["machine"] if len({pair.board.machine for pair in pairs}) > 1 else []
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (*names, "metric", first, second, "A / B", "95 % interval", ""):
+    for title in (*names, *machines, "metric", first, second, "A / B", "95 % interval", ""):
         table.add_column(title, no_wrap=True, justify="right" if title in ("n", "A / B", first, second) else "left")
     for pair in pairs:
         above, below = pair.above.value or 0.0, pair.below.value or 0.0
@@ -29,6 +33,7 @@ def print_comparison(results: Results, first: str, second: str, console: "Consol
         value, low, high = pair.ratio or (None, None, None)
         texts = [
             *(str(pair.board.question[name]) for name in names),
+            *([pair.board.machine or "any"] if machines else []),
             pair.metric.name,
             f"{unit.text(above)} {unit.name}",
             f"{unit.text(below)} {unit.name}",

@@ -111,7 +111,7 @@ def _efficiency_length(results: Results) -> DerivedColumn:
 
     about = (
         "wins from n: its cost (the column ranked by, or its latency) lies below softmax's from there on, with the "
-        "interval; ≤: at every measured length; >: at none up to there; ?: not certain"
+        "interval; ≤: at every measured length; >: not at the longest measured length; ?: not certain"
     )
     return DerivedColumn("efficiency_length", "wins\nfrom n", about, cells, lambda board, found: bool(found))
 

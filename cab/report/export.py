@@ -11,9 +11,27 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+_FORMULA = ("=", "+", "@", "\t", "\r")  # a spreadsheet computes a cell that begins with one of these
+
+
 def write_csv(rows: "DataFrame", path: Path) -> None:
     """Write the rows as CSV in full precision. A missing value is an empty cell."""
-    write_file(path, rows.to_csv(index=False))
+    write_file(path, csv_of(rows))
+
+
+def csv_of(table: "DataFrame") -> str:
+    """Return a table as CSV; a text that a spreadsheet would compute gets an apostrophe in front, as on the page."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    inert = {}
+    for name in table:
+        if is_numeric_dtype(table[name]) or is_bool_dtype(table[name]):
+            continue
+        texts = table[name].astype("string")
+        computed = texts.str.startswith(_FORMULA).fillna(False).astype(bool)
+        if computed.any():
+            inert[str(name)] = texts.mask(computed, "'" + texts)
+    return str(table.assign(**inert).to_csv(index=False))
 
 
 def write_parquet(rows: "DataFrame", path: Path) -> None:

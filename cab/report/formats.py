@@ -16,6 +16,7 @@ from cab.errors import UsageError, unknown
 from cab.report import notes
 from cab.report.badge import badge
 from cab.report.derived_columns import DerivedColumn, line_cells
+from cab.report.export import csv_of
 from cab.report.repeating import line_command
 from cab.report.units import DisplayUnit, display_unit
 
@@ -49,7 +50,7 @@ def formatted(
     if name in ("csv", "json", "parquet"):
         frame = _frame(boards, shown)
         if name == "csv":
-            return frame.to_csv(index=False).encode()
+            return csv_of(frame).encode()
         if name == "json":
             return (frame.to_json(orient="records", indent=1) + "\n").encode()
         buffer = BytesIO()

@@ -62,9 +62,10 @@ const overlap = (a, b) => isUnknown(a) || isUnknown(b) || (low(a) <= high(b) && 
 // The ratio of two positive values with its interval: the half-widths of the logs are added as squares.
 function ratio(above, below) {
   if (!above || !below || !(above.value > 0) || !(below.value > 0)) return null;
-  const arm = (cell, end) => (end > 0 ? Math.abs(Math.log(end / cell.value)) : 0);
+  const arm = (cell, end) => Math.abs(Math.log(end / cell.value));
   const value = above.value / below.value;
-  if (isUnknown(above) || isUnknown(below)) return { value, low: null, high: null };
+  // an end that is not positive has no log
+  if (isUnknown(above) || isUnknown(below) || Math.min(low(above), low(below)) <= 0) return { value, low: null, high: null };
   return {
     value,
     low: value * Math.exp(-Math.hypot(arm(above, low(above)), arm(below, high(below)))),
@@ -217,6 +218,8 @@ function softmaxLines(board) {
   board.softmax = board.softmax || board.lines.filter((line) => line.label.split(" ")[0] === "softmax").sort((a, b) => b.label.endsWith("sdpa") - a.label.endsWith("sdpa"));
   return board.softmax;
 }
+// A label over all boards: that of one board leaves out what all its lines share.
+const together = (line) => data.identities[line.identity][4];
 const againstLabels = (board) => softmaxLines(board).map((line) => line.label);
 const againstLine = (board) => softmaxLines(board).find((line) => line.label === state.against) || softmaxLines(board)[0];
 function winsFrom(line, metric) {
@@ -337,7 +340,8 @@ function answer() {
     if (times) parts.push(`; ${digits(times.value)}× ${headline.unit.endsWith("s") ? "as fast as" : "less than"} ${reference.label}${times.low === null ? "" : ` [${digits(times.low)}, ${digits(times.high)}]`}`);
   } else if (other && reference !== best.line) parts.push(`; ${reference.label} ${withUnit(headline, other.value)}`);
   const same = others.filter((row) => overlap(row.cell, best.cell));
-  if (others.length) {
+  if (headline.higher === null) parts.push(`. ${words(headline.name)} has no direction: nothing is ranked by it.`);
+  else if (others.length) {
     parts.push(same.length
       ? `. Not told apart from ${same.slice(0, 4).map((row) => row.line.label).join(", ")}${same.length > 4 ? ` and ${same.length - 4} more` : ""}.`
       : `. Told apart from the next, ${others[0].line.label}.`);
@@ -706,7 +710,7 @@ function lengthsTab() {
       const point = how === "ratio" ? ratio(cell, reference) : { value: cell.value / metric.factor, low: low(cell) / metric.factor, high: high(cell) / metric.factor };
       if (!point || (!metric.score && !(point.value > 0))) continue;
       const of = series.get(board.pattern) || series.set(board.pattern, new Map()).get(board.pattern);
-      (of.get(line.label) || of.set(line.label, []).get(line.label)).push({ n: board.n, ...point });
+      (of.get(together(line)) || of.set(together(line), []).get(together(line))).push({ n: board.n, ...point });
     }
   }
   const all = [...series.values()].flatMap((of) => [...of.values()].flat());
@@ -721,7 +725,7 @@ function lengthsTab() {
     sums.set(label, [entry[0] + value, entry[1] + 1]);
   }
   const order = [...sums].map(([label, [sum, count]]) => [label, (metric.higher ? -1 : 1) * sum / count, count]).sort((a, b) => b[2] - a[2] || a[1] - b[1]).map(([label]) => label);
-  const softmax = againstLabels(current), wanted = state.lines ? state.lines.split("|") : [];
+  const softmax = softmaxLines(current).map(together), wanted = state.lines ? state.lines.split("|") : [];
   const highlighted = [...new Set([...softmax.slice(0, 2), ...wanted, ...order])].slice(0, HIGHLIGHTED);
   const xScale = axis(lengths, false);
   xScale.place = (n) => (Math.log(n) - Math.log(lengths[0])) / (Math.log(lengths[lengths.length - 1]) - Math.log(lengths[0]));
@@ -805,11 +809,13 @@ function tradeoffTab() {
   const isScore = (name) => elsewhere.has(name) || own.some((metric) => metric.name === name && metric.score);
   const yName = ys.includes(state.y) ? state.y : ys.find(isScore) || (memory !== xMetric.name && memory) || ys.find((name) => name !== xMetric.name);
   const other = elsewhere.get(yName), yMetric = other ? other.headline : own.find((metric) => metric.name === yName);
-  const scoreOf = (line) => {
-    if (!other) return valued(line, yName);
+  // the line of the other board with the same hyper-parameters, else the first of the mechanism
+  const scored = (line) => {
     const [mechanism, params] = data.identities[line.identity];
-    return valued(other.lines.find((each) => { const [name, its] = data.identities[each.identity]; return name === mechanism && its === params; }) || other.lines.find((each) => data.identities[each.identity][0] === mechanism), other.headline.name);
+    return other.lines.find((each) => { const [name, its] = data.identities[each.identity]; return name === mechanism && its === params; }) || other.lines.find((each) => data.identities[each.identity][0] === mechanism);
   };
+  const scoreOf = (line) => (other ? valued(scored(line), other.headline.name) : valued(line, yName));
+  const isOfOthers = (line) => other && data.identities[scored(line).identity][1] !== data.identities[line.identity][1];
   const points = current.lines.filter((line) => line.kind === "ranked" && passes(line)).map((line) => ({ line, x: valued(line, xMetric.name), y: scoreOf(line) })).filter((point) => point.x && point.y && (yMetric.score || point.y.value > 0));
   if (!points.length) return h("p", {}, "No mechanism has both.");
   const up = yMetric.higher === true;
@@ -822,7 +828,7 @@ function tradeoffTab() {
     const named = [];
     for (const point of points) {
       const [cx, cy] = [X(point.x, value), Y(point.y, value)], onFront = front.includes(point);
-      const text = `${point.line.label}: ${withUnit(xMetric, point.x.value)}, ${withUnit(yMetric, point.y.value)}`;
+      const text = `${point.line.label}: ${withUnit(xMetric, point.x.value)}, ${withUnit(yMetric, point.y.value)}${isOfOthers(point.line) ? ` (of ${together(scored(point.line))})` : ""}`;
       if (onFront) parts.push(s("line", { class: "interval", x1: X(point.x, low), x2: X(point.x, high), y1: cy, y2: cy }), s("line", { class: "interval", x1: cx, x2: cx, y1: Y(point.y, low), y2: Y(point.y, high) }));
       parts.push(s("circle", { class: onFront ? "front-dot" : "hollow", cx, cy, r: 4.5 }, s("title", {}, text)));
       if (onFront || againstLabels(current).includes(point.line.label)) {
@@ -833,7 +839,7 @@ function tradeoffTab() {
   }, `${words(xMetric.name)} against ${yName}`);
   return [
     h("div", { class: "filters" }, list("across", "x", xs.map((metric) => metric.name), xMetric.name, (v) => set({ x: v }), words), list("up", "y", ys, yName, (v) => set({ y: v }), words)),
-    h("p", { class: "quiet" }, `Filled: no other mechanism is better in both (the stepped line, from the values alone). Hollow: another is at least as good in both. ${points.length} of ${current.lines.filter((line) => line.kind === "ranked").length} mechanisms have both.${ys.some(isScore) ? "" : " No score was measured in this pattern."}`),
+    h("p", { class: "quiet" }, `Filled: no other mechanism is better in both (the stepped line, from the values alone). Hollow: another is at least as good in both. ${points.length} of ${current.lines.filter((line) => line.kind === "ranked").length} mechanisms have both.${ys.some(isScore) ? "" : " No score was measured in this pattern."}${points.some((point) => isOfOthers(point.line)) ? " Some scores are of other hyper-parameters than the cost; they are named under the pointer." : ""}`),
     svg, front.length ? h("p", {}, "Frontier: ", front.map((point) => point.line.label).join(", ")) : "",
   ];
 }
@@ -854,7 +860,7 @@ function patternsTab() {
   for (const board of used) for (const line of board.lines) if (passesWithoutMemory(line) && line.kind !== "leaky") {
     const [mechanism, params, backend] = data.identities[line.identity];
     const key = `${mechanism} ${params} ${backend}`;
-    if (!labels.has(key)) labels.set(key, { label: line.label, kind: line.kind, cells: new Map() });
+    if (!labels.has(key)) labels.set(key, { label: together(line), kind: line.kind, cells: new Map() });
     labels.get(key).cells.set(board, line);
   }
   const value = (board, line) => {
@@ -893,15 +899,15 @@ function agreementTable() {
     plainTable(["between", "first", "second", "where", "mechanisms", "correlation", "from", "to"], data.agreements, [4, 5, 6, 7])];
 }
 function compareTab() {
-  const labels = [...new Set(siblings(["length", "pattern"]).flatMap((board) => board.lines.filter((line) => line.kind !== "leaky").map((line) => line.label)))].sort();
+  const labels = [...new Set(siblings(["length", "pattern"]).flatMap((board) => board.lines.filter((line) => line.kind !== "leaky").map(together)))].sort();
   const rows = ranked(current), reference = againstLine(current);
-  const a = labels.includes(state.a) ? state.a : rows.length ? rows[0].line.label : labels[0];
-  const b = labels.includes(state.b) ? state.b : reference && reference.label !== a ? reference.label : labels.find((label) => label !== a);
+  const a = labels.includes(state.a) ? state.a : rows.length ? together(rows[0].line) : labels[0];
+  const b = labels.includes(state.b) ? state.b : reference && together(reference) !== a ? together(reference) : labels.find((label) => label !== a);
   const names = metricsOf(current), metric = names.find((each) => each.name === state.metric) || current.headline;
   const cases = [];
   for (const board of boards) {
     if (board.machine !== current.machine) continue;
-    const [x, y] = [a, b].map((label) => valued(board.lines.find((line) => line.label === label), metric.name));
+    const [x, y] = [a, b].map((label) => valued(board.lines.find((line) => together(line) === label), metric.name));
     const times = metric.byDifference ? (x && y ? { value: (x.value - y.value) / metric.factor, low: (x.value - y.value - Math.hypot(x.value - low(x), high(y) - y.value)) / metric.factor, high: (x.value - y.value + Math.hypot(high(x) - x.value, y.value - low(y))) / metric.factor } : null) : ratio(x, y);
     if (times) cases.push({ board, times, x, y });
   }

@@ -18,6 +18,7 @@ from cab.analysis.mean_ranks import mean_ranks, paired_differences
 from cab.analysis.published import published_for_all
 from cab.analysis.quality import measured_costs, quality, stop_reasons, worst_rows
 from cab.analysis.questions import QUESTION, records
+from cab.analysis.ranking import joint_labels
 from cab.analysis.readable import INFINITE
 from cab.analysis.settings import settings_of
 from cab.analysis.statuses import failures
@@ -106,11 +107,19 @@ def page_data(
         "pairHeads": PAIR_HEADS,
         "cabsBoards": [[pattern, rank, name, f"{index:+.2f}"] for pattern, rank, name, index in cabs_boards()],
     }
-    data["identities"] = [
-        [mechanism, params, backend, mechanism_words(mechanism, json.loads(params or "{}"), backend)]
-        for mechanism, params, backend in identities.values
-    ]
+    data["identities"] = _identities(identities.values, boards)
     return data
+
+
+def _identities(identities: Sequence[tuple[str, str, str]], boards: Sequence[Board]) -> list[list[str]]:
+    """Return mechanism, params, backend, the words of a command and the label over all boards, a row each."""
+    labels = joint_labels(line for board in boards for line in board.lines)
+    rows = []
+    for mechanism, params, backend in identities:
+        values = json.loads(params or "{}")
+        label = labels.get((mechanism, str(values), backend), mechanism)
+        rows.append([mechanism, params, backend, mechanism_words(mechanism, values, backend), label])
+    return rows
 
 
 def _aggregate(aggregates: Sequence[Aggregate]) -> dict[str, Any]:
@@ -209,7 +218,8 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, eviden
         for i, name in enumerate(property_names):
             of_board["properties"][i].append(properties[name].code(_property(name, board, differing)))
         of_board["command"].append(commands.code(question_words(board.question)))
-        of_board["curve"].append(curves.code(_curve_of(board.question, board.machine)))
+        n, m = board.question["n"], board.question["m"]
+        of_board["curve"].append(curves.code(_curve_of(board.question, board.machine, None if n == m else m)))
         of_board["configuration"].append(configurations.code(state_configuration(board)))
         of_board["headline"].append(metric_codes[board.headline.name])
         of_board["n"].append(board.question["n"])
@@ -289,8 +299,9 @@ def _property(name: str, board: Board, differing: Mapping[str, str]) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _curve_of(columns: Mapping[str, Any], machine: str) -> tuple[str, ...]:
-    return (*(str(columns[name]) for name in _CURVE_COLUMNS), machine)
+def _curve_of(columns: Mapping[str, Any], machine: str, keys: int | None = None) -> tuple[str, ...]:
+    """Return what boards share that differ in length alone; `keys` where it is not the number of queries."""
+    return (*(str(columns[name]) for name in _CURVE_COLUMNS), machine, str(keys))
 
 
 def _wins(lengths: "DataFrame", machines: Mapping[str, str], curves: _Codes, identities: _Codes) -> list[list[Any]]:

@@ -48,15 +48,18 @@ def print_pick(pick: Pick, limits: Sequence[Limit], pattern: str, console: "Cons
         label = notes.shortened(candidate.label, _LABEL_WIDTH)
         grade = "extension" if candidate.line.grade == "extension" else ""
         last = i + 1 == len(pick.fitting) or pick.fitting[i + 1].group != candidate.group
-        note = ", ".join(filter(None, (grade, "interpolated" if candidate.interpolated else "")))
+        scored = f"score of {candidate.scored_as}" if candidate.scored_as else ""
+        note = ", ".join(filter(None, (grade, "interpolated" if candidate.interpolated else "", scored)))
         table.add_row(*map(Text, (str(candidate.group + 1), label, *cells, note)), end_section=last)
     if pick.fitting:
         console.print(table)
-        note = "one number: not told apart from the first with it, because their 95 % intervals overlap"
+        note = "one number: no two are told apart, because their 95 % intervals overlap; the cheaper comes first"
         console.print(Text(note, style="dim"))
     else:
         console.print(Text("nothing fits", style="bold"))
     console.print(Text(f"quality: {pick.quality}", style="dim"))
+    if pick.left_out:
+        console.print(Text(f"measured too, and left out: {'; '.join(pick.left_out)}", style="dim"))
     reasons: dict[str, list[str]] = {}
     for candidate in pick.out:
         reasons.setdefault(candidate.why_not, []).append(candidate.label)
@@ -81,6 +84,7 @@ def pick_json(pick: Pick, limits: Sequence[Limit], pattern: str) -> str:
         facts: dict[str, Any] = {"mechanism": candidate.line.mechanism, "params": candidate.line.params}
         facts |= {"backend": candidate.line.backend, "grade": candidate.line.grade}
         facts |= {"interpolated": candidate.interpolated, "costs": costs}
+        facts |= {"scored_as": candidate.scored_as}
         return facts | {"score": score and {"value": score.value, "low": score.low, "high": score.high}}
 
     data = {
@@ -90,6 +94,7 @@ def pick_json(pick: Pick, limits: Sequence[Limit], pattern: str) -> str:
         "machine": pick.machine,
         "limits": {limit.metric: limit.value for limit in limits},
         "quality": pick.quality,
+        "left_out": pick.left_out,
         "ordered_by": pick.metric and pick.metric.name,
         "fitting": [{"group": candidate.group + 1, **entry(candidate)} for candidate in pick.fitting],
         "out": [{"why": candidate.why_not, **entry(candidate)} for candidate in pick.out],

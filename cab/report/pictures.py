@@ -13,7 +13,7 @@ from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
 from cab.analysis.quality import quality as of_lengths
 from cab.analysis.questions import QUESTION
-from cab.analysis.ranking import pattern_order
+from cab.analysis.ranking import labelled_together, pattern_order
 from cab.analysis.results import Results
 from cab.errors import UsageError, unknown
 from cab.report import notes
@@ -34,7 +34,7 @@ def curve(results: Results, metric: str = "") -> "Figure":
     """Draw a cost by length as its ratio to softmax, a panel for each pattern; a score as it is."""
     from plotly.subplots import make_subplots
 
-    group = _largest_group(results.boards, ("pattern", "n", "m"))
+    group = labelled_together(_largest_group(results.boards, ("pattern", "n", "m")))
     chosen = _metric(group, metric)
     patterns = sorted({str(board.question["pattern"]) for board in group}, key=pattern_order)
     series: dict[str, dict[str, list[tuple[int, float, float | None, float | None]]]] = {name: {} for name in patterns}
@@ -128,7 +128,7 @@ def patterns(results: Results, metric: str = "") -> "Figure":
     """Draw mechanism by pattern at the longest length: how many times as good as softmax, or the score."""
     import plotly.graph_objects as go
 
-    group = longest_boards(_largest_group(results.boards, ("pattern", "n", "m")))
+    group = labelled_together(longest_boards(_largest_group(results.boards, ("pattern", "n", "m"))))
     chosen = _metric(group, metric)
     if chosen.higher_is_better is None:
         raise UsageError(f"{chosen.name} has no direction, so that nothing is as good as softmax in it")

@@ -14,8 +14,10 @@ from rich.text import Text
 
 from cab.analysis.leaderboard import Board, Cell, Line, Metric, metrics_of
 from cab.analysis.questions import QUESTION
+from cab.analysis.ranking import labelled_together
 from cab.errors import UsageError, unknown
 from cab.report import notes
+from cab.report.export import csv_of
 from cab.report.formats import write_table
 from cab.report.units import DisplayUnit, display_unit
 
@@ -70,7 +72,7 @@ def pivot(boards: Sequence[Board], row_key: str, column_key: str, metric_name: s
     if metric_name not in metrics:
         raise unknown("metric", metric_name, metrics)
     entries: dict[tuple[str, str], list[tuple[Board, Line]]] = {}
-    for board in boards:
+    for board in labelled_together(boards):
         for line in board.lines:
             if metric_name in line.cells:
                 place = (_value(board, line, row_key), _value(board, line, column_key))
@@ -129,7 +131,7 @@ def written_pivot(table: Pivot, form: str) -> bytes:
     if form == "json":
         return (frame.to_json(orient="records", indent=1) + "\n").encode()
     if form == "csv":
-        return frame.to_csv(index=False).encode()
+        return csv_of(frame).encode()
     raise unknown("format of a table of two keys", form, ("table", "md", "tex", "html", "csv", "json", "parquet"))
 
 

@@ -1,7 +1,7 @@
 """The summary in the terminal: of each task and pattern, at the longest n, the best and how sure they are."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,6 +13,7 @@ from cab.analysis.leaderboard import Board
 from cab.analysis.questions import QUESTION
 from cab.analysis.results import Results
 from cab.analysis.selection import FILTERS
+from cab.analysis.settings import settings_of
 from cab.report import notes
 from cab.report.derived_columns import DerivedColumn, derived_columns
 from cab.report.units import display_unit, format_number
@@ -25,6 +26,7 @@ SUMMARY_FRAME = 4  # lines beside the rows: the head, what was left out, and the
 _LABEL_WIDTH = 28
 _OPTIONAL = ("× softmax", "wins from n", "failed")  # the last is left out first where there is no room
 _WIDEST = 1000
+_ALWAYS = ("task", "pattern", "n")
 
 
 def print_summary(results: Results, console: "Console", most_rows: int) -> None:
@@ -34,13 +36,15 @@ def print_summary(results: Results, console: "Console", most_rows: int) -> None:
     """
     boards = longest_boards(results.boards)
     best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= most_rows), 1)
-    names = _differing(boards)
+    places = _places(boards)
+    names = list(places[0]) if places else []
     titles = [*names, "rank", "mechanism", "value", "±", *_OPTIONAL]
     wins = derived_columns(results)["efficiency_length"]
     rows: list[dict[str, Text]] = []
     shown = 0
     while shown < len(boards) and len(rows) < most_rows:
-        rows += (dict(zip(titles, row, strict=True)) for row in _board_rows(boards[shown], best, names, wins))
+        of_board = _board_rows(boards[shown], best, places[shown], wins)
+        rows += (dict(zip(titles, row, strict=True)) for row in of_board)
         shown += 1
     table, omitted = _fitting(titles, rows, console)
     console.print(table)
@@ -48,7 +52,8 @@ def print_summary(results: Results, console: "Console", most_rows: int) -> None:
         console.print(Text(f"without {', '.join(omitted)}, for which {console.width} columns are too few", style="dim"))
     if shown < len(boards):
         console.print(Text(f"… and {len(boards) - shown} more questions", style="dim"))
-    hint = f"all lines: cab report --full; one board: {_filters(boards, names)}; the page filters and draws"
+    fewer = "fewer boards" if {"settings", "machine"} & {*names} else "one board"
+    hint = f"all lines: cab report --full; {fewer}: {_filters(boards, places)}; the page filters and draws"
     console.print(Text(hint, style="dim"))
 
 
@@ -73,8 +78,9 @@ def _table(titles: Sequence[str], rows: Sequence[dict[str, Text]]) -> Table:
     return table
 
 
-def _filters(boards: Sequence[Board], names: Sequence[str]) -> str:
+def _filters(boards: Sequence[Board], places: Sequence[Mapping[str, str]]) -> str:
     """Return the filters that leave the first of several boards; of its properties, those that tell it apart."""
+    names = [name for name, text in places[0].items() if text] if places else list(_ALWAYS)
     question = boards[0].question if boards else {"pattern": "CC", "n": 2048, "m": 2048}
     values = {"seq_len" if name == "n" else name: question[name] for name in names if name in question}
     if question["m"] != question["n"]:
@@ -85,10 +91,11 @@ def _filters(boards: Sequence[Board], names: Sequence[str]) -> str:
 
 
 def longest_boards(boards: Sequence[Board]) -> list[Board]:
-    """Return, of the boards that differ in nothing but their lengths, the longest."""
+    """Return, of the boards that differ in nothing but their lengths, the longest; of scores one of all machines."""
     longest: dict[tuple[object, ...], Board] = {}
     for board in boards:
-        key = (*(board.question[name] for name in QUESTION if name not in ("n", "m")), board.machine)
+        machine = "" if board.has_scores else board.machine
+        key = (*(board.question[name] for name in QUESTION if name not in ("n", "m")), machine)
         held = longest.get(key)
         if held is None or (board.question["n"], board.question["m"]) > (held.question["n"], held.question["m"]):
             longest[key] = board
@@ -100,23 +107,49 @@ def _row_count(boards: Sequence[Board], most: int) -> int:
     return sum(min(most, sum(line.rank is not None for line in board.lines)) or 1 for board in boards)
 
 
-def _differing(boards: Sequence[Board]) -> list[str]:
-    """Name the properties that tell the boards apart; task, pattern and n always."""
-    names = ["task", "pattern", "n"]
-    names += [
-        name
-        for name in QUESTION
-        if name not in (*names, "m", "settings", "schema") and len({str(board.question[name]) for board in boards}) > 1
-    ]
-    return names
+def _places(boards: Sequence[Board]) -> list[dict[str, str]]:
+    """Return what tells each board apart, by the title of its column: task, pattern and n always.
+
+    What else is named where it is not the same on all boards of the task: a task itself says most of it.
+    """
+    of_task: dict[str, list[Board]] = {}
+    for board in boards:
+        of_task.setdefault(board.question["task"], []).append(board)
+    settings = {task: notes.settings_that_differ(of) for task, of in of_task.items()}
+    machines = {task: _machine_parts(of) for task, of in of_task.items()}
+    places = []
+    for board in boards:
+        task = board.question["task"]
+        others = of_task[task]
+        place = {name: _words(board, name) for name in _ALWAYS}
+        for name in QUESTION:
+            if name not in (*_ALWAYS, "m", "settings", "schema") and _differs(others, name):
+                place[name] = _words(board, name)
+        place["settings"] = settings[task][settings_of(board)]
+        place["machine"] = machines[task].get(board.machine, "")
+        places.append(place)
+    used = {name for place in places for name, text in place.items() if text}
+    titles = [name for name in (*_ALWAYS, *QUESTION, "machine") if name in used]
+    return [{name: place.get(name, "") for name in dict.fromkeys(titles)} for place in places]
 
 
-def _board_rows(board: Board, best: int, names: Sequence[str], wins: DerivedColumn) -> Iterator[list[Text]]:
+def _differs(boards: Sequence[Board], name: str) -> bool:
+    return len({str(board.question[name]) for board in boards}) > 1
+
+
+def _machine_parts(boards: Sequence[Board]) -> dict[str, str]:
+    """Return the machine of each board of costs -> what of it is not of all these machines."""
+    parts = {board.machine: board.machine.split(", ") for board in boards if not board.has_scores}
+    of_all = set.intersection(*map(set, parts.values())) if parts else set()
+    return {machine: ", ".join(part for part in of if part not in of_all) for machine, of in parts.items()}
+
+
+def _board_rows(board: Board, best: int, place: Mapping[str, str], wins: DerivedColumn) -> Iterator[list[Text]]:
     headline = board.headline
     wins_of_line = {} if headline.is_score else wins.cells(board)
     ranked = [line for line in board.lines if line.rank is not None]
     unit = display_unit(headline.unit, [line.cells[headline.name].value for line in ranked])
-    question = [Text(_words(board, name), style="bold") for name in names]
+    question = [Text(text, style="bold") for text in place.values()]
     reference = softmax_line(board)
     failed = Counter(
         cell.status
@@ -137,7 +170,7 @@ def _board_rows(board: Board, best: int, names: Sequence[str], wins: DerivedColu
             wins_of_line[line.key].text if line.key in wins_of_line else "",
             failures if i == 0 else "",
         ]
-        yield [*(question if i == 0 else [Text()] * len(names)), *map(Text, texts)]
+        yield [*(question if i == 0 else [Text()] * len(place)), *map(Text, texts)]
     if not ranked:
         why = "no value" if headline.higher_is_better is not None else "no direction: not ranked"
         yield [*question, *map(Text, ("", why, "", "", "", "", failures))]

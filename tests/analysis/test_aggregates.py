@@ -8,7 +8,7 @@ from cab.analysis.aggregates import aggregated, compositional_index
 from cab.analysis.leaderboard import Board
 from cab.analysis.published import published_rows
 from cab.analysis.ranking import leaderboard
-from tests.analysis.example_rows import environments, table_of, training_rows
+from tests.analysis.example_rows import environments, table_of, training_rows, with_columns
 
 ABC_PERPLEXITY = 31.53  # on CAB's board; its README says 29.13
 
@@ -100,3 +100,32 @@ def test_one_task_of_several_seeds_has_an_interval() -> None:
     cases = [training_rows(name, (v, v, v), seed=i) for name, of in scores.items() for i, v in enumerate(of)]
     (x,) = [each for each in aggregated(leaderboard(table_of(*cases), environments())) if each.mechanism == "x"]
     assert (x.low, x.high) == pytest.approx((0.4, 0.6))
+
+
+def test_a_board_on_which_softmax_is_not_told_apart_from_none_does_not_decide() -> None:
+    scores = {"a": {"none": 0.5, "softmax": 0.501, "agent": 0.55}, "b": {"none": 0.1, "softmax": 0.9, "agent": 0.3}}
+    (agent,) = [each for each in aggregated(boards_of(scores)) if each.mechanism == "agent"]
+    assert agent.tasks == 1 and agent.value == pytest.approx(0.25)
+
+
+def test_a_score_counts_once_on_however_many_machines() -> None:
+    cases = [
+        training_rows(name, (x, x - 0.01, x + 0.01), task=task, seed=seed)
+        for task in "ab"
+        for seed in (0, 1)
+        for name, x in (("none", 0.1), ("softmax", 0.9), ("agent", 0.5 + seed / 10))
+    ]
+    timed = [
+        with_columns(
+            training_rows("softmax", 0.5, task=task),
+            metric="latency",
+            unit="seconds",
+            value=1.0,
+            environment_id=machine,
+        )
+        for task in "ab"
+        for machine in ("one", "two")
+    ]
+    alone = aggregated(leaderboard(table_of(*cases), environments("one", "two")))
+    boards = leaderboard(table_of(*cases, *timed), environments("one", "two"))
+    assert len(boards) == 4 and aggregated(boards) == alone

@@ -42,10 +42,10 @@ def test_already_and_never_are_answers_and_say_whether_they_are_certain() -> Non
     already = efficiency_length(costs(1, 1), costs(2, 4))
     assert already is not None and str(already) == "already at 256"
     never = efficiency_length(costs(3, 5), costs(2, 4))
-    assert never is not None and str(never) == "never up to 512"
+    assert never is not None and str(never) == "not at 512, the longest"
     close = efficiency_length(costs(1, 1, spread=0.5), costs(1.2, 4))
     assert close is not None and str(close) == "already at 256 (not certain)"
-    assert str(efficiency_length(costs(3, 5, spread=0.5), costs(2, 4))) == "never up to 512 (not certain)"
+    assert str(efficiency_length(costs(3, 5, spread=0.5), costs(2, 4))) == "not at 512, the longest (not certain)"
 
 
 def test_an_open_end_of_an_interval_is_written_as_one() -> None:

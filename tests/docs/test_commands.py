@@ -36,7 +36,7 @@ def lasting(command: str, printed: str) -> list[str]:
         if command == "cab doctor":  # what a machine is stands after its name
             line = re.split(r"\s{2,}|^-", line)[0]
         line = re.sub(r"(on this CPU): .*", r"\1", line)
-        line = re.sub(r"(already at|from|never up to) \d.*", "", line)
+        line = re.sub(r"(already at|from|not at) \d.*", "", line)
         line = re.sub(r"±\d[\d.,]*(e[+-]\d+)?|[≈⌊†]|─+", "", line)
         line = re.sub(r"\d[\d.,]*(e[+-]\d+)?", "#", line)
         line = re.sub(r"\((s|ms|µs)\)", "(time)", line)

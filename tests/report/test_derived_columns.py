@@ -246,3 +246,15 @@ def test_what_names_no_column_is_refused_with_those_that_are_accepted(word: str,
 def test_a_budget_without_any_memory_says_what_to_measure() -> None:
     with pytest.raises(UsageError, match="no memory was measured; add it with"):
         printed(results_of(cases=[case_rows({"latency": 1.0})]), "longest_n=64MiB")
+
+
+CURVES = (("softmax", 1e-6, 2), ("linear", 6e-4, 1))  # name, seconds, exponent
+
+
+def test_wins_from_n_is_of_as_many_keys_as_queries() -> None:
+    lengths = [case_rows({"latency": t * n**e}, mechanism=name, n=n, m=n) for n in (256, 2048) for name, t, e in CURVES]
+    few_keys = [case_rows({"latency": 9.0}, mechanism=name, n=2048, m=128) for name, *_ in CURVES]
+    results = results_of(cases=[*lengths, *few_keys])
+    column = derived_columns(results)["efficiency_length"]
+    found = {(board.question["n"], board.question["m"]): bool(column.cells(board)) for board in results.boards}
+    assert found == {(256, 256): True, (2048, 2048): True, (2048, 128): False}

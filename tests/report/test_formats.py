@@ -1,5 +1,6 @@
 """Boards in the formats of other tools."""
 
+import csv
 import io
 import json
 from xml.etree import ElementTree
@@ -55,3 +56,10 @@ def test_a_badge_names_the_best_and_escapes_it() -> None:
     text = formatted([BOARD], "badge").decode()
     root = ElementTree.fromstring(text)
     assert root.attrib["aria-label"].startswith("speed NS n=512: a|b<i>&_$") and text.count("<i>") == 0
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    cases = [case_rows({"latency": 1.0}, mechanism=name) for name in ("=HYPERLINK(1)", "@sum", "linear")]
+    text = formatted([board_of(*cases)], "csv").decode()
+    names = [record["mechanism"] for record in csv.DictReader(io.StringIO(text))]
+    assert sorted(names) == ["'=HYPERLINK(1)", "'@sum", "linear"]

@@ -449,3 +449,27 @@ def test_the_marks_that_are_explained_are_those_of_the_page(show: Callable[..., 
     rows = [case_rows({"latency": (1.0, 0.5, 2.0)}, mechanism=f"m{i}") for i in range(3)]
     text = show(results_of(*rows, case_rows({"latency": (9.0, 8.5, 9.5)}))).locator("#panel").inner_text()
     assert "rank: the range" in text and "≈" not in text
+
+
+def test_an_interval_that_reaches_zero_tells_nothing_apart(show: Callable[..., Any]) -> None:
+    cases = [
+        case_rows({"latency": value}, mechanism=name, n=n, m=n)
+        for n in (256, 512)
+        for name, value in (("wide", (3.0, -1.0, 7.0)), ("sure", (2.5, 2.4, 2.6)))
+    ]
+    page = show(results_of(*cases), "tab=Compare&a=wide&b=sure")
+    assert "not told apart in 2" in page.locator("p.answer").nth(1).inner_text()
+
+
+def test_hyper_parameters_of_two_lengths_are_not_one_mechanism(show: Callable[..., Any]) -> None:
+    cases = [case_rows({"latency": 1.0 * n}, mechanism="softmax", n=n, m=n) for n in (256, 512)]
+    cases += [case_rows({"latency": 1.0}, mechanism="local", params={"window": n // 16}, n=n, m=n) for n in (256, 512)]
+    page = show(results_of(*cases), "tab=Compare")
+    labels = page.locator("select[name=a] option").all_inner_texts()
+    assert labels == ["local window=16", "local window=32", "softmax"]
+
+
+def test_what_has_no_direction_has_no_best(show: Callable[..., Any]) -> None:
+    cases = [case_rows({"parameters": value}, mechanism=name) for name, value in (("a", 1.0), ("b", 2.0))]
+    page = show(results_of(*cases))
+    assert "parameters has no direction" in page.locator("#answer").inner_text()

@@ -57,3 +57,12 @@ def test_files_hold_full_precision_and_pages_escape_names() -> None:
     assert rb"\<i\>\|&" in written_pivot(found, "md")
     with pytest.raises(UsageError, match="unknown format"):
         written_pivot(found, "badge")
+
+
+def test_hyper_parameters_that_differ_between_boards_have_rows_of_their_own() -> None:
+    cases = [
+        case_rows({"latency": 1.0}, mechanism="local", params={"window": window}, n=n, m=n)
+        for window, n in ((16, 512), (1024, 2048))
+    ]
+    found = pivot(boards(*cases), "mechanism", "n", "latency")
+    assert found.texts() == [["local window=16", "1.00", ""], ["local window=1024", "", "1.00"]]
