@@ -101,7 +101,7 @@ def main() -> int:
     first, last, readme = commits["the project"], commits["README again"], commits["README"]
     sides = [side_of(commit, Path.cwd(), True) for commit in (first, last, readme)]
     print_comparison(compare(sides[0], sides[1], [case], Settings(), folder, progress), out)
-    found = search_and_print((first, last), CASE, Minimum(), True, folder, out, progress)
+    found = search_and_print((first, last), CASE, Minimum(), True, folder, out, progress, keep=True)
     wrong, of_readme = 0, tracked_cases(README_CASES)
     for number in range(options.readme):
         done = compare(sides[0], sides[2], of_readme, Settings(), folder / f"readme-{number}", progress)

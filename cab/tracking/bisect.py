@@ -1,6 +1,6 @@
 """`cab track bisect`: which commit made a case slower. An end is reproduced before anything is searched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cab.errors import UsageError
@@ -12,12 +12,16 @@ ATTEMPTS = 5  # at a step whose verdict is neither `slower` nor `same`
 Judge = Callable[[str, int], str]
 
 
+class NotReproduced(UsageError):
+    """The ends of a search do not differ as they should."""
+
+
 @dataclass(frozen=True)
 class Culprits:
     """The commits among which the one is that made the case slower, the oldest first; one where it is found."""
 
     commits: tuple[str, ...]
-    good: str  # the newest commit that is known to be as fast as the good end
+    good: str  # the commit that was last found to be as fast as the good end, or that end
     skipped: tuple[str, ...]  # commits that could not be measured
     unclear: tuple[str, ...]  # commits whose verdict stayed unclear
 
@@ -35,40 +39,65 @@ def step_verdict(log_ratios: Sequence[float], bad_change: float) -> str:
     return "same" if change.high < half else "unstable"
 
 
-def bisect(good: str, commits: Sequence[str], judge: Judge) -> Culprits:
-    """Search the commits after `good`, the oldest first; the last of them is the bad end.
+def bisect(good: str, parents: Mapping[str, Sequence[str]], judge: Judge) -> Culprits:
+    """Search the commits after `good`, the oldest first, each with its parents; the last of them is the bad end.
+
+    What made the case slower is in every slow commit's ancestry, and in that of no fast one: so a slow commit leaves
+    itself and its ancestors, and a fast one takes itself and its ancestors away. Commits of branches that were merged
+    are in no order, and where one is fast nothing is known of those beside it.
 
     A step is repeated until its verdict is `slower` or `same`: one wrong step would blame an innocent commit. A commit
-    that cannot be measured, or that stays unclear, is passed by, and its neighbours are asked instead.
+    that cannot be measured, or that stays unclear, is passed by, and others are asked instead.
 
-    `UsageError` where the bad end is not slower, or where the good end is slower than itself.
+    `NotReproduced` where the bad end is not slower, or where the good end is slower than itself.
     """
+    commits = list(parents)
     if not commits:
         raise UsageError(f"there is no commit after {good[:12]}: GOOD must be an ancestor of BAD")
-    bad = commits[-1]
     # the bad end first: what it shows decides what is asked of the others
-    for commit, wanted in ((bad, "slower"), (good, "same")):
+    for commit, wanted in ((commits[-1], "slower"), (good, "same")):
         said = _settled(commit, judge)
         if said != wanted:
-            raise UsageError(
+            raise NotReproduced(
                 f"{commit[:12]} is {said} against GOOD, and should be {wanted}: the ends do not reproduce, so that a "
                 "search would blame an innocent commit"
             )
-    low, high = -1, len(commits) - 1  # index of the newest good, -1 for the good end, and of the oldest bad
+    lines = _ancestries(parents)
+    oldest_slow, newest_fast = commits[-1], good
+    suspects = lines[oldest_slow]
     skipped: list[str] = []
     unclear: list[str] = []
-    while candidates := [c for c in commits[low + 1 : high] if c not in skipped and c not in unclear]:
-        commit = candidates[len(candidates) // 2]
+
+    def halves(commit: str) -> int:
+        """Return how many suspects go at least, whichever way the commit is."""
+        with_it = (suspects & lines[commit]).bit_count()
+        return min(with_it, suspects.bit_count() - with_it)
+
+    while candidates := [
+        commit
+        for place, commit in enumerate(commits)
+        if suspects >> place & 1 and commit not in (oldest_slow, *skipped, *unclear)
+    ]:
+        commit = max(candidates, key=halves)
         said = _settled(commit, judge)
         if said == "slower":
-            high = commits.index(commit)
+            oldest_slow, suspects = commit, suspects & lines[commit]
         elif said == "same":
-            low = commits.index(commit)
+            newest_fast, suspects = commit, suspects & ~lines[commit]
         else:
             (skipped if said == "no data" else unclear).append(commit)
-    return Culprits(
-        tuple(commits[low + 1 : high + 1]), commits[low] if low >= 0 else good, tuple(skipped), tuple(unclear)
-    )
+    left = tuple(commit for place, commit in enumerate(commits) if suspects >> place & 1)
+    return Culprits(left, newest_fast, tuple(skipped), tuple(unclear))
+
+
+def _ancestries(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return each commit's line: bit i is set where the i-th commit is the commit itself or one of its ancestors."""
+    lines: dict[str, int] = {}
+    for place, (commit, of_commit) in enumerate(parents.items()):
+        lines[commit] = 1 << place
+        for parent in of_commit:
+            lines[commit] |= lines.get(parent, 0)
+    return lines
 
 
 def _settled(commit: str, judge: Judge) -> str:

@@ -36,11 +36,9 @@ def tracked_cases(overrides: Sequence[str]) -> list[TrackedCase]:
     cannot build from public names: another level than `attend`, another device than CPU and CUDA, another pass. All
     cases are of one device: the environment of a comparison, and its controls, are of one.
     """
-    asked = list(overrides) or DEFAULT
+    asked = list(overrides or DEFAULT)
     if not any(each.startswith(("task=", "grid=")) for each in asked):
         asked.append("task=speed")
-    if not any(each.startswith("threads=") for each in asked):
-        asked.append("threads=1")
     cases = [_tracked(point, case_of(point)) for point in points(asked)]
     by_name = {case.name: case for case in cases}
     device_of(cases)
@@ -107,7 +105,7 @@ def _tracked(point: GridPoint, case: Case) -> TrackedCase:
         "batch": case.batch,
         "dtype": case.dtype,
         "pass": case.pass_,
-        "threads": case.settings.get("threads", 1),
+        "threads": case.settings.get("threads", 1),  # where neither the user nor the grid says how many
     }
     question |= {"device": case.device} if case.device != "cpu" else {}  # ids of cases on the CPU stay as they were
     return TrackedCase(_name(case, params, point.mechanism), question)

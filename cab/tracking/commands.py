@@ -19,11 +19,14 @@ def _with_exit_codes(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         from cab.errors import Unsupported, UsageError
+        from cab.tracking.sides import NoData
 
         try:
             return command(*args, **kwargs)
         except (typer.Exit, UsageError, Unsupported, BrokenPipeError):
             raise
+        except NoData as error:  # of a side without which nothing can begin
+            raise UsageError(str(error)) from None
         except OSError as error:  # a full disk, or a place that may not be written
             where = f"{error.filename}: " if error.filename else ""
             raise UsageError(
@@ -87,7 +90,7 @@ def compare(
     from cab.tracking.calibrating import calibration_file
     from cab.tracking.calibration import load, refuse_thresholds_below
     from cab.tracking.cases import device_of, tracked_cases, with_instructions
-    from cab.tracking.compare import Settings
+    from cab.tracking.compare import Settings, forget
     from cab.tracking.compare import compare as run
     from cab.tracking.rendering import as_comment, as_json, print_comparison
     from cab.tracking.requested import refuse_unknown_change, requested_sides
@@ -108,6 +111,7 @@ def compare(
         write_whole(json, as_json(done))
     if comment:
         write_whole(comment, as_comment(done, ["cab", *sys.argv[1:]]))
+    forget(*sides, cases, results)  # who asks again after an answer asks for a second measurement
     raise typer.Exit(done.exit_code)
 
 
@@ -184,11 +188,13 @@ def import_(
     from cab.tracking.foreign import read_results
     from cab.tracking.history import append, compact
 
-    points = [point for file in files for point in read_results(file)]
+    read = [read_results(file) for file in files]
+    points, left_out = [point for found, _ in read for point in found], sum(others for _, others in read)
     append(folder, points)
     compact(folder)
     refresh(folder, {point.environment for point in points})
-    typer.echo(f"{counted(len(points), 'point')} from {counted(len(files), 'file')}, in {folder}")
+    rest = f"; {counted(left_out, 'benchmark')} of no times left out" if left_out else ""
+    typer.echo(f"{counted(len(points), 'point')} from {counted(len(files), 'file')}, in {folder}{rest}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from statistics import median
 from typing import Any
 
@@ -46,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class CountChange:
-    """A count that is not the same on both sides."""
+    """A count of both sides."""
 
     name: str
     base: float
@@ -55,7 +56,14 @@ class CountChange:
     @property
     def share(self) -> float:
         """The change as a share of the base; infinite where the base has none."""
-        return self.head / self.base - 1 if self.base else float("inf")
+        if self.base:
+            return self.head / self.base - 1
+        return float("inf") if self.head else 0.0
+
+    @property
+    def regressed(self) -> bool:
+        """Whether it grew by more than what is allowed."""
+        return self.share > EXACT_SHARE
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Comparison:
     @property
     def regressed_counts(self) -> list[tuple[str, CountChange]]:
         """List the counts that grew by more than what is allowed."""
-        return [(name, each) for name, changes in self.counts.items() for each in changes if each.share > EXACT_SHARE]
+        return [(name, each) for name, changes in self.counts.items() for each in changes if each.regressed]
 
     @property
     def exit_code(self) -> int:
@@ -127,10 +135,13 @@ def compare(
     progress: Callable[[str], None] = lambda line: None,
     measure: Measure | None = None,
 ) -> Comparison:
-    """Measure and judge. What an earlier, killed run of the same comparison has measured is not measured again."""
+    """Measure and judge. What an earlier run of the same comparison has measured is not measured again.
+
+    That run may have been killed, or have ended: `forget` says that it has ended, and that the next one is a new one.
+    """
     device = device_of(cases)
     identity = environment.identity(device, 1, True)
-    state = State(results / "track" / digest([PROCEDURE, base.identity, head.identity, identity], 16))
+    state = _state(base, head, cases, results)
     measured = [_Measured(case, (base, head)) for case in cases]
     controls = [
         _Measured(without_instructions(replace(case, name=f"{case.name} (A/A control)")), (base, base))
@@ -168,27 +179,38 @@ def compare(
     )
 
 
-def regressed_counts(
+def forget(base: Side, head: Side, cases: Sequence[TrackedCase], results: Path) -> None:
+    """Remove the pairs of a comparison, so that the next one of the same sides and cases is measured anew."""
+    rmtree(_state(base, head, cases, results).folder, ignore_errors=True)
+
+
+def _state(base: Side, head: Side, cases: Sequence[TrackedCase], results: Path) -> State:
+    """Return the state of a comparison. Comparisons of other cases have their own: one may end before the other."""
+    identity = environment.identity(device_of(cases), 1, True)
+    ids = sorted(case.id for case in cases)
+    return State(results / "track" / digest([PROCEDURE, base.identity, head.identity, identity, ids], 16))
+
+
+def counted(
     base: Side,
     head: Side,
     case: TrackedCase,
     results: Path,
     progress: Callable[[str], None] = lambda line: None,
     measure: Measure | None = None,
-) -> list[CountChange]:
-    """Return the counts that grew by more than what is allowed, from one pair; `NoData` where a side has none.
+) -> dict[str, CountChange]:
+    """Return the counts that both sides have, by name, from one pair; `NoData` where a side has none.
 
-    The pair is kept as the first one of a comparison of the same sides.
+    The pair is kept as the first one of a comparison of the same sides in this case.
     """
-    identity = environment.identity(device_of([case]), 1, True)
-    state = State(results / "track" / digest([PROCEDURE, base.identity, head.identity, identity], 16))
+    state = _state(base, head, [case], results)
     name = _Measured(case, (base, head)).id
     pair = state.pair(name, 0)
     if pair is None:
         progress(f"counts: {case.name}")
         pair = (measure or measure_pair)(base, head, case.question, cache() / "track" / "compiled", True)
         state.keep(name, 0, pair)
-    return [each for each in _changes(pair["counts"]) if each.share > EXACT_SHARE]
+    return _counts(pair["counts"])
 
 
 def log_ratios_of(
@@ -201,8 +223,7 @@ def log_ratios_of(
     measure: Measure | None = None,
 ) -> dict[str, list[float]]:
     """Measure pairs of the same code on both sides; a case that cannot be measured is left out."""
-    identity = environment.identity(device_of(cases), 1, True)
-    state = State(results / "track" / digest([PROCEDURE, side.identity, side.identity, identity], 16))
+    state = _state(side, side, cases, results)
     measured = [_Measured(case, (side, side)) for case in cases]
     for number in range(pairs):
         _round(measured, number, pairs, state, side_caches, progress, measure)
@@ -262,10 +283,15 @@ def _round(
             each.pairs.append(pair)
 
 
+def _counts(counts: Mapping[str, Mapping[str, float]]) -> dict[str, CountChange]:
+    """Return the counts that both sides have, by name."""
+    base, head = counts["base"], counts["head"]
+    return {name: CountChange(name, base[name], head[name]) for name in base if name in head}
+
+
 def _changes(counts: Mapping[str, Mapping[str, float]]) -> list[CountChange]:
     """List the counts that differ, of those that both sides have."""
-    base, head = counts["base"], counts["head"]
-    return [CountChange(name, base[name], head[name]) for name in base if name in head and base[name] != head[name]]
+    return [each for each in _counts(counts).values() if each.base != each.head]
 
 
 def _different_versions(first_pairs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:

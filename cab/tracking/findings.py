@@ -23,6 +23,9 @@ COUNT_UNIT = "count"  # of metrics that have no noise
 CLOCK_UNIT = "MHz"  # of a GPU's clock: it explains times, and is no result itself
 # absolute seconds that `cab track record` measured drift with the machine: their ratio to a reference kernel is judged
 RATIO_METRIC = "latency over reference kernel"
+# points by which the place of a noisy change may move as others are recorded: of 160 steps of .05 to .1 that were told
+# at the sixth point after them, 158 moved by no more with the next fourteen
+NEAR = 5
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,19 @@ class Finding:
     p: float
     went_away: str = ""  # the commit after which an increase is gone
     accepted: str = ""  # the reason of its acknowledgement
+    nearby: tuple[
+        str, ...
+    ] = ()  # the commit that it is recognised by, and those that this may have been, nearest first
 
     @property
     def open(self) -> bool:
         """Whether it is an increase that neither went away nor was accepted."""
         return self.share > 0 and not self.went_away and not self.accepted
+
+    @property
+    def recognised_by(self) -> str:
+        """Return the commit by which it is known again: the end of a drift moves with every point that is recorded."""
+        return self.before if self.kind == "drift" else self.commit
 
     @property
     def described(self) -> str:
@@ -86,18 +97,53 @@ def findings_of(series: Series) -> list[Finding]:
         drift = change.kind == "drift"
         before = commits[change.start if drift else change.start - 1]
         went_away = commits[change.recovered] if change.recovered is not None else ""
-        found.append(Finding(*series.key, change.kind, before, commits[change.end], change.share, change.p, went_away))
+        reach = 0 if exact else NEAR
+        around = range(max(0, change.start - reach), min(len(commits), change.start + reach + 1))
+        nearby = tuple(commits[i] for i in sorted(around, key=lambda i: abs(i - change.start)))
+        found.append(
+            Finding(
+                *series.key,
+                change.kind,
+                before,
+                commits[change.end],
+                change.share,
+                change.p,
+                went_away,
+                nearby=nearby,
+            )
+        )
     return found
 
 
 def findings(folder: Path) -> list[Finding]:
-    """Return all changes that are known, each with the reason for which it was accepted."""
-    reasons = {(each["case"], each["commit"]): each["reason"] for each in _acknowledgements(folder)}
-    return [
-        replace(each, accepted=reasons.get((each.case, each.commit), ""))
+    """Return all changes that are known, each with the reason for which it was accepted.
+
+    An acknowledgement is of a change of the same case, metric and kind, in the same direction: on each machine of the
+    one that is nearest to its commit.
+    """
+    known = [
+        Finding(**{**item, "nearby": tuple(item.get("nearby", ()))})
         for path in sorted((folder / "changes").glob("*.json"))
-        for each in (Finding(**item) for item in _read(path))
+        for item in _read(path)
     ]
+    for each in _acknowledgements(folder):
+        nearest: dict[tuple[str, ...], tuple[int, int]] = {}  # by series and kind: how near, and which
+        for number, finding in enumerate(known):
+            # acknowledgements of before name a case and a commit alone
+            if all(each.get(name, value) == value for name, value in _about(finding).items()):
+                places = finding.nearby or (finding.recognised_by,)
+                if each["commit"] in places:
+                    key = (finding.case, finding.metric, finding.environment, finding.kind)
+                    candidate = (places.index(each["commit"]), number)
+                    nearest[key] = min(candidate, nearest.get(key, candidate))
+        for _, number in nearest.values():
+            known[number] = replace(known[number], accepted=each["reason"])
+    return known
+
+
+def _about(finding: Finding) -> dict[str, str | bool]:
+    """Return what a change and its acknowledgement have in common, besides the place."""
+    return {"case": finding.case, "metric": finding.metric, "kind": finding.kind, "increase": finding.share > 0}
 
 
 def accept(folder: Path, commit: str, reason: str, case: str = "") -> list[Finding]:
@@ -114,8 +160,7 @@ def accept(folder: Path, commit: str, reason: str, case: str = "") -> list[Findi
     if len({each.commit for each in chosen}) > 1:
         raise UsageError(f"several commits with changes start with {commit}: give more of its name")
     accepted = [
-        {"case": name, "commit": chosen[0].commit, "reason": reason.strip(), "time": time.time()}
-        for name in sorted({each.case for each in chosen})
+        {**_about(each), "commit": each.recognised_by, "reason": reason.strip(), "time": time.time()} for each in chosen
     ]
     _write(folder / "accepted" / f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}.json", accepted)
     return [replace(each, accepted=reason.strip()) for each in chosen]

@@ -14,10 +14,11 @@ from cab.tracking.history import Point
 _TO_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}  # google/benchmark's units
 
 
-def read_results(path: Path) -> list[Point]:
+def read_results(path: Path) -> tuple[list[Point], int]:
     """Read the JSON of pytest-benchmark, asv (one file of results) or google/benchmark; medians, where there are some.
 
-    `UsageError` where it is none of these.
+    Return the points, and how many benchmarks are left out because they are of no times. `UsageError` where the file is
+    none of these.
     """
     try:
         data = json.loads(path.read_text())
@@ -29,8 +30,9 @@ def read_results(path: Path) -> list[Point]:
     try:
         kind = _kind(data)
         if kind:
-            return list(readers[kind](data))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+            left_out = sum(not _is_time(name) for name in data["results"]) if kind == "asv" else 0
+            return list(readers[kind](data)), left_out
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(f"{path} looks like {kind}'s JSON, but cannot be read: {error!r}") from None
     raise UsageError(f"{path} is not the JSON of {', '.join(readers)}: write it with --benchmark-json, for example")
 
@@ -58,12 +60,19 @@ def _asv(data: dict[str, Any]) -> Iterator[Point]:
     environment = digest([data.get("params", {}), data.get("env_name", "")], 12)
     column = data["result_columns"].index("result")
     for name, row in data["results"].items():
+        if not _is_time(name):
+            continue
         values = row[column] if isinstance(row, list) else row
         # one value a combination of parameters; those that failed are null
         for number, value in enumerate(values if isinstance(values, list) else [values]):
             if isinstance(value, int | float) and value == value:
                 case = name if not isinstance(values, list) or len(values) == 1 else f"{name} [{number}]"
                 yield _point(data["commit_hash"], data["date"] / 1000, case, environment, float(value), "asv")
+
+
+def _is_time(name: str) -> bool:
+    """Whether asv takes a benchmark for one of time, as it does by the name of its function or class; others count."""
+    return name.rpartition(".")[2].lower().startswith("time")
 
 
 def _google(data: dict[str, Any]) -> Iterator[Point]:
@@ -81,6 +90,8 @@ def _google(data: dict[str, Any]) -> Iterator[Point]:
 
 
 def _point(commit: str, when: float, case: str, environment: str, value: float, source: str) -> Point:
+    if not isinstance(commit, str) or not isinstance(case, str):
+        raise TypeError(f"the commit {commit!r} or the name {case!r} is no text")
     return Point(commit, when, case, environment, "latency", value, "s", source, time.time())
 
 

@@ -40,12 +40,18 @@ def append(folder: Path, points: Sequence[Point]) -> Path:
     return _write(folder, pa.Table.from_pylist([asdict(point) for point in points], schema=_schema()))
 
 
-def read(folder: Path) -> list[Point]:
-    """Return all points, ordered by the time of their commits. A point recorded again counts once, as it was last.
+def read(folder: Path, commit: str = "") -> list[Point]:
+    """Return all points, or a commit's, ordered by the time of their commits.
 
-    `UsageError` names a file that cannot be read.
+    A point recorded again counts once, as it was last. `UsageError` names a file that cannot be read.
     """
-    return [Point(**row) for row in read_table(folder).to_pylist()]
+    import pyarrow as pa
+    import pyarrow.compute as compute
+
+    table = read_table(folder)
+    if commit:
+        table = table.filter(compute.equal(table["commit"].cast(pa.string()), commit))
+    return [Point(**row) for row in table.to_pylist()]
 
 
 def read_table(folder: Path) -> "pa.Table":
@@ -53,7 +59,7 @@ def read_table(folder: Path) -> "pa.Table":
     import numpy as np
     import pyarrow as pa
 
-    tables = [_table(path) for path in sorted(folder.glob("*.parquet"))]
+    tables = _tables(folder)
     if not tables:
         return _schema().empty_table()
     table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
@@ -139,6 +145,18 @@ def _combined(table: "pa.Table", names: Sequence[str]) -> Any:
     return key
 
 
+def _tables(folder: Path) -> "list[pa.Table]":
+    """Read all files; where one is gone they are listed again, because another machine has written them as one."""
+    paths = sorted(folder.glob("*.parquet"))
+    while True:
+        try:
+            return [_table(path) for path in paths]
+        except FileNotFoundError as error:
+            before, paths = paths, sorted(folder.glob("*.parquet"))
+            if paths == before:  # a link that leads nowhere
+                raise UsageError(f"{folder}: {error}; delete it, and record its commits again") from None
+
+
 def _table(path: Path) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -146,6 +164,8 @@ def _table(path: Path) -> "pa.Table":
     try:
         table = parquet.read_table(path, partitioning=None).select([field.name for field in fields(Point)])
         return table.cast(_schema()) if len(table) else _schema().empty_table()
+    except FileNotFoundError:
+        raise
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UsageError(f"{path} cannot be read ({error}); delete it, and record its commits again") from None
 

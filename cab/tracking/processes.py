@@ -55,7 +55,7 @@ class SideServer:
             socket.send_fds(self._connection, [b"fork"], descriptors)
         except OSError:
             raise NoData(_why(self._process.wait(), self._errors)) from None
-        return self._answer()
+        return self._answer("its Python took longer than {:g} s to import torch")
 
     def end(self, worker: int, seconds: int = 0) -> int:
         """Kill a worker that has not ended by itself in `seconds`; return its exit code, as `subprocess` has it."""
@@ -63,7 +63,7 @@ class SideServer:
             self._connection.send(f"end {worker} {seconds}".encode())
         except OSError:
             raise NoData(_why(self._process.wait(), self._errors)) from None
-        return self._answer()
+        return self._answer("its worker could not be ended in {:g} s")
 
     @property
     def has_ended(self) -> bool:
@@ -77,11 +77,14 @@ class SideServer:
         self._process.wait()
         self._errors.close()
 
-    def _answer(self) -> int:
+    def _answer(self, too_late: str) -> int:
         try:
             text = self._connection.recv(64).decode()
         except TimeoutError:
-            raise NoData(f"its Python took longer than {self._connection.gettimeout():g} s to import torch") from None
+            # a late answer would be taken for the next request's, an exit code for a worker's id
+            self._process.kill()
+            self._process.wait()
+            raise NoData(too_late.format(self._connection.gettimeout())) from None
         except ConnectionResetError:
             text = ""
         if not text:

@@ -5,9 +5,10 @@ seconds drift with the machine by more than a regression. Both are kept, and wha
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import exp
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,7 @@ from cab.paths import cache
 from cab.tracking.cases import TrackedCase, device_of
 from cab.tracking.compare import Measure, clock_range
 from cab.tracking.findings import CLOCK_UNIT, COUNT_UNIT, RATIO_METRIC, keep_environment, refresh
-from cab.tracking.history import Point, append, compact
+from cab.tracking.history import Point, append, compact, read
 from cab.tracking.lockstep import PROCEDURE, measure_pair
 from cab.tracking.processes import Servers
 from cab.tracking.sides import NoData, commit_time, full_commit, side_of
@@ -43,10 +44,10 @@ def record(
     """Measure a commit, append its points, and compute the changes of this environment again.
 
     Return the commit, its points, and why each case without points has none. What a killed run has measured is not
-    measured again. `UsageError` where nothing could be measured.
+    measured again, and neither is what did not reach the history, as where a push of it was refused. Pairs whose points
+    stand in the history are those of a finished run: the commit is then measured anew. `UsageError` where nothing could
+    be measured.
     """
-    from math import exp
-
     commit = full_commit(revision, repository)
     try:
         side = side_of(commit, repository, same_environment)
@@ -57,6 +58,12 @@ def record(
     now = time.time()
     when = commit_time(commit, repository)
     state = State(results / "track" / digest(["record", PROCEDURE, side.identity, facts], 16))
+    blank = Point(commit, when, "", "", "", 0.0, "", "cab track record", now)
+    known = {_told(point) for point in read(folder, commit)}
+    for case in cases:
+        kept = [pair for number in range(pairs) if (pair := state.pair(case.id, number)) is not None]
+        if len(kept) == pairs and known.issuperset(map(_told, _points(blank, facts, case, kept)[0])):
+            state.forget(case.id)
     points: list[Point] = []
     measured_in: dict[str, dict[str, object]] = {}  # environment id -> facts
     failures: dict[str, str] = {}
@@ -79,20 +86,9 @@ def record(
     for case in cases:
         if case.name in failures:
             continue
-        measured = pairs_of[case.id]
-        # the commit may have run in an environment of its own, which is not the one of this process
-        of_case = {**facts, **measured[0]["versions"]["head"]}
-        identity = environment.environment_id(of_case)
-        measured_in[identity] = of_case
-        values = {("latency", "s"): median(median(pair["head"]) for pair in measured)}
-        values[RATIO_METRIC, "ratio"] = exp(median(pair["log_ratio"] for pair in measured))
-        if clocks := clock_range(measured):
-            values["GPU clock, lowest", CLOCK_UNIT], values["GPU clock, highest", CLOCK_UNIT] = clocks
-        values |= {(name, COUNT_UNIT): value for name, value in measured[0]["counts"]["head"].items()}
-        points += [
-            Point(commit, when, case.name, identity, metric, value, unit, "cab track record", now)
-            for (metric, unit), value in values.items()
-        ]
+        of_case_points, of_case = _points(blank, facts, case, pairs_of[case.id])
+        measured_in[of_case_points[0].environment] = of_case
+        points += of_case_points
     if not points:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise UsageError(f"nothing could be measured at {commit[:12]}: {reasons}")
@@ -102,3 +98,29 @@ def record(
     compact(folder)
     refresh(folder, measured_in, progress=progress)
     return commit, points, failures
+
+
+def _points(
+    blank: Point, facts: Mapping[str, Any], case: TrackedCase, measured: Sequence[Mapping[str, Any]]
+) -> tuple[list[Point], dict[str, Any]]:
+    """Return what the pairs of a case say, and the facts of the environment that they ran in."""
+    # the commit may have run in an environment of its own, which is not the one of this process
+    of_case = {**facts, **measured[0]["versions"]["head"]}
+    of_all = replace(blank, case=case.name, environment=environment.environment_id(of_case))
+    return [
+        replace(of_all, metric=metric, value=value, unit=unit) for (metric, unit), value in _values(measured).items()
+    ], of_case
+
+
+def _told(point: Point) -> tuple[str, str, str, float]:
+    """Return what two points of a commit have in common that are of the same pairs."""
+    return point.case, point.environment, point.metric, point.value
+
+
+def _values(measured: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Return (metric, unit) -> value of the pairs of a case."""
+    values = {("latency", "s"): median(median(pair["head"]) for pair in measured)}
+    values[RATIO_METRIC, "ratio"] = exp(median(pair["log_ratio"] for pair in measured))
+    if clocks := clock_range(measured):
+        values["GPU clock, lowest", CLOCK_UNIT], values["GPU clock, highest", CLOCK_UNIT] = clocks
+    return values | {(name, COUNT_UNIT): value for name, value in measured[0]["counts"]["head"].items()}

@@ -1,6 +1,7 @@
 """A comparison as a table in the terminal, as JSON, and as the comment on a change. Names are data, never markup."""
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ MEANINGS = {
 }
 _COLUMNS = ("case", "verdict", "change", "95 % interval", "base", "head", "pairs")
 _NUMBERS = _COLUMNS[2:]
+_MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "&<>|`*_[]@#\\~\u200b"}
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
@@ -136,7 +138,7 @@ def as_comment(comparison: Comparison, command: Sequence[str]) -> str:
     lines += ["", f"Environment: {cell(facts)}."]
     lines += [f"{cell(text)}." for text in _clocks(comparison)]
     lines += [f"It differs between the sides: {cell(text)}." for text in _versions(comparison)]
-    lines += ["", f"To repeat it: <code>{cell(shlex.join(command))}</code>", ""]
+    lines += ["", f"To repeat it: <code>{as_entities(shlex.join(command))}</code>", ""]
     return "\n".join(lines)
 
 
@@ -146,6 +148,15 @@ def one_line(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Return the text for a cell of a Markdown table: nothing in it is markup, a mention or a new line."""
-    marks = {ord(mark): f"&#{ord(mark)};" for mark in "&<>|`*_[]@#\\~"}
-    return one_line(text).translate(marks)
+    """Return the text for a cell of a Markdown table: nothing in it is markup, a mention, a link or a new line.
+
+    A forge looks for mentions, numbers of issues and addresses when entities have become characters again, so a space
+    of no width stands in each.
+    """
+    broken = re.sub(r"[@#]|:(?=//)|\bwww(?=\.)|\bGH-(?=\d)", "\\g<0>\u200b", one_line(text), flags=re.IGNORECASE)
+    return broken.translate(_MARKS)
+
+
+def as_entities(text: str) -> str:
+    """Return the text without markup, as it is to be copied: for `<code>`, where a forge makes no link."""
+    return one_line(text).translate(_MARKS)

@@ -63,10 +63,8 @@ def _here() -> Side:
 
 
 def _side(text: str, same_environment: bool) -> Side:
-    path = Path(text).expanduser()
-    repository = Path.cwd() if path.exists() else repository_of(Path.cwd())
     try:
-        return side_of(text, repository, same_environment)
+        return side_of(text, Path.cwd(), same_environment)
     except NoData as error:
         # what cannot be built on one side gives no data for any case
         return Side(f"{text} (not built)", f"not built: {text}", unbuilt=str(error))

@@ -1,5 +1,6 @@
 """The two sides of a comparison: which interpreter with which sources, and what of the case is different there."""
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -7,7 +8,8 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,8 @@ from cab.errors import UsageError
 from cab.paths import PACKAGE, cache
 
 SOURCES = ("cab", "mechanisms", "tasks", "conf", "cli.py", "pyproject.toml", "constraints.txt")
+INSTALLED = Path(__file__).with_name("installed.py")
+FINGERPRINT_SECONDS = 60.0  # most that an interpreter may take to say what it has installed
 CHANGES = ("backend", "mechanism")  # what `--against KEY=NAME` may replace in every case
 _SETTINGS = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "", "MKL_NUM_THREADS": ""}
 # NumPy's own threads: none is used for what is measured, and a process that has several cannot fork
@@ -52,14 +56,16 @@ class Side:
 def side_of(text: str, repository: Path, same_environment: bool = False) -> Side:
     """Return the side that a user names: an interpreter, a folder or a git revision, in this order.
 
+    `repository` is a folder of the checkout that the revision is of; the others need none.
     `same_environment` runs a revision in this interpreter, whatever its lock says. `UsageError` where it is nothing of
-    these, `NoData` where its environment cannot be made.
+    these, `NoData` where its environment cannot be made, or where it is no Python with `cab`.
     """
     path = Path(text).expanduser()
     if path.is_file() and os.access(path, os.X_OK):
-        return Side(text, f"python {path.resolve()}", python=str(path.absolute()))
+        return interpreter_side(text, path.absolute())
     if path.is_dir():
         return folder_side(path)
+    repository = repository_of(repository)
     commit = full_commit(text, repository)
     sources = checkout(repository, commit)
     python = sys.executable if same_environment else python_for(sources, repository)
@@ -86,10 +92,31 @@ def folder_side(folder: Path) -> Side:
     return Side(f"{folder} as it is", f"sources {identity}", sources=str(destination))
 
 
+def interpreter_side(label: str, python: Path) -> Side:
+    """Return a side with what an interpreter has installed now; `NoData` where it has no `cab`.
+
+    The path alone would not do as its identity: what is behind it changes with every `pip install`, and all virtual
+    environments of one Python lead to the same file.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # as a worker has none
+    try:
+        done = subprocess.run(
+            [python, "-P", str(INSTALLED)], capture_output=True, text=True, timeout=FINGERPRINT_SECONDS, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoData(f"{python} does not answer as a Python: {error}") from None
+    found = done.stdout.strip()
+    if done.returncode or not found:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise NoData(f"{python} does not say what it has installed: {said[-1][:300]}")
+    return Side(label, f"python {python}, {found}", python=str(python))
+
+
 def installed_side() -> Side:
     """Return this installation: of a checkout a copy of its files, else what the interpreter has."""
     root = PACKAGE.parent
-    return folder_side(root) if (root / "pyproject.toml").is_file() else Side("installed", f"python {sys.executable}")
+    is_checkout = (root / "pyproject.toml").is_file()
+    return folder_side(root) if is_checkout else interpreter_side("installed", Path(sys.executable))
 
 
 def changed(side: Side, assignment: str) -> Side:
@@ -174,11 +201,15 @@ def merge_base(repository: Path, one: str, other: str) -> str:
         raise UsageError(f"{one} and {other} have no commit in common here ({hint})") from None
 
 
-def commits_between(repository: Path, good: str, bad: str) -> tuple[str, list[str]]:
-    """Return the commit `good`, and those that lead from it to `bad`, the oldest first, `bad` the last."""
+def commits_between(repository: Path, good: str, bad: str) -> tuple[str, dict[str, list[str]]]:
+    """Return the commit `good`, and those that lead from it to `bad`, each with its parents.
+
+    Parents stand before their children, and `bad` is the last.
+    """
     first, last = full_commit(good, repository), full_commit(bad, repository)
-    listed = _git(repository, "rev-list", "--reverse", "--topo-order", "--ancestry-path", f"{first}..{last}")
-    return first, listed.decode().split()
+    order = ("--reverse", "--topo-order", "--ancestry-path", "--parents")
+    listed = _git(repository, "rev-list", *order, f"{first}..{last}").decode().splitlines()
+    return first, {commit: parents for commit, *parents in map(str.split, listed)}
 
 
 def subject_of(repository: Path, commit: str) -> str:
@@ -210,20 +241,31 @@ def python_for(sources: Path, head: Path) -> str:
     key = hashlib.sha256(f"{sys.version} {wanted}".encode()).hexdigest()[:16]
     folder = cache() / "track" / "environments" / key
     python, complete = folder / "bin" / "python", folder / "complete"
-    if complete.is_file():
-        return str(python)
-    if folder.exists():  # killed while it was made
-        rmtree(folder)
     dependencies, constraints = wanted
-    pins = dict(line.split("==") for line in constraints.split() if "==" in line)
-    first = [f"torch=={pins['torch']}"] if "torch" in pins else []  # an unpinned one brings gigabytes of CUDA packages
+    pins = [line.strip() for line in constraints.splitlines()]
+    # an unpinned one brings gigabytes of CUDA packages
+    first = [line.partition("#")[0].strip() for line in pins if line.startswith("torch==")]
     limits = ["-c", str(sources / "constraints.txt")] if constraints else []
-    _build([sys.executable, "-m", "venv", str(folder)])
-    for packages in (first, list(dependencies)):
-        if packages:
-            _build([str(python), "-m", "pip", "install", "--quiet", *limits, *packages])
-    complete.touch()
+    with _alone(folder):
+        if complete.is_file():
+            return str(python)
+        if folder.exists():  # killed while it was made
+            rmtree(folder)
+        _build([sys.executable, "-m", "venv", str(folder)])
+        for packages in (first, list(dependencies)):
+            if packages:
+                _build([str(python), "-m", "pip", "install", "--quiet", *limits, *packages])
+        complete.touch()
     return str(python)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder that is being made: another run waits, and finds it whole. The kernel frees it at a death."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _build(command: Sequence[str]) -> None:

@@ -31,5 +31,10 @@ class State:
                 f"{self.folder}: {error.strerror}; the pairs so far are kept, and the same command goes on from there"
             ) from None
 
+    def forget(self, case_id: str) -> None:
+        """Remove the pairs of a case, so that they are measured anew."""
+        for path in (self.folder / "pairs").glob(f"{case_id}-*.json"):
+            path.unlink(missing_ok=True)
+
     def _path(self, case_id: str, number: int) -> Path:
         return self.folder / "pairs" / f"{case_id}-{number:02}.json"

@@ -434,12 +434,17 @@ def serve(connection: socket.socket) -> None:
 
     gc.collect()
     gc.freeze()  # the collector of a worker then does not write to the shared pages
+    workers: set[int] = set()
     while True:
         request, descriptors, _, _ = socket.recv_fds(connection, 64, 3)
         if not request:
             return
         words = request.decode().split()
-        answered = _end(int(words[1]), float(words[2])) if words[0] == "end" else _fork(connection, descriptors)
+        if words[0] == "end":
+            answered = _end(workers, int(words[1]), float(words[2]))
+        else:
+            answered = _fork(connection, descriptors)
+            workers.add(answered)
         connection.send(str(answered).encode())
 
 
@@ -467,8 +472,14 @@ def _fork(connection: socket.socket, descriptors: list[int]) -> int:
         os._exit(1)
 
 
-def _end(child: int, seconds: float) -> int:
-    """Wait for a worker, kill it after some seconds, and return its exit code, a signal's as a negative number."""
+def _end(workers: set[int], child: int, seconds: float) -> int:
+    """Wait for a worker, kill it after some seconds, and return its exit code, a signal's as a negative number.
+
+    `ValueError` for what is none of the `workers`: to kill 0 would be to kill all that the user's shell has started.
+    """
+    if child not in workers:
+        raise ValueError(f"process {child} is no worker of this server")
+    workers.remove(child)
     end = time.monotonic() + seconds
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)

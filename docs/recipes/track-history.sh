@@ -5,8 +5,10 @@
 #
 # CASES     overrides of cab run, one a line; by default grid=track
 # BRANCH    the branch of the history; by default cab-history. The first run makes it
-# REMOTE    by default origin; or a URL, which is stored nowhere and which what is measured does not see. The user that
-#           git pushes as must be allowed to write to BRANCH
+# REMOTE    by default origin; or a URL. It is written nowhere, and it is not in the environment of what is measured. It
+#           is in the memory of this script and of what started it all the same: code that looks for it there, as the
+#           same user of the same machine, finds it. So record what was reviewed. The user that git pushes as must be
+#           allowed to write to BRANCH
 # PAGE      where the page of all histories is written; by default nowhere
 # CAB       the command, by default cab
 #
@@ -15,7 +17,7 @@
 set -euo pipefail
 commit="$(git rev-parse --verify "${1:-HEAD}^{commit}")"
 branch="${BRANCH:-cab-history}" remote="${REMOTE:-origin}"
-unset REMOTE # a URL may hold a token
+unset REMOTE # a URL may hold a token; it stays in /proc/$$/environ
 shown="${remote/"//"*@/"//"}" # without it
 cases=()
 while IFS= read -r line; do

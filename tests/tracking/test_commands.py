@@ -17,7 +17,7 @@ from cab.tracking import page, requested
 from cab.tracking.compare import Comparison
 from cab.tracking.foreign import as_pytest_benchmark
 from cab.tracking.history import Point, append
-from cab.tracking.sides import Side
+from cab.tracking.sides import NoData, Side
 from cab.tracking.signed_rank import Effect
 from cab.tracking.verdicts import Verdict
 
@@ -47,6 +47,7 @@ def test_help_imports_nothing_slow() -> None:
         (["compare", "--against", "backend=sdpa", "--case", "mechanism=nosuch"], "unknown mechanism 'nosuch'"),
         (["compare", "--against", "backend=nosuch"], "unknown backend 'nosuch'. Accepted: compile, eager"),
         (["compare", "--against", "mechanism=nosuch"], "unknown mechanism 'nosuch'"),
+        (["compare", "plain"], "is in no git checkout"),
         (["import", "nosuch.json"], "nosuch.json: No such file or directory"),
         (["export", "abc", "out.json"], "unknown commit of the history 'abc'"),
         (["accept", "abc", "why"], "unknown commit with a change 'abc'"),
@@ -56,6 +57,7 @@ def test_help_imports_nothing_slow() -> None:
     ],
 )
 def test_what_is_wrong_is_one_message(elsewhere: Path, arguments: list[str], message: str) -> None:
+    Path("plain").write_text("a file that is neither a folder nor a Python")
     code, output = run(*arguments)
     assert code == 2 and message in " ".join(output.split()) and "Traceback" not in output
 
@@ -154,3 +156,39 @@ def test_the_verdict_is_printed_before_files_are_written(elsewhere: Path, monkey
     Path("file").write_text("")
     code, output = run("compare", "--case", "mechanism=linear", "--comment", "file/comment.md")
     assert code == 2 and "no confirmed regression (exit code 0)" in output and "cab: file: File exists" in output
+
+
+def test_the_same_comparison_after_an_answer_is_measured_anew_and_after_a_failure_goes_on(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+
+    def measured(*arguments: object, servers: object) -> dict[str, object]:
+        calls.append(0.0)
+        return {"base": [0.001], "head": [0.001], "log_ratio": 0.0, "counts": {"base": {}, "head": {}}}
+
+    sides = (Side("one", "one"), Side("two", "two"))
+    monkeypatch.setattr(comparing, "measure_pair", measured)
+    monkeypatch.setattr(requested, "requested_sides", lambda *arguments: sides)
+    Path("file").write_text("")
+    arguments = ("compare", "--case", "mechanism=linear", "--case", "pattern=CS", "--case", "seq_len=64")
+    assert run(*arguments, "--comment", "file/comment.md")[0] == 2
+    once = len(calls)
+    assert run(*arguments)[0] == 0 and len(calls) == once > 0, "what could not be written is written without a pair"
+    assert run(*arguments)[0] == 0 and len(calls) == 2 * once
+
+
+def test_a_side_that_cannot_be_measured_is_one_message(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*arguments: object) -> None:
+        raise NoData("it has no cab installed")
+
+    monkeypatch.setattr(requested, "requested_sides", nothing)
+    assert run("compare") == (2, "cab: it has no cab installed\n")
+
+
+def test_an_import_says_how_many_benchmarks_are_of_no_times(elsewhere: Path) -> None:
+    data = {"commit_hash": "abc", "date": 1000, "result_columns": ["result"]}
+    data["results"] = {"time_x": [[0.5]], "peakmem_x": [[1e6]], "track_x": [[0.9]]}
+    Path("asv.json").write_text(json.dumps(data))
+    folder = "results/track/history"
+    assert run("import", "asv.json") == (0, f"1 point from 1 file, in {folder}; 2 benchmarks of no times left out\n")

@@ -13,7 +13,7 @@ import pytest
 from cab.errors import UsageError
 from cab.tracking import state
 from cab.tracking.cases import TrackedCase, with_instructions
-from cab.tracking.compare import Settings, compare
+from cab.tracking.compare import Settings, compare, forget
 from cab.tracking.lockstep import case_on
 from cab.tracking.sides import NoData, Side, changed
 
@@ -116,14 +116,19 @@ def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path) -> None:
     def run(machine: Any) -> Any:
         return compare(BASE, HEAD, CASES, Settings(controls=1), tmp_path, measure=machine)
 
-    uninterrupted = Machine()
+    def steady() -> Machine:
+        """Return a machine on which every case needs the same number of pairs in any order."""
+        machine = Machine(spread=0.0)
+        machine.slower = {"m2": 0.08}
+        return machine
+
+    uninterrupted = steady()
     run(uninterrupted)
     total = len(uninterrupted.calls)
-    for stored in tmp_path.rglob("*.json"):
-        stored.unlink()
+    forget(BASE, HEAD, CASES, tmp_path)
     done_before = 0
     for stop in (1, 3, 7):
-        machine, calls = Machine(), 0
+        machine, calls = steady(), 0
 
         def killed(*arguments: Any, machine: Machine = machine, stop: int = stop) -> dict[str, Any]:
             nonlocal calls
@@ -135,12 +140,30 @@ def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(killed)
         done_before += stop
-    last = Machine()
+    last = steady()
     run(last)
-    assert done_before + len(last.calls) >= total and len(last.calls) < total + 24
-    again = Machine()
+    assert len(last.calls) == total - done_before
+    again = steady()
     run(again)
     assert not again.calls, "what is measured is not measured again"
+
+
+def test_a_finished_comparison_is_measured_anew(tmp_path: Path) -> None:
+    moved, quiet = Machine(), Machine()
+    moved.control_moves = 0.1
+    assert compare(BASE, HEAD, CASES, Settings(), tmp_path, measure=moved).exit_code == 4
+    forget(BASE, HEAD, CASES, tmp_path)
+    assert compare(BASE, HEAD, CASES, Settings(), tmp_path, measure=quiet).exit_code == 0
+    assert len(quiet.calls) >= 6 * len(CASES)
+
+
+def test_a_comparison_that_ends_leaves_the_pairs_of_one_of_other_cases(machine: Machine, tmp_path: Path) -> None:
+    compare(BASE, HEAD, CASES[:2], Settings(), tmp_path, measure=machine)  # stands for one that was killed
+    compare(BASE, HEAD, CASES[1:], Settings(), tmp_path, measure=machine)
+    forget(BASE, HEAD, CASES[1:], tmp_path)
+    machine.calls.clear()
+    compare(BASE, HEAD, CASES[:2], Settings(), tmp_path, measure=machine)
+    assert not machine.calls
 
 
 def test_another_revision_shares_no_pairs(machine: Machine, tmp_path: Path) -> None:

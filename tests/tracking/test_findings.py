@@ -56,6 +56,71 @@ def test_what_is_accepted_is_no_longer_open_and_stays_so(tmp_path: Path) -> None
     assert {each.case: each.open for each in findings(tmp_path)} == {"softmax": False, "linear": True}
 
 
+def recorded(folder: Path, values: "np.ndarray", **changes: str) -> None:
+    append(
+        folder, [replace(POINT, commit=f"c{i}", time=float(i), value=float(v), **changes) for i, v in enumerate(values)]
+    )
+    refresh(folder, ["e1"])
+
+
+def told(folder: Path) -> list[tuple[str, str, str]]:
+    return [(each.kind, each.commit, each.accepted) for each in findings(folder)]
+
+
+def test_a_drift_that_is_accepted_stays_so_when_more_is_recorded(tmp_path: Path) -> None:
+    values = 0.002 * np.linspace(1, 1.2, 90) * np.exp(np.random.default_rng(0).normal(0, 0.01, 90))
+    recorded(tmp_path, values[:80])
+    assert told(tmp_path) == [("drift", "c79", "")]
+    accept(tmp_path, "c79", "known")
+    for count in (81, 90):
+        recorded(tmp_path, values[:count])
+        assert told(tmp_path) == [("drift", f"c{count - 1}", "known")]
+
+
+def test_a_step_that_is_accepted_stays_so_when_its_place_is_estimated_anew(tmp_path: Path) -> None:
+    moved = 0
+    for seed in range(60):
+        folder = tmp_path / str(seed)
+        values = 0.002 * np.exp(np.random.default_rng(seed).normal(0, 0.03, 60))
+        values[40:] *= 1.1
+        recorded(folder, values[:46])
+        if [kind for kind, *_ in told(folder)] != ["step"]:
+            continue
+        ((_, commit, _),) = told(folder)
+        accept(folder, commit, "known")
+        recorded(folder, values)
+        if [kind for kind, *_ in told(folder)] == ["step"]:
+            ((_, later, reason),) = told(folder)
+            assert reason == "known"
+            moved += later != commit
+    assert moved, "none was estimated at another place: this shows nothing"
+
+
+def test_an_acceptance_is_of_one_change_of_its_metric_and_of_no_other(tmp_path: Path) -> None:
+    values = 0.002 * np.exp(np.random.default_rng(0).normal(0, 0.002, 60))
+    values[30:] *= 1.2
+    recorded(tmp_path, values)
+    recorded(tmp_path, values, metric="other")
+    accept(tmp_path, "c30", "known")
+    again = values.copy()
+    again[34:] *= 1.3  # another one, four points later
+    recorded(tmp_path, again, metric="other")
+    assert told(tmp_path) == [("step", "c30", "known"), ("step", "c30", "known"), ("step", "c34", "")]
+    values[28:] /= 1.5  # the other way
+    recorded(tmp_path, values)
+    assert [reason for kind, _, reason in told(tmp_path)[:1]] == [""]
+
+
+def test_a_count_that_changes_at_the_next_commit_too_is_not_accepted_with_the_first(tmp_path: Path) -> None:
+    counts = np.array([100.0] * 5 + [101.0, 110.0])
+    recorded(tmp_path, counts, metric="FLOPs", unit=COUNT_UNIT)
+    accept(tmp_path, "c5", "known")
+    assert told(tmp_path) == [("step", "c5", "known"), ("step", "c6", "")]
+    # where the first is no change any more, its acceptance is not the other's
+    recorded(tmp_path, np.array([100.0] * 6 + [110.0]), metric="FLOPs", unit=COUNT_UNIT)
+    assert told(tmp_path) == [("step", "c6", "")]
+
+
 @pytest.mark.parametrize(
     "commit, reason, message", [("commit30", " ", "needs a reason"), ("commit7", "why", "unknown commit with a change")]
 )

@@ -44,6 +44,30 @@ def test_many_files_become_one_and_nothing_is_lost(tmp_path: Path) -> None:
     assert read(tmp_path) == points
 
 
+def test_files_that_another_machine_joins_between_listing_and_reading_are_read_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [replace(POINT, commit=f"c{i}", time=float(i)) for i in range(history.COMPACT_FROM)]
+    for point in points:
+        append(tmp_path, [point])
+    read_file, read_before = history._table, list[Path]()
+
+    def joined_meanwhile(path: Path) -> object:
+        read_before.append(path)
+        if len(read_before) == 2:
+            compact(tmp_path)
+        return read_file(path)
+
+    monkeypatch.setattr(history, "_table", joined_meanwhile)
+    assert read(tmp_path) == points
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone.parquet").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UsageError, match=r"gone\.parquet"):
+        read(tmp_path)
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     append(tmp_path, [POINT])
     (tmp_path / "0.parquet").write_bytes(b"PAR1")
@@ -74,8 +98,8 @@ def written(folder: Path, data: object) -> Path:
 def test_pytest_benchmarks_json_goes_in_and_out(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     path.write_text(as_pytest_benchmark([POINT, replace(POINT, case="linear", value=0.004)]))
-    points = read_results(path)
-    assert [(p.commit, p.case, p.value, p.time) for p in points] == [
+    points, left_out = read_results(path)
+    assert not left_out and [(p.commit, p.case, p.value, p.time) for p in points] == [
         ("c1", "softmax", 0.002, 1000.0), ("c1", "linear", 0.004, 1000.0)
     ]  # fmt: skip
     with pytest.raises(UsageError, match="one commit on one machine, not of 2 on 1"):
@@ -86,10 +110,11 @@ def test_asvs_results_are_read(tmp_path: Path) -> None:
     data = {
         "commit_hash": "abc", "date": 1700000000000, "params": {"machine": "m"}, "env_name": "v",
         "result_columns": ["result", "params"],
-        "results": {"time_one": [[0.5], []], "time_many": [[0.1, None, 0.3], [["1", "2", "3"]]], "failed": None},
+        "results": {"time_one": [[0.5], []], "time_many": [[0.1, None, 0.3], [["1", "2", "3"]]], "time_failed": None},
     }  # fmt: skip
-    found = [(p.case, p.value, p.time) for p in read_results(written(tmp_path, data))]
-    assert found == [
+    points, left_out = read_results(written(tmp_path, data))
+    found = [(p.case, p.value, p.time) for p in points]
+    assert not left_out and found == [
         ("time_one", 0.5, 1.7e9), ("time_many [0]", 0.1, 1.7e9), ("time_many [2]", 0.3, 1.7e9)
     ]  # fmt: skip
 
@@ -101,11 +126,33 @@ def test_google_benchmarks_medians_are_read_in_seconds(tmp_path: Path) -> None:
     alone = {**row, "run_name": "BM_y", "real_time": 2.0, "time_unit": "ms"}
     context = {"date": "2026-01-01T00:00:00+00:00", "host_name": "h", "num_cpus": 2, "mhz_per_cpu": 3}
     data = {"context": context, "benchmarks": [row, mean, middle, alone]}
-    points = read_results(written(tmp_path, data))
+    points, _ = read_results(written(tmp_path, data))
     assert [(p.case, p.value) for p in points] == [("BM_x", pytest.approx(8e-6)), ("BM_y", pytest.approx(2e-3))]
 
 
-@pytest.mark.parametrize("data", [[], {"a": 1}, {"machine_info": {}, "benchmarks": [{}]}])
+def test_of_asvs_results_only_times_are_taken_and_the_others_are_counted(tmp_path: Path) -> None:
+    names = ("a.peakmem_x", "a.B.mem_x", "track_time", "a.time_x", "B.timeraw_x", "a.TimeSuite", "time_a.track_x")
+    data = ASV | {"results": {name: [[0.5]] for name in names}}
+    points, left_out = read_results(written(tmp_path, data))
+    assert [p.case for p in points] == ["a.time_x", "B.timeraw_x", "a.TimeSuite"] and left_out == 4
+
+
+ASV = {"commit_hash": "x", "date": 1000, "result_columns": ["result"], "results": {}}
+PYTEST = {"machine_info": {}, "commit_info": {"id": "x"}, "benchmarks": [], "datetime": "2026-01-01"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        {"a": 1},
+        {"machine_info": {}, "benchmarks": [{}]},
+        ASV | {"results": []},
+        ASV | {"results": {"time_x": [[1.0]]}, "commit_hash": 5},
+        PYTEST | {"commit_info": "x"},
+        {"context": {}, "benchmarks": ["x"]},
+    ],
+)
 def test_what_is_none_of_these_is_one_message(tmp_path: Path, data: object) -> None:
     with pytest.raises(UsageError, match="is not the JSON of|looks like"):
         read_results(written(tmp_path, data))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cab.errors import UsageError
-from cab.tracking.cases import reference_kernel, tracked_cases
+from cab.tracking.cases import DEFAULT, reference_kernel, tracked_cases
 from cab.tracking.lockstep import _in_turn, measure_pair
 from cab.tracking.sides import NoData, Side, installed_side
 
@@ -104,6 +105,24 @@ def test_the_grid_has_some_twenty_cases_each_with_one_thread() -> None:
     cases = tracked_cases([])
     assert 18 <= len(cases) <= 24 and len({case.id for case in cases}) == len(cases)
     assert {case.question["threads"] for case in cases} == {1}
+
+
+def test_threads_are_those_of_the_grid_or_of_the_user_else_one(tmp_path: Path) -> None:
+    grid = tmp_path / "mine.yaml"
+    block = ["task=speed", "pattern=CS", "seq_len=64", "batch=1"]
+    blocks = [[*block, "mechanism=linear", "threads=4"], [*block, "mechanism=softmax"]]
+    grid.write_text(yaml.safe_dump({"blocks": blocks}))
+    for user, threads in (([], [4, 1]), (["threads=2"], [2, 2])):
+        assert [case.question["threads"] for case in tracked_cases([f"grid={grid}", *user])] == threads
+    assert tracked_cases(["mechanism=linear", "pattern=CS"])[0].question["threads"] == 1
+
+
+def test_what_is_asked_is_not_changed() -> None:
+    tracked_cases([])
+    assert DEFAULT == ["grid=track"]
+    overrides = ["mechanism=linear", "pattern=CS"]
+    tracked_cases(overrides)
+    assert overrides == ["mechanism=linear", "pattern=CS"]
 
 
 def test_what_equals_the_constructors_default_is_left_to_the_side() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cab.tracking import processes
+from cab.tracking import worker as worker_module
 from cab.tracking.cases import tracked_cases
 from cab.tracking.lockstep import measure_pair
 from cab.tracking.processes import Servers, SideServer, WorkerProcess
@@ -159,6 +160,38 @@ def test_a_python_that_does_not_import_torch_says_why(tmp_path: Path, monkeypatc
     monkeypatch.setattr(processes, "REQUEST_SECONDS", 0.2)
     with Servers() as servers, pytest.raises(NoData, match=r"its Python took longer than 0\.2 s to import torch"):
         WorkerProcess(servers.start("base", python(tmp_path, "exec sleep 100"), tmp_path))
+
+
+def test_a_server_whose_answer_is_late_is_replaced_and_no_answer_is_taken_for_anothers(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = tmp_path / "late"
+    late.touch()
+    (tmp_path / "torch.py").write_text(f"import os, time\nif os.path.exists({str(late)!r}): time.sleep(1)\n")
+    slow = Side("slow", "slow", side.python, str(tmp_path))
+    monkeypatch.setattr(processes, "REQUEST_SECONDS", 0.3)
+    with Servers() as servers:
+        first = servers.start("base", slow, tmp_path)
+        with pytest.raises(NoData, match=r"longer than 0\.3 s to import torch"):
+            WorkerProcess(first)
+        assert first.has_ended
+        late.unlink()
+        monkeypatch.setattr(processes, "REQUEST_SECONDS", 60.0)
+        second = servers.start("base", slow, tmp_path)
+        assert second is not first
+        worker = WorkerProcess(second)
+        assert Path(f"/proc/{worker._id}/stat").read_text().split()[3] == str(second._process.pid)
+        worker.end()
+
+
+@pytest.mark.parametrize("process", (0, 1, -1))
+def test_a_server_ends_no_process_that_it_did_not_fork(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    for name in ("kill", "waitpid"):
+        monkeypatch.setattr(os, name, lambda *arguments: calls.append(arguments) or (0, 0))
+    with pytest.raises(ValueError, match=f"process {process} is no worker of this server"):
+        worker_module._end({7}, process, 0)
+    assert not calls
 
 
 def test_a_server_with_a_second_thread_forks_nothing(side: Side, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_where_another_runner_pushed_meanwhile_the_points_are_added_to_what_it_p
     assert changes.count("parquet") == 2, "what depends on all points was computed from both runners' points"
 
 
-def test_a_url_with_a_token_is_stored_nowhere_and_what_is_measured_does_not_see_it(tmp_path: Path) -> None:
+def test_a_url_with_a_token_is_stored_nowhere_and_is_not_in_the_environment_of_what_is_measured(tmp_path: Path) -> None:
     runner = Runner(tmp_path, "one", f"env > {tmp_path}/seen")
     (tmp_path / "s3cret@").symlink_to(tmp_path)  # //s3cret@ of a URL, which git reads as a folder here
     hook = runner.remote / "hooks" / "pre-receive"

@@ -40,11 +40,14 @@ class Measured:
     """Stands for pairs of processes; `drift` makes everything slower from call to call."""
 
     def __init__(self, broken: str = "") -> None:
-        self.calls, self.broken = list[str](), broken
+        self.calls, self.broken, self.killed_at = list[str](), broken, 0
 
     def __call__(self, base: Side, head: Side, case: Mapping[str, Any], caches: Path, first: bool) -> dict[str, Any]:
         assert base.changes == {"mechanism": REFERENCE_KERNEL} and not head.changes
         assert (Path(head.sources or "") / "cab" / "__init__.py").read_text() == ""
+        if len(self.calls) == self.killed_at > 0:
+            self.killed_at = 0
+            raise KeyboardInterrupt
         self.calls.append(case["mechanism"])
         if case["mechanism"] == self.broken:
             raise NoData("head: wrong")
@@ -58,7 +61,7 @@ def recorded(repository: Path, measure: Measured, folder: str = "history") -> tu
     return record("HEAD", repository, CASES, 3, True, repository.parent / folder, results, lambda line: None, measure)
 
 
-def test_a_commit_becomes_points_and_a_second_run_measures_nothing(repository: Path) -> None:
+def test_a_commit_becomes_points(repository: Path) -> None:
     measure = Measured()
     commit, points, failures = recorded(repository, measure)
     assert {(p.case, p.metric) for p in points} == {
@@ -67,9 +70,35 @@ def test_a_commit_becomes_points_and_a_second_run_measures_nothing(repository: P
     assert {p.commit for p in points} == {commit} and not failures and len(measure.calls) == 6
     assert [p.value for p in points if p.case == "one"] == [0.006, 1.0, 100.0]  # rounds: calls 1, 3 and 5
     folder = repository.parent / "history"
-    assert len(read(folder)) == 6 and list(environments(folder)) == [points[0].environment]
+    assert read(folder) == points and read(folder, commit) == points and not read(folder, commit[:12])
+    assert list(environments(folder)) == [points[0].environment]
+
+
+def test_a_commit_whose_points_stand_in_the_history_is_measured_anew(repository: Path) -> None:
+    measure = Measured()
+    _, first, _ = recorded(repository, measure)
+    _, second, _ = recorded(repository, measure)
+    assert len(measure.calls) == 12 and read(repository.parent / "history") == second
+    assert {p.value for p in first} != {p.value for p in second}
+
+
+def test_what_did_not_reach_the_history_is_not_measured_again(repository: Path) -> None:
+    measure = Measured()
+    _, first, _ = recorded(repository, measure)
+    # a push was refused: the history is that of another runner now, which has recorded the commit too
+    append(repository.parent / "pushed", [replace(point, value=7.0, recorded=1.0) for point in first])
+    _, again, _ = recorded(repository, measure, "pushed")
+    assert len(measure.calls) == 6 and [p.value for p in again] == [p.value for p in first]
+
+
+def test_a_second_measurement_that_is_killed_goes_on_too(repository: Path) -> None:
+    measure = Measured()
     recorded(repository, measure)
-    assert len(measure.calls) == 6 and len(read(folder)) == 6
+    measure.killed_at = 9
+    with pytest.raises(KeyboardInterrupt):
+        recorded(repository, measure)
+    recorded(repository, measure)
+    assert len(measure.calls) == 12
 
 
 def test_the_environment_is_that_of_the_python_that_was_measured(repository: Path) -> None:

@@ -1,10 +1,14 @@
 """Tables and comments: names are data, whatever is in them."""
 
+import html
 import json
+import re
+import shlex
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from cab.tracking.compare import Comparison, CountChange
@@ -44,6 +48,20 @@ def test_a_planted_name_is_no_markup_and_stays_on_its_line() -> None:
     assert row.count(" | ") == 6 and row.endswith("| 18 |")
     assert not any(mark in text for mark in ("<img", "[link]", "@everyone", "`", "\x1b", "\n# heading"))
     assert cell("a\r\nb") == "a  b"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ("@org/team", "a@b.example", "#123", "org/repo#123", "GH-123", "https://a.example", "WWW.a.example", "@@x##1"),
+)
+def test_a_planted_name_is_no_mention_and_no_link_when_entities_are_characters_again(name: str) -> None:
+    text = as_comment(comparison(f"one {name} two"), ["cab", name])
+    rest, _, code = text.partition("<code>")
+    code, _, after = code.partition("</code>")
+    assert html.unescape(code).endswith(shlex.quote(name)), "the command can be copied; in code nothing is a link"
+    seen = html.unescape(rest + after)
+    assert not re.search(r"@[\w@]|#\d|GH-\d|://|www\.", seen, re.IGNORECASE)
+    assert f"one {name} two" in seen.replace("\u200b", ""), "and it reads as it did"
 
 
 def test_the_terminal_gets_no_control_characters() -> None:

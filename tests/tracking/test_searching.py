@@ -76,6 +76,7 @@ def search(root: Path, good: str, bad: str, **settings: Any) -> tuple[Culprits, 
     out = Console(record=True, width=200, file=StringIO())
     lines = list[str]()
     results = root.parent / "results"
+    settings = {"keep": True, **settings}
     found = search_and_print((good, bad), CASE, Minimum(), True, results, out, lines.append, **settings)
     return found, out.export_text() + "\n".join(lines)
 
@@ -159,6 +160,69 @@ def test_ends_that_are_alike_or_broken_are_one_message(checkout: Path) -> None:
         search(checkout, names["first"], names["broken"], measure=simulated)
     with pytest.raises(UsageError, match="GOOD must be an ancestor of BAD"):
         search(checkout, names["README"], names["first"], measure=simulated)
+
+
+def test_of_merged_branches_the_commit_is_named(checkout: Path) -> None:
+    names = committed(checkout, {"first": small_project})
+    git(checkout, "branch", "-q", "other")
+    names |= committed(checkout, {f"a{i}": appended(README, str(i)) for i in range(3)})
+    git(checkout, "checkout", "-q", "other")
+    names |= committed(
+        checkout, {"b0": appended("b", "0"), "culprit": appended("cab/speed", "work"), "b2": appended("b", "2")}
+    )
+    git(checkout, "checkout", "-q", "-")
+    git(checkout, "merge", "-q", "--no-ff", "-m", "merge", "other")
+    names |= committed(checkout, {"last": appended(README, "last")})
+    found, _ = search(checkout, names["first"], names["last"], measure=simulated)
+    assert found.commits == (names["culprit"],)
+
+
+def test_a_small_growth_of_a_count_is_not_blamed_for_a_large_one(checkout: Path) -> None:
+    small, large = appended("cab/speed", "work"), appended("cab/speed", "work" * 30)
+    edits = {**SIMULATED, "small": small, "between": appended(README, "b"), "large": large, "last": appended("c", "c")}
+    names = committed(checkout, edits)
+    found, text = search(checkout, names["first"], names["last"], measure=simulated)
+    assert found.commits == (names["large"],) and "operations 30 -> 61" in text
+
+
+def test_the_count_that_grew_most_decides(checkout: Path) -> None:
+    def measure(base: Side, head: Side, *arguments: Any) -> dict[str, Any]:
+        pair = simulated(base, head, *arguments)
+        text = (Path(head.sources or "") / "cab" / "speed").read_text()
+        moved = {"base": 100.0, "head": 100.0 + text.count("move")}
+        return pair | {"counts": {name: {"bytes moved": moved[name], **pair["counts"][name]} for name in moved}}
+
+    moving, working = appended("cab/speed", "move"), appended("cab/speed", "work" * 30)
+    edits = {**SIMULATED, "moving": moving, "working": working, "last": appended(README, "b")}
+    names = committed(checkout, edits)
+    found, text = search(checkout, names["first"], names["last"], measure=measure)
+    assert found.commits == (names["working"],) and "bytes moved" not in text
+
+
+def test_a_finished_search_is_measured_anew_and_a_killed_one_goes_on(checkout: Path) -> None:
+    names = committed(checkout, {**SIMULATED, "culprit": appended("cab/speed", "work"), "last": appended(README, "b")})
+    calls, killed_at = list[int](), 3
+
+    def measure(*arguments: Any) -> dict[str, Any]:
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        calls.append(0)
+        return simulated(*arguments)
+
+    settings = {"measure": measure, "keep": False}
+    with pytest.raises(KeyboardInterrupt):
+        search(checkout, names["first"], names["last"], **settings)
+    killed_at = -1
+    search(checkout, names["first"], names["last"], **settings)
+    once = len(calls)
+    search(checkout, names["first"], names["last"], **settings)
+    assert len(calls) == 2 * once
+    # ends that do not reproduce are an answer too
+    for _ in range(2):
+        calls.clear()
+        with pytest.raises(UsageError, match="ends do not reproduce"):
+            search(checkout, names["first"], names["README"], **settings)
+        assert calls
 
 
 # for real ------------------------------------------------------------------------------------------------------------

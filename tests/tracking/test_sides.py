@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,52 @@ def test_an_interpreter_uses_what_it_has_installed(repository: Path) -> None:
     assert side.python == sys.executable and side.sources is None
 
 
+def virtual_environment(folder: Path) -> tuple[Path, Path]:
+    """Make one with a `cab` and a torch that is a version alone; return its Python, and where its packages are."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "cab").mkdir()
+    (packages / "cab" / "__init__.py").write_text("one = 1")
+    (packages / "torch-1.0.dist-info").mkdir()
+    (packages / "torch-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    return folder / "bin" / "python", packages
+
+
+def test_two_virtual_environments_are_two_sides_and_one_that_is_changed_is_another(tmp_path: Path) -> None:
+    (first, packages), (second, _) = (virtual_environment(tmp_path / name) for name in "ab")
+    assert first.resolve() == second.resolve(), "both lead to the same Python"
+    seen = [side_of(str(python), tmp_path).identity for python in (first, second, first)]
+    assert seen[0] == seen[2] != seen[1]
+    (packages / "cab" / "__init__.py").write_text("two = 2")
+    seen.append(side_of(str(first), tmp_path).identity)
+    (packages / "torch-1.0.dist-info").rename(packages / "torch-1.1.dist-info")
+    metadata = packages / "torch-1.1.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("1.0", "1.1"))
+    seen.append(side_of(str(first), tmp_path).identity)
+    assert len(set(seen)) == 4
+
+
+def test_a_wheel_that_is_upgraded_is_another_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python, packages = virtual_environment(tmp_path / "a")
+    monkeypatch.setattr(sides, "PACKAGE", packages / "cab")
+    monkeypatch.setattr(sys, "executable", str(python))
+    before = sides.installed_side()
+    (packages / "cab" / "__init__.py").write_text("two = 2")
+    assert before.sources is None and sides.installed_side().identity != before.identity
+
+
+def test_a_program_that_is_no_python_with_cab_has_no_data(tmp_path: Path) -> None:
+    python, packages = virtual_environment(tmp_path / "a")
+    (packages / "cab" / "__init__.py").unlink()
+    with pytest.raises(NoData, match="does not say what it has installed: it has no cab installed"):
+        side_of(str(python), tmp_path)
+    program = tmp_path / "program"
+    program.write_text("no script")
+    program.chmod(0o755)
+    with pytest.raises(NoData, match="does not answer as a Python"):
+        side_of(str(program), tmp_path)
+
+
 def test_what_is_nothing_of_these_is_one_message(repository: Path, tmp_path: Path) -> None:
     for text in ("nosuch", "--upload-pack=x", ""):
         with pytest.raises(UsageError, match="is no git revision"):
@@ -138,6 +185,54 @@ def test_environments_are_kept_by_their_lock(repository: Path, monkeypatch: pyte
     assert first.python == sys.executable and count == 0
     assert with_lock[0] == with_lock[1] != sys.executable
     assert len(built) == 2 and built[1][-1] == "other>=1", "a venv and its dependencies, once"
+
+
+def with_other_lock(repository: Path, constraints: str = "") -> Path:
+    """Return the sources of a commit with a lock of its own; the checkout has the one of before."""
+    if constraints:
+        (repository / "constraints.txt").write_text(constraints)
+    locked = commit(repository, "three = 3", lock="'other>=1'")
+    git(repository, "checkout", "-q", "HEAD~1")
+    return checkout(repository, locked)
+
+
+def test_of_two_runs_one_builds_an_environment_and_the_other_waits(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(repository.parent / "cache"))
+    sources, built, second = with_other_lock(repository), list[list[str]](), list[threading.Thread]()
+
+    def build(command: list[str]) -> None:
+        built.append(command)
+        if "venv" in command:
+            Path(command[-1], "bin").mkdir(parents=True)
+            return
+        second.append(threading.Thread(target=python_for, args=(sources, repository)))
+        second[0].start()
+        second[0].join(0.5)
+        Path(command[0]).write_text("what the first one installs")
+
+    monkeypatch.setattr(sides, "_build", build)
+    python = Path(python_for(sources, repository))
+    second[0].join(60)
+    assert len(built) == 2 and python.read_text() == "what the first one installs"
+
+
+@pytest.mark.parametrize("end", ["", "  # the newest", '; python_version >= "3.11"', ';python_version=="3.11"'])
+def test_pins_with_markers_and_notes_are_understood(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(repository.parent / "cache"))
+    sources, built = with_other_lock(repository, f"numpy==1.26.4{end}\ntorch==2.0{end}\n"), list[list[str]]()
+
+    def build(command: list[str]) -> None:
+        built.append(command)
+        if "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
+
+    monkeypatch.setattr(sides, "_build", build)
+    python_for(sources, repository)
+    assert built[1][-1] == f"torch==2.0{end.partition('#')[0].rstrip()}"
 
 
 def test_an_environment_that_does_not_build_has_no_data(repository: Path, tmp_path: Path) -> None:
