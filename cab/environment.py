@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -85,17 +86,41 @@ def commit() -> str:
 
 
 def available_memory() -> int:
-    """Return the bytes that a new process can allocate without swapping, within the limit of the control group."""
-    free = _meminfo().get("MemAvailable", 0)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    """Return the bytes that a new process can allocate without swapping, within the limits of its control groups."""
+    return max(0, min([_meminfo().get("MemAvailable", 0), *_left_in_groups()]))
+
+
+def _left_in_groups(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Yield the bytes that are left in this process's control group and in each above it that has a limit.
+
+    `groups` is where they are mounted, and a line of `own` is `0::/slurm/job_7`, or with version 1
+    `9:memory:/slurm/job_7`. What a group keeps of files goes when memory is needed, so it counts as left.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        lines = []
+    paths = {kinds: path for _, kinds, path in lines if ".." not in path}  # which stands for what is not mounted here
+    of_version_1 = next((path for kinds, path in paths.items() if "memory" in kinds.split(",")), "/")
+    for root, path, limit, used, files in (
+        (groups, paths.get("", "/"), "memory.max", "memory.current", "inactive_file"),
+        (groups / "memory", of_version_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such control group, or no limit ("max")
-            continue
-    return max(free, 0)
+        folder = root / path.strip("/")
+        for group in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
+            try:
+                most, taken = (int((group / name).read_text()) for name in (limit, used))
+            except (OSError, ValueError):  # no such control group, or no limit ("max")
+                continue
+            yield most - taken + _statistic(group / "memory.stat", files)
+
+
+def _statistic(file: Path, name: str) -> int:
+    """Return one of a control group's statistics, in bytes; 0 where it is not there."""
+    try:
+        return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name} "))
+    except (OSError, StopIteration):
+        return 0
 
 
 def _meminfo() -> dict[str, int]:

@@ -21,11 +21,12 @@ def cache() -> Path:
 
 
 def runtime() -> Path:
-    """Return the folder of the user's locks that hold for the whole host, and make it."""
-    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime_dir) / "cab" if runtime_dir else Path(tempfile.gettempdir()) / f"cab-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    """Return the folder of the locks that hold for the whole host: `CAB_LOCK_FOLDER`, or the user's in `/tmp`.
+
+    It may not be there yet. It is one folder for all processes of a user. So it follows neither XDG_RUNTIME_DIR, which
+    a login has and cron has not, and which names a folder that a cluster's node lacks, nor TMPDIR.
+    """
+    return Path(os.environ.get("CAB_LOCK_FOLDER") or f"/tmp/cab-{os.getuid()}")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,7 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     folder = tmp_path_factory.mktemp("cab")
     os.environ["CAB_CACHE"] = str(folder / "cache")  # shared by a session's tests: laws are run once
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    os.environ["CAB_LOCK_FOLDER"] = str(folder / "locks")
 
 
 @pytest.fixture

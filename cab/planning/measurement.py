@@ -41,6 +41,11 @@ class Measurement:
         return f"{self.case.id}-{self.key}"
 
     @property
+    def most_processes(self) -> int:
+        """Return how many processes it takes where a value has not converged with the usual number."""
+        return self.processes + self.more_processes
+
+    @property
     def trains(self) -> bool:
         """Whether the case's model is trained for it: to be scored, or to be measured by a meter that `trains`."""
         return bool(self.training)

@@ -70,7 +70,8 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     data_fingerprint, source_fingerprint = cache(partial(fingerprint.of_data, data)), cache(fingerprint.of)
     for point in grid_points:
         for measurement in _measurements(point, case_of(point), data_fingerprint, source_fingerprint):
-            by_file.setdefault(measurement.file, measurement)  # points that come out identical are one case
+            first = by_file.setdefault(measurement.file, measurement)  # points that come out identical are one case
+            _check_limits(first, measurement)
     cards.keep()
     measurements = list(by_file.values())
     if not measurements:
@@ -92,6 +93,15 @@ def _one(key: str, grid_points: list[GridPoint]) -> Any:
     if len(values) > 1:
         raise UsageError(f"{key}={','.join(map(str, values))}: one run has one {key}")
     return values[0]
+
+
+def _check_limits(first: Measurement, other: Measurement) -> None:
+    """Raise `UsageError` where a measurement is asked for twice, with two limits."""
+    for key in ("timeout", "memory_limit"):
+        limits = getattr(first, key), getattr(other, key)
+        if limits[0] != limits[1]:
+            given = ",".join("null" if limit is None else str(limit) for limit in limits)
+            raise UsageError(f"{key}={given} for {first.case.title}: one measurement has one {key}, so give one value")
 
 
 def case_of(point: GridPoint) -> Case:

@@ -32,7 +32,8 @@ def _needs(folder: Path, number: int) -> dict[str, Any]:
         bundle = json.loads((folder / f"{number}.bundle").read_bytes())
         measurements = bundle["measurements"]
         cases = [each["case"] for each in measurements]
-        needs = {"few": not bundle["laws_only"] and sum(each["processes"] for each in measurements) < FEW}
+        children = sum(each["processes"] + each["more_processes"] for each in measurements)
+        needs = {"few": not bundle["laws_only"] and children < FEW}
         is_timed = all(each["hosted"] for each in measurements)  # a child that counts FLOPs imports the compiler
         if is_timed and not bundle["laws_only"] and not any(map(_compiles_or_trains, cases)):
             needs["eager"] = sorted({"softmax", *(case["mechanism"] for case in cases)})

@@ -37,21 +37,23 @@ class ProgressFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None: ...
+    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement], children: int) -> None: ...
 
     def doing(self, what: str, worker: int | None = None) -> None:
         if what:
             self._write(doing=what)
 
-    def step(self, children: int) -> None:
-        self._write(step=children)
+    def step(self, measurement: Measurement, children: int, more: int) -> None:
+        self._write(step=self._number(measurement), children=children, more=more)
 
     def done(self, measurement: Measurement, status: str, reason: str) -> None:
-        number = self._numbers[measurement.case.id, measurement.meter]
-        self._write(done=number, status=status, reason=reason)
+        self._write(done=self._number(measurement), status=status, reason=reason)
 
     def note(self, text: str) -> None:
         self._write(note=text)
+
+    def _number(self, measurement: Measurement) -> int:
+        return self._numbers[measurement.case.id, measurement.meter]
 
     def _write(self, **event: Any) -> None:
         with self._lock:

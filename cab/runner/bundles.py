@@ -16,7 +16,7 @@ from cab.planning.measurement import Measurement
 from cab.runner.supervisor import Options
 
 SECONDS_A_CHILD = 10.0  # assumed of a child that measures; a training is assumed to take its `timeout`
-VERSION = 1  # of the files
+VERSION = 2  # of the files
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def cut(measurements: Iterable[Measurement], minutes: float) -> list[list[Measur
     """Cut measurements into lists that one job takes about so many minutes for.
 
     The measurements of a list are of one kind of device, and are all timings or none. Timings are of one device and
-    number of threads, those of their control. A case's timings stay together.
+    number of threads, those of their control. A case's timings stay together, and what is measured of one training.
     """
     cases: dict[tuple[str, bool, int | None], dict[str, list[Measurement]]] = {}
     for each in measurements:
@@ -70,7 +70,7 @@ def cut(measurements: Iterable[Measurement], minutes: float) -> list[list[Measur
             kind = (each.case.device, True, each.case.settings.get("threads"))
         else:
             kind = (each.case.device.partition(":")[0], False, None)
-        cases.setdefault(kind, {}).setdefault(each.case.id, []).append(each)
+        cases.setdefault(kind, {}).setdefault(each.training or each.case.id, []).append(each)
     pieces = []
     for by_case in cases.values():
         piece: list[Measurement] = []
@@ -85,7 +85,8 @@ def cut(measurements: Iterable[Measurement], minutes: float) -> list[list[Measur
 
 def _seconds(measurements: Iterable[Measurement]) -> float:
     trainings = {each.training: each.timeout for each in measurements if each.trains}  # one serves several meters
-    return sum(trainings.values()) + sum(each.processes * SECONDS_A_CHILD for each in measurements if not each.trains)
+    children = sum(each.most_processes for each in measurements if not each.trains)
+    return sum(trainings.values()) + children * SECONDS_A_CHILD
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:

@@ -19,7 +19,7 @@ from cab.planning.measurement import Measurement
 from cab.planning.plan import ClusterSettings
 from cab.runner import verdict_cache
 from cab.runner.bundles import Bundle, Done, cut, read_bundle, read_done, write_bundle
-from cab.runner.correctness_gate import Laws
+from cab.runner.correctness_gate import Laws, under_laws
 from cab.runner.entries import is_finished
 from cab.runner.listener import Listener
 from cab.runner.supervisor import Options, counts, new_run_id
@@ -29,6 +29,8 @@ from cab.store.store import Store
 
 POLL = 2.0  # seconds between two looks at the jobs
 GRACE = 10.0  # seconds for which a job may be gone before the last file of its node is seen
+
+Question = tuple[str, str, int, str, str]  # what a measurement asks, without the machine
 
 
 class Cluster(Protocol):
@@ -73,9 +75,12 @@ class ClusterRun:
             cluster, store, options, listener, settings,
         )  # fmt: skip
         self.run_id = new_run_id()
+        self._run_ids = {self.run_id}  # with those of the jobs that are attached
+        self._left: set[Question] = set()  # what the store lacked at the start
         self.folder = (store.folder / "clusters" / self.run_id).absolute()
         self._submitted = 0  # bundles so far
         self._errors: list[str] = []
+        self._refusal = ""  # what the scheduler said last of a bundle that is to be submitted again
         self._verdicts: dict[str, LawsAnswer] = {}
 
     def carry_out(self, measurements: Sequence[Measurement]) -> list[Measurement]:
@@ -84,22 +89,24 @@ class ClusterRun:
         `UsageError` where nodes could not import or construct what was asked.
         """
         attached = self._attach()
-        in_flight = {each.file for submitted in attached for each in submitted.bundle.measurements}
-        there = stored(self.store, measurements, self.options, self.run_id)
+        self._run_ids |= {each.bundle.run_id for each in attached}
+        in_flight = {_question(each) for submitted in attached for each in submitted.bundle.measurements}
+        there = stored(self.store, measurements, self.options, self._run_ids)
         left = [each for each, (_, finished) in zip(measurements, there, strict=True) if not finished]
-        self.listener.start(measurements, left)
-        fresh = [each for each in left if each.file not in in_flight]
+        self.listener.start(measurements, left, sum(each.processes for each in left))
+        self._left = {_question(each) for each in left}
+        fresh = [each for each in left if _question(each) not in in_flight]
         if fresh:
             self.folder.mkdir(parents=True)
             self._check_laws(fresh)
         self._watch(
             [*attached, *self._submit([self._bundle(piece) for piece in cut(fresh, self.settings.bundle_minutes)])]
         )
-        self._name_excluded_nodes({self.run_id, *(each.bundle.run_id for each in attached)})
+        self._name_excluded_nodes(self._run_ids)
         if self._errors:
             raise UsageError("; ".join(dict.fromkeys(self._errors)))
         if left or attached:
-            there = stored(self.store, measurements, self.options, self.run_id)
+            there = stored(self.store, measurements, self.options, self._run_ids)
         return [measurement for measurement, _ in there]
 
     def _name_excluded_nodes(self, run_ids: Collection[str]) -> None:
@@ -126,7 +133,7 @@ class ClusterRun:
 
     def pending(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Return the measurements that no machine has finished."""
-        return pending(self.store, measurements, self.options, self.run_id)
+        return pending(self.store, measurements, self.options, self._run_ids)
 
     def _check_laws(self, measurements: Sequence[Measurement]) -> None:
         """Have one job for each kind of device run the laws that are not known to hold; keep the verdicts."""
@@ -135,13 +142,13 @@ class ClusterRun:
         for each in Laws().unknown(asked):
             by_device.setdefault(each.case.device.partition(":")[0], []).append(each)
         self._watch(self._submit([self._bundle(unknown, laws_only=True) for unknown in by_device.values()]))
-        for key in set(verdict_cache.keys(each.case for each in asked)):
+        for key in _verdict_keys(asked):
             if (verdict := verdict_cache.load(key)) is not None:
                 self._verdicts[key] = verdict
 
     def _bundle(self, measurements: Sequence[Measurement], laws_only: bool = False, attempt: int = 0) -> Bundle:
         self._submitted += 1
-        keys = set() if laws_only else set(verdict_cache.keys(each.case for each in measurements if not each.refusal))
+        keys = set() if laws_only else _verdict_keys(each for each in measurements if not each.refusal)
         return Bundle(
             number=self._submitted,
             run_id=self.run_id,
@@ -193,8 +200,9 @@ class ClusterRun:
     def _watch(self, submitted: list[_Submitted]) -> None:
         """Wait until every job has ended; what a lost one left is submitted again."""
         live, silent = list(submitted), False
+        again: list[Bundle] = []  # what lost jobs left
         try:
-            while live:
+            while live or again:
                 states = self.cluster.living([each.job for each in live])
                 if states is None and not silent:
                     self.listener.note("the cluster does not answer; waiting for it")
@@ -207,13 +215,14 @@ class ClusterRun:
                         self._end(each, done)
                     elif states is not None and self._is_lost(each, states):
                         live.remove(each)
-                        live += self._again(each)
-                if live:
+                        again += self._again(each)
+                self._submit_again(again, live)
+                if live or again:
                     time.sleep(POLL)
         except BaseException:
             if self.cluster.leaves_jobs:
                 self.listener.note(f"{len(live)} jobs are left running; the same command attaches to them")
-            else:
+            elif live:
                 self.cluster.cancel([each.job for each in live])
             raise
 
@@ -232,8 +241,8 @@ class ClusterRun:
         for key, verdict in done.verdicts.items():
             verdict_cache.keep(key, verdict)
 
-    def _again(self, lost: _Submitted) -> list[_Submitted]:
-        """Submit what a lost job left, unless that has been tried often enough."""
+    def _again(self, lost: _Submitted) -> list[Bundle]:
+        """Return what a lost job left as a bundle to be submitted, unless that has been tried often enough."""
         bundle = lost.bundle
         self.listener.doing("", bundle.number)
         left = list(bundle.measurements) if bundle.laws_only else self.pending(bundle.measurements)
@@ -244,11 +253,30 @@ class ClusterRun:
             self.listener.note(f"{what}; given up after {bundle.attempt + 1} attempts (its output: {lost.folder})")
             return []
         self.listener.note(f"{what}; they are submitted again")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self._submit([self._bundle(left, bundle.laws_only, bundle.attempt + 1)])
+        return [self._bundle(left, bundle.laws_only, bundle.attempt + 1)]
+
+    def _submit_again(self, bundles: list[Bundle], live: list[_Submitted]) -> None:
+        """Move bundles of lost jobs to the living; those that the scheduler refuses now stay for the next time.
+
+        It may be away for a moment, and the other jobs go on meanwhile.
+        """
+        while bundles:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                live += self._submit(bundles[:1])
+            except UsageError as error:
+                if str(error) != self._refusal:
+                    self.listener.note(f"{error}; it is tried again")
+                self._refusal = str(error)
+                break
+            self._refusal = ""
+            del bundles[0]
 
     def _report(self, submitted: _Submitted) -> None:
-        """Pass on what a job has written of its progress since the last look."""
+        """Pass on what a job has written of its progress since the last look.
+
+        A job that was attached may have done before what the store had at the start, or what this command did not ask.
+        """
         path = submitted.folder / f"{submitted.bundle.number}.progress"
         try:
             with open(path, "rb") as file:
@@ -260,29 +288,35 @@ class ClusterRun:
         submitted.read += len(text) - len(lines[-1])  # the last line may not be whole yet
         for line in lines[:-1]:
             event = json.loads(line)
-            if "done" in event:
-                measurement = submitted.bundle.measurements[event["done"]]
-                self.listener.done(measurement, event["status"], event["reason"])
-            elif "step" in event:
-                self.listener.step(event["step"])
+            if "done" in event or "step" in event:
+                measurement = submitted.bundle.measurements[event.get("done", event.get("step"))]
+                if _question(measurement) not in self._left:
+                    continue
+                if "done" in event:
+                    self.listener.done(measurement, event["status"], event["reason"])
+                else:
+                    self.listener.step(measurement, event["children"], event["more"])
             elif "note" in event:
                 self.listener.note(event["note"])
             elif "doing" in event:
                 self.listener.doing(event["doing"], submitted.bundle.number)
 
 
-def pending(store: Store, measurements: Sequence[Measurement], options: Options, run_id: str = "") -> list[Measurement]:
+def pending(
+    store: Store, measurements: Sequence[Measurement], options: Options, run_ids: Collection[str] = frozenset()
+) -> list[Measurement]:
     """Return the measurements that no machine has finished."""
-    there = stored(store, measurements, options, run_id)
+    there = stored(store, measurements, options, run_ids)
     return [asked for asked, (_, finished) in zip(measurements, there, strict=True) if not finished]
 
 
 def stored(
-    store: Store, measurements: Sequence[Measurement], options: Options, run_id: str
+    store: Store, measurements: Sequence[Measurement], options: Options, run_ids: Collection[str]
 ) -> list[tuple[Measurement, bool]]:
     """Return each measurement with the key of the machine that measured it, and whether it is finished there.
 
-    Where several machines did, a finished entry goes before others, and then the newest. Entries count as in this run.
+    Where several machines did, a finished entry goes before others, and then the newest. Entries count as in the runs
+    `run_ids`.
     """
     files = _files_by_case(store)
     keys: dict[Any, str] = {}
@@ -291,7 +325,7 @@ def stored(
         best: tuple[bool, str, Entry, str] | None = None
         for file in files.get(asked.case.id, ()):
             entry = store.read(file)
-            if entry is None or entry.meter != asked.meter or not counts(entry, asked, options, run_id):
+            if entry is None or entry.meter != asked.meter or not counts(entry, asked, options, run_ids):
                 continue
             unavailable = _unavailable_there(asked, entry, keys)
             if unavailable is not None:
@@ -304,6 +338,15 @@ def stored(
             finished, _, entry, unavailable = best
             pairs.append((asked if entry.key == asked.key else asked.on(entry.environment, unavailable), finished))
     return pairs
+
+
+def _verdict_keys(measurements: Iterable[Measurement]) -> set[str]:
+    return set(verdict_cache.keys(each.case for measured in measurements for each in under_laws(measured)))
+
+
+def _question(measurement: Measurement) -> Question:
+    """Return what is asked, on whatever machine: a key has the machine in it, and that of who submits says nothing."""
+    return measurement.case.id, measurement.meter, measurement.version, measurement.source, measurement.data
 
 
 def _files_by_case(store: Store) -> dict[str, list[str]]:

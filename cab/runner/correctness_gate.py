@@ -30,8 +30,8 @@ class Laws:
 
     def unknown(self, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Return one measurement of each verdict that a child would have to give."""
-        in_slots = [each for measured in measurements for each in _in_every_slot(measured)]
-        by_key = dict(zip(verdict_cache.keys(each.case for each in in_slots), in_slots, strict=True))
+        asked = [each for measured in measurements for each in under_laws(measured)]
+        by_key = dict(zip(verdict_cache.keys(each.case for each in asked), asked, strict=True))
         return [each for key, each in by_key.items() if key not in self._objections and verdict_cache.load(key) is None]
 
     def objection(self, measurement: Measurement, run: Callable[[Measurement], Outcome]) -> Outcome | None:
@@ -61,6 +61,13 @@ class Laws:
             verdict_cache.keep(key, verdict)
         self._objections[key] = _broken(verdict.failures, measurement.case.mechanism)
         return self._objections[key]
+
+
+def under_laws(measurement: Measurement) -> list[Measurement]:
+    """Return a measurement of each case that must be lawful: the mechanism's and its baseline's, in every slot."""
+    baseline = measurement.case.baseline()
+    both = [measurement, *([replace(measurement, case=baseline)] if baseline else [])]
+    return [in_slot for each in both for in_slot in _in_every_slot(each)]
 
 
 def _in_every_slot(measurement: Measurement) -> list[Measurement]:

@@ -6,7 +6,6 @@ Imports no torch.
 from collections import defaultdict
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
 from cab import environment
 from cab.contracts.case import Case
@@ -15,8 +14,9 @@ from cab.contracts.recipe import Recipe
 from cab.errors import UsageError
 from cab.planning.measurement import Measurement
 from cab.planning.plan import Plan
-from cab.runner.entries import is_finished
+from cab.runner.entries import is_finished, left
 from cab.runner.fork_client import ForkClient
+from cab.runner.supervisor import Options, counts
 from cab.store.entry import Entry
 from cab.store.store import Store
 
@@ -42,8 +42,8 @@ class Estimate:
     fits: bool = True  # into the memory limit, and on the CPU into what is free
 
 
-def estimate(plan: Plan, store: Store, data: Path) -> list[Estimate]:
-    """Estimate what is still to be run of each case.
+def estimate(plan: Plan, store: Store, options: Options) -> list[Estimate]:
+    """Estimate what is still to be run of each case, in a run with these options.
 
     A child counts the operations on meta tensors, and past latencies set the pace. `UsageError` where the child fails.
     """
@@ -52,7 +52,7 @@ def estimate(plan: Plan, store: Store, data: Path) -> list[Estimate]:
         if not measurement.refusal:
             by_case[measurement.case.id].append(measurement)
     cases = [case for case in plan.cases if case.id in by_case]
-    job = ForecastJob(cases, str(data), environment.usable_cores())
+    job = ForecastJob(cases, str(options.data), environment.usable_cores())
     with ForkClient() as client:
         ending = client.run(job, FORECAST_SECONDS, None)
     forecast = ending.answer
@@ -61,7 +61,9 @@ def estimate(plan: Plan, store: Store, data: Path) -> list[Estimate]:
         raise UsageError(f"nothing could be estimated: {why}")
     paces = _paces(store, forecast.rate)
     return [
-        _estimate(case, by_case[case.id], store, forecast.cases[case.id], forecast.rate, paces.get(_kind(case)))
+        _estimate(
+            case, by_case[case.id], store, options, forecast.cases[case.id], forecast.rate, paces.get(_kind(case))
+        )
         for case in cases
     ]
 
@@ -70,6 +72,7 @@ def _estimate(
     case: Case,
     measurements: list[Measurement],
     store: Store,
+    options: Options,
     forecast: CaseForecast,
     rate: float,
     pace: float | None,
@@ -81,8 +84,9 @@ def _estimate(
     call = forecast.flops / (rate * (USUAL_PACE if pace is None else pace))  # seconds of one pass
     by_work: dict[str, float] = {}  # one training serves its scores and all meters of the trained model
     for measurement in measurements:
-        work = measurement.training or measurement.file
-        by_work[work] = max(by_work.get(work, 0.0), _seconds(measurement, store.read(measurement.file), call))
+        work, entry = measurement.training or measurement.file, store.read(measurement.file)
+        known = entry if counts(entry, measurement, options) else None
+        by_work[work] = max(by_work.get(work, 0.0), _seconds(measurement, known, call))
     seconds = sum(by_work.values())
     limits = [float(measurement.memory_limit) for measurement in measurements if measurement.memory_limit]
     if case.device == "cpu":
@@ -103,7 +107,7 @@ def _seconds(measurement: Measurement, entry: Entry | None, call: float) -> floa
         of_process += max(TIMING_SECONDS, TIMING_CALLS * call)
     elif measurement.hosted:  # what is counted on meta tensors runs nothing
         of_process += CHECKED_CALLS * call
-    return of_process * (measurement.processes - (len(entry.processes) if entry else 0))
+    return of_process * left(entry, measurement)
 
 
 def _paces(store: Store, rate: float) -> dict[Kind, float]:

@@ -23,7 +23,7 @@ def local(plan: Plan, store: Store, options: Options, listener: Listener) -> Seq
     with ForkClient() as client:
         supervisor = Supervisor(store, client, options, listener)
         pending = supervisor.pending(measurements)
-        listener.start(measurements, pending)
+        listener.start(measurements, pending, supervisor.children(pending))
         if pending:
             supervisor.preflight(pending, whole=len(pending) == len(measurements))
             supervisor.carry_out(pending)

@@ -61,11 +61,23 @@ def is_finished(entry: Entry | None, measurement: Measurement, processes: int | 
         return False
     if any(entry.metrics[name].status in FINAL for name in measurement.metrics):
         return True
-    done, wanted = len(entry.processes), measurement.processes
-    wide = any(entry.metrics[name].converged is False for name in measurement.metrics)
-    if done > wanted or (done == wanted and wide):
-        wanted += measurement.more_processes
-    return done >= min(processes or wanted, wanted)
+    wanted = _wanted(entry, measurement)
+    return len(entry.processes) >= min(processes or wanted, wanted)
+
+
+def left(entry: Entry | None, measurement: Measurement) -> int:
+    """Return how many processes a measurement still takes as far as its entry tells, 0 where it is finished."""
+    if is_finished(entry, measurement):
+        return 0
+    return max(1, _wanted(entry, measurement) - len(entry.processes)) if entry else measurement.processes
+
+
+def _wanted(entry: Entry, measurement: Measurement) -> int:
+    """Return how many processes a value takes: the usual number, or with it and a wide interval the most."""
+    done, metrics = len(entry.processes), entry.metrics
+    wide = any(name in metrics and metrics[name].converged is False for name in measurement.metrics)
+    more = done > measurement.processes or (done == measurement.processes and wide)
+    return measurement.most_processes if more else measurement.processes
 
 
 def worst_status(entry: Entry) -> tuple[str, str]:

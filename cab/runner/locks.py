@@ -1,5 +1,6 @@
 """Locks on the devices of this host, which the kernel frees at a process's death."""
 
+import errno
 import fcntl
 import os
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cab import environment
+from cab.errors import UsageError
 from cab.paths import runtime
 
 
@@ -16,10 +18,9 @@ def device(name: str, exclusive: bool, waiting: Callable[[str], None] = lambda h
     """Hold a device of this host: alone (`exclusive`) for timing, with others for training.
 
     Where it is not free, calls `waiting` and tries again until it is. `waiting` is told who holds the device, as
-    ` (held by process 12)`, and nothing where the kernel does not say.
+    ` (held by process 12)`, and nothing where the kernel does not say. `UsageError` where the lock cannot be made.
     """
-    name = f"cuda{environment.physical(name)}" if name.startswith("cuda") else name
-    descriptor = os.open(runtime() / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = _open(f"cuda{environment.physical(name)}" if name.startswith("cuda") else name)
     lock = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         while True:
@@ -29,9 +30,24 @@ def device(name: str, exclusive: bool, waiting: Callable[[str], None] = lambda h
             except BlockingIOError:
                 waiting(_held_by(descriptor))
                 time.sleep(0.05)
+        os.utime(descriptor)  # what cleans /tmp takes old files, also one whose lock is held
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(name: str) -> int:
+    """Return a descriptor of a device's lock file, in a folder that is this user's."""
+    folder = runtime()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():  # anybody can make a folder or a link of that name in /tmp
+            raise OSError(errno.EPERM, "it is another user's")
+        return os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UsageError(
+            f"the lock of {name} cannot be kept in {folder}: {error.strerror}; name another folder with CAB_LOCK_FOLDER"
+        ) from error
 
 
 def _held_by(descriptor: int) -> str:

@@ -17,7 +17,7 @@ from cab.runner.engines import ENGINES
 from cab.runner.entries import is_finished
 from cab.runner.listener import Listener
 from cab.runner.slurm import Slurm
-from cab.runner.supervisor import Options
+from cab.runner.supervisor import Options, counts
 from cab.store.store import Store
 from cab.store.table import make_current, table
 
@@ -98,15 +98,16 @@ def preview(
     planned = plan(overrides, data)
     store, measurements = Store(results), planned.measurements
     refused = sum(each.refusal is not None for each in measurements)
+    options = Options(data.absolute(), workers=planned.workers)
     if planned.engine == "local":
-        done = sum(is_finished(store.read(each.file), each) for each in measurements) if results.is_dir() else 0
+        entries = [(each, store.read(each.file)) for each in measurements if results.is_dir()]
+        done = sum(counts(entry, each, options) and is_finished(entry, each) for each, entry in entries)
         scripts = []
     else:
-        options = Options(data.absolute(), workers=planned.workers)
         left = pending(store, measurements, options)
         done = len(measurements) - len(left)
         scripts = _scripts(left, planned, store, options) if planned.engine == "slurm" else []
-    return Preview(planned, done, refused, estimate(planned, store, data.absolute()) if estimates else [], scripts)
+    return Preview(planned, done, refused, estimate(planned, store, options) if estimates else [], scripts)
 
 
 def _scripts(left: Sequence[Measurement], planned: Plan, store: Store, options: Options) -> list[str]:

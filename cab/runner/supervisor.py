@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ from cab.planning.measurement import Measurement
 from cab.plugins import registry
 from cab.runner import locks
 from cab.runner.correctness_gate import CHANGED, Laws, has_changed
-from cab.runner.entries import is_finished, new_entry, with_outcome, worst_status
+from cab.runner.entries import is_finished, left, new_entry, with_outcome, worst_status
 from cab.runner.fork_client import ForkClient, ServerDied
 from cab.runner.listener import Listener
 from cab.runner.outcomes import Outcome, outcome_of
@@ -61,11 +61,16 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
 
 
-def counts(entry: Entry | None, measurement: Measurement, options: Options, run_id: str) -> bool:
-    """Whether an entry of the store counts in a run, or is to be measured anew."""
+def counts(
+    entry: Entry | None, measurement: Measurement, options: Options, run_ids: Collection[str] = frozenset()
+) -> bool:
+    """Whether an entry of the store counts in a run, or is to be measured anew.
+
+    `run_ids` are the run itself and those whose jobs do its work: what they have measured counts, whatever is asked.
+    """
     if entry is None:
         return False
-    if entry.run_id == run_id:
+    if entry.run_id in run_ids:
         return True
     if options.force or entry.again or entry.statuses & options.retry:
         return False
@@ -115,6 +120,10 @@ class Supervisor:
                 self._remember_oom(measurement)
         return pending
 
+    def children(self, pending: Iterable[Measurement]) -> int:
+        """Return how many processes pending measurements still take."""
+        return sum(left(self._entry(each), each) for each in pending)
+
     def preflight(self, measurements: Sequence[Measurement], whole: bool = True) -> None:
         """Import and construct everything once, before anything is measured; `UsageError` says what is wrong.
 
@@ -139,16 +148,15 @@ class Supervisor:
         self.check_laws(measurements, least=1 if len(side_by_side) > 1 else 2)
         if len(side_by_side) > 1:
             self._carry_out_side_by_side(side_by_side)
-        for start in range(0, len(measurements), BLOCK):
-            block = list(measurements[start : start + BLOCK])
-            claimed_elsewhere = list(block)
-            last = max(each.processes + each.more_processes for each in block) - 1
+        for block in _blocks(_by_child(measurements)):
+            claimed_elsewhere = block
+            last = max(each.most_processes for group in block for each in group) - 1
             for turn in range(last + 1):  # in the last round all are asked for, those of one process too
-                claimed_elsewhere = self._round(_by_child(block), turn)
+                claimed_elsewhere = self._round(block, turn)
             while claimed_elsewhere:
                 self.listener.doing("waiting for another run on this store")
                 time.sleep(0.2)
-                claimed_elsewhere = self._round(_by_child(claimed_elsewhere), last)
+                claimed_elsewhere = self._round(claimed_elsewhere, last)
 
     def _queues(self, measurements: Sequence[Measurement]) -> list[list[list[Measurement]]]:
         """Return the groups that need not be alone on the machine: a queue for each worker that shall take of it.
@@ -173,12 +181,12 @@ class Supervisor:
             supervisor = copy.copy(self)  # what is remembered of the run is shared
             supervisor.client, supervisor._worker, supervisor._stop = client, worker, stop
             supervisor._cores, supervisor._memory = cores, memory
-            supervisor._round([group], max(each.processes for each in group) - 1)
+            supervisor._round([group], max(each.most_processes for each in group) - 1)
             self.listener.doing("", worker)
 
         run_side_by_side(queues, work, self.client)
 
-    def _round(self, groups: Iterable[list[Measurement]], turn: int) -> list[Measurement]:
+    def _round(self, groups: Iterable[list[Measurement]], turn: int) -> list[list[Measurement]]:
         """Give each group one more process, up to `turn` + 1; return the groups that another run has claimed."""
         claimed_elsewhere = []
         for group in groups:
@@ -186,14 +194,14 @@ class Supervisor:
             lock = self.store.folder / "locks" / f"{name}.lock"
             with claims.claim(lock, lambda: self._waiting("")) as held:
                 if held is None:
-                    claimed_elsewhere += group
+                    claimed_elsewhere.append(group)
                     continue
                 for _ in range(turn + 1):  # usually one; more where an earlier round found it claimed
                     missing = [each for each in group if not is_finished(self._entry(each), each, turn + 1)]
                     if not missing:
                         break
                     if not self._run_child(missing, held):
-                        claimed_elsewhere += group
+                        claimed_elsewhere.append(group)
                         break
                 if group[0].trains and held():
                     self._remove_checkpoint(group)
@@ -243,15 +251,16 @@ class Supervisor:
         """Write an outcome into the store and tell the listener; False where the claim was lost at the last moment."""
         graded = replace(measurement, grade=self._grades.get(measurement.case.id, measurement.grade))
         entry = self._entry(measurement) or new_entry(graded, self.run_id, environment.commit())
+        entry = replace(entry, run_id=self.run_id)  # of what an earlier run has begun, too: it is this one's answer
         log = self._write_log(measurement, outcome)
         try:
             updated = with_outcome(entry, measurement, outcome, details)
-            written = self.store.write(updated, held)
+            updated.to_text()
         except Exception as error:  # a meter's `reduce` or `search` gave what the store cannot hold
             outcome = Outcome("error", f"{type(error).__name__}: {error}")
             updated = with_outcome(entry, measurement, outcome, details)
-            written = self.store.write(updated, held)
-        if not written:
+        # outside: a full disk is no result, though an entry without samples would still fit
+        if not self.store.write(updated, held):
             return False
         self._renewed.add(measurement.file)
         if isinstance(outcome.answer, TrainAnswer):
@@ -259,10 +268,9 @@ class Supervisor:
                 self.listener.note(f"{measurement.case.title}: {note}")
         if outcome.status == "oom":
             self._remember_oom(measurement)
-        # after a failure none of the measurement's other processes will run; those beyond the usual are not counted
-        left = max(0, measurement.processes - len(updated.processes))
-        as_usual = len(updated.processes) <= measurement.processes
-        self.listener.step(left if outcome.status != "ok" else int(as_usual))
+        # after a failure none of the measurement's other processes will run; after a wide interval more than before
+        over = left(entry, measurement) - left(updated, measurement)
+        self.listener.step(measurement, max(1, over), max(0, 1 - over))
         if is_finished(updated, measurement):
             status, reason = worst_status(updated)
             self.listener.done(measurement, status, f"{reason} (its output: {log})" if log else reason)
@@ -501,7 +509,7 @@ class Supervisor:
     def _entry(self, measurement: Measurement) -> Entry | None:
         """Return what the store holds of a measurement, or None where it is to be measured anew."""
         entry = self.store.read(measurement.file)
-        known = measurement.file in self._renewed or counts(entry, measurement, self.options, self.run_id)
+        known = measurement.file in self._renewed or counts(entry, measurement, self.options, {self.run_id})
         return entry if known else None
 
     def _write_log(self, measurement: Measurement, outcome: Outcome) -> Path | None:
@@ -557,3 +565,15 @@ def _by_child(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
         child = each.training or (each.case.id, each.meter if alone else "")
         groups.setdefault((child, bool(each.refusal)), []).append(each)
     return list(groups.values())
+
+
+def _blocks(groups: Iterable[list[Measurement]]) -> Iterator[list[list[Measurement]]]:
+    """Cut groups into blocks of `BLOCK` measurements, or a few more: a group stays whole, else it would train again."""
+    block: list[list[Measurement]] = []
+    for group in groups:
+        block.append(group)
+        if sum(map(len, block)) >= BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block

@@ -1,5 +1,6 @@
 """An entry of the store: one meter on one case, with the raw samples of every process and the values made of them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -127,6 +128,10 @@ class Entry:
             data |= {name: getattr(self, name) for name in _TRAINING_FIELDS}
         data |= {"again": self.again, "memory_limit": self.memory_limit}
         return data if self.asked is None else data | {"asked": self.asked}
+
+    def to_text(self) -> str:
+        """Return the text of its file; `ValueError` or `TypeError` where JSON cannot hold it."""
+        return json.dumps(self.to_json(), allow_nan=False)
 
     @classmethod
     def from_json(cls, data: Any) -> "Entry":

@@ -90,7 +90,9 @@ class Store:
         return self.load(self.path(file))
 
     def write(self, entry: Entry, held: Callable[[], bool] = lambda: True) -> bool:
-        """Keep an entry, replacing an older one of the same case and key. `ValueError` where JSON cannot hold it.
+        """Keep an entry, replacing an older one of the same case and key.
+
+        `ValueError` or `TypeError` where JSON cannot hold it, `OSError` where it cannot be written.
 
         `held` is asked when all is written but the name: where it says that the claim on the entry is lost, nothing is
         kept and False is returned.
@@ -98,7 +100,7 @@ class Store:
         path = self.path(entry.file)
         nameless = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            write_whole(nameless, json.dumps(entry.to_json(), allow_nan=False))
+            write_whole(nameless, entry.to_text())
             if held():
                 nameless.replace(path)
                 return True
@@ -114,18 +116,23 @@ class Store:
                 yield path, entry
 
     def load(self, path: Path) -> Entry | None:
-        """Return the entry of one file; a damaged file is set aside. `UsageError` for one of another schema."""
+        """Return the entry of one file, or None where there is none; a damaged file is set aside.
+
+        `UsageError` for one of another schema, and for one that cannot be read: it may be sound.
+        """
         try:
-            entry = Entry.from_json(json.loads(path.read_bytes()))
+            entry = Entry.from_json(json.loads(_content(path)))
             if path.stem != entry.file:
                 raise ValueError(f"{path.name} holds {entry.file}")
         except FileNotFoundError:
             return None
         except UsageError as error:  # whole, so it stays where it is
             raise UsageError(f"{path}: {error}") from error
-        except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        except (IsADirectoryError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             self.set_aside(path)
             return None
+        except OSError as error:  # no permission, too many open files, a disk that fails or is away
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
         return entry
 
     def set_aside(self, path: Path) -> None:
@@ -137,6 +144,16 @@ class Store:
         except OSError:
             aside = path  # in a folder that cannot be written it stays, and is listed all the same
         self.damaged.append(aside)
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds; on NFS one that was replaced while it was opened is asked for once more."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    return path.read_bytes()
 
 
 def now() -> str:

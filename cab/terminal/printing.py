@@ -62,9 +62,11 @@ def print_preview(preview: "Preview", out: Console) -> None:
     """Print what a run would do: how many cases there are, what is done already, and the cases."""
     plan = preview.plan
     processes = sum(measurement.processes for measurement in plan.measurements)
+    most = sum(measurement.most_processes for measurement in plan.measurements)
+    children = f"{processes}, at most {most}" if most > processes else str(processes)
     meters = ", ".join(dict.fromkeys(measurement.meter for measurement in plan.measurements))
     measurements = f"measurements: {len(plan.measurements)} ({meters})"
-    out.print(f"cases: {len(plan.cases)}; {measurements}; child processes: {processes}")
+    out.print(f"cases: {len(plan.cases)}; {measurements}; child processes: {children}")
     out.print(f"measurements done already: {preview.done}; unsupported: {preview.refused}")
     estimates = {estimate.case.id: estimate for estimate in preview.estimates}
     refusals = {measurement.case.id: measurement.refusal[1] for measurement in plan.measurements if measurement.refusal}

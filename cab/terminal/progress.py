@@ -25,11 +25,11 @@ _BAR_WIDTH = 75  # characters of the terminal that the description must leave to
 class Silent:
     """Prints nothing."""
 
-    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None: ...
+    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement], children: int) -> None: ...
 
     def doing(self, what: str, worker: int | None = None) -> None: ...
 
-    def step(self, children: int) -> None: ...
+    def step(self, measurement: Measurement, children: int, more: int) -> None: ...
 
     def done(self, measurement: Measurement, status: str, reason: str) -> None: ...
 
@@ -67,7 +67,7 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement]) -> None:
+    def start(self, measurements: Sequence[Measurement], pending: Sequence[Measurement], children: int) -> None:
         """Say how many cases are done already, and start the bar."""
         self._pending = Counter(each.case.id for each in pending)
         self._cases = len({each.case.id for each in measurements})
@@ -75,7 +75,7 @@ class Display:
         done = self._cases - len(self._pending)
         if done:
             self.console.print(f"{done} of {self._cases} cases are done already", highlight=False)
-        self._children = sum(each.processes for each in pending)
+        self._children = children
         self._started = self._last_eta_time = time.monotonic()
         if self._shows_bar and pending:
             self._task = self._bar.add_task("", total=self._children, cases=self._case_count())
@@ -99,11 +99,12 @@ class Display:
                 self.console.print(escape(what), highlight=False, soft_wrap=True)
         self._log_time_left()
 
-    def step(self, children: int) -> None:
-        """Advance the bar by the child processes that have ended."""
+    def step(self, measurement: Measurement, children: int, more: int) -> None:
+        """Advance the bar by the child processes that have ended, and lengthen it by those that are still to come."""
         self._ended += children
+        self._children += more
         if self._task is not None:
-            self._bar.advance(self._task, children)
+            self._bar.update(self._task, advance=children, total=self._children)
         self._log_time_left()
 
     def done(self, measurement: Measurement, status: str, reason: str) -> None:
@@ -131,7 +132,8 @@ class Display:
             return
         self._last_eta_time = now
         elapsed = now - self._started
-        left = elapsed / self._ended * (self._children - self._ended)
+        # on a cluster what a lost job has done in part is done again, which nobody foresaw
+        left = elapsed / self._ended * max(0, self._children - self._ended)
         self.console.print(
             f"{self._ended} of {self._children} processes in {_clock(elapsed)}, about {_clock(left)} left",
             highlight=False,

@@ -143,7 +143,7 @@ compares all but numbers and paths. Where nothing else is said, a command exits 
 
 def run(shown: Shown, folder: Path) -> str:
     """Run a command in `folder` and return what it prints: standard output, or its one message."""
-    home = {"CAB_CACHE": str(folder / ".cache" / "cab"), "XDG_RUNTIME_DIR": str(folder / ".runtime")}
+    home = {"CAB_CACHE": str(folder / ".cache" / "cab"), "CAB_LOCK_FOLDER": str(folder / ".locks")}
     kept = {name: value for name, value in os.environ.items() if name not in ("CAB_RESULTS", "CAB_DATA", "FORCE_COLOR")}
     words = shlex.split(shown.command)
     done = subprocess.run(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cab import environment
+from cab.errors import UsageError
 from cab.planning.measurement import Measurement
 from cab.planning.plan import plan
 from cab.plugins import registry
@@ -100,7 +101,6 @@ def test_data_change_no_key_of_what_reads_none(tmp_path: Path) -> None:
 
 
 def test_one_run_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cab.errors import UsageError
     from cab.planning import schema
 
     monkeypatch.setitem(schema.CHOICES, "engine", ("local", "elsewhere"))
@@ -110,8 +110,6 @@ def test_one_run_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_run_has_one_number_of_workers() -> None:
     assert plan([*SPEED, "workers=3"]).workers == 3
-    from cab.errors import UsageError
-
     with pytest.raises(UsageError, match="workers=2,3: one run has one workers"):
         plan([*SPEED, "workers=2,3"])
 
@@ -128,3 +126,21 @@ def test_the_protocol_of_a_row_is_every_departure_that_its_hyper_parameters_make
     assert protocols("task=cab_lm", "scale=paper") == {"bytes"}
     assert protocols("task=lra_text") == {"clean"} and protocols("task=recall_ns") == {""}
     assert protocols("task=cab_pcc", "level=attend", "pass=forward") == {""}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["timeout=10,60"], "timeout=10,60 for none NS .*: one measurement has one timeout"),
+        (["memory_limit=1GiB,8GiB"], f"memory_limit={2**30},{2**33} for none"),
+        (["timeout=60,60", "memory_limit=null,8GiB"], f"memory_limit=null,{2**33} for none"),
+    ],
+)
+def test_a_measurement_has_one_limit_of_a_kind(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(["mechanism=none", "task=speed", "seq_len=16", "meters=[flops]", *words])
+
+
+def test_a_limit_that_a_meter_asks_about_may_have_several_values() -> None:
+    asked = ["mechanism=none", "task=speed", "meters=[frontier]", "memory_limit=1GiB,8GiB"]
+    assert [each.memory_limit for each in plan(asked).measurements] == [2**30, 2**33]

@@ -41,6 +41,8 @@ def test_the_fork_server_prepares_what_the_bundle_needs(elsewhere: Path) -> None
     assert _needs(elsewhere, 3) == {"few": True, "eager": ["none", "softmax"]}
     bundle(elsewhere, "meters=[latency]", "seed=range(6)")
     assert _needs(elsewhere, 3)["few"] is False  # thirty processes
+    bundle(elsewhere, "meters=[latency_ratio]", "baseline=softmax", "seed=range(3)")
+    assert _needs(elsewhere, 3)["few"] is False  # fifteen, or thirty
     for words in (["meters=[latency]", "backend=compile"], ["meters=[latency,flops]"]):
         bundle(elsewhere, *words)
         assert "eager" not in _needs(elsewhere, 3)

@@ -50,6 +50,22 @@ def test_a_training_is_reckoned_by_its_timeout() -> None:
     assert [len(piece) for piece in cut(plan(grid).measurements, 20)] == [2, 2]
 
 
+def test_what_is_measured_of_one_training_is_in_one_bundle() -> None:
+    grid = ["task=recall_ns", "mechanism=none", "meters=[quality,extrapolation]", "seed=0,1"]
+    measurements = [
+        replace(each, case=replace(each.case, settings={**each.case.settings, "asked_of": each.meter}))
+        for each in plan(grid).measurements
+    ]
+    pieces = cut(measurements, 0.01)
+    assert [len({each.training for each in piece}) for piece in pieces] == [1, 1]
+    assert len({each.case.id for each in measurements}) == 4 and [len(piece) for piece in pieces] == [2, 2]
+
+
+def test_a_bundle_is_reckoned_with_the_processes_that_its_ratios_may_take() -> None:
+    measurements = plan([*FAST, "mechanism=none,mean", "seq_len=16,32", "meters=[latency_ratio]"]).measurements
+    assert [len(piece) for piece in cut(measurements, 20 * SECONDS_A_CHILD / 60)] == [2, 2]
+
+
 def test_a_bundle_comes_back_from_its_file(tmp_path: Path) -> None:
     write_bundle(tmp_path, bundle())
     assert read_bundle(tmp_path, 7) == bundle()

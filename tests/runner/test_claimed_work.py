@@ -52,7 +52,7 @@ class Acknowledging(Silent):
     def __init__(self, server: Numbering, path: Path) -> None:
         self.server, self.path = server, path
 
-    def step(self, children: int) -> None:
+    def step(self, measurement: Measurement, children: int, more: int) -> None:
         with open(self.path, "a") as file:
             file.write(f"{self.server.last:.0f}\n")
 

@@ -3,24 +3,30 @@
 Its jobs write what they were asked into the store as nodes with names of their own would.
 """
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from cab import environment
 from cab.contracts.messages import LawsAnswer, Samples
 from cab.errors import UsageError
 from cab.planning.measurement import Measurement
 from cab.planning.plan import ClusterSettings, plan
-from cab.runner import cluster
+from cab.runner import cluster, verdict_cache
+from cab.runner.bundle_work import ProgressFile
 from cab.runner.bundles import Bundle, Done, write_done
 from cab.runner.cluster import ClusterRun
+from cab.runner.correctness_gate import under_laws
 from cab.runner.entries import new_entry, with_outcome
 from cab.runner.outcomes import Outcome
 from cab.runner.supervisor import Options
 from cab.store import controls
 from cab.store.controls import Control
 from cab.store.store import Store
+from cab.terminal.progress import Display
 from tests.runner.example_runs import FAST, Notes
 
 GRID = [*FAST, "mechanism=none,mean", "seq_len=16,32", "meters=[latency]"]
@@ -162,11 +168,19 @@ def test_ctrl_c_cancels_the_jobs(store: Store, lawful: None) -> None:
     assert {"job_1", "job_3"} <= set(stub.cancelled)
 
 
-def test_or_leaves_them_and_the_same_command_attaches(store: Store, lawful: None) -> None:
+@pytest.mark.parametrize(("force", "elsewhere_submitted"), [(False, False), (True, False), (False, True)])
+def test_or_leaves_them_and_the_same_command_attaches(
+    force: bool, elsewhere_submitted: bool, store: Store, lawful: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command with --force, too, and from another login node."""
     first = Interrupted(store, fates=["runs", "ends", "runs", "ends"], leaves_jobs=True)
     with pytest.raises(KeyboardInterrupt):
-        run(first)
+        run(first, force=force)
     assert not first.cancelled
+    if elsewhere_submitted:
+        real = environment.identity
+        other = {"host": "login2", "threads": 96}
+        monkeypatch.setattr(environment, "identity", lambda *arguments: {**real(*arguments), **other})
 
     class Later(StubCluster):
         looks = 0
@@ -184,9 +198,80 @@ def test_or_leaves_them_and_the_same_command_attaches(store: Store, lawful: None
 
     second = Later(store)
     second.alive = dict(first.alive)
-    measurements, notes = run(second)
+    measurements, notes = run(second, force=force)
     assert not second.bundles and "attached to 2 jobs of an earlier run" in notes.notes
     assert all(store.read(each.file) for each in measurements)
+    assert len(list(store.entries())) == 4, "nothing was measured twice"
+
+
+def test_an_attached_job_counts_what_is_left_of_this_command_alone(store: Store, lawful: None) -> None:
+    """The job has ended one measurement and half of another before it is attached, and has one of another plan."""
+
+    class Killed(StubCluster):
+        def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+            if list(jobs):
+                raise KeyboardInterrupt
+            return {}
+
+    first, settings = Killed(store, fates=["runs"], leaves_jobs=True), ClusterSettings(bundle_minutes=1000)
+    wider = plan([*GRID, "mechanism=none,mean", "seq_len=16,32,64"]).measurements
+    with pytest.raises(KeyboardInterrupt):
+        ClusterRun(first, store, Options(Path("data")), Notes(), settings).carry_out(wider)
+    (bundle,) = first.bundles
+    folder = store.folder / "clusters" / bundle.run_id
+    numbers = {(each.case.id, each.meter): number for number, each in enumerate(bundle.measurements)}
+    asked = plan(GRID).measurements
+    foreign = [each for each in bundle.measurements if each.file not in {asked.file for asked in asked}]
+
+    def progress(measurement: Measurement, children: int, done: bool) -> None:
+        with ProgressFile(folder / "1.progress", numbers) as file:
+            for _ in range(children):
+                file.step(measurement, 1, 0)
+            if done:
+                file.done(measurement, "ok", "")
+                first.measure(measurement, "n1", bundle.run_id)
+
+    progress(asked[0], 5, True)
+    progress(foreign[0], 5, True)
+    progress(asked[1], 2, False)
+
+    class Later(StubCluster):
+        looks = 0
+
+        def living(self, jobs: Iterable[str]) -> Mapping[str, str] | None:
+            self.looks += 1
+            if self.looks == 3:
+                progress(asked[1], 3, True)
+                progress(asked[2], 5, True)
+                progress(asked[3], 5, True)
+                write_done(folder, 1, Done("n1"))
+            return super().living(jobs)
+
+    second, out = Later(store), io.StringIO()
+    second.alive = dict(first.alive)
+    with Display(Console(file=out, width=200)) as display:
+        ClusterRun(second, store, Options(Path("data")), display, settings).carry_out(asked)
+    assert (display._children, display._ended) == (15, 15)
+    ended = [line for line in out.getvalue().splitlines() if " ok" in line]
+    assert [line.split("]")[0] for line in ended] == ["[2/4 cases", "[3/4 cases", "[4/4 cases"]
+
+
+def test_a_scheduler_that_is_away_when_a_rest_is_submitted_is_asked_again(store: Store, lawful: None) -> None:
+    class Away(StubCluster):
+        submissions = 0
+
+        def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+            self.submissions += 1
+            if 2 <= self.submissions <= 5:
+                raise UsageError("sbatch refused: Unable to contact slurm controller")
+            return super().submit(folder, bundles)
+
+    stub = Away(store, fates=[0, 0])
+    measurements, notes = run(stub)
+    assert all(store.read(each.file) for each in measurements) and not stub.cancelled
+    assert sorted(stub.measured) == sorted(each.case.id for each in plan(GRID).measurements)
+    assert len([note for note in notes.notes if "Unable to contact" in note]) == 1
+    assert len({bundle.number for bundle in stub.bundles}) == len(stub.bundles) == 6
 
 
 def test_a_scheduler_that_does_not_answer_is_waited_for(store: Store, lawful: None) -> None:
@@ -211,6 +296,28 @@ def test_laws_are_run_once_by_one_job_and_their_verdicts_travel(
     run(stub)
     assert [bundle.laws_only for bundle in stub.bundles] == [True, False, False, False, False]
     assert all(bundle.verdicts == {"key": LawsAnswer([], {}, 1)} for bundle in stub.bundles[1:])
+
+
+def test_the_verdicts_of_baselines_travel_too(store: Store, monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(elsewhere / "cache"))
+    asked = [*FAST, "mechanism=mean,linear", "baseline=softmax", "seq_len=16", "meters=[latency_ratio]"]
+    measurements = plan(asked).measurements
+    keys = {each.case.mechanism: verdict_cache.key(each.case) for each in under_laws(measurements[0])}
+
+    class Lawful(StubCluster):
+        def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+            for each in bundles[0].measurements if bundles[0].laws_only else ():
+                verdict_cache.keep(verdict_cache.key(each.case), LawsAnswer([], {}, 1))
+            return super().submit(folder, bundles)
+
+    stub = Lawful(store, fates=["ends", "refuses", "refuses"])
+    made = ClusterRun(stub, store, Options(Path("data")), Notes(), ClusterSettings(bundle_minutes=0.01))
+    with pytest.raises(UsageError, match="no torch"):
+        made.carry_out(measurements)
+    laws, of_mean, of_linear = stub.bundles
+    assert sorted(each.case.mechanism for each in laws.measurements) == ["linear", "mean", "softmax"]
+    assert set(of_mean.verdicts) == set(keys.values()) and set(keys) == {"mean", "softmax"}
+    assert set(of_linear.verdicts) & set(of_mean.verdicts) == {keys["softmax"]} and len(of_linear.verdicts) == 2
 
 
 UNLIKE = {"n1": 1e-3, "n2": 1e-3, "n3": 1e-3, "n4": 2e-3}

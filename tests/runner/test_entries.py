@@ -1,6 +1,7 @@
 """An entry grows by processes, and its values are made of all of them; what is no value is an error."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from cab.contracts.meter import Reading
 from cab.planning.measurement import Measurement
 from cab.planning.plan import plan
 from cab.plugins import registry
-from cab.runner.entries import is_finished, new_entry, with_outcome, worst_status
+from cab.runner.entries import is_finished, left, new_entry, with_outcome, worst_status
 from cab.runner.outcomes import Outcome
 from cab.store.store import Store
 from cab.store.table import table
-from tests.runner.example_runs import FAST
+from tests.runner.example_runs import FAST, ratio_samples
 
 
 def only(*overrides: str) -> Measurement:
@@ -59,18 +60,28 @@ def test_values_are_made_of_the_samples_of_all_processes() -> None:
     assert latency.processes == 2 and latency.value is not None and 1 < latency.value < 3
 
 
-@pytest.mark.parametrize(("spread", "processes"), [(0.001, 5), (0.2, 10)])
+@pytest.mark.parametrize(("spread", "processes"), [(0.001, 5), (0.08, 10)])
 def test_a_wide_ratio_takes_more_processes_and_that_is_decided_once(spread: float, processes: int) -> None:
     measurement = only("meters=[latency_ratio]")
     entry = new_entry(measurement, "r", "c")
     for number in range(processes):
         assert not is_finished(entry, measurement)
-        # the spread ends with the fifth process: an interval that became narrow with the sixth would stop there
-        value = 1.0 + spread * (number % 2 if number < 5 else 0.5)
-        samples = {"samples": [value] * 20, "flipped": [False, True] * 10}
-        outcome = Outcome("ok", answer=Samples({name: samples for name in measurement.metrics}))
+        assert left(entry, measurement) == (5 if number < 5 else 10) - number
+        if number > 5:
+            assert entry.metrics["latency_ratio"].converged, "narrow from the sixth process, and it does not stop there"
+        outcome = Outcome("ok", answer=Samples({"latency_ratio": ratio_samples(number, spread)}))
         entry = with_outcome(entry, measurement, outcome, {})
     assert is_finished(entry, measurement) and entry.metrics["latency_ratio"].processes == processes
+    assert left(entry, measurement) == 0
+
+
+def test_an_entry_without_a_metric_that_is_asked_for_takes_one_process_at_least() -> None:
+    measurement = only("meters=[latency]")
+    entry = new_entry(measurement, "r", "c")
+    for _ in range(5):
+        entry = with_outcome(entry, measurement, ok(measurement), {})
+    assert left(None, measurement) == 5 and left(entry, measurement) == 0
+    assert left(replace(entry, metrics={}), measurement) == 1
 
 
 def test_a_failure_is_final_and_keeps_the_samples_before_it() -> None:

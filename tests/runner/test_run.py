@@ -8,9 +8,13 @@ import pytest
 
 import cab
 from cab.errors import UsageError
+from cab.planning.plan import plan
 from cab.plugins import registry
+from cab.runner.entries import new_entry, with_outcome
 from cab.runner.fork_client import ForkClient
+from cab.runner.outcomes import Outcome
 from cab.runner.run import execute, preview
+from cab.store.store import Store
 from cab.terminal.progress import Silent
 from tests.runner.example_runs import FAST, carry_out
 
@@ -34,6 +38,24 @@ def test_a_preview_measures_nothing_and_counts_what_is_done(server: ForkClient, 
     assert not (elsewhere / "results").exists()
     carry_out(server, ["mechanism=none", "seq_len=16", "meters=[flops]"], elsewhere)
     assert preview(overrides, elsewhere / "results").done == 1
+
+
+def test_a_preview_counts_what_a_run_would_measure_anew(elsewhere: Path) -> None:
+    asked = [*FAST, "mechanism=none", "seq_len=16", "meters=[memory]"]
+    (limited,) = plan([*asked, "memory_limit=1MiB"]).measurements
+    store = Store(elsewhere / "results").open_for_writing()
+
+    def previewed(status: str, limit: str, again: bool = False) -> tuple[int, float]:
+        outcome = Outcome(status, "why", again=again)
+        store.write(with_outcome(new_entry(limited, "earlier", "c"), limited, outcome, {}))
+        seen = preview([*asked, f"memory_limit={limit}"], elsewhere / "results", estimates=True)
+        return seen.done, seen.estimates[0].seconds or 0.0
+
+    assert previewed("oom", "1MiB") == (1, 0.0)
+    done, seconds = previewed("oom", "2MiB")
+    assert done == 0 and seconds > 0, "under a raised limit it is tried again"
+    done, seconds = previewed("error", "1MiB", again=True)
+    assert done == 0 and seconds > 0, "its source changed while it was measured"
 
 
 def test_the_library_gives_tables_and_modules(elsewhere: Path) -> None:

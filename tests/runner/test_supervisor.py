@@ -1,5 +1,7 @@
 """Every planned case ends as a row with a status, whatever its child does; what is finished is not run again."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -7,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cab.contracts.messages import (
     ChildExit,
@@ -25,15 +28,32 @@ from cab.contracts.messages import (
     Samples,
 )
 from cab.errors import UsageError
+from cab.planning.measurement import Measurement
 from cab.planning.plan import plan
 from cab.plugins import registry
+from cab.runner import entries
+from cab.runner import supervisor as supervisor_module
 from cab.runner.entries import is_finished, new_entry, with_outcome
 from cab.runner.fork_client import Ending, ForkClient, ServerDied
+from cab.runner.listener import Listener
 from cab.runner.outcomes import Outcome
-from cab.runner.supervisor import Options, Supervisor
+from cab.runner.supervisor import Options, Supervisor, counts
 from cab.store import claims
+from cab.store import store as store_module
 from cab.store.store import Store
-from tests.runner.example_runs import ATTEND, DEADLY, FAST, Notes, by_length, carry_out, measure, results, users_file
+from cab.terminal.progress import Display
+from tests.runner.example_runs import (
+    ATTEND,
+    DEADLY,
+    FAST,
+    Notes,
+    by_length,
+    carry_out,
+    measure,
+    ratio_samples,
+    results,
+    users_file,
+)
 
 EXITED = ChildExit("ended", 0, None, 0, 1.0)
 
@@ -433,6 +453,123 @@ def test_a_search_that_gives_nothing_costs_its_own_metrics_alone(
     metrics, _ = measure(server, grid, elsewhere)
     assert metrics["flops"]["flops"].status == "ok"
     assert metrics["frontier"]["longest_in_memory"].status == "error"
+
+
+class Stubbed(Supervisor):
+    """A supervisor without a fork server: `answer` makes the samples of a metric's next process."""
+
+    def __init__(self, folder: Path, answer: Callable[[str], dict[str, Any]], listener: Listener | None = None) -> None:
+        store = Store(folder / "results").open_for_writing()
+        super().__init__(store, None, Options(folder), listener or Notes())  # type: ignore[arg-type]
+        self.answer, self.children_run = answer, 0
+
+    def _outcomes(self, measurements: list[Measurement]) -> dict[str, Outcome]:
+        self.children_run += 1
+        return {
+            each.meter: Outcome("ok", answer=Samples({name: self.answer(name) for name in each.metrics}))
+            for each in measurements
+        }
+
+
+def test_a_full_disk_is_no_result_though_an_entry_without_samples_would_fit(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).measurements
+    supervisor = Stubbed(elsewhere, lambda name: {"samples": [1.0] * 400})
+    write = store_module.write_whole
+
+    def small_alone(path: Path, content: str | bytes) -> None:
+        if len(content) > 2000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, content)
+
+    with monkeypatch.context() as full:
+        full.setattr(store_module, "write_whole", small_alone)
+        with pytest.raises(OSError, match="No space left"):
+            supervisor.carry_out([measurement])
+    assert supervisor.store.read(measurement.file) is None
+    supervisor.carry_out(supervisor.pending([measurement]))
+    assert {metric.status for metric in results(measurement, elsewhere).values()} == {"ok"}
+
+
+def test_an_error_of_the_files_that_a_meter_reads_is_its_own(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[parameters]"]).measurements
+
+    def load(kind: str, name: str) -> Any:
+        raise OSError(errno.ENOSPC, "its own file")
+
+    monkeypatch.setattr(entries.registry, "load", load)
+    Stubbed(elsewhere, lambda name: {"samples": [1.0]}).carry_out([measurement])
+    metrics = results(measurement, elsewhere).values()
+    assert {metric.status for metric in metrics} == {"error"}
+    assert all("its own file" in metric.reason for metric in metrics)
+
+
+@pytest.mark.usefixtures("lawful")
+@pytest.mark.parametrize(("spread", "processes", "there"), [(0.001, 5, 0), (0.08, 10, 0), (0.08, 10, 5), (0.08, 10, 7)])
+def test_a_wide_ratio_takes_ten_processes_and_the_bar_knows(
+    spread: float, processes: int, there: int, elsewhere: Path
+) -> None:
+    measurements = plan([*FAST, "mechanism=none,mean", "seq_len=16", "meters=[latency_ratio]"]).measurements
+    children = iter(range(there * 2, processes * 2))  # of both in turn
+    display = Display(Console(file=io.StringIO(), width=200, force_terminal=True))
+    supervisor = Stubbed(elsewhere, lambda name: ratio_samples(next(children) // 2, spread), display)
+    for each in measurements:  # what an earlier run has left
+        entry = new_entry(each, "earlier", "c")
+        for number in range(there):
+            outcome = Outcome("ok", answer=Samples({"latency_ratio": ratio_samples(number, spread)}))
+            entry = with_outcome(entry, each, outcome, {})
+        supervisor.store.write(entry)
+    pending = supervisor.pending(measurements)
+    with display:
+        display.start(measurements, pending, supervisor.children(pending))
+        (bar,) = display._bar.tasks
+        assert bar.total == 2 * (processes - there if there else 5)
+        supervisor.carry_out(pending)
+        assert bar.completed == bar.total == supervisor.children_run == 2 * (processes - there)
+    kept = [supervisor.store.read(each.file) for each in measurements]
+    assert [len(entry.processes) for entry in kept if entry] == [processes, processes]
+    assert supervisor.children(measurements) == 0 and not supervisor.pending(measurements)
+
+
+def test_one_training_serves_its_meters_wherever_a_block_ends(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "BLOCK", 4)
+    monkeypatch.setattr(supervisor_module, "has_changed", lambda measurement: False)
+    asked = ["mechanism=none", "task=recall_ns", "meters=[quality,extrapolation,robustness]", "seed=0,1,2"]
+    measurements = plan(asked).measurements
+    supervisor = Stubbed(elsewhere, lambda name: {"samples": [1.0, 0.0]})
+    monkeypatch.setattr(supervisor, "check_laws", lambda *arguments, **keywords: None)
+    supervisor.carry_out(measurements)
+    assert len(measurements) == 9 and supervisor.children_run == 3 and not supervisor.pending(measurements)
+
+
+def test_what_goes_on_with_an_earlier_runs_samples_is_of_the_run_that_ends_it(elsewhere: Path) -> None:
+    (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[latency]"]).measurements
+    supervisor = Stubbed(elsewhere, lambda name: {"status": "error", "reason": "it went wrong"})
+    samples = Outcome("ok", answer=Samples({"latency": {"samples": [1.0, 2.0]}}))
+    supervisor.store.write(with_outcome(new_entry(measurement, "earlier", "c"), measurement, samples, {}))
+    supervisor.carry_out([measurement])
+    entry = supervisor.store.read(measurement.file)
+    assert entry is not None and len(entry.processes) == 2 and entry.metrics["latency"].status == "error"
+    retried = Options(elsewhere, retry=frozenset({"error"}))
+    assert counts(entry, measurement, retried, {supervisor.run_id, "another"}), "else its row would be missing"
+    assert not counts(entry, measurement, retried, {"earlier"})
+
+
+def test_a_failure_counts_the_processes_that_it_ends(elsewhere: Path) -> None:
+    (measurement,) = plan([*FAST, "mechanism=none", "seq_len=16", "meters=[latency]"]).measurements
+    display = Display(Console(file=io.StringIO(), width=200, force_terminal=True))
+
+    def second_fails(name: str) -> dict[str, Any]:
+        failed = {"status": "error", "reason": "it went wrong"}
+        return failed if supervisor.children_run == 2 else {"samples": [1.0, 2.0, 3.0]}
+
+    supervisor = Stubbed(elsewhere, second_fails, display)
+    with display:
+        display.start([measurement], [measurement], supervisor.children([measurement]))
+        (bar,) = display._bar.tasks
+        supervisor.carry_out([measurement])
+        assert supervisor.children_run == 2 and bar.completed == bar.total == 5
 
 
 def test_the_store_holds_valid_json_alone(server: ForkClient, lawful: None, elsewhere: Path) -> None:

@@ -1,9 +1,13 @@
 """The store keeps files whole, sets damaged ones aside and names them."""
 
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cab.errors import UsageError
 from cab.store.store import Store
 from cab.store.table import environments, table
 from tests.store.example_entries import entry, write
@@ -63,3 +67,48 @@ def test_what_is_written_is_read_back(store: Store) -> None:
     store.write(kept)
     assert store.read(kept.file) == kept and not store.damaged
     assert store.read(f"{kept.case_id}-k2") is None
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ELOOP], ids=os.strerror)
+def test_a_file_that_cannot_be_read_now_stays_and_is_named(
+    store: Store, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, entry())
+    path = store.path(f"{entry()['case_id']}-k1")
+
+    def unreadable(self: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(self))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", unreadable)
+        with pytest.raises(UsageError, match=f"{path.name} cannot be read: {os.strerror(number)}"):
+            store.read(path.stem)
+    assert store.read(path.stem) is not None and not store.damaged
+
+
+def test_a_file_that_another_host_replaces_meanwhile_is_read_again_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, entry())
+    path, whole, asked = store.path(f"{entry()['case_id']}-k1"), Path.read_bytes, []
+
+    def stale(self: Path) -> bytes:
+        asked.append(self)
+        if len(asked) <= failures:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+        return whole(self)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    failures = 1
+    assert store.read(path.stem) is not None and len(asked) == 2 and not store.damaged
+    failures = 4
+    with pytest.raises(UsageError, match="cannot be read"):
+        store.read(path.stem)
+    assert len(asked) == 4 and path.exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_set_aside(store: Store) -> None:
+    write(store, entry())
+    folder = store.path(f"{entry()['case_id']}-k2")
+    folder.mkdir()
+    assert store.read(folder.stem) is None and [path.stem for path in store.damaged] == [folder.stem]

@@ -12,9 +12,9 @@ from cab.terminal.progress import Display
 request = ["mechanism=none,linear", "task=speed", "seq_len=16", "batch=1", "meters=[memory,flops]"]
 measurements = list(plan(request).measurements)
 display = Display(Console(stderr=True))
-display.start(measurements, measurements)
+display.start(measurements, measurements, 4)
 display.doing("linear: flops")
-display.step(1)
+display.step(measurements[0], 1, 0)
 display.done(measurements[0], "ok", "")
 display.done(measurements[1], "oom", "8 GiB")
 display._bar.refresh()

@@ -42,6 +42,15 @@ def test_what_each_task_has_of_its_own_is_no_column(tmp_path: Path) -> None:
     assert any(line.startswith("task") and "training.steps" in line for line in header)
 
 
+def test_the_processes_that_a_wide_ratio_may_take_are_counted(tmp_path: Path) -> None:
+    out = io.StringIO()
+    for meters in ("latency_ratio", "latency"):
+        asked = ["mechanism=linear", "task=speed", f"meters=[{meters}]"]
+        print_preview(preview(asked, tmp_path), Console(file=out, width=200))
+    first, second = [line for line in out.getvalue().splitlines() if "child processes" in line]
+    assert first.endswith("child processes: 5, at most 10") and second.endswith("child processes: 5")
+
+
 def test_a_name_is_never_folded(tmp_path: Path) -> None:
     text = printed(tmp_path, "mechanism=sparse_transformer,softmax", "pattern=CS,NS", "batch=1,2", width=40)
     assert "sparse_transformer" in text

@@ -27,9 +27,9 @@ def test_a_log_has_a_line_for_each_measurement_and_counts_the_cases_that_are_don
 ) -> None:
     out = io.StringIO()
     with Display(Console(file=out, width=200)) as display:
-        display.start(measurements, measurements)
+        display.start(measurements, measurements, len(measurements))
         for measurement in measurements:
-            display.step(1)
+            display.step(measurement, 1, 0)
             display.done(measurement, "ok", "")
     counts = [line.split("]")[0] for line in lines_of(out)]
     assert counts == ["[0/2 cases", "[1/2 cases", "[1/2 cases", "[2/2 cases"]
@@ -39,14 +39,14 @@ def test_a_log_has_a_line_for_each_measurement_and_counts_the_cases_that_are_don
 def test_cases_of_an_earlier_run_count_as_done(measurements: list[Measurement]) -> None:
     out = io.StringIO()
     with Display(Console(file=out, width=200)) as display:
-        display.start(measurements, measurements[:1])
+        display.start(measurements, measurements[:1], 1)
     assert lines_of(out) == ["1 of 2 cases are done already"]
 
 
 def test_a_terminal_shows_a_reason_and_no_line_for_what_is_ok(measurements: list[Measurement]) -> None:
     out = io.StringIO()
     with Display(Console(file=out, width=200, force_terminal=True, color_system=None)) as display:
-        display.start(measurements, measurements)
+        display.start(measurements, measurements, len(measurements))
         display.done(measurements[0], "ok", "")
         display.done(measurements[1], "oom", "[red]8 GiB")
     assert "oom: [red]8 GiB" in out.getvalue() and " ok" not in out.getvalue()
@@ -70,7 +70,7 @@ def test_a_note_is_no_markup() -> None:
 
 def test_a_terminal_has_a_line_for_each_worker_until_one_works_alone(measurements: list[Measurement]) -> None:
     with Display(Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)) as display:
-        display.start(measurements, measurements)
+        display.start(measurements, measurements, len(measurements))
 
         def shown() -> list[str]:
             return str(display._bar.tasks[0].description).split("\n")
@@ -91,13 +91,30 @@ def test_a_log_says_every_half_minute_how_long_the_rest_takes(
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     display = Display(Console(file=out, width=200))
-    display.start(measurements, measurements)
-    total = sum(each.processes for each in measurements)
+    display.start(measurements, measurements, len(measurements))
+    total = len(measurements)
     for _ in range(4):
-        display.step(1)
+        display.step(measurements[0], 1, 0)
     assert lines_of(out) == [
         f"2 of {total} processes in 0:31, about 0:{round(31 / 2 * (total - 2)):02d} left",
         f"4 of {total} processes in 1:02, about 0:{round(62 / 4 * (total - 4)):02d} left",
+    ]
+
+
+def test_what_is_measured_with_more_processes_lengthens_the_bar_and_no_time_left_is_negative(
+    measurements: list[Measurement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "ETA_INTERVAL", 0.0)
+    clock = iter((1000.0, 1010.0, 1020.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    display = Display(Console(file=out, width=200))
+    display.start(measurements, measurements, 1)
+    display.step(measurements[0], 1, 1)
+    display.step(measurements[0], 3, 0)
+    assert lines_of(out) == [
+        "1 of 2 processes in 0:10, about 0:10 left",
+        "4 of 2 processes in 0:20, about 0:00 left",
     ]
 
 
