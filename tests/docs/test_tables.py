@@ -79,13 +79,14 @@ def test_every_status_is_explained(page: str, heading: str) -> None:
     assert sorted(in_code(row[0])[0] for row in table(page, heading)) == sorted(STATUSES)
 
 
-def test_which_slots_measure_attention_is_what_the_bundle_says() -> None:
-    spec = importlib.util.spec_from_file_location("floors_script", DOCS / "scripts" / "floors.py")
+def test_cabs_tables_are_what_the_bundles_say() -> None:
+    spec = importlib.util.spec_from_file_location("cab_tables", DOCS / "scripts" / "cab_tables.py")
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.floors_table(script.BUNDLE) in (DOCS / "cab.md").read_text(), (
-        "run: python docs/scripts/floors.py --write"
+    page = (DOCS / "cab.md").read_text()
+    assert script.floors_table() in page and script.scores_table() in page, (
+        "run: python docs/scripts/cab_tables.py --write"
     )
 
 

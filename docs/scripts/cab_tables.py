@@ -1,7 +1,7 @@
-"""Print the table of docs/cab.md that says which slots measure attention, of results/reference/cab-floors.
+"""Print the tables of docs/cab.md: which slots measure attention, and what mechanisms learn in those that do.
 
-    python docs/scripts/floors.py [FOLDER]     # a store or a bundle of `cab run grid=cab_floors`
-    python docs/scripts/floors.py --write      # into the page
+    python docs/scripts/cab_tables.py            # of results/reference/cab-floors and cab-quick
+    python docs/scripts/cab_tables.py --write    # into the page
 
 `tests/docs/test_tables.py` holds the page to the bundle.
 """
@@ -20,11 +20,13 @@ from cab.store import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "cab.md"
-BUNDLE = ROOT / "results" / "reference" / "cab-floors"
+REFERENCE = ROOT / "results" / "reference"
 HEAD = "| task and slot | metric | softmax | mean | none | apart | measures attention |"
+HEAD_OF_SCORES = "| mechanism | "
+CONTROLS = ("mean", "none")
 
 
-def floors_table(folder: Path) -> str:
+def floors_table(folder: Path = REFERENCE / "cab-floors") -> str:
     """Return the table in Markdown, a row a slot.
 
     A value is the mean over the seeds, with their standard deviation. Softmax and `none` are `apart` by so many
@@ -45,6 +47,34 @@ def floors_table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def scores_table(folder: Path = REFERENCE / "cab-quick") -> str:
+    """Return what each mechanism scores in each slot, a row a mechanism, softmax first and the controls last.
+
+    A score has the longer arm of its interval, which covers the test examples.
+    """
+    rows, _ = bundle.read(folder)
+    boards = [board for board in leaderboard(rows) if board.has_scores]
+    heads = [f"`{board.question['task']}` {board.question['pattern']}, {board.headline.name}" for board in boards]
+    cells = {
+        (line.mechanism, i): line.cells[board.headline.name]
+        for i, board in enumerate(boards)
+        for line in board.lines
+        if line.grade != "floor"
+    }
+    names = sorted({mechanism for mechanism, _ in cells} - {"softmax", *CONTROLS})
+    lines = [f"{HEAD_OF_SCORES}{' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    for name in ("softmax", *names, *CONTROLS):
+        texts = [_with_arm(cells[name, i]) if (name, i) in cells else "" for i in range(len(boards))]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _with_arm(cell: Cell) -> str:
+    assert cell.value is not None
+    low, high = cell.interval
+    return f"{format_number(cell.value)} ± {max(cell.value - low, high - cell.value):.2g}"
+
+
 def _written(cell: Cell) -> str:
     assert cell.value is not None
     return f"{format_number(cell.value)} ± {stdev(cell.seed_values):.2g}"
@@ -58,17 +88,16 @@ def _apart(one: Cell, other: Cell) -> float:
 def main() -> None:
     """Print the table, or put it in the place of the page's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=BUNDLE)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    table = floors_table(arguments.folder)
-    if not arguments.write:
-        print(table)
-        return
-    before, head, after = PAGE.read_text().partition(HEAD)
-    if not head:
-        sys.exit(f"{PAGE.name} has no table that begins with {HEAD}")
-    PAGE.write_text(before + table + after[after.index("\n\n") :])
+    for head, table in ((HEAD, floors_table()), (HEAD_OF_SCORES, scores_table())):
+        if not arguments.write:
+            print(table, end="\n\n")
+            continue
+        before, found, after = PAGE.read_text().partition(head)
+        if not found:
+            sys.exit(f"{PAGE.name} has no table that begins with {head}")
+        PAGE.write_text(before + table + after[after.index("\n\n") :])
 
 
 if __name__ == "__main__":
