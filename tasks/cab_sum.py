@@ -8,12 +8,12 @@ Texts are byte pairs, learnt of the training split; longer ones are cut. Summari
 mechanism's own `step` where it streams. They are compared with the target as it is cut, by ROUGE and without stemming.
 
 `corpus` is docstrings, which `cab data get cab_sum` brings: from the description of a function's parameters to the
-names of its arguments, split by these names, so that no list of names is in two splits. It is comparable with nothing.
+names of its arguments, split by these names, so that no list of names is in two splits before it is cut. It is
+comparable with nothing.
 Or it is multi_news, CAB's own, which is put into the data folder.
 
 Departures at every scale: byte pairs of this corpus in place of BART's, and one table of embeddings for source, target
-and logits. At quick scale: docstrings, 2 + 2 layers, pre-norm, rotary positions in self attention. There slot NS does
-not measure attention: without any the encoder does as well.
+and logits. At quick scale: docstrings, 2 + 2 layers, pre-norm, rotary positions in self attention.
 """
 
 from collections.abc import Sequence

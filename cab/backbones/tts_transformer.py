@@ -24,7 +24,10 @@ POSTNET_KERNEL = 5
 
 
 class NormedConvolution(nn.Module):
-    """A convolution, batch norm, an activation and dropout: (batch, n, width) to (batch, n, out)."""
+    """A convolution, batch norm, an activation and dropout: (batch, n, width) to (batch, n, out).
+
+    In training the statistics are of a batch's padding, too.
+    """
 
     def __init__(self, width: int, out: int, kernel: int, activation: nn.Module, dropout: float) -> None:
         super().__init__()

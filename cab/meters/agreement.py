@@ -34,7 +34,7 @@ class Agreement(Meter):
         "the b that a query selects, mass: softmax's weight on those b, over the queries that do not see every key; "
         "the mean of the three spreads"
     )
-    version = 2
+    version = 3
     trains = True
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:

@@ -34,7 +34,7 @@ class Diagnostics(Meter):
         "over rows; effective rank: exp of the entropy of the signed map's singular values; the mean over "
         "heads, and over the examples with Student's t interval"
     )
-    version = 2
+    version = 3
     trains = True
 
     def applies(self, case: Any) -> dict[str, tuple[str, bool | None]]:

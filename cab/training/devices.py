@@ -75,6 +75,9 @@ class OneProcess:
         """Return the shares of whole tensors that this process keeps of the tensors of the same names in `kept`."""
         return dict(tensors)
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the buffers of the first, as running statistics: each has them of its own examples."""
+
     def agree(self, flag: bool) -> bool:
         """Return the first process's flag, where all must do alike what follows; else the process's own."""
         return flag
@@ -107,6 +110,10 @@ class FabricProcess(OneProcess):
 
     def gradient_sync(self, enabled: bool) -> AbstractContextManager[Any]:
         return self.fabric.no_backward_sync(self.module, enabled=not enabled)  # type: ignore[no-any-return]
+
+    def share_buffers(self, model: nn.Module) -> None:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
     def reseed(self, seed: int, step: int) -> None:
         torch.manual_seed((seed * 1_000_003 + step) * 1_009 + self.rank)

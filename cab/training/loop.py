@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -273,6 +273,7 @@ class Trainer:
     def evaluate(self, split: str) -> dict[str, Tensor]:
         """Score the model on a split: metric -> (examples,) or (examples, 2)."""
         setup = self.setup
+        setup.processes.share_buffers(setup.model)
         with setup.processes.whole_weights():
             return evaluate(
                 setup.task,
@@ -292,7 +293,9 @@ class Trainer:
         state = self.state
         metrics = {name: mean(values) for name, values in self.evaluate("validation").items()}
         value, sign = metrics[self.headline], 1.0 if self.higher_is_better else -1.0
-        is_best = state.best_value is None or sign * value > sign * state.best_value
+        best = state.best_value
+        # NaN, as of a decoding that fails in the first steps, is better than nothing alone
+        is_best = best is None or sign * value > sign * best or (isnan(best) and not isnan(value))
         if is_best:
             state.best_step, state.best_value = state.step, value
             weights = self.setup.processes.gather_shards(self.setup.model.state_dict())
@@ -328,6 +331,7 @@ class Trainer:
         self.last_save = monotonic()
         if self.checkpoint is None:
             return
+        self.setup.processes.share_buffers(self.setup.model)
         sharded = with_prefix("model", self.module.state_dict())
         sharded |= with_prefix("optimiser", optimiser_tensors(self.optimiser))
         whole = self.setup.processes.gather_shards(sharded)

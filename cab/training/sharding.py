@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -43,8 +42,7 @@ class ShardingProcess(FabricProcess):
         self.module.set_requires_gradient_sync(enabled)
         self.module.set_reshard_after_backward(enabled)
         if enabled:  # as DDP does: what a mechanism gathers in buffers is the first process's
-            for buffer in self.module.buffers():
-                dist.broadcast(buffer, src=0)
+            self.share_buffers(self.module)
         yield
 
     @contextmanager

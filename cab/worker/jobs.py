@@ -294,9 +294,11 @@ def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
     _use_device(f"cuda:{devices.rank}" if several_gpus else case.device, job.device_memory)
     task = build_task(case)
     source = data_of(task, case.task, Path(job.data))
+    model = build_model(case, task)[0]
+    floors = task.floors() if devices.rank == 0 else {}  # before hours of training that they could end
     result = fit(
         task,
-        build_model(case, task)[0],
+        model,
         Path(job.data),
         case.settings["training"],
         batch=case.batch,
@@ -312,7 +314,7 @@ def _train(job: TrainJob, progress: Path, devices: Any) -> TrainAnswer:
         best_step=result.best_step,
         stopped=result.stopped,
         notes=result.notes,
-        floors=task.floors() if devices.rank == 0 else {},
+        floors=floors,
         source={"name": source.name, "comparable": source.comparable, "counts": source.counts, "note": source.note},
     )
 

@@ -1,5 +1,6 @@
 """A case's model with the weights of its training, which meters that `train` measure in place of a workload."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +91,7 @@ class TrainedModel:
     def first_attention(self) -> tuple[Mechanism, list[dict[str, Tensor]]]:
         """Return the first mechanism under test, and what it reads of each of the first test examples.
 
+        Of several calls, as a task makes that decodes, it is that which reads most: all tokens of the example.
         The mechanism is a copy, and computes eagerly, in float64 on the CPU. Arguments are those of
         `Mechanism.forward`, of one example each, likewise.
         """
@@ -103,7 +105,7 @@ class TrainedModel:
                 self.task.score(self.model, self.task.collate([split[i]], trim=True).to(self.device))
             finally:
                 hook.remove()
-            calls.append({name: t.cpu() for name, t in seen[0].items() if t is not None})
+            calls.append({name: t.cpu() for name, t in max(seen, key=_size).items() if t is not None})
         arguments = [{name: t.double() if t.is_floating_point() else t for name, t in call.items()} for call in calls]
         return deepcopy(mechanism).use("eager").double().cpu().eval(), arguments
 
@@ -150,3 +152,8 @@ def load(case: Case, data: Path) -> TrainedModel:
         checkpoint=checkpoint,
     )
     return TrainedModel(case, task, model.eval(), mechanisms, weights)
+
+
+def _size(call: Mapping[str, Tensor | None]) -> int:
+    """Return how many numbers a mechanism reads in a call."""
+    return sum(t.numel() for t in call.values() if t is not None)

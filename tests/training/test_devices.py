@@ -20,12 +20,13 @@ sys.path.insert(0, sys.argv[1])
 import test_checkpoint
 from cab.training import launch, train
 
-count, batch, dropout, accumulate, patience, kill, file, sharding = json.loads(sys.argv[2])
+count, batch, dropout, accumulate, patience, kill, file, sharding, statistics = json.loads(sys.argv[2])
 
 class Deterministic(test_checkpoint.FirstExceedsLast):
     def model(self, attention=None):
         model = super().model()
-        model[2] = torch.nn.LayerNorm(24)  # batch statistics would be each process's own
+        if not statistics:
+            model[2] = torch.nn.LayerNorm(24)  # batch statistics are each process's own
         model[3].p = dropout
         return model.double()
 
@@ -33,6 +34,10 @@ class Deterministic(test_checkpoint.FirstExceedsLast):
         if kill and self.calls == 12 and int(os.environ.get("LOCAL_RANK", 0)) == count - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(model, batch)
+
+    def score(self, model, batch):
+        scores = super().score(model, batch)
+        return {"accuracy": model[2].running_mean.sum().expand(len(batch.x)).float()} if statistics else scores
 
 def job(devices):
     torch.set_num_threads(1)
@@ -62,9 +67,10 @@ def outcome(
     kill: bool = False,
     file: Path | None = None,
     sharding: str | None = None,
+    statistics: bool = False,
 ) -> Any:
     """Train in `count` processes and return their result, or None where one was killed."""
-    arguments = json.dumps([count, batch, dropout, accumulate, patience, kill, str(file or ""), sharding])
+    arguments = json.dumps([count, batch, dropout, accumulate, patience, kill, str(file or ""), sharding, statistics])
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     if kill:
@@ -85,6 +91,13 @@ def test_two_processes_make_the_training_of_one(sharding: str | None) -> None:
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-9, abs=1e-12)
     assert two["scores"] == one["scores"]
     assert two["kept"] < 0.6 * one["kept"] if sharding else two["kept"] == one["kept"]  # weights of the first process
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sharding", [None, "fsdp"])
+def test_all_processes_score_with_the_running_statistics_of_one(sharding: str | None) -> None:
+    pytest.importorskip("lightning_fabric")
+    assert len(set(outcome(2, sharding=sharding, statistics=True)["scores"]["accuracy"])) == 1
 
 
 @pytest.mark.long

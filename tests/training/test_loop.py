@@ -197,6 +197,17 @@ def test_the_best_validations_weights_are_tested_and_left_in_the_model() -> None
     assert run.scores["distance"] == pytest.approx([0.0] * 4, abs=1e-6)
 
 
+def test_a_first_validation_that_is_no_number_is_not_the_best_for_ever() -> None:
+    task, score = Rising(), Rising().score
+
+    def fails_at_first(model: Any, batch: Batch) -> dict[str, Tensor]:
+        distances = score(model, batch)["distance"]
+        return {"distance": torch.where(distances > 0.35, torch.nan, distances)}
+
+    task.score = fails_at_first  # type: ignore[method-assign]
+    assert train_model(task, new_model(task), RISING).best_step == 5
+
+
 def test_of_equal_validations_the_first_is_kept() -> None:
     task = Rising()
     task.score = lambda model, batch: {"distance": torch.ones(len(batch.x))}  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """What a trained model gives meters: what its first attention layer reads, and its weights at other lengths."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,20 @@ def test_the_first_layers_arguments_give_its_output() -> None:
     for arguments, output in zip(examples, [*outputs], strict=True):
         assert arguments["q"].shape == (1, 2, 24, 4) and arguments["q"].dtype is torch.float64
         torch.testing.assert_close(copy(**arguments).float(), output, rtol=1e-4, atol=1e-5)
+
+
+def test_of_the_calls_of_a_decoding_that_of_all_tokens_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = model("softmax")
+    score = trained.task.score
+
+    def decodes_first(built: Any, batch: Any) -> Any:
+        q = torch.zeros(1, 2, 1, 4)
+        trained.mechanisms[0](q=q, k=q, v=q)
+        return score(built, batch)
+
+    monkeypatch.setattr(trained.task, "score", decodes_first)
+    _, examples = trained.first_attention()
+    assert {tuple(each["q"].shape) for each in examples} == {(1, 2, 24, 4)}
 
 
 def test_the_first_input_is_what_the_model_reads(monkeypatch: pytest.MonkeyPatch) -> None:
