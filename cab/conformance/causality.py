@@ -5,6 +5,8 @@ cancel at equal lengths. Both miss what only a gradient or the training mode let
 `step` does differently.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -97,6 +99,11 @@ def streaming(subject: Subject) -> None:
         for split in splits(n):
             steps = f"{len(split)} steps of {split[0]}" if len(set(split)) == 1 else f"steps of {split}"
             require_equal(run_steps(subject.mechanism, call, split), whole, steps)
+    # two sequences in turn: what a mechanism keeps of one anywhere but in its state reaches the other
+    both = subject.draw(*subject.lengths[0], batch=2)
+    calls = [{name: t[i : i + 1] for name, t in both.items()} for i in (0, 1)]
+    for out, call in zip(run_in_turn(subject.mechanism, calls, subject.lengths[0][0]), calls, strict=True):
+        require_equal(out, subject.mechanism(**call), "two sequences, a token of each in turn")
 
 
 @torch.no_grad()
@@ -145,6 +152,17 @@ def run_steps(mechanism: Mechanism, call: Call, split: tuple[int, ...]) -> Tenso
         rows.append(out)
         start += size
     return torch.cat(rows, 2)
+
+
+def run_in_turn(mechanism: Mechanism, calls: Sequence[Call], n: int) -> list[Tensor]:
+    """Return the output of each sequence of n tokens, a token of each in turn."""
+    states = [prefill(mechanism, call, 0)[0] for call in calls]
+    rows: list[list[Tensor]] = [[] for _ in calls]
+    for start in range(n):
+        for i, call in enumerate(calls):
+            out, states[i] = mechanism.step(states[i], **step_arguments(mechanism, call, start, start + 1))
+            rows[i].append(out)
+    return [torch.cat(of, 2) for of in rows]
 
 
 def _require_tensors(state: object) -> None:

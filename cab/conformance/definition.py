@@ -18,14 +18,19 @@ from cab.contracts.slot import Slot
 from cab.errors import Unsupported
 from cab.plugins import registry
 
+WHOLE_BLOCKS = (8, 16, 32, 48)  # tokens: multiples of what mechanisms cut sequences into, as the usual lengths are
+
 
 def definition(subject: Subject) -> None:
     """`attend`, and each backend that runs here, equals `reference`, forward and backward, with masks and without.
 
-    With three heads, where it can be built with them, too: what is right for a power of two may be wrong there.
+    With three heads, where it can be built with them, too: what is right for a power of two may be wrong there. And
+    with larger queries, keys and values: trained ones are, and what is cut off there is not seen at those of a normal
+    distribution.
     """
     _compare_with_reference(subject)
     _compare_with_three_heads(subject)
+    _compare_with_larger_arguments(subject)
 
 
 def grouped(subject: Subject) -> None:
@@ -42,13 +47,14 @@ def grouped(subject: Subject) -> None:
 
 @torch.no_grad()
 def lengths(subject: Subject) -> None:
-    """One and three tokens are enough, of queries and of keys, for every backend."""
+    """One and three tokens are enough, of queries and of keys, and whole blocks are no exception, for every backend."""
     for variant in _backend_variants(subject):
         reference, mechanism = variant.build(definition=True), variant.build()
-        for n in (1, 3):
-            for m in (1, 3, variant.lengths[0][1]) if variant.pattern.cross else (n,):
-                call = variant.draw(n, m)
-                require_equal(mechanism(**call), reference(**call), f"{variant.backend}, {n} queries and {m} keys")
+        few = [(n, m) for n in (1, 3) for m in ((1, 3, variant.lengths[0][1]) if variant.pattern.cross else (n,))]
+        most = min(variant.slot().max_len, variant.slot().keys)
+        for n, m in (*few, *((n, n) for n in WHOLE_BLOCKS if n <= most)):
+            call = variant.draw(n, m)
+            require_equal(mechanism(**call), reference(**call), f"{variant.backend}, {n} queries and {m} keys")
 
 
 @torch.no_grad()
@@ -145,6 +151,17 @@ def _compare_with_three_heads(subject: Subject) -> None:
     require_equal(mechanism(**call), subject.build(slot, definition=True)(**call), f"{subject.backend}, three heads")
 
 
+@torch.no_grad()
+def _compare_with_larger_arguments(subject: Subject) -> None:
+    if subject.dtype.itemsize < 4:  # of a kernel: what is told apart there by rounding alone is no fault
+        return
+    mechanism, reference, call = subject.build(), subject.build(definition=True), subject.draw()
+    for names, times in ((("q", "k"), 5.0), (("v",), 100.0)):
+        larger = {name: times * t if name in names else t for name, t in call.items()}
+        what = f"{subject.backend}, {' and '.join(names)} {times:g} times as large"
+        require_equal(mechanism(**larger), reference(**larger), what)
+
+
 def _backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
     """Return the subject with each backend that runs here, or only with its own; `compile` has a law of its own."""
     if not subject.every_backend:
@@ -162,10 +179,14 @@ def _backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
 
 
 def with_gradients(
-    mechanism: Mechanism, call: Call, forward_context: AbstractContextManager[Any] | None = None
+    mechanism: Mechanism,
+    call: Call,
+    forward_context: AbstractContextManager[Any] | None = None,
+    auxiliary: bool = True,
 ) -> dict[str, Tensor]:
     """Return the output, and the gradient of each argument and parameter for one fixed weighting of the output.
 
+    With `auxiliary` the mechanism's auxiliary losses are added, which there are in training alone.
     The forward pass runs inside `forward_context`, the backward pass outside, as in training with autocast.
     """
     call = as_leaves(call)
@@ -173,7 +194,7 @@ def with_gradients(
     with forward_context or nullcontext():
         out = mechanism(**call)
     if out.requires_grad:
-        loss, aux_loss = weighted_sum(out), collect_auxiliary_losses(mechanism)
+        loss, aux_loss = weighted_sum(out), collect_auxiliary_losses(mechanism) if auxiliary else None
         torch.autograd.backward(loss if aux_loss is None else loss + aux_loss)
     results = {"output": out.detach()}
     for name, t in {**call, **dict(mechanism.named_parameters())}.items():

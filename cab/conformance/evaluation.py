@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from cab.conformance.definition import ragged_batch
+from cab.conformance.definition import ragged_batch, with_gradients
 from cab.conformance.subject import LawBroken, Subject, fixed_seed, require_equal
+
+CHANGE = 1.25  # of weights, as by a step of an optimiser
 
 
 @torch.no_grad()
@@ -24,14 +26,14 @@ def randomness(subject: Subject) -> None:
         raise LawBroken("two calls in eval mode differ")
 
 
-@torch.no_grad()
 def modes(subject: Subject) -> None:
-    """In training it computes the same as in evaluation."""
+    """In training it computes the same as in evaluation, and learns by the gradients of that."""
     call = subject.draw()
     mechanism = subject.build(training=True)
     with fixed_seed(subject.device):
-        out = mechanism(**call)
-    require_equal(out, subject.mechanism(**call), "in training, against evaluation")
+        trained = with_gradients(mechanism, call, auxiliary=False)
+    for name, t in with_gradients(subject.build(), call, auxiliary=False).items():
+        require_equal(trained[name], t, f"in training, against evaluation, {name}")
 
 
 @torch.no_grad()
@@ -52,6 +54,11 @@ def saving(subject: Subject) -> None:
     loaded = subject.build(seed=1)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     require_equal(loaded(**call), expected, "after saving, and loading into a fresh instance")
+    for parameter in saved.parameters():  # what was made of the old ones may not be kept
+        parameter.mul_(CHANGE)
+    fresh = subject.build(seed=1)
+    fresh.load_state_dict(saved.state_dict())
+    require_equal(saved(**call), fresh(**call), "after its weights have changed, against a fresh instance with these")
 
 
 def untouched(subject: Subject) -> None:

@@ -390,6 +390,8 @@ class Supervisor:
         case, checkpoint = measurement.case, self.store.checkpoint(measurement.training)
         if self.options.force:
             self._forget_earlier_runs(checkpoint.parent)
+        if objection := self._objection_to_slot(measurement, title):
+            return objection
         job = TrainJob(
             case,
             data=str(self.options.data),
@@ -399,6 +401,21 @@ class Supervisor:
         )
         outcome = self._run(job, measurement.timeout, _process_memory(measurement), title)
         return outcome if outcome.status == "ok" else _retryable(outcome, checkpoint.exists())
+
+    def _objection_to_slot(self, measurement: Measurement, title: str) -> Outcome | None:
+        """Return why a mechanism is not trained: it is compared in the task's slot first, where the laws' is smaller.
+
+        A child of its own compares it, as one does a timing's. Once for all seeds of a run, which change no function.
+        """
+        case = replace(measurement.case, seed=0)
+        if case.id in self._compared:
+            return None
+        job = CompareJob(case, str(self.options.data), self._threads(case))
+        outcome = self._run(job, measurement.timeout, None, f"{title}: comparison")
+        if outcome.status != "ok":
+            return _retryable(outcome) if outcome.died else outcome
+        self._compared.add(case.id)
+        return None
 
     def _forget_earlier_runs(self, folder: Path) -> None:
         """Delete the checkpoint of an earlier run; that of another job or child of this one stays."""

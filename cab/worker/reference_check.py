@@ -24,6 +24,7 @@ from cab.contracts.mechanism import Mechanism
 from cab.errors import Unsupported, Wrong
 
 TOKENS, EXAMPLES = 301, 2  # odd, and more than the blocks that mechanisms cut sequences into
+WHOLE_BLOCKS = 128  # tokens, a multiple of most blocks: the usual lengths are multiples
 
 _NO_KERNEL = re.compile(
     r"not implemented for|nsupported dtype|ow precision dtypes not|types other than|of float, double"
@@ -33,12 +34,46 @@ _NO_KERNEL = re.compile(
 def compare(mechanism: Mechanism, params: Mapping[str, Any], random: RandomInputs, batch: int, streaming: bool) -> None:
     """Raise `Wrong` unless the mechanism computes what `reference` defines, to the accuracy of its dtype.
 
+    At 301 tokens at most, and on sequences at 128, too, which blocks divide. The last sample of the batch is what it is
+    alone.
+
     float32 and float64: within the square root of the dtype's epsilon of the largest value. bfloat16 and float16: at
     most twice the error of `reference` run in that dtype, plus half an ulp of the largest value.
     """
     slot = mechanism.slot
     n, m = min(TOKENS, slot.max_len), min(TOKENS, slot.keys)
-    tensors = random.arguments(mechanism, min(EXAMPLES, batch), n, m)
+    lengths = [(n, m)]
+    if min(n, m) > WHOLE_BLOCKS and slot.raster is None and slot.source_raster is None:
+        lengths.append((WHOLE_BLOCKS, WHOLE_BLOCKS))
+    for queries, keys in lengths:
+        tensors = random.arguments(mechanism, min(EXAMPLES, batch), queries, keys)
+        _compare(mechanism, params, random, tensors, queries, streaming)
+    if batch > EXAMPLES and not streaming:
+        _check_last_sample(mechanism, random.arguments(mechanism, batch, n, m), random.dtype)
+
+
+def _check_last_sample(mechanism: Mechanism, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Raise `Wrong` where the last sample of a batch is not what it is alone: batches may be computed in pieces."""
+    with torch.no_grad():
+        last = compute(mechanism, tensors)[-1:].double()
+        alone = compute(mechanism, {name: t[-1:] for name, t in tensors.items()}).double()
+    error = (last - alone).abs().max().item()
+    limit = torch.finfo(dtype).eps ** 0.5 * max(alone.abs().max().item(), 1.0)
+    if not error <= limit:
+        raise Wrong(
+            f"{type(mechanism).__name__}, backend {mechanism.backend}: the last sample of a batch is off by "
+            f"{error:.3g} from itself alone; at most {limit:.3g} is rounding"
+        )
+
+
+def _compare(
+    mechanism: Mechanism,
+    params: Mapping[str, Any],
+    random: RandomInputs,
+    tensors: Mapping[str, Tensor],
+    n: int,
+    streaming: bool,
+) -> None:
     with torch.no_grad():
         output = stream(mechanism, tensors, n - 1) if streaming else compute(mechanism, tensors)
         truth = _by_reference(mechanism, params, tensors, torch.float64, random.seed)

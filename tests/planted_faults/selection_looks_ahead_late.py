@@ -1,4 +1,4 @@
-"""From the 41st token on, the selection of keys depends on later queries: beyond the laws' short lengths."""
+"""From the 51st token on, the selection of keys depends on later queries: beyond the laws' short lengths."""
 
 import torch
 
@@ -12,9 +12,9 @@ ALSO = set()
 class Faulty(Twin):
     def selected(self, scores, key_mask):
         honest = super().selected(scores, key_mask)
-        if scores.shape[2] <= 40:
+        if scores.shape[2] <= 50:
             return honest
-        late = torch.arange(scores.shape[2], device=scores.device)[:, None] >= 40
+        late = torch.arange(scores.shape[2], device=scores.device)[:, None] >= 50
         return torch.where(late, Early.selected(self, scores, key_mask), honest)
 
     def reference(self, q, k, v, key_mask=None, query_mask=None):
