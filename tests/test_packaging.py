@@ -84,9 +84,18 @@ def test_only_cab_enters_site_packages_and_all_of_it(wheel: Path) -> None:
 
 def test_the_wheel_is_clean(wheel: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "check_wheel_contents", wheel], capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "check_wheel_contents", "--ignore", "W002", wheel],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stdout
+    by_content: dict[bytes, list[str]] = {}
+    for name, content in contents(wheel).items():
+        # two bundles of one machine have the same environments, which W002 takes for a mistake
+        if content.strip() and not name.endswith("/environments.json"):
+            by_content.setdefault(content, []).append(name)
+    assert [names for names in by_content.values() if len(names) > 1] == []
 
 
 def test_the_sdist_gives_the_same_wheel_whatever_lies_about(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
