@@ -50,12 +50,12 @@ def heads(subject: Subject) -> None:
     """A head's result does not depend on the inputs of the other heads."""
     call = subject.draw(*subject.lengths[0])
     expected = subject.mechanism(**call)
-    for kept, names in (
+    for kept, what in (
         (slice(0, 1), "head 0 after a change of the others"),
-        (slice(1, None), "head 1 after one of 0"),
+        (slice(1, None), "the other heads after a change of head 0"),
     ):
         perturbed = {name: _changed_but(t, kept) if name in ("q", "k", "v") else t for name, t in call.items()}
-        require_equal(subject.mechanism(**perturbed)[:, kept], expected[:, kept], names)
+        require_equal(subject.mechanism(**perturbed)[:, kept], expected[:, kept], what)
 
 
 def _changed_but(t: Tensor, kept: slice) -> Tensor:

@@ -21,11 +21,11 @@ def write_csv(rows: "DataFrame", path: Path) -> None:
 
 def csv_of(table: "DataFrame") -> str:
     """Return a table as CSV; a text that a spreadsheet would compute gets an apostrophe in front, as on the page."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+    from pandas.api.types import is_numeric_dtype
 
     inert = {}
     for name in table:
-        if is_numeric_dtype(table[name]) or is_bool_dtype(table[name]):
+        if is_numeric_dtype(table[name]):  # of truth values it is true, too
             continue
         texts = table[name].astype("string")
         computed = texts.str.startswith(_FORMULA).fillna(False).astype(bool)

@@ -129,8 +129,8 @@ def _places(boards: Sequence[Board]) -> list[dict[str, str]]:
         place["machine"] = machines[task].get(board.machine, "")
         places.append(place)
     used = {name for place in places for name, text in place.items() if text}
-    titles = [name for name in (*_ALWAYS, *QUESTION, "machine") if name in used]
-    return [{name: place.get(name, "") for name in dict.fromkeys(titles)} for place in places]
+    titles = [name for name in dict.fromkeys((*_ALWAYS, *QUESTION, "machine")) if name in used]
+    return [{name: place.get(name, "") for name in titles} for place in places]
 
 
 def _differs(boards: Sequence[Board], name: str) -> bool:

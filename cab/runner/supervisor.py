@@ -405,7 +405,7 @@ class Supervisor:
     def _objection_to_slot(self, measurement: Measurement, title: str) -> Outcome | None:
         """Return why a mechanism is not trained: it is compared in the task's slot first, where the laws' is smaller.
 
-        A child of its own compares it, as one does a timing's. Once for all seeds of a run, which change no function.
+        A child of its own compares it, once for all seeds of a run: they change the weights, and not the function.
         """
         case = replace(measurement.case, seed=0)
         if case.id in self._compared:
@@ -413,7 +413,7 @@ class Supervisor:
         job = CompareJob(case, str(self.options.data), self._threads(case))
         outcome = self._run(job, measurement.timeout, None, f"{title}: comparison")
         if outcome.status != "ok":
-            return _retryable(outcome) if outcome.died else outcome
+            return _retryable(outcome)
         self._compared.add(case.id)
         return None
 
