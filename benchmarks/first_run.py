@@ -11,6 +11,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -43,8 +44,9 @@ def seconds(cab: str, words: str, cache: Path) -> float:
 def main() -> None:
     """Print cold and warm medians beside their aims."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cab", default=shutil.which("cab"), help="the command; by default the one on PATH")
-    cab = parser.parse_args().cab
+    own = Path(sys.executable).with_name("cab")
+    parser.add_argument("--cab", type=Path, default=own, help="the command; by default that of this Python")
+    cab = str(parser.parse_args().cab.absolute())  # it runs in another folder
     for name, (words, cold_aim, warm_aim) in COMMANDS.items():
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
