@@ -28,6 +28,16 @@ HARNESS_ARGUMENTS = {
 }
 # a class that derives from one of theirs is a mechanism too
 _MECHANISM_BASES = (PACKAGE / "contracts" / "wrapper.py", PACKAGE / "ops" / "pairwise.py")
+# type of an entry in the contract -> what a card may have in its place, in Python and in words
+_FORMS: dict[type, tuple[Any, str]] = {
+    dict: (dict, "a dict"),
+    tuple: (list | tuple, "a tuple, as in ('a', 'b'); of one, ('a',)"),
+    str: (str, "a string"),
+    bool: (bool, "True or False"),
+    int: (int, "a whole number"),
+    type(None): (object, ""),
+}
+_OWN_FORMS = ("patterns", "reads", "holes", "metrics")  # entries with several forms, or with a message of their own
 REQUIRED = "<required>"  # the default of a hyper-parameter that has none
 
 
@@ -153,6 +163,7 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
         for pattern in (*facts["patterns"], *facts["refuses"]):
             if pattern not in Pattern.__members__:
                 raise unknown(f"pattern of mechanism '{name}'", str(pattern), Pattern.__members__)
+    _check_forms(facts, kind, name)
     if kind in ("task", "meter"):
         _check_metrics(facts["metrics"], kind, name)
     params, takes = _constructor(init, kind, name)
@@ -160,6 +171,51 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     # through JSON, so that a card from the cache and a fresh one are alike
     facts, params = json.loads(json.dumps([facts, params]))
     return Card(kind, name, str(path), class_name, facts, params, sorted(methods), doc, takes)
+
+
+def _check_forms(facts: dict[str, Any], kind: str, name: str) -> None:
+    """Raise `UsageError` where an entry of the card has another form than the contract's own value of it."""
+    for fact, usual in _contract_facts(kind).items():
+        value = facts[fact]
+        if fact in ("rasters", "source_rasters"):
+            if value is not None and not _names_axes(value):
+                raise UsageError(
+                    f"{kind} '{name}': `{fact}` is {value!r}; write the numbers of axes, 1 to 3, as in (1, 2), or a "
+                    "dict of them by pattern, or entries with a condition on hyper-parameters"
+                )
+        elif fact not in _OWN_FORMS and not isinstance(value, _FORMS[type(usual)][0]):
+            raise UsageError(f"{kind} '{name}': `{fact}` is {value!r}; write {_FORMS[type(usual)][1]}")
+    for fact in ("exempt", "refuses") if kind == "mechanism" else ():
+        for key, reason in facts[fact].items():
+            if not isinstance(key, str) or not isinstance(reason, str) or not reason.strip():
+                raise UsageError(f"{kind} '{name}': `{fact}` has {key!r}: {reason!r}; write a name and the reason why")
+    for fact in ("checks", "limits", "ours") if kind == "mechanism" else ():
+        wrong = next((entry for entry in facts[fact] if not isinstance(entry, dict)), None)
+        if wrong is not None:
+            raise UsageError(f"{kind} '{name}': `{fact}` has {wrong!r}; each of its entries is a dict")
+
+
+def _names_axes(declared: Any) -> bool:
+    """Whether it is a declaration of rasters: see cab.contracts.rasters."""
+    if isinstance(declared, int):
+        return False
+    if isinstance(declared, dict):
+        return all(pattern in Pattern.__members__ and _are_axes(axes) for pattern, axes in declared.items())
+    if not isinstance(declared, list | tuple) or not declared:
+        return False
+    if _are_axes(declared):
+        return True
+
+    def one(entry: Any) -> bool:
+        conditional = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], dict)
+        plain = entry[0] if conditional else entry
+        return (isinstance(plain, int) and plain in (1, 2, 3)) or _are_axes(plain) or isinstance(plain, dict)
+
+    return all(one(entry) for entry in declared)
+
+
+def _are_axes(axes: Any) -> bool:
+    return isinstance(axes, list | tuple) and bool(axes) and all(a in (1, 2, 3) and a is not True for a in axes)
 
 
 def _check_metrics(metrics: Any, kind: str, name: str) -> None:

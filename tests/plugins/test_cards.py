@@ -100,6 +100,25 @@ IMPORT = "from cab import Mechanism\n"
             "class A(Mechanism):\n    patern = {'CS': 'native'}\n",
             "`patern` is no entry of a card; did you mean `patterns`",
         ),
+        ("class A(Mechanism):\n    exempt = ['padding']\n", r"`exempt` is \['padding'\]; write a dict"),
+        (
+            "class A(Mechanism):\n    exempt = {'padding': ''}\n",
+            "`exempt` has 'padding': ''; write a name and the reason",
+        ),
+        ("class A(Mechanism):\n    refuses = {'CS': True}\n", "`refuses` has 'CS': True; write a name and"),
+        ("class A(Mechanism):\n    limits = {'params': {}}\n", "`limits` is .*; write a tuple"),
+        ("class A(Mechanism):\n    checks = ('window',)\n", "`checks` has 'window'; each of its entries is a dict"),
+        (
+            "class A(Mechanism):\n    titles = 'A title'\n",
+            r"`titles` is 'A title'; write .*; of one, \('a',\)",
+        ),
+        ("class A(Mechanism):\n    grouped = 'yes'\n", "`grouped` is 'yes'; write True or False"),
+        ("class A(Mechanism):\n    rasters = 2\n", "`rasters` is 2; write the numbers of axes, 1 to 3"),
+        ("class A(Mechanism):\n    rasters = (1, 4)\n", "`rasters` is .*; write the numbers of axes, 1 to 3"),
+        (
+            "class A(Mechanism):\n    source_rasters = {'XX': (1,)}\n",
+            "`source_rasters` is .*; write the numbers",
+        ),
         ("class A(Mechanism):\n    patterns = {'XX': 'native'}\n", "unknown pattern of mechanism 'wrong' 'XX'"),
         (
             "class A(Mechanism):\n    patterns = {'NS': 'native'}\n    def __init__(self, slot, window=1): ...",
