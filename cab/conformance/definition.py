@@ -48,7 +48,7 @@ def grouped(subject: Subject) -> None:
 @torch.no_grad()
 def lengths(subject: Subject) -> None:
     """One and three tokens are enough, of queries and of keys, and whole blocks are no exception, for every backend."""
-    for variant in _backend_variants(subject):
+    for variant in backend_variants(subject):
         reference, mechanism = variant.build(definition=True), variant.build()
         few = [(n, m) for n in (1, 3) for m in ((1, 3, variant.lengths[0][1]) if variant.pattern.cross else (n,))]
         most = min(variant.slot().max_len, variant.slot().keys)
@@ -131,7 +131,7 @@ def with_params(subject: Subject, params: Mapping[str, Any]) -> Subject:
 
 def _compare_with_reference(subject: Subject, **slot_changes: int) -> None:
     n, m = subject.lengths[-1]
-    for variant in _backend_variants(subject, **slot_changes):
+    for variant in backend_variants(subject, **slot_changes):
         slot = variant.slot(**slot_changes)
         for call in (variant.draw(slot=slot), ragged_batch(variant, slot, n, m)):
             expected = with_gradients(variant.build(slot, definition=True), call)
@@ -155,7 +155,7 @@ def _compare_with_three_heads(subject: Subject) -> None:
 def _compare_with_larger_arguments(subject: Subject) -> None:
     if subject.dtype is not torch.float64:  # a kernel's: the exponential of such scores is infinite in fewer bits
         return
-    for variant in _backend_variants(subject):
+    for variant in backend_variants(subject):
         mechanism, reference, call = variant.build(), variant.build(definition=True), variant.draw()
         for names, times in ((("q", "k"), 5.0), (("v",), 100.0)):
             larger = {name: times * t if name in names else t for name, t in call.items()}
@@ -163,7 +163,7 @@ def _compare_with_larger_arguments(subject: Subject) -> None:
             require_equal(mechanism(**larger), reference(**larger), what)
 
 
-def _backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
+def backend_variants(subject: Subject, **slot_changes: int) -> list[Subject]:
     """Return the subject with each backend that runs here, or only with its own; `compile` has a law of its own."""
     if not subject.every_backend:
         return [subject]
