@@ -4,7 +4,8 @@ Slot r holds the mean of the keys, and the mean of the values, with the weights 
 (ABC_MLP, equation 8 with its normaliser). A query attends to the slots by softmax (equation 3). In CS the means run
 over the tokens up to the query's own.
 
-`gated` is gated slot attention (arXiv 2409.07146). At each token, slot r becomes alpha times what it holds plus
+`gated` is gated slot attention (arXiv 2409.07146), without the Swish of its queries, keys and values and the norm and
+gate of its output, so that it counts as ours. At each token, slot r becomes alpha times what it holds plus
 1 - alpha times the new key (or value), with the gate alpha = sigmoid(w_r . y)^(1/8). The paper's form is CS. NC and CC
 read the slots after the last token of the source. NS averages a forward pass and a backward pass.
 """
@@ -31,6 +32,7 @@ class Abc(Mechanism):
     """Each token writes into a few slots, with weights of its own. Queries attend to the slots."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "native"}
+    ours = ({"gated": True},)
     paper = "arXiv 2110.02488"
     parity = "fla (plain functions)"
     cost = "O((n + m) s d)"

@@ -8,8 +8,8 @@ and 4). Of their keys K and values V, each head computes (equations 5 and 6)
 
 where conv is depth-wise, over `conv` places along each axis. The choice has no gradient.
 
-- NS: native. NC: of the same form; both rasters have regions of their own, which need not lie alike. No value stands at
-  the place of a query there, so there is no convolution.
+- NS: native on images; sequences and volumes are ours. NC: of the same form; both rasters have regions of their own,
+  which need not lie alike. No value stands at the place of a query there, so there is no convolution.
 - CS (ours): a region chooses by its first query, because a mean holds later ones. It reads `top` - 1 regions before it,
   and of its own what comes before each query. The convolution runs over the last `conv` values.
 - CC (ours, on sequences): a region chooses by its first query.
@@ -39,6 +39,7 @@ class Bra(Mechanism):
     """Regions of queries read the few regions of keys that suit them best."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
+    ours = ({"axes": (1, 3), "patterns": ["NS"]},)
     paper = "arXiv 2303.08810"
     titles = ("BiFormer: Vision Transformer with Bi-Level Routing Attention",)
     cost = "O(n m t / s d + s^2 d)"  # t of s regions

@@ -7,7 +7,8 @@ and a query whose weights are all zero gives zeros.
 The authors' code takes M = max(n, m). Here M is the hyper-parameter `length`, or the longest length of the slot,
 because a causal row must not depend on n. A smaller M would make weights negative.
 
-A row uses its own query and position alone, so that causal cross equals noncausal cross.
+A row uses its own query and position alone, so that causal cross equals noncausal cross. The paper has no positions
+beside its own: with rotary positions self patterns are ours.
 """
 
 from math import pi
@@ -35,6 +36,7 @@ class Cosformer(Mechanism):
     """Linear attention whose weights fall with distance by a cosine."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "native", "CC": "extension"}
+    ours = ({"rotary": True},)
     paper = "arXiv 2202.08791"
     cost = "O((n + m) d^2)"
     accepts = {"chunk": ">= 1", "features": ("relu", "elu")}

@@ -10,7 +10,8 @@ offset is in boxes of its level. At first O and A are zero, and the offsets b li
 
 - The reference point is the query's own place; on a source of other sides, the same share of each axis. Where the
   source has another number of axes than the queries, it is sigmoid(R x_i), as in the authors' decoder.
-- NS, NC and CC are the authors': a row reads its own query alone. They have images; sequences and volumes are ours.
+- NS, NC and CC are the authors': a row reads its own query alone. They have images. Of
+  NS sequences and volumes are ours, of NC and CC a source that is a sequence.
 - CS (ours, on sequences): a sample beyond the last box that is complete at i is taken at that box.
 - `depth` (DFA3D, Li et al., arXiv 2307.12972): a point lies in depth, too. Each place that it reads counts as much as
   the depth distribution of that place, the input `depth` of 16 bins, says at the point (interpolated linearly).
@@ -39,7 +40,7 @@ class Deformable(Mechanism):
     """Every query sums the values at a few places around its own, which it chooses itself."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "native"}
-    ours = ({"axes": (1, 3), "patterns": ["NS"]}, {"depth": True})
+    ours = ({"axes": (1, 3), "patterns": ["NS"]}, {"source_axes": 1, "patterns": ["NC", "CC"]}, {"depth": True})
     paper = "arXiv 2010.04159"
     titles = ("DFA3D: 3D Deformable Attention For 2D-to-3D Feature Lifting",)
     parity = "transformers (Deformable DETR)"

@@ -36,7 +36,7 @@ class Dsa(Pairwise):
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2512.02556"
     parity = "transformers (DeepSeek-V3.2), fla (plain functions)"
-    cost = "O(n m), and O(n k d) for k keys a query"
+    cost = "O(n m d)"
     inputs = {"x": ("queries", "real", "width"), "y": ("keys", "real", "width")}
     rotates = True
     grouped = True

@@ -8,7 +8,8 @@ After a short convolution and SiLU, with q and k of length 1 (q then over sqrt(d
 and an RMS norm of each head's result, gated by swish(x W). The output's projection is the layer's. `decay=False` is
 DeltaNet (arXiv 2406.06484); `negative=True` doubles beta, for states that can flip signs (arXiv 2411.12537).
 
-- CS is the paper's, in chunks (`cab.ops.delta_rule`).
+- CS is the paper's, in chunks (`cab.ops.delta_rule`). With rotary positions, which turn q and k before the convolution,
+  it is ours.
 - NS (ours): a pass forward and one backward, convolutions included, with the same gates; their results are averaged.
 - NC and CC (ours) read the state as it stands at the end of the source, so that the end is remembered best.
 """
@@ -32,6 +33,7 @@ class GatedDeltanet(Mechanism):
     """Linear attention that fades, and replaces the value under a key instead of adding to it."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"rotary": True},)
     paper = "arXiv 2412.06464"
     parity = "transformers (Qwen3-Next), fla (plain functions)"
     cost = "O((n + m) d^2)"

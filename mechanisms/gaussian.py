@@ -31,7 +31,7 @@ class Gaussian(Mechanism):
     """Values gated by a product of normal densities around their own mean."""
 
     patterns = {"NS": "native", "CS": "native"}
-    ours = ({"axis": "tokens"},)
+    ours = ({"axis": "tokens", "patterns": ["CS"]},)
     refuses = {
         "NC": "it has no queries: each output stands where its value stands",
         "CC": "it has no queries: each output stands where its value stands",

@@ -4,7 +4,8 @@ S_t = diag(alpha_t) S_(t-1) + k_t v_t^T and o_t = S_t^T q_t / sqrt(dim) (equatio
 ^(1/16), W1 of low rank (section 4.4). Each head's output goes through an RMS norm and is multiplied by swish(x W). The
 output projection is the layer's.
 
-- CS is the paper's form, computed in chunks without overflow at any gate.
+- CS is the paper's form, computed in chunks without overflow at any gate. With rotary positions, which it does not
+  have, it is ours.
 - NS is ViG's (arXiv 2405.18425): the average of a forward pass and a backward pass, each with its own gates.
 - NC and CC read the state after the last token of the source, in which the first tokens have decayed most.
 
@@ -70,7 +71,7 @@ class Gla(Mechanism):
     """Linear attention whose state decays, each channel by gates of the tokens."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
-    ours = ({"locality": False, "patterns": ["NS"]},)
+    ours = ({"locality": False, "patterns": ["NS"]}, {"rotary": True})
     paper = "arXiv 2312.06635"
     titles = ("ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",)
     parity = "fla (naive_recurrent_gla)"

@@ -7,8 +7,8 @@ windows. The others are high-frequency (Hi-Fi): softmax attention within the win
 - NS: native on images; sequences and volumes are ours.
 - NC: a Lo-Fi head is native, as it pools keys alone. Hi-Fi (ours): a query stands at a place of the source, in
   proportion to the sides of both rasters, and sees the window of that place. CC is the same: no query sees another one.
-- CS (ours): a Lo-Fi head sees the windows whose tokens all come before the window of the query, or row of windows on a
-  raster; a Hi-Fi head sees, of its window, what comes before the query.
+- CS (ours): a Lo-Fi head sees the windows whose last token comes before the query; a Hi-Fi head sees, of its window,
+  what comes before the query.
 
 The paper pools tokens and projects them. Keys and values are pooled here: the same, as pooling and an affine map may
 change places. Masked tokens are in no mean.

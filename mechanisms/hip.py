@@ -38,7 +38,7 @@ class Hip(Pairwise):
     patterns = {"NS": "extension", "CS": "native", "NC": "native", "CC": "extension"}
     paper = "arXiv 2406.09827"
     titles = ("HiP Attention: Sparse Sub-Quadratic Attention with Hierarchical Attention Pruning",)
-    cost = "O(n k log(m) d)"
+    cost = "O(n m d)"
     grouped = True
     accepts = {"keys": ">= 1", "key_block": ">= 1", "query_block": ">= 1"}
     checks = ({"keys": 8, "key_block": 2, "query_block": 4}, {"keys": 3, "key_block": 1, "query_block": 5})

@@ -37,6 +37,7 @@ class Points(nn.Module):
         super().__init__()
         wide, narrow = 4 * channels, 2 * channels
         self.each_channel = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+        self.norm_of_each = nn.LayerNorm(2 * width)
         self.convs = nn.ModuleList(
             [
                 nn.Conv2d(2 * width, wide, 1),
@@ -52,7 +53,7 @@ class Points(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the column and row of the points, (pairs, frame, 2), of (pairs, 2 width, rows, columns)."""
-        t = self.each_channel(frames)
+        t = F.relu(self.norm_of_each(self.each_channel(frames).movedim(1, -1)).movedim(-1, 1))
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             t = norm(conv(t).movedim(1, -1)).movedim(-1, 1)
             t = F.max_pool2d(t, 2, ceil_mode=True) if number > 1 else t

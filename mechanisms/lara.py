@@ -14,7 +14,7 @@ alpha_ic = exp(g(mu_c, w_c)) / sum over b of exp(g(mu_b, w_c)) + alpha (t_ic - m
 t_ic is a softmax over the queries i of q_c . q_i / sqrt(dim).
 
 - This is the authors' form for images: means first, then the linear map and the norm. Their forms for sequences
-  (`adaptive-1d`) map and normalise each token before they average, and are not here.
+  (`adaptive-1d`) map and normalise each token before they average, and are not here: on sequences NS is ours.
 - A segment has floor(L / landmarks) of the L real tokens, or one more. With fewer tokens than landmarks, some proposals
   have no segment. The authors pool images into squares; a raster is one sequence here.
 - CC: segments of queries, and t, would hold later queries. So mu_c = k_c and alpha = 0: a row uses its own query alone.
@@ -38,7 +38,7 @@ MIN_ALPHA = 1e-8
 class Lara(Mechanism):
     """A few proposals pool the values; every query averages the proposals by importance weights."""
 
-    patterns = {"NS": "native", "NC": "extension", "CC": "extension"}
+    patterns = {"NS": "extension", "NC": "extension", "CC": "extension"}
     refuses = {"CS": "every proposal pools all positions, later ones too; eva has a causal form"}
     paper = "arXiv 2204.04667"
     cost = "O((n + m) r d)"

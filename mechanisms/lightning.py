@@ -9,6 +9,8 @@ two, then every other slope of the next higher one. The output projection is the
 Lightning-2 (`eager`) sums in blocks, with one state for all earlier blocks. Lightning-1 (`lightning1`) computes the
 weights of one block of queries at a time: the same function in quadratic time, without the whole matrix at once.
 
+- CS is the papers', which have no rotary positions, or turn what comes out of SiLU. The layer's turn what goes in, and
+  make it ours.
 - NS decays with |i - j|.
 - NC and CC read the state after the last token of the source: key j of m decays by exp(-s (m - 1 - j)). With
   direction=both this factor is averaged with that of a backward pass, exp(-s j).
@@ -33,6 +35,7 @@ class Lightning(Mechanism):
     """One state for each head, which decays at a fixed rate; its output is normalised and gated."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"rotary": True},)
     paper = "arXiv 2401.04658"
     parity = "transformers (MiniMaxLightningAttention)"
     titles = (

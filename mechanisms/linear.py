@@ -2,7 +2,8 @@
 
 phi is the hyper-parameter `features`: elu(x) + 1 of the paper (equation 7), or the map of a later paper
 (`cab.ops.feature_maps`). The causal form is the paper's equations 9 and 10, in chunks. A row uses its own query alone,
-so that causal cross equals noncausal cross.
+so that causal cross equals noncausal cross. Rotary positions of the layer turn q and k before phi, where RoFormer turns
+phi(q) and phi(k): with them self patterns are ours.
 """
 
 from typing import Any
@@ -30,6 +31,7 @@ class Linear(Mechanism):
     """Keys and values are summed into one state, which every query reads."""
 
     patterns = {"NS": "native", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"rotary": True},)
     paper = "arXiv 2006.16236"
     parity = "fla (plain functions)"
     cost = "O((n + m) d^2)"

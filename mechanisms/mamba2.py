@@ -10,7 +10,8 @@ Every head has its own q and k, which the paper calls as many groups as heads. T
 without its expansion: the channels are heads * value_dim. `conv=0` leaves out convolution and SiLU, and `gate=False`
 norm and gate; what remains is the structured state-space duality itself.
 
-- CS is the paper's, in chunks (`cab.ops.gated`).
+- CS is the paper's, in chunks (`cab.ops.gated`). With rotary positions, which turn q and k before the convolution, it
+  is ours.
 - NS (ours): a pass forward and one backward, convolutions included, with the same weights; their results are averaged.
 - NC and CC (ours) read the state as it stands at the end of the source, so that the end is remembered best. They have
   no D, as no value has the place of a query.
@@ -37,6 +38,7 @@ class Mamba2(Mechanism):
     """Linear attention without a normaliser, whose state fades by a gate of each token."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"rotary": True},)
     paper = "arXiv 2405.21060"
     titles = (
         "Understanding the differences in Foundation Models: Attention, State Space Models, and Recurrent Neural "

@@ -1,6 +1,6 @@
 """The graph of motion (Sun et al., arXiv 2305.09156): values cross a symmetric graph of tokens with alike features.
 
-With features f = W2 GELU(W1 x) of each head, and degrees D = the row sums of A,
+With features f = W2 relu(W1 x) of each head (the MLP of the authors' code), and degrees D = the row sums of A,
 
     A_ij = exp(tau cos(f_i, f_j)),   out = D^(-1/2) A D^(-1/2) v,   tau = 1 + 3 pi sigmoid(mean of f)
 
@@ -46,7 +46,9 @@ class MotionGraph(Mechanism):
     def __init__(self, slot: Any) -> None:
         super().__init__(slot)
         channels = slot.heads * slot.dim
-        self.features = nn.Sequential(nn.Linear(slot.tokens, channels), nn.GELU(), nn.Linear(channels, channels))
+        self.features = nn.Sequential(
+            nn.Linear(slot.tokens, channels, bias=False), nn.ReLU(), nn.Linear(channels, channels, bias=False)
+        )
         self.sharpness = nn.Parameter(torch.zeros(slot.heads, 1, 1)) if slot.pattern is Pattern.CS else None
 
     def attend(

@@ -1,7 +1,8 @@
 """ProbSparse attention (Zhou et al., arXiv 2012.07436): only the queries whose scores are far from uniform attend.
 
 The measure of a query is the maximum minus the mean of its scores with a sample of factor ceil(ln m) keys (equation 4).
-In training each call draws another sample; in evaluation the sample is the one drawn first.
+In training each call draws another sample; in evaluation the sample is the one drawn first. All queries share it,
+where the authors' code draws one for each.
 
 - NS and NC: the factor ceil(ln n) queries of largest measure attend. The other rows are the mean of the real values.
 - CS and CC: a selection among queries would depend on later ones. So each query attends where its own measure exceeds

@@ -8,10 +8,12 @@ With phi(x) = elu(x) + 1 and the mean query g = mean_i phi(q_i), weights alpha a
 
 R turns pairs of channels by the token's place: on images half of the channels by its row, half by its column. It turns
 nothing where the slot has no rotary base. conv is depth-wise, over `conv` places along each axis. The authors multiply
-alpha by the number of keys, which cancels, and add 1e-6 to the mean of the denominator, which is left out.
+alpha by the number of keys, which cancels, and add 1e-6 to the mean of the denominator, which is left out. Their conv
+has a bias, and ours has none.
 
-- NS: native, on images; a sequence is an image of one row. NC: native, with the mean of the target's queries. Queries
-  have no place in the source there, so nothing is turned, and no value stands at a query for conv.
+- NS: native on images; sequences, of which all channels turn by the place, are ours. NC: native, with the mean of the
+  target's queries. Queries have no place in the source there, so nothing is turned, and no value stands at a query for
+  conv.
 - CS and CC (ours): the mean query holds later queries, so g is a learned vector for each head. In CS the softmax runs
   over the tokens up to the query's own, and conv over the last `conv` values.
 """
@@ -42,6 +44,7 @@ class Rala(Mechanism):
 
     patterns = {"NS": "native", "CS": "extension", "NC": "native", "CC": "extension"}
     paper = "arXiv 2411.07635"
+    ours = ({"axes": (1,), "patterns": ["NS"]},)
     cost = "O((n + m) d^2)"
     titles = ("Breaking the Low-Rank Dilemma of Linear Attention",)
     inputs = {"x": ("queries", "real", "width")}

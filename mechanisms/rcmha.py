@@ -5,7 +5,7 @@ Each of q, k and v first passes a convolution along the tokens, one kernel a cha
     weight_ij = softmax over j of ((q_i + u) . k_j + q_i . r_(j-i)) / sqrt(dim) + b_(j-i) / sqrt(dim)
 
 with a vector u, and tables r and b of every distance, for each head, all zero at first. Rotary positions of the layer,
-if there are any, turn q and k before the convolution.
+if there are any, turn q and k before the convolution, which is ours.
 
 - CS is the paper's: the convolution looks back.
 - NS (ours): the convolution looks to both sides, and the tables hold distances of both signs.
@@ -32,6 +32,7 @@ class Rcmha(Pairwise):
     """Softmax attention with learned relative positions, after a short convolution."""
 
     patterns = {"NS": "extension", "CS": "native", "NC": "extension", "CC": "extension"}
+    ours = ({"rotary": True},)
     paper = "arXiv 2308.03429"
     titles = ("RCMHA: Relative Convolutional Multi-Head Attention for Natural Language Modelling",)
     parity = "labml-nn"

@@ -1,9 +1,10 @@
 """Reformer's LSH attention (Kitaev et al., arXiv 2001.04451), strictly causal: tokens attend within their bucket.
 
-Queries are keys: k = q / |q|. Each of `hashes` rounds puts a token into the bucket argmax [q R, -q R]. R is random and
-fixed when the mechanism is built, and there are as many buckets as hold `bucket` of the slot's tokens on average. A
-token attends to the tokens that share a bucket with it in some round. A token that shares several counts once in each,
-as by default in the authors' code. A token attends to itself only where it attends to no other.
+Queries are keys, k = q / |q|, and turn by rotary positions where the slot has them. Each of `hashes` rounds puts a
+token into the bucket argmax [q R, -q R]. R is random and fixed when the mechanism is built, and there are as many
+buckets as hold `bucket` of the slot's tokens on average. A token attends to the tokens that share a bucket with it in
+some round. A token that shares several counts once in each, as by default in the authors' code. A token attends to
+itself only where it attends to no other.
 
 The paper sorts the tokens by bucket and cuts the sorted sequence into chunks, which attend to each other. The ends of
 the chunks depend on later tokens, so its causal form sees the future: `reformer_leaky` is that form. Here a token
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cab import Mechanism, Pattern
-from cab.ops.cache import empty_cache, extend_cache
+from cab.ops.cache import empty_cache, extend_cache, next_positions
 from cab.ops.lsh import (
     blocks_spanned,
     bucket_count,
@@ -31,6 +32,7 @@ from cab.ops.lsh import (
 from cab.ops.neighbour_blocks import with_neighbours
 from cab.ops.precision import at_least_float32
 from cab.ops.prefix import chunked
+from cab.ops.rotary import rotate
 from cab.ops.softmax import FLOOR, masked_attention, masked_softmax
 
 
@@ -46,6 +48,7 @@ class Reformer(Mechanism):
     parity = "reformer-pytorch"
     cost = "O(r n (w + n / b) d)"
     reads = "qv"
+    rotates = True
     checks = (
         {"hashes": 2, "bucket": 8, "window": 3, "block": 4},
         {"hashes": 3, "bucket": 4, "window": 64, "block": 8},
@@ -68,6 +71,7 @@ class Reformer(Mechanism):
     ) -> Tensor:
         """Sort the tokens by bucket, and attend in a sliding window over the sorted tokens, once for each round."""
         n = q.shape[2]
+        q = rotate(q, torch.arange(n, device=q.device), self.slot.rotary)
         window, block = min(self.window, n - 1), min(self.block, n)
         causal = self.slot.pattern is Pattern.CS
         before = blocks_spanned(window, block)
@@ -96,6 +100,7 @@ class Reformer(Mechanism):
     def reference(self, q: Tensor, k: None, v: Tensor) -> Tensor:
         """Count in how many rounds i attends to j, c_ij; the weight of j is c_ij exp(q_i . k_j / sqrt(dim))."""
         n, causal, dtype = q.shape[2], self.slot.pattern is Pattern.CS, at_least_float32(q)
+        q = rotate(q, torch.arange(n, device=q.device), self.slot.rotary)
         keys = q / q.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
         scores = q @ keys.mT / self.slot.dim**0.5
         count = torch.zeros_like(scores)
@@ -133,8 +138,10 @@ class Reformer(Mechanism):
         rows = []
         for start in range(0, q.shape[2], self.block):
             part = slice(start, start + self.block)
-            q_part, bucket = q[:, :, part], hash_tokens(q[:, :, part], self.rotation).transpose(2, 3)
             real = None if key_mask is None else key_mask[:, part]
+            q_part = q[:, :, part]
+            q_part = rotate(q_part, next_positions(state, q_part.shape[2], real), self.slot.rotary)
+            bucket = hash_tokens(q_part, self.rotation).transpose(2, 3)
             state, position = extend_cache(state, (unit_keys(q_part), v[:, :, part], bucket), real)
             keys, values, buckets = state[0]
             key_position = torch.arange(keys.shape[2], device=q.device)

@@ -1,10 +1,11 @@
 """Reformer's LSH attention as published (Kitaev et al., arXiv 2001.04451): sorted by bucket, cut into chunks.
 
-Queries are keys: k = q / |q|. In each of `hashes` rounds the tokens are sorted by the bucket argmax [q R, -q R], then
-by position, and cut into chunks of `chunk` tokens. R is random and fixed when the mechanism is built. A token attends
-to its chunk and to the one before (equation 6), whatever the buckets, or with `across` false within its bucket only.
-Its score with itself is -50000. Rounds are weighted by the sums of their exponentiated scores (equation 7). A pair that
-meets in several rounds counts once in each, as by default in the authors' code.
+Queries are keys, k = q / |q|, and turn by rotary positions where the slot has them. In each of `hashes` rounds the
+tokens are sorted by the bucket argmax [q R, -q R], then by position, and cut into chunks of `chunk` tokens. R is random
+and fixed when the mechanism is built. A token attends to its chunk and to the one before (equation 6), whatever the
+buckets, or with `across` false within its bucket only. Its score with itself is -50000. Rounds are weighted by the sums
+of their exponentiated scores (equation 7). A pair that meets in several rounds counts once in each, as by default in
+the authors' code.
 
 Here the first chunk of a round has none before it. In the authors' code the last chunk, of padding, stands before it.
 
@@ -30,6 +31,7 @@ from cab.ops.lsh import (
 from cab.ops.neighbour_blocks import with_neighbours
 from cab.ops.precision import at_least_float32
 from cab.ops.prefix import chunked
+from cab.ops.rotary import rotate
 from cab.ops.softmax import SELF_SCORE, masked_attention
 
 
@@ -44,6 +46,7 @@ class ReformerLeaky(Mechanism):
     paper = "arXiv 2001.04451"
     cost = "O(r n (c + n / b) d)"
     reads = "qv"
+    rotates = True
     checks = (
         {"hashes": 2, "bucket": 8, "chunk": 4},
         {"hashes": 3, "bucket": 4, "chunk": 3, "across": False},
@@ -66,6 +69,7 @@ class ReformerLeaky(Mechanism):
     ) -> Tensor:
         """Sort the tokens by bucket, and attend in each chunk to it and the one before, once for each round."""
         n = q.shape[2]
+        q = rotate(q, torch.arange(n, device=q.device), self.slot.rotary)
         chunk = min(self.chunk, n)
         before = 1 if n > chunk else 0
         buckets = hash_tokens(q, self.rotation, key_mask)
@@ -92,6 +96,7 @@ class ReformerLeaky(Mechanism):
     def reference(self, q: Tensor, k: None, v: Tensor) -> Tensor:
         """Count in how many rounds i attends to j, c_ij; the weight of j is c_ij exp(score_ij)."""
         n, causal, dtype = q.shape[2], self.slot.pattern is Pattern.CS, at_least_float32(q)
+        q = rotate(q, torch.arange(n, device=q.device), self.slot.rotary)
         keys = q / q.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
         scores = q @ keys.mT / self.slot.dim**0.5
         scores = scores.masked_fill(torch.eye(n, dtype=torch.bool, device=q.device), SELF_SCORE)

@@ -34,7 +34,6 @@ class Routing(Mechanism):
 
     patterns = {"NS": "extension", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2003.05997"
-    parity = "routing-transformer"
     titles = ("Efficient Content-Based Sparse Attention with Routing Transformers",)
     cost = "O(n w d + (n + m) (m / w) d)"
     checks = ({"window": 8, "block": 4}, {"window": 5, "block": 3}, {"window": 16, "block": 8})

@@ -26,6 +26,7 @@ class RoutingLeaky(Mechanism):
     patterns = {"NS": "native", "CS": "leaky", "NC": "native"}
     refuses = {"CC": "a centroid compares a query with later ones; `routing` does not"}
     paper = "arXiv 2003.05997"
+    parity = "routing-transformer"
     cost = "O(n w d + (n + m) (m / w) d)"
     accepts = {"window": ">= 1", "commitment": ">= 0", "decay": ">= 0, <= 1"}
     checks = ({"window": 8}, {"window": 5}, {"window": 16})

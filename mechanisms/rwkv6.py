@@ -1,9 +1,9 @@
 """RWKV-6's time mixing (Eagle, Peng et al., arXiv 2404.05892): a state whose rows decay as the tokens say.
 
 With x'_t = the token before x_t, five inputs are mixed as the token itself says, each with a mu
-and a low-rank map of its own, and projected:
+and a low-rank map of its own, and projected (c to a low rank):
 
-    r, g, k, v, d = W (x + (x' - x) * (mu + tanh(z A) B)),   z = x + (x' - x) * mu_0,   d of low rank too
+    r, g, k, v, c = W (x + (x' - x) * (mu + tanh(z A) B)),   z = x + (x' - x) * mu_0,   d = tanh(c) B_d + lambda
     S_t = diag(w_t) S_(t-1) + k_t v_t^T,   w = exp(-exp(d)),   o_t = (S_(t-1) + diag(u) k_t v_t^T)^T r_t
 
 and a layer norm of each head's o, times SiLU(g). So a head is gated linear attention whose query reads the state before
@@ -105,7 +105,7 @@ class Rwkv6(Mechanism):
 
         def one_way(x: Tensor, y: Tensor) -> Tensor:
             (r, g), (k, v, d) = mixed(x, self.of_target), mixed(y, self.of_source)
-            d = d @ self.down.weight.T @ self.up.weight.T + self.up.bias
+            d = torch.tanh(d @ self.down.weight.T) @ self.up.weight.T + self.up.bias
             r, g, k, v = (t @ self.projections[name].weight.T for name, t in zip("rgkv", (r, g, k, v), strict=True))
             r, g, k, v, d = (t.unflatten(2, (self.slot.heads, -1)).transpose(1, 2) for t in (r, g, k, v, d))
             kept, state, rows = torch.exp(-torch.exp(d)), torch.zeros_like(k[:, :, :1].mT @ v[:, :, :1]), []
@@ -178,7 +178,7 @@ class Rwkv6(Mechanism):
         *mixed, of_decay = self.of_source(y, shifted, self.base)
         k, v = (self._heads(self.projections[name](t)) for name, t in zip("kv", mixed, strict=True))
         dtype = at_least_float32(k)
-        gate = -self._heads(self.up(self.down(of_decay))).to(dtype).exp()
+        gate = -self._heads(self.up(torch.tanh(self.down(of_decay)))).to(dtype).exp()
         return zero_masked(k.to(dtype), mask), v.to(dtype), zero_masked(gate, mask), last
 
     def _carry(self, r: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

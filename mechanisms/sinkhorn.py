@@ -4,7 +4,8 @@ Queries, keys and values are cut into blocks of `block` tokens. The score of a b
 of the means of their tokens, R = mean q . mean k / sqrt(dim). From exp((R + noise) / temperature), with Gumbel noise
 in training and none at evaluation, comes a matrix S that sorts the blocks of keys and values softly: S K and S V. (The
 paper's sorting network reads one of the two sides, and is a table for one length. This R is that of the package
-sinkhorn-transformer.)
+sinkhorn-transformer, which sorts by log relu(R) in NS, and turns half of the heads in CS. So all four patterns are
+ours.)
 
 - NS: S is doubly stochastic, by `iterations` of Sinkhorn normalisation, columns first. Queries attend to their row of
   the sorted blocks and to their own block, in one softmax.
@@ -46,7 +47,7 @@ from cab.ops.sorting import (
 class Sinkhorn(Mechanism):
     """Each block of queries attends to a block of keys that is sorted to it, and to its own."""
 
-    patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    patterns = {"NS": "extension", "CS": "extension", "NC": "extension", "CC": "extension"}
     paper = "arXiv 2002.11296"
     parity = "sinkhorn-transformer"
     cost = "O(n b d + n m d / b)"

@@ -7,9 +7,10 @@ the number of keys divided by `reduction`, the predicted map is
 
 where entries of |P'| below 0.02 count as zero. Row i attends by softmax(q k^T / sqrt(dim)) to the ceil(`keep` m_i) keys
 with the largest A'_ij, of m_i that it sees; of equal ones to the earlier. The choice has no gradient. So W, W', P and
-P' learn in training from `aux_loss`: `reconstruct` times the sum over j of (A'_ij - A_ij)^2, averaged over rows and
-heads, where A is the whole map of softmax attention. (The authors first train for this loss alone, then freeze it. They
-leave the row of a class token dense.)
+P' learn in training from `aux_loss`: `reconstruct` times the sum over j of (B_ij - A_ij)^2, averaged over rows and
+heads. A is the whole map of softmax attention, and B the prediction with all coefficients and with P' as it is, in CS
+A' itself. (The authors first train for this loss alone, then freeze it. Their W and W' have biases. They leave the row
+of a class token dense.)
 
 - NS: native. NC and CC: of the same form; a row uses its own query and all keys. P and P' belong to positions of keys.
 - CS (ours): A' = softmax(q' k'^T / sqrt(heads)) over the keys up to the query's own, as the rows of P^T k' would hold
@@ -61,13 +62,14 @@ class Sparsifiner(Mechanism):
         n, m = q.shape[2], k.shape[2]
         seen = visible(self.slot.pattern, n, m, key_mask, q.device)
         seen = torch.ones(1, m, dtype=torch.bool, device=q.device) if seen is None else seen
-        predicted = self._predicted(q, self._index(k, key_mask), m, seen)
+        shares = self._shares(q, self._index(k, key_mask), seen)
         if self.training and self.reconstruct:
-            target = softmax_weights(q, k, seen).detach().to(predicted.dtype)
-            error = (predicted.masked_fill(~seen, 0.0) - target).square().sum(3).mean(1)
+            whole = shares if self.causal_self else shares @ self.up[:, :m].to(shares.dtype)
+            target = softmax_weights(q, k, seen).detach().to(whole.dtype)
+            error = (whole.masked_fill(~seen, 0.0) - target).square().sum(3).mean(1)
             real = torch.ones_like(error) if query_mask is None else query_mask.to(error.dtype)
             self.aux_loss = self.reconstruct * (error * real).sum() / real.sum().clamp(min=1)
-        return softmax_attention(q, k, v, self._choose(predicted, seen))
+        return softmax_attention(q, k, v, self._choose(self._predicted(shares, m), seen))
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Maybe = None, query_mask: Maybe = None) -> Tensor:
         """Sort the predicted map of each row, and attend to what comes first."""
@@ -124,7 +126,8 @@ class Sparsifiner(Mechanism):
         if k is not None and v is not None:
             cache, position = extend_cache(cache, (k, v, self._index(k, key_mask)), key_mask)
         seen, (k, v, *of_keys) = visible_in_cache(cache, position), cache[0]
-        chosen = self._choose(self._predicted(q, (of_source or of_keys)[0], k.shape[2], seen), seen)
+        shares = self._shares(q, (of_source or of_keys)[0], seen)
+        chosen = self._choose(self._predicted(shares, k.shape[2]), seen)
         return softmax_attention(q, k, v, chosen), (cache, *of_source)
 
     def _index(self, k: Tensor, key_mask: Maybe) -> Tensor:
@@ -136,14 +139,19 @@ class Sparsifiner(Mechanism):
         with full_precision(k.device.type):
             return self.down[: k.shape[2]].to(half.dtype).T @ half
 
-    def _predicted(self, q: Tensor, index: Tensor, m: int, seen: Tensor) -> Tensor:
-        """Return A' (batch, heads, n, m)."""
+    def _shares(self, q: Tensor, index: Tensor, seen: Tensor) -> Tensor:
+        """Return the softmax over rows of P', (batch, heads, n, rank), or over keys (CS)."""
         half = wide_linear(self.of_query, q) * self.slot.heads**-0.5
         with full_precision(q.device.type):
             scores = half @ index.mT
-            if self.causal_self:
-                return masked_softmax(scores, seen)
-            shares, up = scores.softmax(-1), self.up[:, :m].to(half.dtype).abs()
+            return masked_softmax(scores, seen) if self.causal_self else scores.softmax(-1)
+
+    def _predicted(self, shares: Tensor, m: int) -> Tensor:
+        """Return A' (batch, heads, n, m)."""
+        if self.causal_self:
+            return shares
+        with full_precision(shares.device.type):
+            up = self.up[:, :m].to(shares.dtype).abs()
             largest, _ = top_k(shares, self.coefficients)
             kept = torch.zeros_like(shares).scatter(-1, largest, shares.gather(-1, largest))
             return kept @ (up * (up >= SMALLEST))

@@ -5,14 +5,14 @@
 pool_0 is the token itself, pool_k the mean of the tokens that lie -k, 0 or k away along each axis. Both convolutions
 are 3 wide. Attention follows on x'. Here q, k and v are pooled in place of x: as the weights of a mean add up to one,
 pooling and the layer's projections may change places. So a mean is of the neighbours that there are, where the authors
-count zeros beyond a border. Their batch norm, which mixes samples, is an RMS norm over channels. Rotary positions turn
-a token before it is pooled.
+count zeros beyond a border. They pool before the norm of the block, which comes first here. Their batch norm, which
+mixes samples, is an RMS norm over channels. Rotary positions turn a token before it is pooled.
 
 In training `aux_loss` is `diversify` times mean_i cos(A'_i, mean_j A_j): A_i are the weights of row i, averaged over
 heads, and A'_i is A_i without those below 2 / (number of keys that i sees). It is large where rows look at the same
 keys. (The authors' code cuts the mean as well.)
 
-- NS is the paper's, on an image or a sequence.
+- NS is the paper's on an image; on a sequence it is ours.
 - CS is ours: neighbours lie 0, k or 2 k back, and convolutions look back.
 - NC and CC are ours: the source is pooled, the queries stay.
 """
@@ -37,6 +37,7 @@ class Tap(Mechanism):
     """Every token mixes its neighbourhoods, of several sizes, before it attends."""
 
     patterns = {"NS": "native", "CS": "extension", "NC": "extension", "CC": "extension"}
+    ours = ({"axes": (1,)},)
     paper = "arXiv 2303.11126"
     titles = ("Robustifying Token Attention for Vision Transformers",)
     cost = "O(n m d)"

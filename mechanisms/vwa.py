@@ -14,8 +14,8 @@ context of R P places along each axis, its own window in the middle, at the cost
   context of its window. It needs no other query.
 - CS: refused, because a token of a context holds neighbours on both sides.
 
-The authors' batch norm is a layer norm over channels. They have one head, and put the outputs of several ratios side by
-side. A hidden place is zero; a token without a place that is there is left out.
+The authors' batch norm is a layer norm over channels. They put the outputs of several ratios side by side. A hidden
+place is zero; a token without a place that is there is left out.
 """
 
 from itertools import product

@@ -11,7 +11,8 @@ axes): the residual of the paper, here before the output projection.
 Provisional, because the paper was not at hand: the sizes of its windows, whether it has a bias of positions, and where
 its norms stand are missing.
 
-- NC: native on images; sequences and volumes are ours. CC is the same, as a query needs no other one.
+- NC, CC: graded as ours while it is provisional; sequences and volumes are ours in any case. A query needs no other
+  one.
 - NS, CS: refused, because nothing is finer than itself.
 
 Hidden values are left out of the interpolation; its weights are divided by their sum.

@@ -1,7 +1,10 @@
 """The attention layer around a mechanism: input projections, rotary positions, heads, output projection.
 
 Only those of q, k and v that the mechanism reads are projected. In self patterns the layer rotates q and k (rotary
-positions, Su et al., arXiv 2104.09864, equation 34), unless the mechanism rotates them itself.
+positions, Su et al., arXiv 2104.09864, equation 34), where the mechanism reads both and does not rotate them itself:
+q alone, beside keys of the mechanism's own, would say where a query stands, and not how far from a key. q and k turn
+before the mechanism maps them. Where a feature map, a convolution or a decay of channels follows, scores depend on more
+than the distance: a mechanism that was published without that says so by its grade.
 """
 
 from collections.abc import Mapping
@@ -86,13 +89,19 @@ class AttentionLayer(nn.Module):
     def _projected(self, tokens: Tensor, names: str, start: int = 0) -> dict[str, Tensor]:
         """Return those of q, k and v that are named and read, by heads; the first token has the position `start`."""
         mechanism, slot = self.mechanism, self.mechanism.slot
+        rotates = (
+            bool(slot.rotary)
+            and not slot.pattern.cross
+            and not mechanism.rotates
+            and {"q", "k"} <= set(mechanism.reads)
+        )
         tensors: dict[str, Tensor] = {}
         for name, projection in self.projections.items():
             if name not in names:
                 continue
             heads = slot.heads if name == "q" else slot.key_heads
             tensors[name] = projection(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
-            if slot.rotary and not slot.pattern.cross and name in "qk" and not mechanism.rotates:
+            if rotates and slot.rotary and name in "qk":
                 tensors[name] = rotated(tensors[name], slot.rotary, start)
         return tensors
 

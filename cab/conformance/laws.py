@@ -35,7 +35,7 @@ class Law:
     long: bool = False  # left out unless asked for
     on_rasters: bool = True  # run on every raster that the mechanism takes, beside its first layout
     one_raster: bool = False  # of those, run on the last one alone
-    in_later_layers: bool = False  # run in layer 1 of 2 with rotary positions too
+    in_later_layers: bool = False  # run in layer 3 of 5 with rotary positions too
     by_majority: bool = False  # compares rounding errors: drawn three times where it fails
 
     @property
@@ -139,16 +139,16 @@ LAWS: dict[str, Law] = {
     "ragged": Law(causality.ragged, _no_steps, on_rasters=False),  # a hole of a raster is no masked step
     "leaks": Law(causality.leaks, _not_leaky, on_rasters=False),
     "use": Law(use.use, exemptible=True, in_later_layers=True),
-    "learning": Law(use.learning, exemptible=True),
+    "learning": Law(use.learning, exemptible=True, in_later_layers=True),
     "rotary": Law(use.rotary, use.no_rotary),
     "padding": Law(padding.padding, in_later_layers=True),
     "hidden": Law(padding.hidden),
     "mask": Law(padding.mask),
     "empty": Law(padding.empty),
     "holes": Law(padding.holes, _no_raster),
-    "padding_training": Law(padding.padding_training),
+    "padding_training": Law(padding.padding_training, in_later_layers=True),
     "batch": Law(independence.batch),
-    "batch_training": Law(independence.batch_training, exemptible=True),
+    "batch_training": Law(independence.batch_training, exemptible=True, in_later_layers=True),
     "heads": Law(independence.heads, exemptible=True),
     "definition": Law(definition.definition, in_later_layers=True),
     "lengths": Law(definition.lengths),
@@ -157,7 +157,7 @@ LAWS: dict[str, Law] = {
     "exact": Law(definition.exact, _not_exact),
     "limits": Law(definition.limits, _no_limits, first_check_only=True),
     "randomness": Law(evaluation.randomness),
-    "modes": Law(evaluation.modes, exemptible=True),
+    "modes": Law(evaluation.modes, exemptible=True, in_later_layers=True),
     "saving": Law(evaluation.saving),
     "untouched": Law(evaluation.untouched),
     "layout": Law(evaluation.layout),

@@ -40,11 +40,14 @@ def sequence(pattern: Pattern) -> Setting:
 
 
 def later_layer(pattern: Pattern) -> Setting:
-    """Layer 1 of 2, with rotary positions; in cross patterns the longest source is longer than the longest target."""
-    slot: dict[str, Any] = {"max_len": MAX_LEN, "layer": 1, "layers": 2, "rotary": 10000.0}
+    """Layer 3 of 5, with rotary positions; in cross patterns the longest source is longer than the longest target.
+
+    A mistake may begin in the second layer, in the third, or in every second one; the last layer may be special.
+    """
+    slot: dict[str, Any] = {"max_len": MAX_LEN, "layer": 3, "layers": 5, "rotary": 10000.0}
     if pattern.cross:
         slot["source_len"] = MAX_LEN + 12
-    return Setting("layer 1 of 2, rotary", slot, sequence(pattern).lengths)
+    return Setting("layer 3 of 5, rotary", slot, sequence(pattern).lengths)
 
 
 def default_sizes(pattern: Pattern, layout: Layout) -> Setting:

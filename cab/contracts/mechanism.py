@@ -138,7 +138,7 @@ class Mechanism(nn.Module, metaclass=_Resolving):
             self.inputs: dict[str, Input] = resolve_inputs(self.inputs, params, self.slot.pattern)
         if self.grade == "native":
             every = {**type(self)._defaults(), **params}
-            if is_ours(self.ours, every, self.slot.pattern.value, len(self.slot.raster or (1,))):
+            if is_ours(self.ours, every, self.slot):
                 self.grade = "extension"
 
     # What an author writes.

@@ -30,8 +30,8 @@ class Pairs:
     cross: bool  # the queries are of another sequence
     dtype: torch.dtype = torch.float32  # of numbers between 0 and 1
 
-    def first_heads(self, share: float) -> Tensor:
-        """Return which heads are among the last `share` of them, (heads, 1, 1)."""
+    def last_heads(self, share: float) -> Tensor:
+        """Return which heads the last `share` of them are, (heads, 1, 1)."""
         head = torch.arange(self.heads, device=self.j.device)
         return (head >= self.heads - round(share * self.heads))[:, None, None]
 
@@ -71,7 +71,7 @@ def shifted(p: Pairs, of: Sizes) -> Tensor:
     and the first `sinks` tokens see, and are seen by, all. Neither joins the two ends of the sequence.
     """
     half = of.window // 2
-    offset = half * p.first_heads(of.shift)
+    offset = half * p.last_heads(of.shift)
     same = (p.i + offset) // of.window == (p.j + offset) // of.window
     return same | (p.j < of.sinks) | (p.i < (0 if p.cross else of.sinks))
 
@@ -111,7 +111,10 @@ def tubes(p: Pairs, of: Sizes) -> Tensor:
 
 
 def frame_causal(p: Pairs, of: Sizes) -> Tensor:
-    """See the past, and all of the query's frame (TC-LLaVA, arXiv 2409.03206)."""
+    """See the past, and all of the query's frame (TC-LLaVA, arXiv 2409.03206).
+
+    Its frames are of images: a token of a text has a frame of its own.
+    """
     return (p.j <= p.i) | (p.own["frame"] == p.other["frame"])
 
 

@@ -33,9 +33,25 @@ def test_the_grade_follows_rasters_and_hyperparameters(pattern: str, raster: Any
     assert Graded(slot, **params).grade == grade
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern", "sizes", "grade"),
+    [
+        ("deformable", "NC", {"source_raster": (3, 4)}, "native"),  # as in the paper: queries of no image read one
+        ("deformable", "NC", {}, "extension"),
+        ("gated_deltanet", "CS", {}, "native"),
+        ("gated_deltanet", "CS", {"rotary": 100.0}, "extension"),
+        ("cosformer", "NC", {"rotary": 100.0}, "native"),  # nothing turns in a cross pattern
+        ("softmax", "CS", {"rotary": 100.0}, "native"),
+    ],
+)
+def test_the_grade_follows_the_source_and_rotary_positions(name: str, pattern: str, sizes: Any, grade: str) -> None:
+    slot = Slot(Pattern.of(pattern), heads=2, dim=8, max_len=12, **sizes)
+    assert registry.load("mechanism", name)(slot).grade == grade
+
+
 def test_an_entry_that_names_no_hyperparameter_is_an_error() -> None:
     with pytest.raises(ValueError, match="names pages, which is no hyper-parameter"):
-        is_ours(({"pages": 1},), {"page": 1}, "NS", 1)
+        is_ours(({"pages": 1},), {"page": 1}, Slot(Pattern.NS, heads=2, dim=4, max_len=12))
 
 
 def test_cards_of_the_project_lower_what_their_docstrings_call_ours() -> None:

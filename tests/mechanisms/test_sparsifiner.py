@@ -42,7 +42,8 @@ def test_the_prediction_learns_the_map_and_finds_its_largest_weights(pattern: st
 
     def mass() -> float:
         with torch.no_grad():
-            chosen = mechanism._choose(mechanism._predicted(q, mechanism._index(k, None), N, seen), seen)
+            shares = mechanism._shares(q, mechanism._index(k, None), seen)
+            chosen = mechanism._choose(mechanism._predicted(shares, N), seen)
         return (whole * chosen).sum(-1).mean().item()
 
     before, losses = mass(), []
@@ -57,6 +58,21 @@ def test_the_prediction_learns_the_map_and_finds_its_largest_weights(pattern: st
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
     assert mass() > before + 0.1
+
+
+def test_entries_that_do_not_count_for_the_choice_learn_too() -> None:
+    mechanism, q, k = build("NS"), tokens(0), tokens(1)
+    with torch.no_grad():
+        mechanism.up.copy_(mechanism.up.clamp(-0.01, 0.01))  # below 0.02, all of them
+    mechanism(q, k, tokens(2, N))
+    loss = collect_auxiliary_losses(mechanism)
+    assert loss is not None
+    loss.backward()
+    assert mechanism.up.grad is not None and (mechanism.up.grad != 0).all()
+    half = q @ mechanism.of_query.weight.mT, k @ mechanism.of_key.weight.mT
+    shares = (half[0] @ (mechanism.down.mT @ half[1]).mT / 2**0.5).softmax(-1)
+    error = shares @ mechanism.up - (q @ k.mT / 8**0.5).softmax(-1)
+    torch.testing.assert_close(loss, error.square().sum(-1).mean())
 
 
 def test_no_loss_is_left_where_it_weighs_nothing_or_in_evaluation() -> None:

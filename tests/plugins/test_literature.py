@@ -83,4 +83,4 @@ def test_a_mechanism_that_equals_another_implementation_is_compared_with_it_in_a
     for name, card in registry.cards_of("mechanism").items():
         assert not isinstance(card, UsageError)
         if card.facts["parity"]:
-            assert re.search(rf"\b{name}\b|\b{card.class_name}\b", tests), name
+            assert re.search(rf"\"{name}\"|\b{card.class_name}\b", tests), name
