@@ -21,7 +21,9 @@ class TokenClassifier(nn.Module):
     def __init__(self, encoder: Encoder, classes: int, tied: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head: nn.Module = TiedHead(encoder.tokens, classes) if tied else nn.Linear(encoder.width, classes)
+        self.head: nn.Module = (
+            TiedHead(encoder.tokens, classes, encoder.embedding_std) if tied else nn.Linear(encoder.width, classes)
+        )
 
     def forward(
         self,
@@ -41,17 +43,22 @@ class TokenClassifier(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """A linear map whose weights are the last `classes` token embeddings, scaled by 1 / sqrt(width)."""
+    """A linear map whose weights are the last `classes` token embeddings.
 
-    def __init__(self, tokens: nn.Embedding, classes: int) -> None:
+    Embeddings begin with the standard deviation `std`. Where that would give logits of more than one, of vectors that
+    have been normalised, they are scaled to one: by 1 / (std sqrt(width)).
+    """
+
+    def __init__(self, tokens: nn.Embedding, classes: int, std: float = 1.0) -> None:
         super().__init__()
         if not 1 <= classes <= tokens.num_embeddings:
             raise ValueError(f"{classes} classes cannot be tied to {tokens.num_embeddings} embeddings")
         self.tokens, self.classes = tokens, classes
+        self.scale = min(1.0, 1.0 / (std * tokens.embedding_dim**0.5)) if std else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (..., classes) of vectors (..., width)."""
-        return F.linear(x * x.shape[-1] ** -0.5, self.tokens.weight[-self.classes :])
+        return F.linear(x * self.scale, self.tokens.weight[-self.classes :])
 
 
 class Decoder(TokenClassifier):

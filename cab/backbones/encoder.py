@@ -103,7 +103,7 @@ class Encoder(nn.Module):
         if raster is not None and cls:
             raise ValueError(f"raster={raster}: a raster has no place for a class token; pool by mean or max")
         self.width = heads * dim if width is None else width
-        self.tokens = nn.Embedding(vocabulary, self.width)
+        self.tokens, self.embedding_std = nn.Embedding(vocabulary, self.width), embedding_std
         nn.init.normal_(self.tokens.weight, std=embedding_std)
         self.cls = nn.Parameter(torch.zeros(self.width)) if cls else None
         self.positions = position_encoding(positions, max_len, self.width)

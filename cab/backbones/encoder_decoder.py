@@ -152,7 +152,9 @@ class EncoderDecoder(nn.Module):
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
         self.dropout = Dropout(dropout)
-        self.head: nn.Module = TiedHead(self.tokens, classes) if tied else nn.Linear(width, classes)
+        self.head: nn.Module = (
+            TiedHead(self.tokens, classes, encoder.embedding_std) if tied else nn.Linear(width, classes)
+        )
 
     def forward(
         self,

@@ -181,10 +181,12 @@ class FastSpeech2(nn.Module):
         for block in self.encoder:
             x = block(x, mask)
         x = self.encoder_norm(x)
-        predicted = {name: predictor(x, mask) for name, predictor in self.predictors.items()}
-        for name, bins in self.bins.items():
-            values = predicted[name] if variances is None else variances[name]
-            x = x + bins(torch.bucketize(values, self.edges))  # type: ignore[arg-type]
+        predicted = {}
+        for name, predictor in self.predictors.items():  # the energy is predicted of what the pitch was added to
+            predicted[name] = predictor(x, mask)
+            if name in self.bins:
+                values = predicted[name] if variances is None else variances[name]
+                x = x + self.bins[name](torch.bucketize(values, self.edges))  # type: ignore[arg-type]
         return x, predicted
 
     def _decode(self, encoded: Tensor, frames: Tensor, mask: Tensor | None) -> Tensor:

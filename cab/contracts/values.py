@@ -7,6 +7,14 @@ from typing import Any
 from cab.errors import UsageError, unknown
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, which a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # a whole number of 400 digits
+        return False
+
+
 def check_whole(key: str, value: Any, least: int) -> None:
     """Raise `UsageError` unless `value` is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -19,8 +27,7 @@ def check_number(
     key: str, value: Any, *, least: float | None = None, above: float | None = None, below: float = inf
 ) -> None:
     """Raise `UsageError` unless `value` is a finite number within the bounds; give one of `least` and `above`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    if number and value < below and (value > above if above is not None else value >= (least or 0)):
+    if is_number(value) and value < below and (value > above if above is not None else value >= (least or 0)):
         return
     lower = f"above {above:g}" if above is not None else f"at least {least or 0:g}"
     upper = f" and below {below:g}" if below < inf else ""

@@ -66,9 +66,9 @@ def read_pcd(file: Path) -> Array:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     head, data, body = _header(file, content)
-    count = int(head["POINTS"][0])
-    sizes, kinds, repeats = head["SIZE"], head["TYPE"], head.get("COUNT", ["1"] * len(head["FIELDS"]))
+    kinds, repeats = head["TYPE"], head.get("COUNT", ["1"] * len(head["FIELDS"]))
     try:
+        count, sizes = int(head["POINTS"][0]), [int(size) for size in head["SIZE"]]
         record = np.dtype(
             [
                 (name, f"<{_NUMBERS[kind]}{size}", (int(repeat),) if int(repeat) > 1 else ())
@@ -84,7 +84,7 @@ def read_pcd(file: Path) -> Array:
         else:
             fields = _fields(record, _decompressed(body), count)
             points = np.stack([fields[axis] for axis in "xyz"], 1)
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise UsageError(f"{file} is cut off or damaged: {error}") from None
     if len(points) != count:
         raise UsageError(f"{file} is cut off or damaged: it has {len(points):,} points of {count:,}")

@@ -8,9 +8,9 @@ hyper-parameter of that; a wrapper of two has a `second` too.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from math import isfinite
 from typing import Any
 
+from cab.contracts.values import is_number
 from cab.errors import UsageError, unknown
 from cab.planning.overrides import INNER_KEYS, Axes
 from cab.planning.plugin_config import PluginConfig, configured
@@ -82,10 +82,11 @@ def _is_of_inner(key: str) -> bool:
 def _axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], keys: Axes, prefix: str, chooser: str) -> Axes:
     """Return the values of one plug-in's hyper-parameters from keys of the form PREFIX.KEY and PREFIX.NAME.KEY.
 
+    A key with a name is of that plug-in alone, and stands above one without.
     `chooser` is the key that chose the plug-ins.
     """
     axes: Axes = {}
-    for key, values in keys.items():
+    for key, values in sorted(keys.items(), key=lambda item: item[0].count(".")):  # those with a name last
         *scope, name = key.removeprefix(f"{prefix}.").split(".")
         if len(scope) > 1:
             raise UsageError(f"'{key}' has too many parts: write {prefix}.KEY=VALUE or {prefix}.NAME.KEY=VALUE")
@@ -127,9 +128,18 @@ def _check_type(key: str, value: Any, plugin: PluginConfig, default: Any) -> Non
 def _fits(default: Any, value: Any) -> bool:
     """Whether a value is of its default's type; what a null default means only the constructor knows."""
     if default is None or value is None:
-        return True
+        return default is None and _can_be_kept(value)
     if isinstance(default, bool) or isinstance(value, bool):  # Python's bool is an int
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, float):
-        return isinstance(value, int | float) and isfinite(value)
-    return isinstance(value, type(default))
+        return is_number(value)
+    return isinstance(value, type(default)) and _can_be_kept(value)
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether all numbers in a value are finite: no others are JSON."""
+    if isinstance(value, list | tuple):
+        return all(map(_can_be_kept, value))
+    if isinstance(value, dict):
+        return all(map(_can_be_kept, value.values()))
+    return is_number(value) or not isinstance(value, int | float) or isinstance(value, bool)

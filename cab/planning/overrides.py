@@ -36,7 +36,7 @@ def parse(overrides: list[str]) -> Axes:
 
 
 def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any]]:
-    from hydra.core.override_parser.types import Glob, QuotedString, Transformer
+    from hydra.core.override_parser.types import Glob, Transformer
     from hydra.errors import HydraException
 
     if text.startswith("--") and "=" not in text:
@@ -46,7 +46,7 @@ def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any
         raise UsageError(f"'{text}' is not an override: write key=value, as in mechanism=agent or seq_len=512,1024")
     try:
         override = parser.parse_override(text)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         raise UsageError(f"cannot read '{text}': {str(error).splitlines()[0]}") from error
     key = override.get_key_element().lstrip("+~")
     if text.startswith(("+", "~")) or (override.package is not None and key not in INNER_KEYS.values()):
@@ -57,13 +57,22 @@ def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any
     elif override.is_sweep_override():
         try:
             values = list(override.sweep_iterator(Transformer.identity))
-        except HydraException as error:
+        except (HydraException, ValueError) as error:
             raise UsageError(f"cannot expand '{text}': {str(error).splitlines()[0]}") from error
     else:
         values = [value]
     if not values:
         raise UsageError(f"'{text}' is an empty sweep: it stands for no value at all")
-    return key, [each.text if isinstance(each, QuotedString) else each for each in values]
+    return key, [_without_quotes(each) for each in values]
+
+
+def _without_quotes(value: Any) -> Any:
+    """Return a value with the texts of Hydra's quoted strings, at any depth."""
+    if isinstance(value, list):
+        return [_without_quotes(each) for each in value]
+    if isinstance(value, dict):
+        return {_without_quotes(key): _without_quotes(each) for key, each in value.items()}
+    return getattr(value, "text", value)
 
 
 def options(group: str) -> list[str]:

@@ -169,7 +169,8 @@ def _measurements(
     for name in dict.fromkeys(root["meters"]):
         meter = _meter(name)
         own_case = _case_of_meter(meter, case, root)
-        files = (*common_files, *_baseline_files(own_case))
+        own_file = [registry.card("meter", name).path] if registry.is_file(name) else []
+        files = (*common_files, *_baseline_files(own_case), *own_file)
         source = source_fingerprint(*files)
         metrics = dict(meter.applies(own_case))
         if name == "quality" and point.task.facts["trains"] and case.pass_ == "train":
@@ -265,10 +266,10 @@ def _protocol(task: Card, case: Case) -> str:
 
 
 def _layer_files(case: Case) -> list[str]:
-    """Return the files that an answer depends on beside the plug-ins: of the layer, and of what `others` names."""
+    """Return the files that an answer depends on beside the plug-ins: of the layer, and of what is in other slots."""
     if case.level == "attend":
         return []
-    others = [registry.card("mechanism", case.others).path] if case.others in ("none", "mean") else []
+    others = [registry.card("mechanism", case.others).path] if case.level == "model" and case.others != "same" else []
     return [str(PACKAGE / "attention" / "layer.py"), *others]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from cab.contracts.case import DTYPES, LEVELS, PASSES
 from cab.contracts.pattern import Pattern
 from cab.contracts.recipe import Recipe
-from cab.contracts.values import check_choice, check_number, check_whole
+from cab.contracts.values import check_choice, check_number, check_whole, is_number
 from cab.errors import UsageError, unknown
 from cab.planning.rasters import check_raster
 from cab.plugins.registry import is_file, names
@@ -108,6 +108,8 @@ def memory_bytes(text: Any) -> int | None:
     if not match or match[2] not in _BYTES or not float(match[1]):
         units = ", ".join(unit for unit in _BYTES if unit)
         raise UsageError(f"memory_limit={text}: give a size, as in 8GiB. Units: {units}")
-    if (size := int(float(match[1]) * _BYTES[match[2]])) < 2**20:
+    if not is_number(number := float(match[1]) * _BYTES[match[2]]):
+        raise UsageError(f"memory_limit={text}: no machine has so much; give a size, as in 8GiB")
+    if (size := int(number)) < 2**20:
         raise UsageError(f"memory_limit={text}: {size} bytes are too few for any case; give at least 1MiB, as in 8GiB")
     return size

@@ -42,8 +42,13 @@ def of(*paths: str | Path) -> str:
 
 def named_files(params: Mapping[str, object]) -> tuple[str, ...]:
     """Return the files that hyper-parameters name, as `mask=./mine.py:past` does: theirs is its source, too."""
-    texts = [value.rpartition(":")[0] for value in params.values() if isinstance(value, str) and ".py:" in value]
-    return tuple(text for text in texts if Path(text).is_file())
+    files: list[str] = []
+    for value in params.values():
+        if isinstance(value, Mapping):  # of a mechanism inside a wrapper
+            files += named_files(value)
+        elif isinstance(value, str) and ".py:" in value and Path(file := value.rpartition(":")[0]).is_file():
+            files.append(file)
+    return tuple(files)
 
 
 def of_data(folder: Path, names: tuple[str, ...]) -> str:

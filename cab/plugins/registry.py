@@ -20,6 +20,7 @@ from cab.plugins import cards
 from cab.plugins.cards import CONTRACTS, Card
 
 KINDS = ("mechanism", "task", "meter")
+_helpers: dict[str, Path] = {}  # modules beside users' files that these have imported
 _PACKAGES = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.meters"}
 
 
@@ -152,16 +153,18 @@ def _find_spec(name: str, search_path: Any) -> ModuleSpec | None:
 
 
 def _import_file(path: Path) -> Any:
-    # named by its whole path, so that a second file of the same stem is another module
-    name = f"cab_file_{sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    # named by its path and its content: a second file of the same stem, or the file as it is after an edit, is another
+    name = f"cab_file_{sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
+    _refuse_helpers_of_others(path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     # as if the file were run: what lies beside it can be imported
     sys.path.insert(0, str(path.parent))
+    before = set(sys.modules)
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -169,4 +172,22 @@ def _import_file(path: Path) -> Any:
         raise
     finally:
         sys.path.remove(str(path.parent))
+        for helper in set(sys.modules) - before:
+            file = getattr(sys.modules[helper], "__file__", None)
+            if "." not in helper and file and path.parent in Path(file).parents:
+                _helpers[helper] = Path(file)
     return module
+
+
+def _refuse_helpers_of_others(folder: Path) -> None:
+    """Raise `UsageError` where a module of this folder has the name of another one that was imported elsewhere.
+
+    Python has one module of a name. The second plug-in would compute with the first one's.
+    """
+    for name, held in _helpers.items():
+        for own in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if own.is_file() and own.resolve() != held.resolve() and own.read_bytes() != held.read_bytes():
+                raise UsageError(
+                    f"two modules are called {name}: {held}, which is in use, and {own}. Python has one of a name in a "
+                    "process: rename one of them, or put it into the plug-in's own file"
+                )

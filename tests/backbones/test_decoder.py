@@ -7,7 +7,7 @@ import torch
 
 from cab import Pattern
 from cab.attention.build import LayerBuilder
-from cab.backbones.decoder import Decoder, TokenClassifier
+from cab.backbones.decoder import Decoder, TiedHead, TokenClassifier
 from cab.backbones.encoder import NORMS, Encoder
 from cab.backbones.positions import POSITIONS
 from cab.plugins import registry
@@ -42,6 +42,15 @@ def test_tied_classes_are_the_last_embeddings() -> None:
     model = Decoder(attention(), 4, tied=True, **SIZES, max_len=N, layers=1)
     x = torch.randn(2, 3, 8)
     torch.testing.assert_close(model.head(x), x @ model.encoder.tokens.weight[7:].T / 8**0.5)
+
+
+@pytest.mark.parametrize(("std", "expected"), [(1.0, 1.0), (0.5, 1.0), (0.02, 0.02 * 32)])
+def test_tied_logits_begin_with_a_deviation_of_one_or_of_the_embeddings(std: float, expected: float) -> None:
+    torch.manual_seed(0)
+    tokens = torch.nn.Embedding(500, 1024)
+    torch.nn.init.normal_(tokens.weight, std=std)
+    logits = TiedHead(tokens, 500, std)(torch.nn.functional.layer_norm(torch.randn(50, 1024), (1024,)))
+    assert abs(logits.std().item() / expected - 1) < 0.05
 
 
 def test_more_classes_than_embeddings_cannot_be_tied() -> None:

@@ -62,6 +62,11 @@ def test_pitch_and_energy_are_added_by_their_bin_of_256() -> None:
         variances = {"pitch": torch.full((2, M), pitch).double(), "energy": torch.zeros(2, M).double()}
         return model(phonemes(), None, FRAMES, None, variances)[0]
 
+    def energy(pitch: float) -> Tensor:
+        variances = {"pitch": torch.full((2, M), pitch).double(), "energy": torch.zeros(2, M).double()}
+        return model(phonemes(), None, FRAMES, None, variances)[1]["energy"]
+
+    assert not torch.equal(energy(0.0), energy(2.0)), "it is predicted of what the pitch was added to"
     assert torch.equal(mel(0.001), mel(0.002)) and not torch.equal(mel(0.001), mel(0.1))
     assert torch.equal(mel(5.0), mel(99.0)) and not torch.equal(mel(5.0), mel(-5.0))
     assert set(fast_speech2(variances=False).predictors) == {"duration"}

@@ -78,6 +78,9 @@ def test_a_file_that_is_cut_off_is_refused(form: str, tmp_path: Path) -> None:
     [
         (b"<html>not found</html>", "is no PCD file: it has no line DATA"),
         (header("binary", "x y intensity"), "lacks x, y or z"),
+        (header("binary").replace(b"POINTS 4", b"POINTS four") + POINTS.tobytes(), "is cut off or damaged"),
+        (header("binary").replace(b"TYPE F", b"TYPE Q") + POINTS.tobytes(), "is cut off or damaged"),
+        (header("binary").replace(b"SIZE 4", b"SIZE 5") + POINTS.tobytes(), "is cut off or damaged"),
         (header("binary", count=1) + np.full(3, np.nan, np.float32).tobytes(), "no point with finite coordinates"),
         (compressed(bytes([32, 5]), 48), "cut off or damaged"),  # a reference to before the beginning
         (compressed(literal(COLUMNS)[:9], 48), "cut off or damaged"),

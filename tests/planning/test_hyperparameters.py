@@ -17,6 +17,13 @@ def test_a_hyperparameter_of_one_mechanism_applies_to_it_alone() -> None:
     ]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_key_with_a_name_stands_above_one_without(order: int) -> None:
+    both = ["mechanism.linear.chunk=16", "mechanism.chunk=8"]
+    expanded = points(["task=speed", "mechanism=linear,abc", *both[::order]])
+    assert [(point.mechanism.name, point.params["chunk"]) for point in expanded] == [("linear", 16), ("abc", 8)]
+
+
 def test_a_hyperparameter_must_exist_in_every_chosen_mechanism() -> None:
     with pytest.raises(UsageError, match=r"mechanism 'softmax'.*Only some take it: mechanism\.linear\.chunk="):
         points(["task=speed", "mechanism=softmax,linear", "mechanism.chunk=8"])
@@ -26,6 +33,8 @@ def test_a_hyperparameter_must_exist_in_every_chosen_mechanism() -> None:
     ("asked", "message"),
     [
         (["mechanism=sinkhorn", "mechanism.temperature=nan"], "expects a finite number, as in 0.75"),
+        (["mechanism=sinkhorn", f"mechanism.temperature={'9' * 401}"], "expects a finite number, as in 0.75"),
+        (["mechanism=linear", "mechanism.chunk=null"], "mechanism.chunk=None: mechanism 'linear' expects int"),
         (["mechanism=linear", "mechanism.chunks=8"], "did you mean 'chunk'"),
         (["mechanism=linear", "mechanism.chunk=large"], "expects int, as in"),
         (["mechanism=linear", "mechanism.chunk=true"], "mechanism.chunk=True: mechanism 'linear' expects int"),

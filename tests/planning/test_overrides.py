@@ -25,6 +25,8 @@ YAMLS = sorted((beside("conf")).glob("*/*.yaml"))
         ("mechanism=./my_file.py:Mine,softmax", ["./my_file.py:Mine", "softmax"]),
         ("memory_limit='8 GiB'", ["8 GiB"]),
         ("grid=null", [None]),
+        ('meters=["latency"],["memory"]', [["latency"], ["memory"]]),
+        ("mechanism.x={a:'b'}", [{"a": "b"}]),
     ],
 )
 def test_hydras_grammar_is_understood(text: str, values: list[object]) -> None:
@@ -57,6 +59,7 @@ def test_a_later_override_of_a_key_replaces_the_earlier() -> None:
         ("+x=1", r"write key=value without \+"),
         ("seed", "'seed' is not an override"),
         ("seed=[1", "cannot read 'seed="),
+        ("seq_len=range(1,2,0)", r"cannot expand 'seq_len=range\(1,2,0\)'"),
         ("mechanism@other=local", r"without \+, ~ or @"),
     ],
 )

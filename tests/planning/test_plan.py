@@ -50,6 +50,30 @@ def test_the_key_of_a_time_holds_the_host_and_that_of_flops_does_not(monkeypatch
     assert before["latency"] != after["latency"] and before["flops"] == after["flops"]
 
 
+def test_the_key_holds_every_source_that_the_answer_is_made_of(elsewhere: Path) -> None:
+    mask = "def past(i, j):\n    return j <= i\n"
+    meter = (
+        "from cab import Meter\n\n\nclass M(Meter):\n    metrics = {'m': ('count', None)}\n"
+        "    def measure(self, built, case):\n        return {'m': 1.0}\n"
+    )
+    wrapped = ["task=speed", "mechanism=hybrid", "mechanism@mechanism.inner=masked", "seq_len=16", "pattern=CS"]
+    wrapped += ["mechanism@mechanism.second=softmax", "mechanism.inner.mask=./mine.py:past", "meters=[flops]"]
+    (elsewhere / "mine.py").write_text(mask)
+    (elsewhere / "meter.py").write_text(meter)
+    before = keys(wrapped), keys([*SPEED, "meters=[./meter.py:M]"])
+    (elsewhere / "mine.py").write_text(mask.replace("<=", "<"))
+    (elsewhere / "meter.py").write_text(meter.replace("1.0", "2.0"))
+    after = keys(wrapped), keys([*SPEED, "meters=[./meter.py:M]"])
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+def test_a_model_depends_on_what_is_in_its_other_slots() -> None:
+    model = ["task=cab_sum", "mechanism=agent", "pattern=CC", "meters=[quality]"]
+    for others in ("softmax", "mean"):
+        [measurement] = plan([*model, f"task.others={others}"]).measurements
+        assert registry.card("mechanism", others).path in measurement.files
+
+
 def test_seeds_are_outermost() -> None:
     cases = plan([*SPEED, "seed=0,1", "pattern=NS,CS", "meters=[flops]"]).cases
     assert [(case.seed, case.pattern) for case in cases] == [(0, "NS"), (0, "CS"), (1, "NS"), (1, "CS")]

@@ -105,3 +105,4 @@ def test_files_that_hyperparameters_name_are_found(elsewhere: Path) -> None:
     (elsewhere / "mine.py").write_text("x = 1\n")
     params = {"mask": "./mine.py:past", "other": "./gone.py:past", "window": 3, "name": "past"}
     assert fingerprint.named_files(params) == ("./mine.py",)
+    assert fingerprint.named_files({"inner": {"name": "masked", **params}}) == ("./mine.py",)

@@ -114,3 +114,25 @@ def test_a_broken_package_costs_only_who_names_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="names a module that is not installed"):
         registry.card("mechanism", "broken")
     assert isinstance(registry.cards_of("mechanism")["broken"], UsageError)
+
+
+def test_a_file_that_was_edited_is_imported_as_it_is_now(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = "from cab import Mechanism\n\n\nclass Mine(Mechanism):\n    size = 1\n"
+    for size in (1, 2):
+        file.write_text(text.replace("1", str(size)))
+        assert registry.load("mechanism", f"{file}:Mine").size == size  # type: ignore[attr-defined]
+
+
+def test_two_helpers_of_one_name_are_refused(tmp_path: Path) -> None:
+    plug_in = (
+        "from helper_of_a_test import SCALE\nfrom cab import Mechanism\n\n\nclass P(Mechanism):\n    scale = SCALE\n"
+    )
+    for name, scale in (("one", 1), ("same", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.py").write_text(plug_in)
+        (tmp_path / name / "helper_of_a_test.py").write_text(f"SCALE = {scale}\n")
+    assert registry.load("mechanism", f"{tmp_path}/one/p.py:P").scale == 1  # type: ignore[attr-defined]
+    assert registry.load("mechanism", f"{tmp_path}/same/p.py:P").scale == 1  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="two modules are called helper_of_a_test: .*one.* and .*two.*: rename one"):
+        registry.load("mechanism", f"{tmp_path}/two/p.py:P")
