@@ -9,6 +9,7 @@ from cab.analysis.slot_floors import MARK, machines_beside, measures_attention
 from cab.contracts.pattern import Pattern
 from cab.plugins.registry import cards_of
 
+MOST_LINES = 40  # that the terminal prints unless all are asked for
 EMPTY = "no results yet: run `cab run mechanism=softmax task=speed` first, or name another folder with --results"
 BEYOND_LIMITS = "no line is within the limits of --max; raise one, or leave it out"
 NOT_MEASURED = "this slot does not measure attention at this scale"
@@ -137,8 +138,9 @@ def legend(boards: Sequence[Board]) -> list[str]:
     if any(line.grade == "extension" for line in lines):
         notes.append("extension: its authors did not define it for this pattern")
     not_comparable = [board for board in boards if NOT_COMPARABLE in str(board.question["data_source"])]
-    for name in dict.fromkeys(map(data_name, not_comparable)):
-        notes.append(f"not comparable with published numbers: scores on the data {name}")
+    if not_comparable:
+        names = ", ".join(dict.fromkeys(map(data_name, not_comparable)))
+        notes.append(f"not comparable with published numbers: scores on the data {names}")
     if any(board.score_machines > 1 for board in boards):
         notes.append("scores, FLOPs and parameters come from several machines; times and memory never do")
     return notes + _seed_notes(boards)

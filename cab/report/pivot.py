@@ -94,8 +94,8 @@ def pivot(boards: Sequence[Board], row_key: str, column_key: str, metric_name: s
     )
 
 
-def print_pivot(table: Pivot, console: "Console") -> None:
-    """Print the table in the terminal, and above it what all cells share."""
+def print_pivot(table: Pivot, console: "Console", full: bool = False) -> None:
+    """Print the table in the terminal, and above it what all cells share; unless `full`, at most 40 lines."""
     shown = ("task", "pattern", "level", "pass", "scale", "n", "batch", "heads", "dim", "dtype", "device", "machine")
     same = " · ".join(f"{key} {table.same[key]}" for key in shown if key in table.same)
     console.print(Text(table.unit.header(table.metric.name), style="bold"))
@@ -104,9 +104,13 @@ def print_pivot(table: Pivot, console: "Console") -> None:
     grid.add_column(table.row_key)
     for column in table.columns:
         grid.add_column(f"{table.column_key} {column}", justify="right", no_wrap=True)
-    for row in table.texts():
+    rows = table.texts()
+    shown_rows = rows if full or len(rows) <= notes.MOST_LINES - 3 else rows[: notes.MOST_LINES - 4]
+    for row in shown_rows:
         grid.add_row(*map(Text, row))
     console.print(grid)
+    if len(shown_rows) < len(rows):
+        console.print(Text(f"… and {len(rows) - len(shown_rows)} more rows: --full", style="dim"))
 
 
 def written_pivot(table: Pivot, form: str) -> bytes:

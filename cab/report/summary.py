@@ -19,26 +19,37 @@ from cab.report.derived_columns import DerivedColumn, derived_columns
 from cab.report.units import display_unit, format_number
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 BEST = 3  # mechanisms of a board that are named where there is no room for all
-SUMMARY_FRAME = 4  # lines beside the rows: the head, what was left out, and the hint, which may be folded
-_LABEL_WIDTH = 28
-_OPTIONAL = ("× softmax", "wins from n", "failed")  # the last is left out first where there is no room
+_LABEL_WIDTH, _LEAST_LABEL = 28, 10
+# columns that are left out where there is no room, in this order
+_OPTIONAL = ("settings", "machine", "failed", "wins from n", "× softmax")
 _WIDEST = 1000
 _ALWAYS = ("task", "pattern", "n")
 
 
-def print_summary(results: Results, console: "Console", most_rows: int) -> None:
+def print_summary(results: Results, console: "Console", height: int) -> None:
     """Print the lines of each question, or its best three where not all fit, or the best alone where not these do.
 
-    At most `most_rows` rows: what is beyond them is counted.
+    At most `height` lines: what is beyond them is counted.
     """
+    most_rows = height - 2  # beside the head and the hint; what else is printed is known when it is
+    parts = _parts(results, console, most_rows)
+    while (excess := sum(len(console.render_lines(part)) for part in parts) - height) > 0 and most_rows > 1:
+        most_rows = max(most_rows - excess, 1)
+        parts = _parts(results, console, most_rows)
+    for part in parts:
+        console.print(part)
+
+
+def _parts(results: Results, console: "Console", most_rows: int) -> list["RenderableType"]:
+    """Return the table with at most so many rows, and what stands below it."""
     boards = longest_boards(results.boards)
     best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= most_rows), 1)
     places = _places(boards)
     names = list(places[0]) if places else []
-    titles = [*names, "rank", "mechanism", "value", "±", *_OPTIONAL]
+    titles = [*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"]
     wins = derived_columns(results)["efficiency_length"]
     rows: list[dict[str, Text]] = []
     shown = 0
@@ -47,26 +58,38 @@ def print_summary(results: Results, console: "Console", most_rows: int) -> None:
         rows += (dict(zip(titles, row, strict=True)) for row in of_board)
         shown += 1
     table, omitted = _fitting(titles, rows, console)
-    console.print(table)
+    below = []
     if omitted:
-        console.print(Text(f"without {', '.join(omitted)}, for which {console.width} columns are too few", style="dim"))
+        below.append(f"without {', '.join(omitted)}, for which {console.width} columns are too few")
     if shown < len(boards):
-        console.print(Text(f"… and {len(boards) - shown} more questions", style="dim"))
+        below.append(f"… and {len(boards) - shown} more questions")
     fewer = "fewer boards" if {"settings", "machine"} & {*names} else "one board"
-    hint = f"all lines: cab report --full; {fewer}: {_filters(boards, places)}; the page filters and draws"
-    console.print(Text(hint, style="dim"))
+    below.append(f"all lines: cab report --full; {fewer}: {_filters(boards, places)}; the page filters and draws")
+    return [table, *(Text(text, style="dim") for text in below)]
 
 
 def _fitting(titles: Sequence[str], rows: Sequence[dict[str, Text]], console: "Console") -> tuple[Table, list[str]]:
     """Return a table that is no wider than the console, and the columns that had to be left out for that."""
-    for count in range(len(_OPTIONAL) + 1):
-        omitted = [*_OPTIONAL[len(_OPTIONAL) - count :]]
-        table = _table([title for title in titles if title not in omitted], rows)
-        if console.measure(table, options=console.options.update(width=_WIDEST)).maximum <= console.width:
-            break
-    else:
-        table.padding = (0, 1, 0, 0)  # of a column to the next: one space instead of two
-    return table, omitted
+    optional = [title for title in _OPTIONAL if title in titles]
+    for count in range(len(optional) + 1):
+        omitted = optional[:count]
+        kept = [title for title in titles if title not in omitted]
+        table = _table(kept, rows)
+        if (excess := _width(table, console) - console.width) <= 0:
+            return table, omitted
+    longest = max(row["mechanism"].cell_len for row in rows)
+    room = max(longest - excess, _LEAST_LABEL)
+    return _table(kept, [{**row, "mechanism": _cut(row["mechanism"], room)} for row in rows]), omitted
+
+
+def _width(table: Table, console: "Console") -> int:
+    return console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+
+
+def _cut(text: Text, width: int) -> Text:
+    cut = text.copy()
+    cut.truncate(width, overflow="ellipsis")
+    return cut
 
 
 def _table(titles: Sequence[str], rows: Sequence[dict[str, Text]]) -> Table:
@@ -91,7 +114,10 @@ def _filters(boards: Sequence[Board], places: Sequence[Mapping[str, str]]) -> st
 
 
 def longest_boards(boards: Sequence[Board]) -> list[Board]:
-    """Return, of the boards that differ in nothing but their lengths, the longest; of scores one of all machines."""
+    """Return, of the boards that differ in nothing but their lengths, the longest; of scores one of all machines.
+
+    Those of costs come first: they are few, and what most people ask for.
+    """
     longest: dict[tuple[object, ...], Board] = {}
     for board in boards:
         machine = "" if board.has_scores else board.machine
@@ -99,7 +125,7 @@ def longest_boards(boards: Sequence[Board]) -> list[Board]:
         held = longest.get(key)
         if held is None or (board.question["n"], board.question["m"]) > (held.question["n"], held.question["m"]):
             longest[key] = board
-    return list(longest.values())
+    return sorted(longest.values(), key=lambda board: board.has_scores)
 
 
 def _row_count(boards: Sequence[Board], most: int) -> int:

@@ -23,14 +23,13 @@ from cab.report import notes, published
 from cab.report.derived_columns import DerivedColumn, derived_columns, line_cells
 from cab.report.formats import Column, chosen_columns
 from cab.report.repeating import repeating
-from cab.report.summary import SUMMARY_FRAME, longest_boards, print_summary
+from cab.report.summary import longest_boards, print_summary
 from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _STYLES = {"wrong": "bold red", "error": "red", "timeout": "yellow", "oom": "yellow"}
-MOST_LINES = 40
 REPEATING = "the cases of each row, for cab results show, and the command that repeats it:"
 _LEAST_LINES = 3  # of a table that is cut
 _LEAST_HEIGHT = 12  # of such a table, with its title and head
@@ -76,11 +75,14 @@ class _CellText(NamedTuple):
     style: str = ""  # of the value
 
 
-def print_report(results: Results, console: "Console", full: bool = False, columns: Sequence[str] = ()) -> None:
+def print_report(
+    results: Results, console: "Console", full: bool = False, columns: Sequence[str] = (), below: int = 0
+) -> None:
     """Print the notes on all leaderboards, and below them the leaderboards, so that these are what stays in view.
 
-    Unless `full`, no more than MOST_LINES lines: several questions that need more are summarised, and of one question,
-    and where `columns` are named, the last lines are left out. `columns` names metrics and derived columns.
+    Unless `full`, no more than notes.MOST_LINES lines, of which `below` are the caller's: several questions that need
+    more are summarised, and of one question, and where `columns` are named, the last lines are left out. `columns`
+    names metrics and derived columns.
     """
     boards = results.boards
     if not boards:
@@ -96,23 +98,23 @@ def print_report(results: Results, console: "Console", full: bool = False, colum
         for group in groups:
             _print_parts(tables.parts(group), console)
             _print_commands(group, console)
-    elif len(groups) > 1 and not columns and not _fit(groups, results, tables, console):
+    elif len(groups) > 1 and not columns and not _fit(groups, results, tables, console, below):
         notes_above = [_note(text) for text in _short_notes(results, longest_boards(boards))]
         _print_parts(notes_above, console)
-        print_summary(results, console, MOST_LINES - _height(notes_above, console) - SUMMARY_FRAME)
+        print_summary(results, console, notes.MOST_LINES - below - _height(notes_above, console))
     else:
-        _print_within_most_lines(results, groups, tables, about, console)
+        _print_within_most_lines(results, groups, tables, about, console, below)
 
 
-def _fit(groups: Sequence[list[Board]], results: Results, tables: "_Tables", console: "Console") -> bool:
-    """Say whether all tables fit into MOST_LINES, with the short notes."""
-    if sum(6 + max(len(board.lines) for board in group) for group in groups) > MOST_LINES:  # none has fewer
+def _fit(groups: Sequence[list[Board]], results: Results, tables: "_Tables", console: "Console", below: int) -> bool:
+    """Say whether all tables fit into notes.MOST_LINES, with the short notes."""
+    if sum(6 + max(len(board.lines) for board in group) for group in groups) > notes.MOST_LINES:  # none has fewer
         return False
     parts = [
         *map(_note, _short_notes(results, results.boards)),
         *(part for group in groups for part in tables.parts(group)),
     ]
-    return _height(parts, console) <= MOST_LINES
+    return _height(parts, console) <= notes.MOST_LINES - below
 
 
 def _machines(boards: Sequence[Board]) -> set[str]:
@@ -129,15 +131,20 @@ def _note(text: str) -> Padding:
 
 
 def _print_within_most_lines(
-    results: Results, groups: Sequence[list[Board]], tables: "_Tables", about: Sequence[str], console: "Console"
+    results: Results,
+    groups: Sequence[list[Board]],
+    tables: "_Tables",
+    about: Sequence[str],
+    console: "Console",
+    below: int,
 ) -> None:
     """Print as many lines of each table, and as many tables, as fit; what explains marks and columns is never cut."""
     whole = [tables.parts(group) for group in groups]
     notes_above = [_note(text) for text in (*_notes(results), *about)]
-    if _height([*notes_above, *(part for parts in whole for part in parts)], console) > MOST_LINES:
+    if _height([*notes_above, *(part for parts in whole for part in parts)], console) > notes.MOST_LINES - below:
         notes_above = [_note(text) for text in (*_short_notes(results, results.boards), *about)]
     _print_parts(notes_above, console)
-    left = MOST_LINES - _height(notes_above, console)
+    left = notes.MOST_LINES - below - _height(notes_above, console)
     for i, (group, parts) in enumerate(zip(groups, whole, strict=True)):
         others = len(groups) - i - 1
         available = (left - 1) // (others + 1) if others else left
@@ -265,6 +272,11 @@ class _Tables:
                 parts = self.parts(group, most, left_out)
             if excess <= 0:
                 break
+        while excess <= 0 and most < len(_lines(group)):  # a line's footnotes went with it: there may be room again
+            larger = self.parts(group, most + 1, left_out)
+            if _height(larger, self.console) > height:
+                break
+            parts, most = larger, most + 1
         return parts
 
     def _blocks(

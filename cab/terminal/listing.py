@@ -160,11 +160,18 @@ def ours_text(card: Card) -> str:
 
 
 def _ours_entry(entry: dict[str, Any]) -> str:
-    rest = {name: value for name, value in entry.items() if name not in ("axes", "patterns")}
-    axes = [*map(str, entry.get("axes", ()))]
-    parts = [f"on {' or '.join(axes)} {'axis' if axes == ['1'] else 'axes'}"] if axes else []
+    around = ("axes", "source_axes", "rotary", "patterns")
+    rest = {name: value for name, value in entry.items() if name not in around}
+    parts = [f"on {_axes_text(entry['axes'])}"] if "axes" in entry else []
+    parts += [f"reading {_axes_text(entry['source_axes'])}"] if "source_axes" in entry else []
+    parts += ["with rotary positions"] if entry.get("rotary") else []
     parts += [f"in {', '.join(entry['patterns'])}"] if "patterns" in entry else []
     return " ".join([*parts, *([condition_text(rest)] if rest else [])])
+
+
+def _axes_text(axes: Any) -> str:
+    texts = [*map(str, axes if isinstance(axes, list | tuple) else (axes,))]
+    return f"{' or '.join(texts)} {'axis' if texts == ['1'] else 'axes'}"
 
 
 def condition_text(condition: Mapping[str, Any]) -> str:

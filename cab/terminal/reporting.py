@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from cab.errors import UsageError, unknown
 from cab.paths import beside
@@ -164,7 +165,7 @@ def _print_pivot(request: Request, tables: Results, out: Console) -> None:
     column_key = request.columns[0] if request.columns else "n"
     table = pivot(tables.boards, request.rows or "mechanism", column_key, request.value)
     if request.format == "table":
-        print_pivot(table, out)
+        print_pivot(table, out, request.full)
     else:
         _write_to_stdout(written_pivot(table, request.format), request.format)
 
@@ -247,9 +248,9 @@ def _write_and_print(request: Request, tables: Results, out: Console, folder: Pa
         print_aggregates(tables, out)
         print_efficiency(files["efficiency.csv"], files["growth.csv"], out)
         print_utilisation(files["utilisation.csv"], out)
-    print_report(tables, out, request.full)
-    written = ", ".join(str(folder / name) for name in [*files, "results.parquet", "index.html"])
-    out.print(f"written: {written}", markup=False, highlight=False)
+    written = Text(f"written into {folder}: {', '.join(['index.html', *files, 'results.parquet'])}")
+    print_report(tables, out, request.full, below=len(out.render_lines(written)))
+    out.print(written)
 
 
 def _print_outdated(store: Store) -> None:

@@ -30,7 +30,8 @@ def test_where_a_native_pattern_is_ours_stands_beside_its_grade() -> None:
     (row,) = [line for line in markdown().splitlines() if "[fasa](" in line]
     assert "| N - E E; ours on 1 axis |" in row
     (row,) = [line for line in markdown().splitlines() if "[deformable](" in line]
-    assert "ours on 1 or 3 axes in NS; with depth=True" in row
+    assert "ours on 1 or 3 axes in NS; reading 1 axis in NC, CC; with depth=True" in row
+    assert "with rotary positions" in next(line for line in markdown().splitlines() if "[mamba2](" in line)
 
 
 def test_what_no_task_can_train_is_said_to_be_timed_only() -> None:
