@@ -57,6 +57,7 @@ class Pick:
     out: list[Candidate] = field(default_factory=list)
     quality: str = UNKNOWN_SCORE  # where the scores come from
     left_out: list[str] = field(default_factory=list)  # what was measured under other settings, in words
+    scored_on: list[str] = field(default_factory=list)  # tasks
 
 
 def pick(
@@ -258,8 +259,10 @@ def _scores(
             f"mean over {len(averaged)} boards between the floor (0) and softmax (1), of the best hyper-parameters"
         )
         result.metric = Metric("aggregate", "", True, True)
+        result.scored_on = [*dict.fromkeys(str(board.question["task"]) for board in averaged)]
         return {(mechanism, ""): _Scored(cell, None) for mechanism, cell in mean_scores(averaged).items()}
     (board,) = boards
+    result.scored_on = [str(board.question["task"])]
     result.metric, result.quality = board.headline, f"{board.question['task']} at n = {board.question['n']:,}"
     scores: dict[tuple[str, str], _Scored] = {}
     for line in board.lines:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from cab.analysis.pick import Candidate, Pick
+from cab.analysis.pick import UNKNOWN_SCORE, Candidate, Pick
 from cab.analysis.ranking import CONTROL_MECHANISMS
 from cab.analysis.selection import Limit
 from cab.plugins.cards import Card
@@ -67,7 +67,7 @@ def print_pick(pick: Pick, limits: Sequence[Limit], pattern: str, console: "Cons
         console.print(Text(f"out, {reason}: {', '.join(labels)}", style="dim"))
     if len(reasons) > MOST_REASONS:
         console.print(Text(f"out, for {len(reasons) - MOST_REASONS} more reasons: --json has all", style="dim"))
-    if command := missing_command(pick, pattern):
+    for command in missing_commands(pick, pattern):
         console.print(Text(f"to measure what is missing: {command}", style="dim"), soft_wrap=True)
 
 
@@ -98,13 +98,25 @@ def pick_json(pick: Pick, limits: Sequence[Limit], pattern: str) -> str:
         "ordered_by": pick.metric and pick.metric.name,
         "fitting": [{"group": candidate.group + 1, **entry(candidate)} for candidate in pick.fitting],
         "out": [{"why": candidate.why_not, **entry(candidate)} for candidate in pick.out],
-        "missing": missing_command(pick, pattern),
+        "missing": missing_commands(pick, pattern),
     }
     return json.dumps(data, indent=1, allow_nan=False)
 
 
-def missing_command(pick: Pick, pattern: str) -> str:
-    """Return the command that measures, at this length, the mechanisms of this pattern that have no cost there."""
+def missing_commands(pick: Pick, pattern: str) -> list[str]:
+    """Return the commands that measure what mechanisms of this pattern lack: a cost at this length, or a score."""
+    commands = []
+    if missing := _without_cost(pick, pattern):
+        conditions = " ".join(f"{name}={value}" for name, value in pick.conditions.items())
+        asked = f"task=speed pattern={pattern} seq_len={pick.n} {conditions}"
+        commands.append(f"cab run mechanism={','.join(missing)} {asked}")
+    unscored = dict.fromkeys(c.line.mechanism for c in pick.out if c.why_not == UNKNOWN_SCORE)
+    if unscored and pick.scored_on:
+        commands.append(f"cab run mechanism={','.join(unscored)} task={','.join(pick.scored_on)} pattern={pattern}")
+    return commands
+
+
+def _without_cost(pick: Pick, pattern: str) -> list[str]:
     measured = {c.line.mechanism for c in (*pick.fitting, *pick.out) if c.costs and not c.interpolated}
     able = [
         name
@@ -113,11 +125,7 @@ def missing_command(pick: Pick, pattern: str) -> str:
         and isinstance(card.facts["patterns"], dict)
         and card.facts["patterns"].get(pattern) in ("native", "extension")
     ]
-    missing = [name for name in able if name not in measured and name not in CONTROL_MECHANISMS]
-    if not missing:
-        return ""
-    conditions = " ".join(f"{name}={value}" for name, value in pick.conditions.items())
-    return f"cab run mechanism={','.join(missing)} task=speed pattern={pattern} seq_len={pick.n} {conditions}"
+    return [name for name in able if name not in measured and name not in CONTROL_MECHANISMS]
 
 
 def _cost_names(pick: Pick, limits: Sequence[Limit]) -> list[str]:

@@ -13,7 +13,7 @@ from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
 from cab.analysis.quality import quality as of_lengths
 from cab.analysis.questions import QUESTION
-from cab.analysis.ranking import labelled_together, pattern_order
+from cab.analysis.ranking import labelled_together, pattern_order, unmarked
 from cab.analysis.results import Results
 from cab.errors import UsageError, unknown
 from cab.report import notes
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 FORMATS = ("png", "svg", "html")
+_ACROSS = ("latency", "latency_ratio", "flops", "peak_allocated")  # costs: the first one that there is
 HIGHLIGHTED = 8  # lines that have a colour and a name; the others are grey
 
 
@@ -82,24 +83,23 @@ def curve(results: Results, metric: str = "") -> "Figure":
 
 
 def tradeoff(results: Results, metric: str = "") -> "Figure":
-    """Draw latency against peak memory or a score of the same board; those that nothing beats in both are filled."""
+    """Draw a cost against a score, or latency against peak memory, with both intervals.
+
+    What nothing beats in both is filled, and joined by steps. A score's cost is that of the same model, or, where none
+    was measured, of the same mechanism on its own (`task=speed`), as the title says. A dotted line is the score of
+    `none`.
+    """
     import plotly.graph_objects as go
 
-    boards = longest_boards(results.boards)
-    board = max(boards, key=lambda board: (board.has_scores, len(board.lines)))
-    across = next((m for m in board.metrics if m.name == "latency"), None) or board.metrics[-1]
-    names = [m.name for m in board.metrics if m is not across]
-    usual = board.headline.name if board.has_scores else "peak_allocated"
-    up = next((m for m in board.metrics if m.name == (metric or usual)), None)
-    if up is None or up is across:
-        raise unknown("metric", metric or usual, names)
-    if up.higher_is_better is None:
-        raise UsageError(f"{up.name} has no direction, so that no mechanism beats another in it")
-    points = [
-        (line, line.cells[across.name], line.cells[up.name])
-        for line in board.lines
-        if line.kind == "ranked" and _has(line, across) and _has(line, up)
-    ]
+    board, up, costs = _plane(results, metric)
+    across = _cost_across(costs, up)
+    assert across is not None
+    cost_of = {(line.mechanism, str(line.params), line.backend): line.cells.get(across.name) for line in costs.lines}
+    points = []
+    for line in board.lines:
+        x, y = cost_of.get((line.mechanism, str(line.params), line.backend)), line.cells.get(up.name)
+        if line.kind == "ranked" and x is not None and y is not None and None not in (x.value, y.value):
+            points.append((line, x, y))
     if not points:
         raise UsageError(f"no mechanism has both {across.name} and {up.name}")
     sign = -1 if up.higher_is_better else 1
@@ -109,19 +109,84 @@ def tradeoff(results: Results, metric: str = "") -> "Figure":
     figure = go.Figure()
     for name, fill in (("dominated", "white"), ("frontier", COLOURS[1])):
         members = [point for point in points if (point in front) == (name == "frontier")]
-        edge = COLOURS[1] if name == "frontier" else "#59616b"
+        members.sort(key=lambda point: point[1].value or 0.0)
+        colour = COLOURS[1] if name == "frontier" else "#59616b"
         figure.add_scatter(
             x=[(x.value or 0.0) / x_unit.factor for _, x, _ in members],
             y=[(y.value or 0.0) / y_unit.factor for _, _, y in members],
             text=[plain(line.label) for line, _, _ in members],
-            mode="markers+text" if name == "frontier" else "markers",  # names of all would hide each other
+            mode="lines+markers+text" if name == "frontier" else "markers",  # names of all would hide each other
+            line={"shape": "hv", "dash": "dot", "width": 1, "color": colour},
             name=name,
             textposition="top center",
-            marker={"size": 9, "color": fill, "line": {"width": 1.5, "color": edge}},
+            marker={"size": 9, "color": fill, "line": {"width": 1.5, "color": colour}},
+            error_x=_arms([x for _, x, _ in members], x_unit.factor, colour),
+            error_y=_arms([y for _, _, y in members], y_unit.factor, colour),
         )
+    floor = next((line.cells.get(up.name) for line in board.lines if unmarked(line.mechanism) == "none"), None)
+    if up.is_score and floor is not None and floor.value is not None:
+        figure.add_hline(
+            y=floor.value / y_unit.factor, line={"dash": "dot", "color": "#59616b"}, annotation_text="none",
+            annotation_position="bottom right",
+        )  # fmt: skip
     figure.update_xaxes(type="log", title=x_unit.header(across.name))
     figure.update_yaxes(type="linear" if up.is_score else "log", title=y_unit.header(up.name))
-    return styled(figure, notes.title([board]), board)
+    title = notes.title([board])
+    return styled(figure, title if costs is board else f"{title}; {across.name} of {notes.title([costs])}", board)
+
+
+def _plane(results: Results, metric: str) -> tuple[Board, Metric, Board]:
+    """Return the board and the metric to draw upwards, and the board of the costs to draw across."""
+    boards = longest_boards(results.boards)
+    names = list(dict.fromkeys(m.name for board in boards for m in board.metrics))
+    if metric and metric not in names:
+        raise unknown("metric", metric, names)
+    for board in sorted(boards, key=lambda board: (board.has_scores, len(board.lines)), reverse=True):
+        usual = board.headline.name if board.has_scores else "peak_allocated"
+        up = next((m for m in board.metrics if m.name == (metric or usual)), None)
+        if up is None:
+            continue
+        if up.higher_is_better is None:
+            raise UsageError(f"{up.name} has no direction, so that no mechanism beats another in it")
+        costs = board if _cost_across(board, up) else _costs_of(board, up, results.boards)
+        if costs is not None:
+            return board, up, costs
+    words = "task=speed 'meters=[latency,memory]'"
+    raise UsageError(f"no two mechanisms have both {metric or 'a score'} and a cost; measure one: cab run {words}")
+
+
+def _cost_across(board: Board, up: Metric) -> Metric | None:
+    metrics = {m.name: m for m in board.metrics if m.name != up.name}
+    return next((metrics[name] for name in _ACROSS if name in metrics), None)
+
+
+def _costs_of(board: Board, up: Metric, boards: Sequence[Board]) -> Board | None:
+    """Return the board of costs with most of a board's mechanisms, in its pattern, at the length nearest to its own."""
+    keys = {(line.mechanism, str(line.params), line.backend) for line in board.lines if line.kind == "ranked"}
+
+    def common(other: Board) -> int:
+        return len(keys & {(line.mechanism, str(line.params), line.backend) for line in other.lines})
+
+    def nearness(other: Board) -> float:
+        return -abs(log2(int(other.question["n"]) / int(board.question["n"])))
+
+    others = [
+        other
+        for other in boards
+        if not other.has_scores and other.question["pattern"] == board.question["pattern"] and _cost_across(other, up)
+    ]
+    best = max(others, key=lambda other: (common(other), nearness(other)), default=None)
+    return best if best is not None and common(best) > 1 else None
+
+
+def _arms(cells: Sequence[Cell], factor: float, colour: str) -> dict[str, Any]:
+    """Return the intervals of cells, as plotly draws them."""
+    ends = [((cell.value or 0.0), *cell.interval) for cell in cells]
+    return {
+        "type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": colour,
+        "array": [(high - value) / factor for value, _, high in ends],
+        "arrayminus": [(value - low) / factor for value, low, _ in ends],
+    }  # fmt: skip
 
 
 def patterns(results: Results, metric: str = "") -> "Figure":

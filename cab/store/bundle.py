@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cab.environment import available_memory
 from cab.errors import UsageError
 from cab.paths import write_whole
+from cab.store.entry import SCHEMA
 from cab.store.store import Store, now
 from cab.store.table import COLUMNS, LATER_COLUMNS, environments, table
 
@@ -57,6 +58,12 @@ def _read_bundle(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     missing = [name for name in COLUMNS if name not in rows]
     if missing:
         raise UsageError(f"{folder / ROWS} is of another schema: it has no {', '.join(missing)}")
+    others = sorted({*rows["schema"].dropna().astype(int)} - {SCHEMA})
+    if others:
+        raise UsageError(
+            f"{folder / ROWS} has rows of schema {', '.join(map(str, others))}, and this version of cab reads schema "
+            f"{SCHEMA}: use the version that wrote them"
+        )
     facts = _environments(folder)
     return rows[COLUMNS], pd.DataFrame(facts or None, columns=None if facts else ["environment_id"])
 

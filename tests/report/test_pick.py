@@ -35,6 +35,7 @@ def test_as_json_it_holds_what_fits_by_score_and_of_equal_scores_the_fastest_fir
     fitting = found["fitting"]
     assert len(fitting) > 5 and found["limits"] == {"peak_allocated": 64 * 2**20}
     assert found["ordered_by"] == "aggregate" and "between the floor (0) and softmax (1)" in found["quality"]
+    assert any("seq_len" not in command and "task=cab_sum" in command for command in found["missing"]), "scores"
     assert all(each["costs"]["peak_allocated"]["value"] <= 64 * 2**20 for each in fitting)
     order = [(each["group"], each["costs"]["latency"]["value"]) for each in fitting]
     assert order == sorted(order) and all(each["score"]["value"] is not None for each in fitting)
@@ -67,5 +68,5 @@ def test_the_command_that_measures_what_is_missing_is_named(tmp_path: Path) -> N
     ]
     table_of(*cases).to_parquet(tmp_path / bundle.ROWS)
     done = CliRunner().invoke(app, ["pick", *ASKED, "--results", str(tmp_path), "--json"])
-    missing = json.loads(done.stdout)["missing"]
+    [missing] = json.loads(done.stdout)["missing"]
     assert "pattern=CC seq_len=2048" in missing and "efficient" in missing and "linear" not in missing.split(",")

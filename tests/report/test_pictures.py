@@ -43,6 +43,25 @@ def test_the_frontier_is_what_nothing_beats_in_both() -> None:
     assert by_name == {"frontier": {"fast", "lean"}, "dominated": {"softmax", "slow"}}
 
 
+def test_the_frontier_has_both_intervals() -> None:
+    traces = {trace.name: trace for trace in tradeoff(GRID).data}
+    fast = list(traces["frontier"].text).index("fast")
+    assert traces["frontier"].error_x.array[fast] == pytest.approx(0.2 * traces["frontier"].x[fast])
+    assert traces["dominated"].error_x.arrayminus == pytest.approx([0.1 * x for x in traces["dominated"].x])
+
+
+def test_a_score_stands_over_the_cost_that_was_measured_elsewhere() -> None:
+    scores = [training_rows(name, x) for name, x in (("softmax", 0.9), ("fast", 0.5), ("slow", 0.4), ("none", 0.1))]
+    costs = [case_rows({"latency": COSTS[name][0]}, mechanism=name, n=n, m=n) for name in COSTS for n in (256, 2048)]
+    both = Results(table_of(*scores, *costs), environments())
+    figure = tradeoff(both)
+    by_name = {trace.name: set(trace.text) for trace in figure.data}
+    assert by_name == {"frontier": {"softmax", "fast"}, "dominated": {"slow"}}
+    assert "latency of" in figure.layout.title.text and figure.layout.annotations[0].text == "none"
+    with pytest.raises(UsageError, match="no two mechanisms have both a score and a cost; measure one: cab run"):
+        tradeoff(Results(table_of(*scores), environments()))
+
+
 def test_patterns_hold_how_many_times_as_good_as_softmax() -> None:
     (heatmap,) = patterns(GRID).data
     assert list(heatmap.x) == ["NS, n = 512", "CC, n = 512"]
