@@ -134,8 +134,8 @@ def aggregated(boards: Sequence[Board]) -> list[Aggregate]:
     Each score is placed between `none` (0) and softmax (1) of its board, perplexities by their logs; then averaged
     within a task and over the tasks. A question counts once, on however many machines. A board without both, or on
     which `none` is not worse than softmax's whole interval, does not count, and nor does one whose slot is known not to
-    measure attention. The interval is a percentile bootstrap of two levels: tasks are drawn, and for each of them the
-    seeds of each of its boards. The floor and the ceiling are held. Nothing is filled in for a missing task, so that a
+    measure attention, or on which softmax alone is ranked. The interval is a percentile bootstrap of two levels: tasks
+    are drawn, and for each of them the seeds of each of its boards. The floor and the ceiling are held. Nothing is filled in for a missing task, so that a
     mean over fewer tasks is not ranked.
     """
     by_mechanism: dict[str, dict[str, list[_Score]]] = {}
@@ -212,7 +212,7 @@ def _normalised(board: Board) -> dict[str, _Score]:
         if best:
             value, *of_seeds = ((each - floor[0]) / (ceiling[0] - floor[0]) for each in best)
             scores[mechanism] = _Score(value, tuple(of_seeds), board.score_machines > 1)
-    return scores
+    return scores if set(scores) - {"softmax"} else {}  # softmax alone is held against nothing
 
 
 def _best(board: Board, lines: Iterable[Line]) -> list[float]:

@@ -152,7 +152,7 @@ def _print_request(request: Request, out: Console, folder: Path | None) -> None:
             if (store.folder / "cases").is_dir():  # a bundle has none
                 medians |= process_medians(store)
         evidence = Evidence(medians, laws_of_rows(tables.rows))
-        _write_and_print(request, tables, out, folder or request.folders[0] / "report", evidence)
+        _write_and_print(request, tables, out, folder or _beside_results(request.folders[0]), evidence)
         for store in stores:
             _print_outdated(store)
 
@@ -251,6 +251,11 @@ def _write_and_print(request: Request, tables: Results, out: Console, folder: Pa
     written = Text(f"written into {folder}: {', '.join(['index.html', *files, 'results.parquet'])}")
     print_report(tables, out, request.full, below=len(out.render_lines(written)))
     out.print(written)
+
+
+def _beside_results(folder: Path) -> Path:
+    """Return where the page goes: into a store, and of a bundle into a folder here, as others may only read it."""
+    return folder / "report" if (folder / "cases").is_dir() else Path(f"{folder.resolve().name}-report")
 
 
 def _print_outdated(store: Store) -> None:

@@ -86,7 +86,8 @@ def test_the_interval_is_over_seeds_too_and_what_limits_the_mean_is_said() -> No
     cases += [rows("steady", task, 0.5, 0.5) for task in ("a", "b")]
     cases += [rows("shaky", task, 0.3, 0.7) for task in ("a", "b")]
     cases += [rows("wide", "a", 0.5), rows("wide", "b", 0.5, 0.5)]
-    cases += [rows(name, "b", x, n=999, m=999) for name, x in (("none", 0.0), ("softmax", 1.0))]
+    cases += [rows(name, "b", x, n=999, m=999) for name, x in (("none", 0.0), ("softmax", 1.0), ("other", 0.5))]
+    cases += [rows(name, "c", x) for name, x in (("none", 0.0), ("softmax", 1.0))]  # tells of no mechanism
     by_name = {each.mechanism: each for each in aggregated(leaderboard(table_of(*cases), environments()))}
     steady, shaky = by_name["steady"], by_name["shaky"]
     assert (steady.value, steady.low, steady.high) == pytest.approx((0.5, 0.5, 0.5))

@@ -32,7 +32,7 @@ def test_one_task_has_no_aggregate() -> None:
 
 
 def test_beside_a_task_of_cab_stand_cabs_own_boards() -> None:
-    scores = {"none": 0.0, "softmax": 1.0}
+    scores = {"none": 0.0, "softmax": 1.0, "local": 0.5}
     text = " ".join(printed({"cab_x": scores, "b": scores}).split())
     assert "CAB, NS: local +0.98, cosformer +0.47, long_short +0.27" in text and "CAB, CC" not in text
     assert "depends on who is among them" in text
