@@ -34,8 +34,10 @@ def mechanism(
     """Build a mechanism, an `nn.Module`, for one slot of your own model.
 
     `options` are the other fields of the slot (`source_len`, `kv_heads`, `value_dim`, `width`, `raster`, ...) and the
-    mechanism's hyper-parameters. The module takes q (batch, heads, n, dim), k (batch, kv_heads, m, dim), v (batch,
-    kv_heads, m, value_dim) and boolean masks (True = real token), and returns (batch, heads, n, value_dim).
+    mechanism's hyper-parameters. What a wrapper is put around is `inner="softmax"`, `inner={"name": "local", "window":
+    8}`, or a mechanism that is built; so is `second`. The module takes q (batch, heads, n, dim), k (batch, kv_heads, m,
+    dim), v (batch, kv_heads, m, value_dim) and boolean masks (True = real token), and returns (batch, heads, n,
+    value_dim).
 
     `Unsupported` where the mechanism refuses the slot. `UsageError` for an unknown name, backend or hyper-parameter.
     """
@@ -45,8 +47,32 @@ def mechanism(
         if key not in card.params and key not in card.takes:
             raise unknown(f"hyper-parameter of mechanism '{name}'", key, {**card.params, **Slot.__dataclass_fields__})
     slot = Slot(Pattern.of(pattern), heads=heads, dim=dim, max_len=max_len, **slot_fields)
-    module: Mechanism = registry.load("mechanism", name)(slot, **options)
+    cls = registry.load("mechanism", name)
+    if card.facts["patterns"] == "inner":
+        options |= _inner_mechanisms(cls, slot, options)
+    module: Mechanism = cls(slot, **options)
     return module.use(backend)
+
+
+def _inner_mechanisms(cls: type[Any], slot: Slot, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a wrapper is put around, built."""
+    from cab.attention.build import build_mechanism, inner_names
+    from cab.contracts.mechanism import Mechanism
+
+    built = {}
+    for role in inner_names(cls):
+        given = options.get(role)
+        if isinstance(given, Mechanism):
+            continue
+        named = {"name": given} if isinstance(given, str) else given
+        if not isinstance(named, Mapping) or "name" not in named:
+            raise UsageError(
+                f"{cls.__name__} wraps another mechanism, and {role} is {given!r}: give its name, as in "
+                f"{role}='softmax', or {{'name': 'local', 'window': 8}}, or a mechanism that is built"
+            )
+        params = {key: value for key, value in named.items() if key != "name"}
+        built[role] = build_mechanism(registry.load("mechanism", str(named["name"])), params, slot)
+    return built
 
 
 def run(

@@ -1,8 +1,10 @@
 """`cab` from Python: keywords for `cab.run`, columns for pandas, the environments of a store."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import cab
 from cab.errors import UsageError
@@ -37,3 +39,16 @@ def test_each_row_has_its_environment(elsewhere: Path) -> None:
     assert set(environments["environment_id"]) == set(rows["environment_id"])
     assert rows.merge(environments, on="environment_id")["torch"].notna().all()
     assert cab.load().equals(rows)
+
+
+def test_a_wrapper_is_built_around_a_name_or_hyper_parameters_or_a_mechanism() -> None:
+    sizes: dict[str, Any] = {"pattern": "NS", "heads": 4, "dim": 8, "max_len": 16}
+    inner = cab.mechanism("local", **sizes, window=3)
+    for given in ("softmax", {"name": "local", "window": 3}, inner):
+        wrapped, x = cab.mechanism("moh", **sizes, inner=given), torch.randn(2, 16, 32)
+        assert wrapped(*torch.randn(3, 2, 4, 16, 8), x=x).shape == (2, 4, 16, 8)
+    for wrong in (None, {"window": 3}, 3):
+        with pytest.raises(UsageError, match="Moh wraps another mechanism, and inner is .*: give its name, as in"):
+            cab.mechanism("moh", **sizes, inner=wrong)
+    with pytest.raises(UsageError, match="wraps another mechanism, and inner is None"):
+        cab.mechanism("moh", **sizes)
