@@ -287,7 +287,10 @@ class ClusterRun:
         lines = text.split(b"\n")
         submitted.read += len(text) - len(lines[-1])  # the last line may not be whole yet
         for line in lines[:-1]:
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # of a disk that was full for a while: the store knows what was done
+                continue
             if "done" in event or "step" in event:
                 measurement = submitted.bundle.measurements[event.get("done", event.get("step"))]
                 if _question(measurement) not in self._left:

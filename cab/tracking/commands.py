@@ -183,6 +183,7 @@ def import_(
     folder: History = Path("results/track/history"),
 ) -> None:
     """Take other tools' results into the history."""
+    from cab.errors import UsageError
     from cab.terminal.printing import counted
     from cab.tracking.findings import refresh
     from cab.tracking.foreign import read_results
@@ -190,10 +191,12 @@ def import_(
 
     read = [read_results(file) for file in files]
     points, left_out = [point for found, _ in read for point in found], sum(others for _, others in read)
+    rest = f"; {counted(left_out, 'value')} left out, of no time or of a benchmark that failed" if left_out else ""
+    if not points:
+        raise UsageError(f"no time was measured in {', '.join(map(str, files))}{rest}")
     append(folder, points)
     compact(folder)
     refresh(folder, {point.environment for point in points})
-    rest = f"; {counted(left_out, 'benchmark')} of no times left out" if left_out else ""
     typer.echo(f"{counted(len(points), 'point')} from {counted(len(files), 'file')}, in {folder}{rest}")
 
 

@@ -121,11 +121,7 @@ def findings(folder: Path) -> list[Finding]:
     An acknowledgement is of a change of the same case, metric and kind, in the same direction: on each machine of the
     one that is nearest to its commit.
     """
-    known = [
-        Finding(**{**item, "nearby": tuple(item.get("nearby", ()))})
-        for path in sorted((folder / "changes").glob("*.json"))
-        for item in _read(path)
-    ]
+    known = [finding for path in sorted((folder / "changes").glob("*.json")) for finding in _known(path)]
     for each in _acknowledgements(folder):
         nearest: dict[tuple[str, ...], tuple[int, int]] = {}  # by series and kind: how near, and which
         for number, finding in enumerate(known):
@@ -139,6 +135,16 @@ def findings(folder: Path) -> list[Finding]:
         for _, number in nearest.values():
             known[number] = replace(known[number], accepted=each["reason"])
     return known
+
+
+def _known(path: Path) -> list[Finding]:
+    try:
+        return [Finding(**{**item, "nearby": tuple(item.get("nearby", ()))}) for item in _read(path)]
+    except (TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no list of changes as this version of cab writes it ({error}); delete it, and record or import "
+            "again"
+        ) from None
 
 
 def _about(finding: Finding) -> dict[str, str | bool]:

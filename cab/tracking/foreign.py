@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,21 @@ _TO_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}  # google/benchmark
 def read_results(path: Path) -> tuple[list[Point], int]:
     """Read the JSON of pytest-benchmark, asv (one file of results) or google/benchmark; medians, where there are some.
 
-    Return the points, and how many benchmarks are left out because they are of no times. `UsageError` where the file is
-    none of these.
+    Return the points, and how many values are left out because they are no times, or because the benchmark failed.
+    `UsageError` where the file is none of these.
     """
     try:
         data = json.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second: nested too deeply
         raise UsageError(f"{path} is no JSON that can be read: {error}") from None
     readers = {"pytest-benchmark": _pytest_benchmark, "asv": _asv, "google/benchmark": _google}
     try:
         kind = _kind(data)
         if kind:
-            left_out = sum(not _is_time(name) for name in data["results"]) if kind == "asv" else 0
-            return list(readers[kind](data)), left_out
+            read = list(readers[kind](data))
+            return [point for point in read if point is not None], read.count(None)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(f"{path} looks like {kind}'s JSON, but cannot be read: {error!r}") from None
     raise UsageError(f"{path} is not the JSON of {', '.join(readers)}: write it with --benchmark-json, for example")
@@ -47,27 +48,26 @@ def _kind(data: Any) -> str:
     return "asv" if {"commit_hash", "results", "result_columns"} <= set(data) else ""
 
 
-def _pytest_benchmark(data: dict[str, Any]) -> Iterator[Point]:
+def _pytest_benchmark(data: dict[str, Any]) -> Iterator[Point | None]:
     commit = data["commit_info"]
     when = _seconds(commit.get("time") or data["datetime"])
     environment = digest(data["machine_info"], 12)
     for each in data["benchmarks"]:
-        value = float(each["stats"]["median"])
-        yield _point(commit["id"], when, each["fullname"], environment, value, "pytest-benchmark")
+        yield _point(commit["id"], when, each["fullname"], environment, each["stats"]["median"], "pytest-benchmark")
 
 
-def _asv(data: dict[str, Any]) -> Iterator[Point]:
+def _asv(data: dict[str, Any]) -> Iterator[Point | None]:
     environment = digest([data.get("params", {}), data.get("env_name", "")], 12)
     column = data["result_columns"].index("result")
     for name, row in data["results"].items():
         if not _is_time(name):
+            yield None
             continue
         values = row[column] if isinstance(row, list) else row
         # one value a combination of parameters; those that failed are null
         for number, value in enumerate(values if isinstance(values, list) else [values]):
-            if isinstance(value, int | float) and value == value:
-                case = name if not isinstance(values, list) or len(values) == 1 else f"{name} [{number}]"
-                yield _point(data["commit_hash"], data["date"] / 1000, case, environment, float(value), "asv")
+            case = name if not isinstance(values, list) or len(values) == 1 else f"{name} [{number}]"
+            yield _point(data["commit_hash"], data["date"] / 1000, case, environment, value, "asv")
 
 
 def _is_time(name: str) -> bool:
@@ -75,7 +75,7 @@ def _is_time(name: str) -> bool:
     return name.rpartition(".")[2].lower().startswith("time")
 
 
-def _google(data: dict[str, Any]) -> Iterator[Point]:
+def _google(data: dict[str, Any]) -> Iterator[Point | None]:
     context = data["context"]
     environment = digest({key: context.get(key) for key in ("host_name", "num_cpus", "mhz_per_cpu")}, 12)
     rows = [row for row in data["benchmarks"] if row.get("aggregate_name", "median") == "median"]
@@ -84,15 +84,19 @@ def _google(data: dict[str, Any]) -> Iterator[Point]:
             r.get("run_name") == row["run_name"] and r is not row for r in rows
         ):
             continue  # its median is there
-        value = float(row["real_time"]) * _TO_SECONDS[row["time_unit"]]
+        failed = row.get("error_occurred") or row.get("skipped")
+        value = None if failed else float(row["real_time"]) * _TO_SECONDS[row["time_unit"]]
         commit = context.get("commit") or context.get("git_commit") or f"unknown at {context['date']}"
         yield _point(commit, _seconds(context["date"]), row["run_name"], environment, value, "google/benchmark")
 
 
-def _point(commit: str, when: float, case: str, environment: str, value: float, source: str) -> Point:
+def _point(commit: str, when: float, case: str, environment: str, value: Any, source: str) -> Point | None:
+    """Return a point; None where the value is no time that was measured: the benchmark failed."""
     if not isinstance(commit, str) or not isinstance(case, str):
         raise TypeError(f"the commit {commit!r} or the name {case!r} is no text")
-    return Point(commit, when, case, environment, "latency", value, "s", source, time.time())
+    if not isinstance(value, int | float) or not isfinite(value) or value <= 0:
+        return None
+    return Point(commit, when, case, environment, "latency", float(value), "s", source, time.time())
 
 
 def _seconds(text: str) -> float:

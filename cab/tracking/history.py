@@ -163,6 +163,8 @@ def _table(path: Path) -> "pa.Table":
 
     try:
         table = parquet.read_table(path, partitioning=None).select([field.name for field in fields(Point)])
+        if any(column.null_count for column in table.columns):
+            raise KeyError("some of its cells are empty")
         return table.cast(_schema()) if len(table) else _schema().empty_table()
     except FileNotFoundError:
         raise

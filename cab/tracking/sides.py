@@ -209,6 +209,10 @@ def commits_between(repository: Path, good: str, bad: str) -> tuple[str, dict[st
     first, last = full_commit(good, repository), full_commit(bad, repository)
     order = ("--reverse", "--topo-order", "--ancestry-path", "--parents")
     listed = _git(repository, "rev-list", *order, f"{first}..{last}").decode().splitlines()
+    if not listed and first != last and _is_shallow(repository):
+        raise UsageError(
+            f"no way from {first[:12]} to {last[:12]} is known here: this clone is shallow: git fetch --unshallow"
+        )
     return first, {commit: parents for commit, *parents in map(str.split, listed)}
 
 

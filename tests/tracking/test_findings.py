@@ -129,3 +129,11 @@ def test_what_cannot_be_accepted_is_one_message(tmp_path: Path, commit: str, rea
     refresh(tmp_path, ["e1"])
     with pytest.raises(UsageError, match=message):
         accept(tmp_path, commit, reason)
+
+
+@pytest.mark.parametrize("content", ['[{"a": 1}]', '{"a": 1}', "[1]", "3"])
+def test_changes_of_another_form_are_one_message(tmp_path: Path, content: str) -> None:
+    (tmp_path / "changes").mkdir()
+    (tmp_path / "changes" / "x.json").write_text(content)
+    with pytest.raises(UsageError, match=r"x\.json is no list of changes .*; delete it, and record or import again"):
+        findings(tmp_path)

@@ -114,7 +114,7 @@ def test_asvs_results_are_read(tmp_path: Path) -> None:
     }  # fmt: skip
     points, left_out = read_results(written(tmp_path, data))
     found = [(p.case, p.value, p.time) for p in points]
-    assert not left_out and found == [
+    assert left_out == 2 and found == [
         ("time_one", 0.5, 1.7e9), ("time_many [0]", 0.1, 1.7e9), ("time_many [2]", 0.3, 1.7e9)
     ]  # fmt: skip
 
@@ -125,8 +125,11 @@ def test_google_benchmarks_medians_are_read_in_seconds(tmp_path: Path) -> None:
     mean = {**middle, "aggregate_name": "mean", "real_time": 10.0}
     alone = {**row, "run_name": "BM_y", "real_time": 2.0, "time_unit": "ms"}
     context = {"date": "2026-01-01T00:00:00+00:00", "host_name": "h", "num_cpus": 2, "mhz_per_cpu": 3}
-    data = {"context": context, "benchmarks": [row, mean, middle, alone]}
-    points, _ = read_results(written(tmp_path, data))
+    failed = {**row, "run_name": "BM_bad", "error_occurred": True, "error_message": "no", "real_time": 0.0}
+    skipped = {**row, "run_name": "BM_skipped", "skipped": True}
+    data = {"context": context, "benchmarks": [row, mean, middle, alone, failed, skipped]}
+    points, left_out = read_results(written(tmp_path, data))
+    assert left_out == 2
     assert [(p.case, p.value) for p in points] == [("BM_x", pytest.approx(8e-6)), ("BM_y", pytest.approx(2e-3))]
 
 
@@ -135,6 +138,29 @@ def test_of_asvs_results_only_times_are_taken_and_the_others_are_counted(tmp_pat
     data = ASV | {"results": {name: [[0.5]] for name in names}}
     points, left_out = read_results(written(tmp_path, data))
     assert [p.case for p in points] == ["a.time_x", "B.timeraw_x", "a.TimeSuite"] and left_out == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0, None])
+def test_what_is_no_time_becomes_no_point(tmp_path: Path, value: float | None) -> None:
+    benchmark = {"fullname": "x", "stats": {"median": value}}
+    assert read_results(written(tmp_path, PYTEST | {"benchmarks": [benchmark]})) == ([], 1)
+
+
+def test_json_that_is_nested_too_deeply_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is no JSON that can be read"):
+        read_results(tmp_path / "deep.json")
+
+
+def test_a_file_with_empty_cells_is_named(tmp_path: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    path = append(tmp_path, [POINT])
+    table = parquet.read_table(path)
+    empty = table.set_column(table.schema.get_field_index("value"), "value", [[None]])
+    parquet.write_table(empty.cast(table.schema), path)
+    with pytest.raises(UsageError, match="cannot be read .*some of its cells are empty.*; delete it"):
+        read(tmp_path)
 
 
 ASV = {"commit_hash": "x", "date": 1000, "result_columns": ["result"], "results": {}}
