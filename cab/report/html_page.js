@@ -655,7 +655,8 @@ function tableText(format) {
     const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
     const safe = (text) => quote(/^[=+@\t\r]/.test(text) ? `'${text}` : text);
     const commands = ["command", ...groups.flatMap((group) => group.lines.map(commandOf))];
-    return [heads, ...rows].map((row, i) => [...row, commands[i]].map(safe).join(",")).join("\n") + "\n";
+    const plain = (row) => row.map((text, i) => (i < 2 ? text : text.replace(/(?<=\d),(?=\d{3}(?!\d))/g, ""))); // a number is one for other programs
+    return [heads, ...rows.map(plain)].map((row, i) => [...row, commands[i]].map(safe).join(",")).join("\n") + "\n";
   }
   if (format === "md") {
     const escape = (text) => text.replace(/\\/g, "\\\\").replace(/([|<>*_`\[\]])/g, "\\$1").replace(/[\r\n]+/g, " ");
@@ -931,8 +932,8 @@ function compareTab() {
     h("p", { class: "quiet" }, "Ratios come from the processes' medians, not from runs side by side; the interval adds both half-widths as squares.")];
 }
 
-function plainTable(heads, rows, numbers = []) {
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": heads.join(", ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((text, i) => h("th", { scope: "col", class: numbers.includes(i) ? "number" : null }, text)))),
+function plainTable(heads, rows, numbers = [], about = "") {
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": [about, heads.join(", ")].filter(Boolean).join(": ") }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((text, i) => h("th", { scope: "col", class: numbers.includes(i) ? "number" : null }, text)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value, i) => h("td", { class: numbers.includes(i) ? "number" : "reason" }, value)))))));
 }
 function failuresTab() {
@@ -956,7 +957,7 @@ function qualityTab() {
       ["median", "nine in ten", "worst", "values", "converged", "no interval"].map((text) => h("th", { scope: "col", class: "number" }, text)))),
       h("tbody", {}, rows.map((row, i) => h("tr", {}, h("th", { scope: "row" }, words(row[0])), h("td", {}, row[1].toLocaleString("en")), h("td", { class: "bar" }, bars[i]),
         number(share(row[6])), number(share(row[7])), number(share(row[8])), number(row[2].toLocaleString("en")), number(`${percent(row[4] / row[2])} %`), number(row[3].toLocaleString("en"))))))),
-    h("h2", {}, "The widest intervals"), plainTable(["half-width", "mechanism", "task", "pattern", "pass", "batch", "n", "metric", "case", "why it stopped"], worst.map(([width, ...row]) => [share(width), ...row.map((text, i) => (i === 7 ? h("code", {}, `cab results show ${text.slice(0, 12)}`) : words(text)))]), [0, 5, 6]),
+    h("h2", {}, "The widest intervals"), plainTable(["half-width", "mechanism", "task", "pattern", "pass", "batch", "n", "metric", "case", "why it stopped"], worst.map(([width, ...row]) => [share(width), ...row.map((text, i) => (i < 2 ? text : i === 7 ? h("code", {}, `cab results show ${text.slice(0, 12)}`) : words(text)))]), [0, 5, 6]),
     h("h2", {}, "Why measurements stopped before they converged"), reasons.length ? plainTable(["reason", "values"], reasons.map(([reason, count]) => [reason, count.toLocaleString("en")]), [1]) : h("p", {}, "Every one converged.")];
 }
 function machineTab() {
@@ -1000,9 +1001,9 @@ function trainingTab() {
 function aggregateTab() {
   return [h("p", { class: "quiet" }, data.aggregateAbout), ...Object.entries(data.aggregates).flatMap(([pattern, { rows, ranks, pairs, about }]) => [
     h("h2", {}, PATTERN_TITLES[pattern] ? `${PATTERN_TITLES[pattern]} (${pattern})` : pattern),
-    plainTable(data.aggregateHeads, rows, [0, 2, 3, 4]),
+    plainTable(data.aggregateHeads, rows, [0, 2, 3, 4], pattern),
     ranks ? [h("h3", {}, `Mean ranks, ${pattern}`), h("p", { class: "quiet" }, about), criticalDifference(ranks)] : "",
-    pairs ? [h("h3", {}, `Differences on each task, ${pattern}`), h("p", { class: "quiet" }, about), plainTable(data.pairHeads, pairs, [1, 2, 3])] : ""])];
+    pairs ? [h("h3", {}, `Differences on each task, ${pattern}`), h("p", { class: "quiet" }, about), plainTable(data.pairHeads, pairs, [1, 2, 3], pattern)] : ""])];
 }
 // Mean ranks on an axis, the names at both sides, and a bar over those that are not told apart.
 function criticalDifference({ means, difference, groups }) {

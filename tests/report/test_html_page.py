@@ -276,6 +276,36 @@ def test_the_csv_has_the_command_of_each_row(show: Callable[..., Any]) -> None:
     assert head.endswith(",command") and "cab run mechanism=fast backend=eager task=speed pattern=CC" in first
 
 
+def test_a_number_of_the_csv_is_one_for_other_programs(show: Callable[..., Any]) -> None:
+    page = show(results_of(case_rows({"latency": 2_570.4}, mechanism="x,1,000"), case_rows({"latency": 1.0})))
+    page.get_by_role("button", name="csv", exact=True).click()
+    text = page.locator("textarea").input_value()
+    assert ",2570," in text and "2,570" not in text and '"x,1,000"' in text
+
+
+def test_a_long_name_widens_neither_the_answer_nor_the_page(show: Callable[..., Any]) -> None:
+    name = "a_name_of_140_letters" * 7
+    cases = [case_rows({"latency": (1.0, 0.9, 1.1)}, mechanism=name), case_rows({"latency": (2.0, 1.9, 2.1)})]
+    for width in (1400, 390):
+        page = show(results_of(*cases), width=width, height=900)
+        assert name[:20] in page.locator(".answer").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_names_scroll_under_the_head(show: Callable[..., Any]) -> None:
+    cases = [case_rows({"latency": (i, 0.9 * i, 1.1 * i)}, mechanism=f"m{i}") for i in range(1, 90)]
+    page = show(results_of(*cases), width=1400, height=700)
+    page.mouse.wheel(0, 900)
+    page.wait_for_timeout(200)
+    head = page.locator(".board thead th.name")
+    box = head.bounding_box()
+    found = page.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).closest('thead') !== null",
+        [box["x"] + 10, box["y"] + box["height"] / 2],
+    )
+    assert found
+
+
 def test_the_board_is_a_table_for_a_paper(show: Callable[..., Any]) -> None:
     page = show(grid(), "pattern=CC&length=2048")
     page.get_by_role("button", name="tex", exact=True).click()
@@ -351,6 +381,13 @@ def test_two_tasks_have_a_tab_of_their_aggregate(show: Callable[..., Any]) -> No
     page = show(results_of(*cases), "tab=Aggregate")
     assert "linear\t0.50\t[0.50, 0.50]\t2\tone seed" in page.locator("#panel tbody").first.inner_text()
     assert page.locator("#panel tbody").nth(1).inner_text() == "linear\t-0.50\t[-0.50, -0.50]\t0 of 2"
+    both = [with_columns([dict(row) for row in rows], pattern=pattern) for rows in cases for pattern in ("NS", "CS")]
+    labels = (
+        show(results_of(*both), "tab=Aggregate")
+        .locator("#panel [role=region]")
+        .evaluate_all("all => all.map((each) => each.getAttribute('aria-label'))")
+    )
+    assert len(labels) == len(set(labels)) == 4, "a landmark has a name of its own"
     assert "Aggregate" not in show(grid()).locator("[role=tab]").all_inner_texts()
 
 
