@@ -381,7 +381,12 @@ def test_two_tasks_have_a_tab_of_their_aggregate(show: Callable[..., Any]) -> No
     page = show(results_of(*cases), "tab=Aggregate")
     assert "linear\t0.50\t[0.50, 0.50]\t2\tone seed" in page.locator("#panel tbody").first.inner_text()
     assert page.locator("#panel tbody").nth(1).inner_text() == "linear\t-0.50\t[-0.50, -0.50]\t0 of 2"
-    both = [with_columns([dict(row) for row in rows], pattern=pattern) for rows in cases for pattern in ("NS", "CS")]
+    both = [
+        training_rows(name, (value, value - 0.01, value + 0.01), task=task, pattern=pattern)
+        for pattern in ("NS", "CS")
+        for task in ("lra_text", "lra_image")
+        for name, value in scores.items()
+    ]
     labels = (
         show(results_of(*both), "tab=Aggregate")
         .locator("#panel [role=region]")
