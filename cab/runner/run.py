@@ -111,7 +111,10 @@ def preview(
 
 
 def _scripts(left: Sequence[Measurement], planned: Plan, store: Store, options: Options) -> list[str]:
-    """Return the scripts that `sbatch` would get for what is left to measure; the laws' job comes before them."""
+    """Return the scripts that `sbatch` would get for what is left to measure.
+
+    Before them comes the laws' job, where laws are not known to hold yet: its script is made when they have been asked.
+    """
     results = store.folder.absolute()
     bundles = [
         Bundle(number, "RUN", piece, str(results), os.getcwd(), options)
