@@ -137,12 +137,8 @@ class ClusterRun:
 
     def _check_laws(self, measurements: Sequence[Measurement]) -> None:
         """Have one job for each kind of device run the laws that are not known to hold; keep the verdicts."""
-        asked = [each for each in measurements if not each.refusal]
-        by_device: dict[str, list[Measurement]] = {}
-        for each in Laws().unknown(asked):
-            by_device.setdefault(each.case.device.partition(":")[0], []).append(each)
-        self._watch(self._submit([self._bundle(unknown, laws_only=True) for unknown in by_device.values()]))
-        for key in _verdict_keys(asked):
+        self._watch(self._submit([self._bundle(each, laws_only=True) for each in unknown_laws(measurements)]))
+        for key in _verdict_keys(each for each in measurements if not each.refusal):
             if (verdict := verdict_cache.load(key)) is not None:
                 self._verdicts[key] = verdict
 
@@ -291,6 +287,8 @@ class ClusterRun:
                 event = json.loads(line)
             except ValueError:  # of a disk that was full for a while: the store knows what was done
                 continue
+            if not isinstance(event, dict):
+                continue
             if "done" in event or "step" in event:
                 measurement = submitted.bundle.measurements[event.get("done", event.get("step"))]
                 if _question(measurement) not in self._left:
@@ -303,6 +301,14 @@ class ClusterRun:
                 self.listener.note(event["note"])
             elif "doing" in event:
                 self.listener.doing(event["doing"], submitted.bundle.number)
+
+
+def unknown_laws(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Return measurements whose laws are not known to hold, a list for each kind of device: one job takes one."""
+    by_device: dict[str, list[Measurement]] = {}
+    for each in Laws().unknown(each for each in measurements if not each.refusal):
+        by_device.setdefault(each.case.device.partition(":")[0], []).append(each)
+    return list(by_device.values())
 
 
 def pending(

@@ -11,7 +11,7 @@ from cab.contracts.values import check_choice
 from cab.planning.measurement import Measurement
 from cab.planning.plan import Plan, plan
 from cab.runner.bundles import Bundle, cut
-from cab.runner.cluster import by_kind, pending
+from cab.runner.cluster import by_kind, pending, unknown_laws
 from cab.runner.cost_estimates import Estimate, estimate
 from cab.runner.engines import ENGINES
 from cab.runner.entries import is_finished
@@ -111,17 +111,16 @@ def preview(
 
 
 def _scripts(left: Sequence[Measurement], planned: Plan, store: Store, options: Options) -> list[str]:
-    """Return the scripts that `sbatch` would get for what is left to measure.
-
-    Before them comes the laws' job, where laws are not known to hold yet: its script is made when they have been asked.
-    """
+    """Return the scripts that `sbatch` would get for what is left to measure, and before it for unknown laws."""
     results = store.folder.absolute()
+    laws, pieces = unknown_laws(left), cut(left, planned.cluster.bundle_minutes)
     bundles = [
-        Bundle(number, "RUN", piece, str(results), os.getcwd(), options)
-        for number, piece in enumerate(cut(left, planned.cluster.bundle_minutes), 1)
+        Bundle(number, "RUN", piece, str(results), os.getcwd(), options, laws_only=number <= len(laws))
+        for number, piece in enumerate([*laws, *pieces], 1)
     ]
     slurm = Slurm(planned.cluster.slurm)
-    return [slurm.script(results / "clusters" / "RUN", of_kind) for of_kind in by_kind(bundles)]
+    kinds = [*by_kind(bundles[: len(laws)]), *by_kind(bundles[len(laws) :])]
+    return [slurm.script(results / "clusters" / "RUN", of_kind) for of_kind in kinds]
 
 
 def _files(planned: Plan) -> set[str]:

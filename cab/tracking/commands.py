@@ -4,12 +4,15 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cab.terminal.exit_codes import with_exit_codes
+
+_MEASURING = ("compare", "calibrate", "bisect_", "record")
 
 
 def _with_exit_codes(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,9 +32,10 @@ def _with_exit_codes(command: Callable[..., Any]) -> Callable[..., Any]:
             raise UsageError(str(error)) from None
         except OSError as error:  # a full disk, or a place that may not be written
             where = f"{error.filename}: " if error.filename else ""
-            raise UsageError(
-                f"{where}{error.strerror or error}; what is measured is kept, and the same command goes on from there"
-            ) from None
+            kept = "what was there is as it was"
+            if command.__name__ in _MEASURING:
+                kept = "what is measured is kept, and the same command goes on from there"
+            raise UsageError(f"{where}{error.strerror or error}; {kept}") from None
         except Exception:
             traceback.print_exc()
             raise typer.Exit(2) from None
@@ -187,14 +191,18 @@ def import_(
     from cab.terminal.printing import counted
     from cab.tracking.findings import refresh
     from cab.tracking.foreign import read_results
-    from cab.tracking.history import append, compact
+    from cab.tracking.history import append, compact, recording_time
 
     read = [read_results(file) for file in files]
     points, left_out = [point for found, _ in read for point in found], sum(others for _, others in read)
     rest = f"; {counted(left_out, 'value')} left out, of no time or of a benchmark that failed" if left_out else ""
     if not points:
-        raise UsageError(f"no time was measured in {', '.join(map(str, files))}{rest}")
-    append(folder, points)
+        raise UsageError(
+            f"no time was measured in {', '.join(map(str, files))}{rest}. Accepted: times above 0, the medians of "
+            "pytest-benchmark, asv's benchmarks that begin with time, and google/benchmark's real_time"
+        )
+    now = recording_time(folder)
+    append(folder, [replace(point, recorded=max(point.recorded, now)) for point in points])
     compact(folder)
     refresh(folder, {point.environment for point in points})
     typer.echo(f"{counted(len(points), 'point')} from {counted(len(files), 'file')}, in {folder}{rest}")

@@ -9,10 +9,10 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cab.errors import UsageError, unknown
 from cab.paths import write_whole
@@ -26,6 +26,8 @@ RATIO_METRIC = "latency over reference kernel"
 # points by which the place of a noisy change may move as others are recorded: of 160 steps of .05 to .1 that were told
 # at the sixth point after them, 158 moved by no more with the next fourteen
 NEAR = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def findings(folder: Path) -> list[Finding]:
     An acknowledgement is of a change of the same case, metric and kind, in the same direction: on each machine of the
     one that is nearest to its commit.
     """
-    known = [finding for path in sorted((folder / "changes").glob("*.json")) for finding in _known(path)]
+    known: list[Finding] = []
+    for path in sorted((folder / "changes").glob("*.json")):
+        known += _read(path, _as_findings, "a list of changes", "record or import again")
     for each in _acknowledgements(folder):
         nearest: dict[tuple[str, ...], tuple[int, int]] = {}  # by series and kind: how near, and which
         for number, finding in enumerate(known):
@@ -137,14 +141,13 @@ def findings(folder: Path) -> list[Finding]:
     return known
 
 
-def _known(path: Path) -> list[Finding]:
-    try:
-        return [Finding(**{**item, "nearby": tuple(item.get("nearby", ()))}) for item in _read(path)]
-    except (TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is no list of changes as this version of cab writes it ({error}); delete it, and record or import "
-            "again"
-        ) from None
+def _as_findings(data: Any) -> list[Finding]:
+    found = [Finding(**{**item, "nearby": tuple(item.get("nearby", ()))}) for item in _of(list, data)]
+    types = {field.name: {float: (int, float), str: str}.get(field.type, tuple) for field in fields(Finding)}
+    for each in found:
+        for name, accepted in types.items():
+            _of(accepted, getattr(each, name))
+    return found
 
 
 def _about(finding: Finding) -> dict[str, str | bool]:
@@ -181,18 +184,43 @@ def keep_environment(folder: Path, environment: str, facts: dict[str, Any]) -> N
 
 def environments(folder: Path) -> dict[str, dict[str, Any]]:
     """Return environment id -> facts, of those whose facts are known."""
-    return {path.stem: _read(path) for path in sorted((folder / "environments").glob("*.json"))}
+    paths = sorted((folder / "environments").glob("*.json"))
+    return {path.stem: _read(path, _as_facts, "the facts of an environment", "record again") for path in paths}
+
+
+def _as_facts(data: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = _of(dict, data)
+    return facts
 
 
 def _acknowledgements(folder: Path) -> list[dict[str, Any]]:
-    return [each for path in sorted((folder / "accepted").glob("*.json")) for each in _read(path)]
+    every: list[dict[str, Any]] = []
+    for path in sorted((folder / "accepted").glob("*.json")):
+        every += _read(path, _as_acknowledgements, "a list of acknowledgements", "accept these changes again")
+    return every
 
 
-def _read(path: Path) -> Any:
+def _as_acknowledgements(data: Any) -> list[dict[str, Any]]:
+    every: list[dict[str, Any]] = _of(list, data)
+    for each in every:
+        for name in ("commit", "reason"):
+            _of(str, _of(dict, each)[name])
+    return every
+
+
+def _of(accepted: Any, value: Any) -> Any:
+    """Return a value; `TypeError` where it is of another type."""
+    if not isinstance(value, accepted):
+        raise TypeError(f"{str(value)[:40]!r} stands where something else belongs")
+    return value
+
+
+def _read(path: Path, parse: Callable[[Any], T], what: str, again: str) -> T:
+    """Return what `parse` makes of a file's JSON; `UsageError` where it has another form."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); delete it, and record or import again") from None
+        return parse(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as {what} ({error}); delete it, and {again}") from None
 
 
 def _write(path: Path, data: Any) -> None:

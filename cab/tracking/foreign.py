@@ -79,12 +79,11 @@ def _google(data: dict[str, Any]) -> Iterator[Point | None]:
     context = data["context"]
     environment = digest({key: context.get(key) for key in ("host_name", "num_cpus", "mhz_per_cpu")}, 12)
     rows = [row for row in data["benchmarks"] if row.get("aggregate_name", "median") == "median"]
+    with_median = {row["run_name"] for row in rows if "aggregate_name" in row}
     for row in rows:
-        if row.get("run_type") == "iteration" and any(
-            r.get("run_name") == row["run_name"] and r is not row for r in rows
-        ):
-            continue  # its median is there
-        failed = row.get("error_occurred") or row.get("skipped")
+        if row.get("run_type") == "iteration" and row["run_name"] in with_median:
+            continue
+        failed = row.get("error_occurred") or row.get("skipped") or row["real_time"] is None
         value = None if failed else float(row["real_time"]) * _TO_SECONDS[row["time_unit"]]
         commit = context.get("commit") or context.get("git_commit") or f"unknown at {context['date']}"
         yield _point(commit, _seconds(context["date"]), row["run_name"], environment, value, "google/benchmark")

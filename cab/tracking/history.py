@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from math import inf, nextafter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,17 @@ def read_table(folder: Path) -> "pa.Table":
     order = np.lexsort((recorded, key))  # stable: of two that were recorded at once, the later file's counts
     last = order[np.append(key[order[1:]] != key[order[:-1]], True)]
     return table.take(last[np.lexsort((recorded[last], commit_time[last]))])
+
+
+def recording_time(folder: Path) -> float:
+    """Return the time of points that are recorded now: later than that of all others, also after a clock was set back.
+
+    Of two points of one commit the later counts.
+    """
+    import pyarrow.compute as compute
+
+    newest = compute.max(read_table(folder)["recorded"]).as_py()
+    return time.time() if newest is None else max(time.time(), nextafter(newest, inf))
 
 
 def compact(folder: Path) -> None:

@@ -4,7 +4,6 @@ A case runs in lock-step with a kernel of PyTorch alone. Its ratio to that kerne
 seconds drift with the machine by more than a regression. Both are kept, and what needs no clock.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,8 +18,16 @@ from cab.errors import UsageError
 from cab.paths import cache
 from cab.tracking.cases import TrackedCase, device_of
 from cab.tracking.compare import Measure, clock_range
-from cab.tracking.findings import CLOCK_UNIT, COUNT_UNIT, RATIO_METRIC, keep_environment, refresh
-from cab.tracking.history import Point, append, compact, read
+from cab.tracking.findings import (
+    CLOCK_UNIT,
+    COUNT_UNIT,
+    RATIO_METRIC,
+    environments,
+    findings,
+    keep_environment,
+    refresh,
+)
+from cab.tracking.history import Point, append, compact, read, recording_time
 from cab.tracking.lockstep import PROCEDURE, measure_pair
 from cab.tracking.processes import Servers
 from cab.tracking.sides import NoData, commit_time, full_commit, side_of
@@ -55,11 +62,11 @@ def record(
         raise UsageError(f"{revision} cannot be measured: {error}") from None
     kernel = replace(side, changes={"mechanism": REFERENCE_KERNEL})
     facts = environment.identity(device_of(cases), 1, True)
-    now = time.time()
     when = commit_time(commit, repository)
     state = State(results / "track" / digest(["record", PROCEDURE, side.identity, facts], 16))
-    blank = Point(commit, when, "", "", "", 0.0, "", "cab track record", now)
+    blank = Point(commit, when, "", "", "", 0.0, "", "cab track record", recording_time(folder))
     known = {_told(point) for point in read(folder, commit)}
+    findings(folder), environments(folder)  # what cannot be read there is said before anything is measured
     for case in cases:
         kept = [pair for number in range(pairs) if (pair := state.pair(case.id, number)) is not None]
         if len(kept) == pairs and known.issuperset(map(_told, _points(blank, facts, case, kept)[0])):

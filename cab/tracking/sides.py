@@ -204,15 +204,19 @@ def merge_base(repository: Path, one: str, other: str) -> str:
 def commits_between(repository: Path, good: str, bad: str) -> tuple[str, dict[str, list[str]]]:
     """Return the commit `good`, and those that lead from it to `bad`, each with its parents.
 
-    Parents stand before their children, and `bad` is the last.
+    Parents stand before their children, and `bad` is the last. `UsageError` where the clone is shallow and lacks commits
+    that may lead from one to the other.
     """
     first, last = full_commit(good, repository), full_commit(bad, repository)
     order = ("--reverse", "--topo-order", "--ancestry-path", "--parents")
     listed = _git(repository, "rev-list", *order, f"{first}..{last}").decode().splitlines()
-    if not listed and first != last and _is_shallow(repository):
-        raise UsageError(
-            f"no way from {first[:12]} to {last[:12]} is known here: this clone is shallow: git fetch --unshallow"
-        )
+    if _is_shallow(repository):
+        path = _git(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow").decode().strip()
+        cut = set(Path(path).read_text().split())  # commits whose parents are not here
+        if cut.intersection(_git(repository, "rev-list", f"{first}..{last}").decode().split()):
+            raise UsageError(
+                f"not all that leads from {good} to {bad} is here: this clone is shallow: git fetch --unshallow"
+            )
     return first, {commit: parents for commit, *parents in map(str.split, listed)}
 
 
@@ -302,7 +306,7 @@ class _whole:
     def __enter__(self) -> Path:
         return self._partial
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
         if kind is None:
             try:
                 self._partial.rename(self._destination)
@@ -310,4 +314,6 @@ class _whole:
             except OSError:  # another run was faster
                 if not self._destination.is_dir():
                     raise
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            error.filename = str(self._destination)
         rmtree(self._partial)
