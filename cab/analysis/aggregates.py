@@ -135,8 +135,8 @@ def aggregated(boards: Sequence[Board]) -> list[Aggregate]:
     within a task and over the tasks. A question counts once, on however many machines. A board without both, or on
     which `none` is not worse than softmax's whole interval, does not count, and nor does one whose slot is known not to
     measure attention, or on which softmax alone is ranked. The interval is a percentile bootstrap of two levels: tasks
-    are drawn, and for each of them the seeds of each of its boards. The floor and the ceiling are held. Nothing is filled in for a missing task, so that a
-    mean over fewer tasks is not ranked.
+    are drawn, and for each of them the seeds of each of its boards. The floor and the ceiling are held. Nothing is
+    filled in for a missing task, so that a mean over fewer tasks is not ranked.
     """
     by_mechanism: dict[str, dict[str, list[_Score]]] = {}
     board_counts: Counter[str] = Counter()
