@@ -290,7 +290,7 @@ class ClusterRun:
             if not isinstance(event, dict):
                 continue
             if "done" in event or "step" in event:
-                measurement = submitted.bundle.measurements[event.get("done", event.get("step"))]
+                measurement = submitted.bundle.measurements[event["done" if "done" in event else "step"]]
                 if _question(measurement) not in self._left:
                     continue
                 if "done" in event:

@@ -143,10 +143,10 @@ def findings(folder: Path) -> list[Finding]:
 
 def _as_findings(data: Any) -> list[Finding]:
     found = [Finding(**{**item, "nearby": tuple(item.get("nearby", ()))}) for item in _of(list, data)]
-    types = {field.name: {float: (int, float), str: str}.get(field.type, tuple) for field in fields(Finding)}
+    accepted: dict[Any, Any] = {float: (int, float), str: str}
     for each in found:
-        for name, accepted in types.items():
-            _of(accepted, getattr(each, name))
+        for field in fields(Finding):
+            _of(accepted.get(field.type, tuple), getattr(each, field.name))
     return found
 
 

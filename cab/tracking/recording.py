@@ -66,7 +66,8 @@ def record(
     state = State(results / "track" / digest(["record", PROCEDURE, side.identity, facts], 16))
     blank = Point(commit, when, "", "", "", 0.0, "", "cab track record", recording_time(folder))
     known = {_told(point) for point in read(folder, commit)}
-    findings(folder), environments(folder)  # what cannot be read there is said before anything is measured
+    for look in (findings, environments):  # what cannot be read there is said before anything is measured
+        look(folder)
     for case in cases:
         kept = [pair for number in range(pairs) if (pair := state.pair(case.id, number)) is not None]
         if len(kept) == pairs and known.issuperset(map(_told, _points(blank, facts, case, kept)[0])):

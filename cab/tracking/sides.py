@@ -204,15 +204,15 @@ def merge_base(repository: Path, one: str, other: str) -> str:
 def commits_between(repository: Path, good: str, bad: str) -> tuple[str, dict[str, list[str]]]:
     """Return the commit `good`, and those that lead from it to `bad`, each with its parents.
 
-    Parents stand before their children, and `bad` is the last. `UsageError` where the clone is shallow and lacks commits
-    that may lead from one to the other.
+    Parents stand before their children, and `bad` is the last. `UsageError` where the clone is shallow and may lack
+    some of them.
     """
     first, last = full_commit(good, repository), full_commit(bad, repository)
     order = ("--reverse", "--topo-order", "--ancestry-path", "--parents")
     listed = _git(repository, "rev-list", *order, f"{first}..{last}").decode().splitlines()
     if _is_shallow(repository):
-        path = _git(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow").decode().strip()
-        cut = set(Path(path).read_text().split())  # commits whose parents are not here
+        file = repository / _git(repository, "rev-parse", "--git-path", "shallow").decode().strip()
+        cut = set(file.read_text().split())  # commits whose parents are not here
         if cut.intersection(_git(repository, "rev-list", f"{first}..{last}").decode().split()):
             raise UsageError(
                 f"not all that leads from {good} to {bad} is here: this clone is shallow: git fetch --unshallow"

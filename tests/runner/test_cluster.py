@@ -274,6 +274,19 @@ def test_a_scheduler_that_is_away_when_a_rest_is_submitted_is_asked_again(store:
     assert len({bundle.number for bundle in stub.bundles}) == len(stub.bundles) == 6
 
 
+def test_damaged_lines_of_a_jobs_progress_are_passed_over(store: Store, lawful: None) -> None:
+    class Damaged(StubCluster):
+        def submit(self, folder: Path, bundles: Sequence[Bundle]) -> Mapping[int, str]:
+            lines = ['{"note": "before"}', '{"done": 0, "sta', "\0\0", "\udcff", "3", "", '{"note": "after"}']
+            for each in bundles:
+                (folder / f"{each.number}.progress").write_text("\n".join(lines) + "\n", errors="surrogateescape")
+            return super().submit(folder, bundles)
+
+    stub = Damaged(store)
+    measurements, notes = run(stub)
+    assert notes.notes == 4 * ["before", "after"] and all(store.read(each.file) for each in measurements)
+
+
 def test_a_scheduler_that_does_not_answer_is_waited_for(store: Store, lawful: None) -> None:
     class Silent(StubCluster):
         looks = 0

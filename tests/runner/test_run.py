@@ -84,6 +84,16 @@ def test_cab_run_needs_no_main_guard(elsewhere: Path) -> None:
     assert script_run.stdout == "ran 2\n", script_run.stderr
 
 
+def test_a_preview_prints_the_job_of_laws_that_are_not_known_to_hold_first(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAB_CACHE", str(elsewhere / "cache"))
+    asked = [*FAST, "mechanism=none,mean", "seq_len=16", "meters=[memory]", "engine=slurm", "bundle_minutes=0.01"]
+    laws, timings = preview(asked).scripts
+    assert "--array=1\n" in laws and "--exclusive" not in laws
+    assert "--array=2,3\n" in timings and "--exclusive" in timings
+
+
 def test_a_preview_prints_what_sbatch_would_get_for_what_is_left(
     server: ForkClient, lawful: None, elsewhere: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,14 +14,15 @@ from typer.testing import CliRunner
 
 from cab.contracts.case import digest
 from cab.tracking import compare as comparing
-from cab.tracking import page, requested
+from cab.tracking import page, requested, sides
 from cab.tracking.compare import Comparison
 from cab.tracking.foreign import as_pytest_benchmark
-from cab.tracking.history import Point, append
+from cab.tracking.history import Point, append, read
 from cab.tracking.sides import NoData, Side
 from cab.tracking.signed_rank import Effect
 from cab.tracking.verdicts import Verdict
 
+LEFT_OUT = "2 values left out, of no time or of a benchmark that failed"
 POINT = Point("abc", 1000.0, "softmax CS", "e1", "latency", 0.002, "s", "cab", 5000.0)
 
 
@@ -129,8 +131,11 @@ def test_the_history_goes_out_as_otavas_json_with_what_every_commit_has(elsewher
 @pytest.mark.parametrize(
     "error, said",
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "cab: No space left on device; what is measured is kept"),
-        (PermissionError(errno.EACCES, "Permission denied", "page.html"), "cab: page.html: Permission denied; what is"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cab: No space left on device; what was there is"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "page.html"),
+            "cab: page.html: Permission denied; what was there",
+        ),
         (RuntimeError("a mistake of ours"), "RuntimeError: a mistake of ours"),
     ],
 )
@@ -145,6 +150,36 @@ def test_what_goes_wrong_never_looks_like_a_confirmed_regression(
     monkeypatch.setattr(page, "write_page", fail)
     code, output = run("plot", "page.html")
     assert code == 2 and said in " ".join((output + capfd.readouterr().err).split())
+
+
+@pytest.mark.parametrize("command", [("plot", "out"), ("export", "abc", "out")])
+def test_a_full_disk_names_the_file_that_is_not_written(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    append(Path("results/track/history"), [POINT])
+    Path("out").write_text("before")
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", no_space)
+        said = run(*command)
+    assert said == (2, "cab: out: No space left on device; what was there is as it was\n")
+    assert Path("out").read_text() == "before"
+
+
+def test_a_full_disk_while_a_commit_is_unpacked_names_the_folder(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpacked(*arguments: object) -> None:
+        with sides._whole(Path("sources").absolute()):
+            no_space()
+
+    monkeypatch.setattr(requested, "requested_sides", unpacked)
+    code, output = run("compare")
+    assert code == 2 and f"{Path.cwd()}/sources: No space left on device; what is measured is kept" in output
+    assert not list(Path().iterdir())
+
+
+def no_space(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_verdict_is_printed_before_files_are_written(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,4 +226,22 @@ def test_an_import_says_how_many_benchmarks_are_of_no_times(elsewhere: Path) -> 
     data["results"] = {"time_x": [[0.5]], "peakmem_x": [[1e6]], "track_x": [[0.9]]}
     Path("asv.json").write_text(json.dumps(data))
     folder = "results/track/history"
-    assert run("import", "asv.json") == (0, f"1 point from 1 file, in {folder}; 2 benchmarks of no times left out\n")
+    assert run("import", "asv.json") == (0, f"1 point from 1 file, in {folder}; {LEFT_OUT}\n")
+
+
+def test_an_import_that_leaves_nothing_says_what_was_left_out_and_what_is_accepted(elsewhere: Path) -> None:
+    data = {"commit_hash": "abc", "date": 1000, "result_columns": ["result"]}
+    data["results"] = {"time_x": [[None]], "peakmem_x": [[1e6]]}
+    Path("asv.json").write_text(json.dumps(data))
+    code, output = run("import", "asv.json")
+    assert code == 2 and f"cab: no time was measured in asv.json; {LEFT_OUT}. Accepted: times above 0" in output
+
+
+def test_what_is_imported_again_after_a_clock_was_set_back_counts(elsewhere: Path) -> None:
+    folder = Path("results/track/history")
+    for value in (0.002, 0.003):
+        Path("in.json").write_text(as_pytest_benchmark([replace(POINT, value=value)]))
+        assert run("import", "in.json")[0] == 0
+        (known,) = read(folder)
+        assert known.value == value
+        append(folder, [replace(known, recorded=1e12)])  # of a clock that is far ahead

@@ -1,5 +1,6 @@
 """Findings: changes are kept by commit, each machine's apart, and an acknowledgement says why."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from cab.errors import UsageError
-from cab.tracking.findings import COUNT_UNIT, RATIO_METRIC, accept, findings, refresh
+from cab.tracking.findings import COUNT_UNIT, RATIO_METRIC, accept, environments, findings, refresh
 from cab.tracking.history import Point, append
 
 POINT = Point("c1", 1000.0, "softmax", "e1", "latency", 0.002, "s", "cab", 5000.0)
@@ -131,9 +132,35 @@ def test_what_cannot_be_accepted_is_one_message(tmp_path: Path, commit: str, rea
         accept(tmp_path, commit, reason)
 
 
-@pytest.mark.parametrize("content", ['[{"a": 1}]', '{"a": 1}', "[1]", "3"])
+CHANGE = {"case": "softmax", "metric": "latency", "environment": "e1", "kind": "step", "before": "a", "commit": "b"}
+CHANGE |= {"share": 0.2, "p": 0.01}
+DAMAGED = ['[{"a": 1}]', '{"a": 1}', "{}", "[1]", "3", "null", 5000 * "[", ""]
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, json.dumps([CHANGE | {"share": "0.2"}]), json.dumps([CHANGE, {}])])
 def test_changes_of_another_form_are_one_message(tmp_path: Path, content: str) -> None:
     (tmp_path / "changes").mkdir()
-    (tmp_path / "changes" / "x.json").write_text(content)
-    with pytest.raises(UsageError, match=r"x\.json is no list of changes .*; delete it, and record or import again"):
+    path = tmp_path / "changes" / "x.json"
+    path.write_text(json.dumps([CHANGE]))
+    assert [each.commit for each in findings(tmp_path)] == ["b"]
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"x\.json cannot be read as a list of changes .*; delete it, and record or"):
         findings(tmp_path)
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, '[{"commit": "c1"}]', '[{"commit": 1, "reason": "why"}]'])
+def test_acknowledgements_of_another_form_are_one_message(tmp_path: Path, content: str) -> None:
+    append(tmp_path, with_step(30))
+    refresh(tmp_path, ["e1"])
+    (tmp_path / "accepted").mkdir()
+    (tmp_path / "accepted" / "x.json").write_text(content)
+    with pytest.raises(UsageError, match=r"x\.json cannot be read as a list of acknowledgements .*; delete it"):
+        findings(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", ""])
+def test_facts_of_another_form_are_one_message(tmp_path: Path, content: str) -> None:
+    (tmp_path / "environments").mkdir()
+    (tmp_path / "environments" / "x.json").write_text(content)
+    with pytest.raises(UsageError, match=r"x\.json cannot be read as the facts of an environment .*; delete it"):
+        environments(tmp_path)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from cab.errors import UsageError
 from cab.tracking import history
 from cab.tracking.foreign import as_pytest_benchmark, read_results
-from cab.tracking.history import Point, append, compact, read, read_series
+from cab.tracking.history import Point, append, compact, read, read_series, recording_time
 
 POINT = Point("c1", 1000.0, "softmax", "e1", "latency", 0.002, "s", "cab", 5000.0)
 
@@ -26,6 +27,16 @@ def test_a_point_that_is_recorded_again_counts_once(tmp_path: Path) -> None:
     again = replace(POINT, value=0.003, recorded=6000.0)
     append(tmp_path, [again])
     append(tmp_path, [POINT])
+    assert read(tmp_path) == [again]
+
+
+def test_after_a_clock_was_set_back_the_newest_point_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recording_time(tmp_path) == pytest.approx(time.time())
+    append(tmp_path, [POINT])
+    monkeypatch.setattr(history.time, "time", lambda: 10.0)
+    monkeypatch.setattr(history.time, "time_ns", lambda: 10)  # files are named by it
+    again = replace(POINT, value=0.003, recorded=recording_time(tmp_path))
+    append(tmp_path, [again])
     assert read(tmp_path) == [again]
 
 
@@ -131,6 +142,16 @@ def test_google_benchmarks_medians_are_read_in_seconds(tmp_path: Path) -> None:
     points, left_out = read_results(written(tmp_path, data))
     assert left_out == 2
     assert [(p.case, p.value) for p in points] == [("BM_x", pytest.approx(8e-6)), ("BM_y", pytest.approx(2e-3))]
+
+
+@pytest.mark.parametrize(
+    "wrong", [*({"real_time": t} for t in (float("nan"), float("inf"), -1.0, 0.0, None)), {"error_occurred": True}]
+)
+def test_a_repetition_of_google_benchmark_that_failed_leaves_the_others(tmp_path: Path, wrong: dict) -> None:
+    row = {"run_name": "BM_x", "run_type": "iteration", "real_time": 9.0, "time_unit": "us"}
+    data = {"context": {"date": "2026-01-01T00:00:00+00:00"}, "benchmarks": [row | wrong, row, row | wrong]}
+    points, left_out = read_results(written(tmp_path, data))
+    assert left_out == 2 and [p.value for p in points] == [pytest.approx(9e-6)]
 
 
 def test_of_asvs_results_only_times_are_taken_and_the_others_are_counted(tmp_path: Path) -> None:

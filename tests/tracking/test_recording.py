@@ -10,6 +10,7 @@ import pytest
 
 from cab.environment import environment_id
 from cab.errors import UsageError
+from cab.tracking import history
 from cab.tracking.cases import TrackedCase
 from cab.tracking.findings import RATIO_METRIC, environments, findings, refresh
 from cab.tracking.history import Point, append, read
@@ -118,6 +119,26 @@ def test_nothing_measured_is_one_message(repository: Path) -> None:
         record("HEAD~7", repository, CASES, 1, True, repository, repository, print, Measured())
     with pytest.raises(UsageError, match="nothing could be measured at .*: one: head: wrong"):
         record("HEAD", repository, CASES[:1], 1, True, repository, repository, print, Measured("one"))
+
+
+def test_a_history_that_cannot_be_read_is_said_before_anything_is_measured(repository: Path) -> None:
+    for kind in ("changes", "accepted", "environments"):
+        path, measure = repository.parent / kind / kind / "x.json", Measured()
+        path.parent.mkdir(parents=True)
+        path.write_text('[{"a": 1}]')
+        with pytest.raises(UsageError, match=r"x\.json cannot be read as"):
+            recorded(repository, measure, kind)
+        assert not measure.calls
+
+
+def test_what_is_recorded_again_after_a_clock_was_set_back_counts(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Measured()
+    recorded(repository, measure)
+    monkeypatch.setattr(history.time, "time", lambda: 10.0)
+    _, second, _ = recorded(repository, measure)
+    assert read(repository.parent / "history") == second
 
 
 def test_on_a_gpu_its_clock_is_recorded_and_is_no_change(repository: Path) -> None:

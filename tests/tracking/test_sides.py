@@ -11,7 +11,17 @@ import pytest
 from cab.errors import UsageError
 from cab.tracking import sides
 from cab.tracking.requested import requested_sides
-from cab.tracking.sides import NoData, changed, checkout, folder_side, merge_base, python_for, repository_of, side_of
+from cab.tracking.sides import (
+    NoData,
+    changed,
+    checkout,
+    commits_between,
+    folder_side,
+    merge_base,
+    python_for,
+    repository_of,
+    side_of,
+)
 
 PYPROJECT = "[project]\nname = 'x'\ndependencies = [{}]\n"
 
@@ -146,6 +156,30 @@ def test_a_shallow_clone_says_how_to_deepen_it(repository: Path, tmp_path: Path)
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", "shallow")
     with pytest.raises(UsageError, match="git fetch --unshallow"):
         side_of("HEAD~1", tmp_path / "shallow")
+
+
+def test_a_way_that_a_shallow_clone_cuts_off_is_not_searched(repository: Path, tmp_path: Path) -> None:
+    first, second = git(repository, "rev-list", "--reverse", "HEAD").split()
+    git(repository, "checkout", "-q", "-b", "side")
+    commit(repository, "three = 3")
+    commit(repository, "four = 4")
+    git(repository, "checkout", "-q", "-")
+    commit(repository, "five = 5")
+    git(repository, "merge", "-q", "-s", "ours", "--no-edit", "side")
+    last = commit(repository, "six = 6")
+
+    def clone(depth: int) -> Path:
+        folder = tmp_path / f"depth{depth}"
+        git(tmp_path, "clone", "-q", f"--depth={depth}", f"file://{repository}", folder.name)
+        git(folder, "fetch", "-q", f"--depth={depth}", "origin", first)  # GOOD is there, what is between is not
+        return folder
+
+    # 2: nothing on the way is there. 4: one of the branches is there, the other one is cut off
+    for depth, good in ((2, first), (4, second)):
+        with pytest.raises(UsageError, match=f"leads from {good} to {last} is here: .*git fetch --unshallow"):
+            commits_between(clone(depth), good, last)
+    whole = clone(5)
+    assert len(commits_between(whole, second, last)[1]) == 5 and commits_between(whole, last, second)[1] == {}
 
 
 def test_revisions_without_a_common_commit_have_no_merge_base(repository: Path) -> None:
