@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "worker": "conformance training attention instruments plugins environment contracts paths errors",
     "commands": "worker conformance attention planning plugins environment contracts paths errors",
     # above all
-    "api": "terminal runner planning store plugins contracts errors",
+    "api": "terminal runner planning store plugins attention contracts errors",
     "cli": "tracking terminal runner store cab errors",
     "cab": "api contracts errors public_names",  # cab/__init__.py: public names, fetched when first used
 }
