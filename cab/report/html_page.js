@@ -42,6 +42,8 @@ function digits(value) {
   return THREE_DIGITS.format(value);
 }
 const shown = (metric, value) => (metric.unit === "%" ? (value / metric.factor).toFixed(1) : digits(value / metric.factor));
+// For other programs: all the digits that the page has, in the unit of the column's head.
+const plainNumber = (value) => `${Number(value.toPrecision(5))}`;
 const withUnit = (metric, value) => `${shown(metric, value)}${metric.unit ? ` ${metric.unit}` : ""}`;
 const lengthText = (text) => text.split(":").map((n) => Number(n).toLocaleString("en")).join(" ← ");
 const words = (name) => name.replace(/_/g, " ").replace("flops", "FLOPs");
@@ -73,6 +75,27 @@ function ratio(above, below) {
   };
 }
 
+// How many times as good as softmax's line: as the meter latency_ratio measured it, both in turn in one process, where a
+// board of the same question has that; or else the ratio of the two medians.
+function besideOf(board, reference) {
+  board.beside = board.beside || new Map();
+  if (board.beside.has(reference)) return board.beside.get(reference);
+  const [mechanism, , backend] = data.identities[reference.identity], cells = new Map();
+  if (board.headline.name === "latency") for (const other of boards) if (other.twin === board.twin && other.baseline === `${mechanism} ${backend}`) {
+    for (const line of other.lines) if ((valued(line, "latency_ratio") || {}).value > 0) cells.set(`${line.identity} ${line.grade}`, valued(line, "latency_ratio"));
+  }
+  board.beside.set(reference, cells);
+  return cells;
+}
+const inverse = (end) => (end === null ? null : 1 / end);
+function timesSoftmax(line, reference) {
+  const { board } = line, { name } = board.headline, measured = valued(line, name) && besideOf(board, reference).get(`${line.identity} ${line.grade}`);
+  if (measured) return { value: 1 / measured.value, low: inverse(measured.high), high: inverse(measured.low), how: `measured side by side with ${[0, 2].map((i) => data.identities[reference.identity][i]).join(" ")}` };
+  const times = ratio(valued(reference, name), valued(line, name));
+  return times && { ...times, how: "from the processes' medians, not measured side by side" };
+}
+const intervalText = (times) => (times.low === null || times.high === null ? "" : `[${digits(times.low)}, ${digits(times.high)}]`);
+
 // ---- data -----------------------------------------------------------------------------------------------------------
 async function unpacked() {
   const text = atob(document.getElementById("data").textContent);
@@ -87,7 +110,7 @@ function boardsOf(data) {
   const names = Object.keys(data.properties);
   data.boards.lines.forEach((count, i) => {
     const board = {
-      command: data.commands[data.boards.command[i]], curve: data.boards.curve[i], configuration: data.boards.configuration[i], n: data.boards.n[i], m: data.boards.m[i],
+      command: data.commands[data.boards.command[i]], curve: data.boards.curve[i], configuration: data.boards.configuration[i], twin: data.boards.twin[i], baseline: data.texts[data.boards.baseline[i]], n: data.boards.n[i], m: data.boards.m[i],
       headline: data.metrics[data.boards.headline[i]], note: data.texts[data.boards.note[i]], legend: data.texts[data.boards.legend[i]], lines: [], metrics: new Map(),
     };
     names.forEach((name, column) => { board[name] = data.properties[name][data.boards.properties[column][i]]; });
@@ -300,7 +323,7 @@ function head() {
     tool("md", "this board as Markdown", () => dialog("This board as Markdown", tableText("md"), "board.md")),
     tool("tex", "this board as LaTeX", () => dialog("This board as LaTeX", tableText("tex"), "board.tex")),
     tool("◐", "dark or light", () => { theme(!document.documentElement.classList.contains("dark")); }));
-  return h("div", { class: "head" }, h("h1", {}, "cab"), h("p", { title: data.summary }, data.summary), tools);
+  return h("div", { class: "head" }, h("h1", {}, "cab"), h("p", { title: [data.summary, ...(data.commits.length > 1 ? [`commits ${data.commits.join(", ")}`] : [])].join("\n") }, data.summary), tools);
 }
 function theme(dark) { document.documentElement.classList.toggle("dark", dark); }
 
@@ -325,6 +348,38 @@ function download(text, file) {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
+// The best of what needs no model or no other token (chance, none): a score has to exceed it.
+function floorOf(board, metric) {
+  if (!metric.score || metric.higher === null) return null;
+  const controls = board.lines.filter((line) => line.kind === "control" && valued(line, metric.name));
+  const floors = controls.filter((line) => line.grade === "floor" || data.identities[line.identity][0].split(" [")[0] === "none");
+  const best = (floors.length ? floors : controls).map((line) => ({ line, cell: valued(line, metric.name) })).sort((a, b) => (metric.higher ? -1 : 1) * (a.cell.value - b.cell.value));
+  return best[0] || null;
+}
+// How many pairs of a board's ranked lines its headline tells apart, as a share.
+function apart(board) {
+  if (board.apart !== undefined) return board.apart;
+  const cells = board.lines.filter((line) => line.kind === "ranked").map((line) => valued(line, board.headline.name)).filter(Boolean);
+  let pairs = 0, told = 0;
+  cells.forEach((a, i) => cells.slice(i + 1).forEach((b) => { pairs += 1; told += overlap(a, b) ? 0 : 1; }));
+  board.apart = pairs ? told / pairs : 0;
+  return board.apart;
+}
+// A score of the same mechanism in this pattern, of the task that tells most mechanisms apart.
+function scoreText(line) {
+  const found = [];
+  for (const board of boards) {
+    if (!board.headline.score || board.headline.higher === null || board.pattern !== line.board.pattern || !comparesSome(board)) continue;
+    const [mechanism] = data.identities[line.identity];
+    const lines = board.lines.filter((each) => each.kind === "ranked" && data.identities[each.identity][0] === mechanism && valued(each, board.headline.name));
+    if (lines.length) found.push({ board, line: lines.find((each) => each.identity === line.identity) || lines[0] });
+  }
+  const best = found.reduce((a, b) => (a && apart(a.board) >= apart(b.board) ? a : b), null);
+  if (!best) return "";
+  const { board } = best, { headline } = board, where = `${words(headline.name)} of ${together(best.line)}, n = ${lengthText(board.length)}; ${board.note}`;
+  return h("span", { title: where }, `; ${words(board.task)} ${withUnit(headline, valued(best.line, headline.name).value)}${best.line.atFloor ? " (not above every floor)" : ""}`);
+}
+
 // ---- answer -----------------------------------------------------------------------------------------------------------
 function answer() {
   const rows = ranked(current);
@@ -336,9 +391,10 @@ function answer() {
   if (memory) parts.push(`, ${withUnit(memory.metric, memory.value)}`);
   const reference = againstLine(current), other = valued(reference, headline.name);
   if (other && reference !== best.line && !headline.score) {
-    const times = ratio(other, best.cell);
-    if (times) parts.push(`; ${digits(times.value)}× ${headline.unit.endsWith("s") ? "as fast as" : "less than"} ${reference.label}${times.low === null ? "" : ` [${digits(times.low)}, ${digits(times.high)}]`}`);
+    const times = timesSoftmax(best.line, reference);
+    if (times) parts.push(h("span", { title: times.how }, `; ${digits(times.value)}× ${headline.unit.endsWith("s") ? "as fast as" : "less than"} ${reference.label} ${intervalText(times)}`.trimEnd()));
   } else if (other && reference !== best.line) parts.push(`; ${reference.label} ${withUnit(headline, other.value)}`);
+  if (!headline.score) parts.push(scoreText(best.line));
   const same = others.filter((row) => overlap(row.cell, best.cell));
   if (headline.higher === null) parts.push(`. ${words(headline.name)} has no direction: nothing is ranked by it.`);
   else if (others.length) {
@@ -416,15 +472,16 @@ function axisHead(scale, metric) {
 function columnsOf(board) {
   const headline = board.headline, metrics = metricsOf(board), reference = againstLine(board);
   const columns = [
-    { key: headline.name, title: headline.title, best: headline.higher ? "descending" : "ascending", value: (line) => (valued(line, headline.name) || {}).value, text: (line) => cellText(line, headline.name) },
+    { key: headline.name, title: headline.title, best: headline.higher ? "descending" : "ascending", value: (line) => (valued(line, headline.name) || {}).value, text: (line) => cellText(line, headline.name), csv: (line) => cellNumber(line, headline.name) },
     { key: "half", title: headline.score ? "±" : "± %", best: "ascending", value: (line) => { const cell = valued(line, headline.name); return cell ? relative(cell) ?? undefined : undefined; },
       text: (line) => { const cell = valued(line, headline.name); if (!cell) return ""; if (isUnknown(cell)) return "no interval";
         return headline.score ? (cell.low === null ? "" : shown(headline, Math.max(cell.value - cell.low, cell.high - cell.value))) : percent(relative(cell)); } },
   ];
   if (reference && valued(reference, headline.name) && !headline.score) columns.push({
-    key: "ratio", title: `× ${reference.label}`, best: "descending", wide: true, value: (line) => (ratio(valued(reference, headline.name), valued(line, headline.name)) || {}).value,
-    text: (line) => { const times = ratio(valued(reference, headline.name), valued(line, headline.name)); return times ? digits(times.value) : ""; },
-    hover: (line) => { const times = ratio(valued(reference, headline.name), valued(line, headline.name)); return times && times.low !== null ? `[${digits(times.low)}, ${digits(times.high)}], from the processes' medians, not measured side by side` : null; },
+    key: "ratio", title: `× ${reference.label}`, best: "descending", wide: true, value: (line) => (timesSoftmax(line, reference) || {}).value,
+    text: (line) => { const times = timesSoftmax(line, reference); return !times ? "" : times.how.startsWith("measured") ? `${digits(times.value)} ${intervalText(times)}`.trim() : digits(times.value); },
+    csv: (line) => { const times = timesSoftmax(line, reference); return times ? plainNumber(times.value) : ""; },
+    hover: (line) => { const times = timesSoftmax(line, reference); return times && [intervalText(times), times.how].filter(Boolean).join(", "); },
   });
   const memory = MEMORY.find((name) => metrics.some((metric) => metric.name === name));
   const rest = metrics.filter((metric) => metric.name !== headline.name && metric.name !== memory);
@@ -432,7 +489,7 @@ function columnsOf(board) {
   const extra = asked || rest.filter((metric) => metric.score || metric.name === "flops" || metric.name === "latency" || metric.name === "latency_ratio" || metric.name === "parameters").map((metric) => metric.name);
   for (const metric of [...metrics.filter((each) => each.name === memory), ...rest.filter((each) => extra.includes(each.name))]) columns.push({
     key: metric.name, title: metric.title, wide: metric.name !== memory, best: metric.higher ? "descending" : "ascending",
-    value: (line) => (valued(line, metric.name) || {}).value, text: (line) => cellText(line, metric.name),
+    value: (line) => (valued(line, metric.name) || {}).value, text: (line) => cellText(line, metric.name), csv: (line) => cellNumber(line, metric.name),
   });
   columns.push(...derivedColumns(board, asked));
   return columns;
@@ -524,6 +581,10 @@ function cellText(line, name) {
   if (!cell) return "";
   if (cell.value === null) return cell.status;
   return shown(cell.metric, cell.value) + (cell.counted ? "*" : "");
+}
+function cellNumber(line, name) {
+  const cell = valued(line, name);
+  return cell ? plainNumber(cell.value / cell.metric.factor) : cellText(line, name);
 }
 
 function orderedLines() {
@@ -655,8 +716,10 @@ function tableText(format) {
     const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
     const safe = (text) => quote(/^[=+@\t\r]/.test(text) ? `'${text}` : text);
     const commands = ["command", ...groups.flatMap((group) => group.lines.map(commandOf))];
-    const plain = (row) => row.map((text, i) => (i < 2 ? text : text.replace(/(?<=\d),(?=\d{3}(?!\d))/g, ""))); // a number is one for other programs
-    return [heads, ...rows.map(plain)].map((row, i) => [...row, commands[i]].map(safe).join(",")).join("\n") + "\n";
+    const plain = (column, line) => (column.csv ? column.csv(line) : column.text(line).replace(/(?<=\d),(?=\d{3}(?!\d))/g, ""));
+    const lines = groups.flatMap((group) => group.lines);
+    const numbers = rows.map((row, i) => [...row.slice(0, 2), ...columns.map((column) => plain(column, lines[i]))]);
+    return [heads, ...numbers].map((row, i) => [...row, commands[i]].map(safe).join(",")).join("\n") + "\n";
   }
   if (format === "md") {
     const escape = (text) => text.replace(/\\/g, "\\\\").replace(/([|<>*_`\[\]])/g, "\\$1").replace(/[\r\n]+/g, " ");
@@ -800,15 +863,36 @@ function scoreBoards() {
   }
   return result;
 }
+// Costs of other boards, for a board whose lines lack them: the state while decoding; and for a board of scores what the
+// same lines (mechanism, hyper-parameters and backend) cost on the boards of speed of this pattern, one board for each
+// pass: on the same machine if there is one, then that with most of these lines, then that with the nearest n.
+function costsElsewhere() {
+  const costs = [], [from, states] = statesOf(current), shared = new Set(current.lines.map((line) => line.identity));
+  if (from !== current && states.size) costs.push({ key: "decode_state", metric: [...states.values()][0].metric, board: from, of: (line) => states.get(line.identity) });
+  if (!current.headline.score) return costs;
+  const best = new Map(), near = (board) => -Math.abs(Math.log(board.n / current.n));
+  for (const board of boards) {
+    if (board.headline.score || board.task !== "speed" || board.pattern !== current.pattern) continue;
+    const points = [board.machine === current.machine ? 1 : 0, board.lines.filter((line) => shared.has(line.identity) && valued(line, board.headline.name)).length, near(board)];
+    const held = best.get(board.pass), i = held ? points.findIndex((each, k) => each !== held.points[k]) : 0;
+    if (points[1] && (!held || (i >= 0 && points[i] > held.points[i]))) best.set(board.pass, { board, points });
+  }
+  for (const { board } of best.values()) {
+    const lines = new Map(board.lines.map((line) => [line.identity, line]));
+    for (const metric of metricsOf(board)) if (!metric.score) costs.push({ key: `${board.task} ${board.pass}: ${metric.name}`, metric, board, of: (line) => valued(lines.get(line.identity), metric.name) });
+  }
+  return costs;
+}
 function tradeoffTab() {
   const own = metricsOf(current).filter((metric) => current.lines.some((line) => (valued(line, metric.name) || {}).value > 0 || metric.score));
   const elsewhere = scoreBoards();
-  const xs = own.filter((metric) => !metric.score), ys = [...own.filter((metric) => metric.score).map((metric) => metric.name), ...elsewhere.keys(), ...xs.map((metric) => metric.name)];
-  if (!xs.length || ys.length < 2) return h("p", {}, "A trade-off needs two metrics on this board.");
-  const xMetric = xs.find((metric) => metric.name === state.x) || xs.find((metric) => metric.name === "latency") || xs[0];
+  const ownCosts = own.filter((metric) => !metric.score), ys = [...own.filter((metric) => metric.score).map((metric) => metric.name), ...elsewhere.keys(), ...ownCosts.map((metric) => metric.name)];
+  const xs = [...ownCosts.map((metric) => ({ key: metric.name, metric, of: (line) => valued(line, metric.name) })), ...costsElsewhere()];
+  if (!xs.length || !ys.some((name) => xs.some((each) => each.key !== name))) return h("p", {}, "A trade-off needs two metrics, on this board or of the same mechanisms on another of this pattern.");
+  const across = xs.find((each) => each.key === state.x) || xs.find((each) => each.metric.name === "latency") || xs[0], xMetric = across.metric;
   const memory = MEMORY.find((name) => ys.includes(name));
   const isScore = (name) => elsewhere.has(name) || own.some((metric) => metric.name === name && metric.score);
-  const yName = ys.includes(state.y) ? state.y : ys.find(isScore) || (memory !== xMetric.name && memory) || ys.find((name) => name !== xMetric.name);
+  const yName = ys.includes(state.y) ? state.y : ys.find((name) => current.headline.score && name === current.headline.name) || ys.find(isScore) || (memory !== xMetric.name && memory) || ys.find((name) => name !== xMetric.name);
   const other = elsewhere.get(yName), yMetric = other ? other.headline : own.find((metric) => metric.name === yName);
   // the line of the other board with the same hyper-parameters, else the first of the mechanism
   const scored = (line) => {
@@ -817,46 +901,58 @@ function tradeoffTab() {
   };
   const scoreOf = (line) => (other ? valued(scored(line), other.headline.name) : valued(line, yName));
   const isOfOthers = (line) => other && data.identities[scored(line).identity][1] !== data.identities[line.identity][1];
-  const points = current.lines.filter((line) => line.kind === "ranked" && passes(line)).map((line) => ({ line, x: valued(line, xMetric.name), y: scoreOf(line) })).filter((point) => point.x && point.y && (yMetric.score || point.y.value > 0));
+  const points = current.lines.filter((line) => line.kind === "ranked" && passes(line)).map((line) => ({ line, x: across.of(line), y: scoreOf(line) })).filter((point) => point.x && point.y && (yMetric.score || point.y.value > 0));
   if (!points.length) return h("p", {}, "No mechanism has both.");
   const up = yMetric.higher === true;
   const dominated = (point) => points.some((each) => each !== point && each.x.value <= point.x.value && (up ? each.y.value >= point.y.value : each.y.value <= point.y.value) && (each.x.value < point.x.value || each.y.value !== point.y.value));
   const front = points.filter((point) => !dominated(point)).sort((a, b) => a.x.value - b.x.value);
-  const xScale = axis(points.flatMap(({ x }) => [x.value, low(x), high(x)]).map((value) => value / xMetric.factor), false), yScale = axis(points.flatMap(({ y }) => [y.value, low(y), high(y)]).map((value) => value / yMetric.factor), yMetric.score);
-  const svg = frame(fitting(1100), 520, xScale, yScale, tickText, tickText, xMetric.title, other ? `${yName}, ${yMetric.unit}` : yMetric.title, (x, y) => {
+  const floor = floorOf(other || current, yMetric), xTitle = across.board ? `${words(across.key)}${xMetric.unit ? ` (${xMetric.unit})` : ""}` : xMetric.title;
+  const xScale = axis(points.flatMap(({ x }) => [x.value, low(x), high(x)]).map((value) => value / xMetric.factor), false), yScale = axis(points.flatMap(({ y }) => [y.value, low(y), high(y)]).concat(floor ? floor.cell.value : []).map((value) => value / yMetric.factor), yMetric.score);
+  const svg = frame(fitting(1100), 520, xScale, yScale, tickText, tickText, xTitle, other ? `${yName}, ${yMetric.unit}` : yMetric.title, (x, y, right) => {
     const X = (cell, end) => x(end(cell) / xMetric.factor), Y = (cell, end) => y(end(cell) / yMetric.factor), value = (cell) => cell.value, parts = [];
     parts.push(s("path", { class: "frontier", d: front.map((point, i) => (i ? `H${X(point.x, value)}V${Y(point.y, value)}` : `M${X(point.x, value)} ${Y(point.y, value)}`)).join("") }));
+    if (floor) {
+      const at = Y(floor.cell, value), text = `${floor.line.label} ${withUnit(yMetric, floor.cell.value)}`;
+      parts.push(s("line", { class: "one floor", x1: 62, x2: right, y1: at, y2: at }), s("text", { class: "quiet-text", x: right + 6, y: at + 4 }, brief(text), s("title", {}, text)));
+    }
+    for (const point of points.filter((each) => !front.includes(each)).concat(front)) {
+      const kind = front.includes(point) ? "interval" : "other", [cx, cy] = [X(point.x, value), Y(point.y, value)];
+      if (low(point.x) < high(point.x)) parts.push(s("line", { class: kind, x1: X(point.x, low), x2: X(point.x, high), y1: cy, y2: cy }));
+      if (low(point.y) < high(point.y)) parts.push(s("line", { class: kind, x1: cx, x2: cx, y1: Y(point.y, low), y2: Y(point.y, high) }));
+    }
     const named = [];
     for (const point of points) {
       const [cx, cy] = [X(point.x, value), Y(point.y, value)], onFront = front.includes(point);
       const text = `${point.line.label}: ${withUnit(xMetric, point.x.value)}, ${withUnit(yMetric, point.y.value)}${isOfOthers(point.line) ? ` (of ${together(scored(point.line))})` : ""}`;
-      if (onFront) parts.push(s("line", { class: "interval", x1: X(point.x, low), x2: X(point.x, high), y1: cy, y2: cy }), s("line", { class: "interval", x1: cx, x2: cx, y1: Y(point.y, low), y2: Y(point.y, high) }));
       parts.push(s("circle", { class: onFront ? "front-dot" : "hollow", cx, cy, r: 4.5 }, s("title", {}, text)));
       if (onFront || againstLabels(current).includes(point.line.label)) {
         if (!named.some(([a, b]) => Math.abs(a - cx) < 90 && Math.abs(b - cy) < 13)) { named.push([cx, cy]); parts.push(s("text", { x: cx + 8, y: cy - 6 }, brief(point.line.label, 26))); }
       }
     }
     return parts;
-  }, `${words(xMetric.name)} against ${yName}`);
+  }, `${words(across.key)} against ${yName}`);
   return [
-    h("div", { class: "filters" }, list("across", "x", xs.map((metric) => metric.name), xMetric.name, (v) => set({ x: v }), words), list("up", "y", ys, yName, (v) => set({ y: v }), words)),
-    h("p", { class: "quiet" }, `Filled: no other mechanism is better in both (the stepped line, from the values alone). Hollow: another is at least as good in both. ${points.length} of ${current.lines.filter((line) => line.kind === "ranked").length} mechanisms have both.${ys.some(isScore) ? "" : " No score was measured in this pattern."}${points.some((point) => isOfOthers(point.line)) ? " Some scores are of other hyper-parameters than the cost; they are named under the pointer." : ""}`),
+    h("div", { class: "filters" }, list("across", "x", xs.map((each) => each.key), across.key, (v) => set({ x: v }), words), list("up", "y", ys, yName, (v) => set({ y: v }), words)),
+    h("p", { class: "quiet" }, `Filled: no other mechanism is better in both (the stepped line, from the values alone). Hollow: another is at least as good in both. ${points.length} of ${current.lines.filter((line) => line.kind === "ranked").length} mechanisms have both.${ys.some(isScore) ? "" : " No score was measured in this pattern."}${points.some((point) => isOfOthers(point.line)) ? " Some scores are of other hyper-parameters than the cost; they are named under the pointer." : ""}${floor ? ` Dashed: ${floor.line.label}, which a score has to exceed.` : ""}`),
+    across.board ? h("p", { class: "quiet" }, `The cost is of another board: ${words(across.board.task)}, n = ${lengthText(across.board.length)}; ${across.board.note}; ${across.board.machine}.`) : "",
     svg, front.length ? h("p", {}, "Frontier: ", front.map((point) => point.line.label).join(", ")) : "",
   ];
 }
 
 function patternsTab() {
-  const group = siblings(["pattern", "task", "length", "level", "pass", "data_source", "protocol", "task_version", "settings", "scale"]);
-  const columns = new Map();
-  for (const board of group) {
-    const sameTask = board.task === current.task;
-    if (sameTask && !(board.level === current.level && board.pass === current.pass && board.settings === current.settings && board.scale === current.scale)) continue;
+  const columns = new Map(), sameTask = (board) => board.task === current.task;
+  // of another task: the configuration that has most lines, over its lengths
+  const counts = new Map();
+  for (const board of boards) counts.set(board.curve, (counts.get(board.curve) || 0) + board.lines.length + (board.machine === current.machine ? 0.5 : 0));
+  const ofTask = siblings(["pattern", "length", "data_source", "protocol", "task_version"]).filter(sameTask);
+  for (const board of [...ofTask, ...boards.filter((each) => !sameTask(each))]) {
     const key = `${board.task}|${board.pattern}`, held = columns.get(key);
-    const close = (each) => (sameTask && each.length === current.length ? 1e12 : each.n);
-    if (!held || close(board) > close(held)) columns.set(key, board);
+    const points = (each) => (sameTask(each) ? [0, each.length === current.length ? 1e12 : each.n] : [counts.get(each.curve), each.n]);
+    const [a, b] = held ? [points(board), points(held)] : [];
+    if (!held || a[0] > b[0] || (a[0] === b[0] && a[1] > b[1])) columns.set(key, board);
   }
   const order = Object.keys(PATTERN_TITLES);
-  const used = [...columns.values()].sort((a, b) => a.task.localeCompare(b.task) || order.indexOf(a.pattern) - order.indexOf(b.pattern));
+  const used = [...columns.values()].sort((a, b) => sameTask(b) - sameTask(a) || a.task.localeCompare(b.task) || order.indexOf(a.pattern) - order.indexOf(b.pattern));
   const labels = new Map();
   for (const board of used) for (const line of board.lines) if (passesWithoutMemory(line) && line.kind !== "leaky") {
     const [mechanism, params, backend] = data.identities[line.identity];
@@ -864,10 +960,17 @@ function patternsTab() {
     if (!labels.has(key)) labels.set(key, { label: together(line), kind: line.kind, cells: new Map() });
     labels.get(key).cells.set(board, line);
   }
+  const floors = new Map(used.map((board) => [board, floorOf(board, board.headline)]));
+  const what = (board) => (!board.headline.score ? "" : `${board.headline.title}${floors.get(board) ? `, gain over ${brief(floors.get(board).line.label, 24)}` : ""}`);
   const value = (board, line) => {
     const cell = cellOf(line, board.headline.name);
     if (!cell || cell.value === null) return { status: cell ? cell.status : "" };
-    if (board.headline.score) return { text: shown(board.headline, cell.value), shade: null, cell };
+    if (board.headline.score) {
+      const { headline } = board, floor = floors.get(board), raw = `${withUnit(headline, cell.value)} ${intervalText({ low: cell.low === null ? null : cell.low / headline.factor, high: cell.high === null ? null : cell.high / headline.factor })}`.trim();
+      if (!floor) return { text: shown(headline, cell.value), shade: null, cell, hover: raw };
+      const above = (headline.higher ? 1 : -1) * (cell.value - floor.cell.value);
+      return { text: `${above >= 0 ? "+" : "−"}${shown(headline, Math.abs(above))}`, shade: null, cell, hover: `${raw}; ${floor.line.label} ${withUnit(headline, floor.cell.value)}` };
+    }
     const against = valued(againstLine(board), board.headline.name);
     const times = board.headline.higher === null ? null : board.headline.higher ? ratio(cell, against) : ratio(against, cell);
     return times ? { text: digits(times.value), shade: Math.log2(times.value), interval: times, cell } : { text: withUnit(board.headline, cell.value), shade: null, cell };
@@ -879,12 +982,12 @@ function patternsTab() {
   }).sort((a, b) => (a.kind === "control") - (b.kind === "control") || b.mean - a.mean || a.label.localeCompare(b.label));
   const one = used.every((board) => board.task === used[0].task);
   return [
-    h("p", { class: "quiet" }, `Costs: how many times as good as ${(againstLine(current) || {}).label || "softmax"} (blue: better, orange: worse); scores: the value. Each column is at n = ${lengthText(current.length)} where it was measured, else at its longest n. Hatched: unsupported. Framed: failed. Empty: not measured; nothing is filled in. Sorted by the mean of the logs over what was measured.`),
+    h("p", { class: "quiet" }, `Costs: how many times as good as ${(againstLine(current) || {}).label || "softmax"} (blue: better, orange: worse); scores: how much better than the best floor (none, chance) in the head's unit, or the value where there is no floor; the pointer has both. Each column of ${words(current.task)} is at n = ${lengthText(current.length)} where it was measured, else at its longest n; another task's is of the configuration that has most lines. Hatched: unsupported. Framed: failed. Empty: not measured; nothing is filled in. Sorted by the mean of the logs over what was measured.`),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "patterns" }, h("table", { class: "heat" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "mechanism"), used.map((board) => h("th", { scope: "col", title: board.note }, one ? board.pattern : `${words(board.task)} ${board.pattern}`, h("br"), h("span", { class: "quiet" }, lengthText(board.length)))), h("th", { scope: "col" }, "measured"))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "mechanism"), used.map((board) => h("th", { scope: "col", title: board.note }, one ? board.pattern : `${words(board.task)} ${board.pattern}`, h("br"), h("span", { class: "quiet" }, lengthText(board.length), what(board) ? [h("br"), what(board)] : ""))), h("th", { scope: "col" }, "measured"))),
       h("tbody", {}, entries.map((entry) => h("tr", {}, h("th", { scope: "row", title: entry.label }, brief(entry.label, 34), entry.kind === "control" ? h("span", { class: "tag" }, "control") : ""),
         entry.cells.map((cell) => {
-          const td = h("td", { class: cell.status === "unsupported" ? "refused" : FAILED.includes(cell.status) ? "failed" : "", title: cell.interval && cell.interval.low !== null ? `[${digits(cell.interval.low)}, ${digits(cell.interval.high)}]` : cell.status }, cell.text || (FAILED.includes(cell.status) ? cell.status : ""));
+          const td = h("td", { class: cell.status === "unsupported" ? "refused" : FAILED.includes(cell.status) ? "failed" : "", title: cell.hover ? cell.hover : cell.interval && cell.interval.low !== null ? `[${digits(cell.interval.low)}, ${digits(cell.interval.high)}]` : cell.status }, cell.text || (FAILED.includes(cell.status) ? cell.status : ""));
           if (cell.shade !== null && cell.shade !== undefined) td.style.background = `rgba(var(--${cell.shade >= 0 ? "cool" : "warm"}), ${Math.min(Math.abs(cell.shade) / 5, 1) * 0.5})`;
           return td;
         }), h("td", {}, `${entry.coverage}/${used.length}`)))))),
@@ -957,7 +1060,7 @@ function qualityTab() {
       ["median", "nine in ten", "worst", "values", "converged", "no interval"].map((text) => h("th", { scope: "col", class: "number" }, text)))),
       h("tbody", {}, rows.map((row, i) => h("tr", {}, h("th", { scope: "row" }, words(row[0])), h("td", {}, row[1].toLocaleString("en")), h("td", { class: "bar" }, bars[i]),
         number(share(row[6])), number(share(row[7])), number(share(row[8])), number(row[2].toLocaleString("en")), number(`${percent(row[4] / row[2])} %`), number(row[3].toLocaleString("en"))))))),
-    h("h2", {}, "The widest intervals"), plainTable(["half-width", "mechanism", "task", "pattern", "pass", "batch", "n", "metric", "case", "why it stopped"], worst.map(([width, ...row]) => [share(width), ...row.map((text, i) => (i < 2 ? text : i === 7 ? h("code", {}, `cab results show ${text.slice(0, 12)}`) : words(text)))]), [0, 5, 6]),
+    h("h2", {}, "The widest intervals"), plainTable(["half-width", "mechanism", "task", "pattern", "pass", "batch", "n", "metric", "case", "why it stopped"], worst.map(([width, ...row]) => [share(width), ...row.map((text, i) => (i < 2 || i === 6 ? text : i === 7 ? h("code", {}, `cab results show ${text.slice(0, 12)}`) : words(text)))]), [0, 5, 6]),
     h("h2", {}, "Why measurements stopped before they converged"), reasons.length ? plainTable(["reason", "values"], reasons.map(([reason, count]) => [reason, count.toLocaleString("en")]), [1]) : h("p", {}, "Every one converged.")];
 }
 function machineTab() {
@@ -965,7 +1068,7 @@ function machineTab() {
   return [h("h2", {}, "Environments"), plainTable(["environment", ...data.environments.map((_, i) => `${i + 1}`)], names.map((name) => [words(name), ...data.environments.map((each) => each[name] ?? "")])),
     h("h2", {}, "How each metric is measured"), h("ul", {}, data.methods.map((text) => h("li", {}, text))),
     h("h2", {}, "What the marks say"), h("ul", {}, data.legend.map((text) => h("li", {}, text))),
-    h("h2", {}, "What the page computes"), h("p", {}, "× softmax: the ratio of the two medians; its interval adds the half-widths of both on the log scale as squares. It was not measured side by side. Rank: the range that the intervals allow among the lines that pass the filters. Wins from n: see the tab Lengths. Rank by FLOPs: ≠ where no rank is in both ranges. Longest n: the longest measured one that fits into the limit on memory, or at which memory did not run out; ≥ where no longer one was measured. Best with no more state: the best score of the lines whose state while decoding is at most as large.")];
+    h("h2", {}, "What the page computes"), h("p", {}, "× softmax: one over latency_ratio, with its interval, where that was measured with the same softmax side by side; or else the ratio of the two medians, whose interval adds the half-widths of both on the log scale as squares. The pointer says which. Rank: the range that the intervals allow among the lines that pass the filters. Wins from n: see the tab Lengths. Rank by FLOPs: ≠ where no rank is in both ranges. Longest n: the longest measured one that fits into the limit on memory, or at which memory did not run out; ≥ where no longer one was measured. Best with no more state: the best score of the lines whose state while decoding is at most as large.")];
 }
 function publishedTab() {
   return [h("p", { class: "quiet" }, data.publishedAbout), data.published.length ? plainTable(data.publishedColumns, data.published, [6]) : h("p", {}, "Nothing was published of the tasks that were measured."),

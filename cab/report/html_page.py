@@ -63,6 +63,7 @@ def _body(results: Results, evidence: Evidence) -> Iterator[str]:
     data = page_data(results.boards, results.rows, results.efficiency_lengths, results.machines, evidence)
     data |= {
         "summary": _summary(results),
+        "commits": _commits(results),
         "legend": legend(results.boards),
         "methods": notes.methods(results.boards),
         "statuses": [[status, count.rows, count.cases] for status, count in status_counts(results.rows).items()],
@@ -83,19 +84,25 @@ def _body(results: Results, evidence: Evidence) -> Iterator[str]:
     yield f"<script type='application/octet-stream' id='data'>{packed(data)}</script>"
 
 
+def _commits(results: Results) -> list[str]:
+    """Return the commits that the rows were measured at, short; a floor has none of its own."""
+    commits = results.rows["commit"][results.rows["grade"] != "floor"].dropna()
+    return sorted({str(commit)[:7] for commit in commits if commit})
+
+
 def _summary(results: Results) -> str:
     """Say how much was measured, where, when and how it ended."""
     measured = results.rows[results.rows["grade"] != "floor"]
     counts = status_counts(results.rows)
     ok, cases = counts["ok"].cases if "ok" in counts else 0, measured["case_id"].nunique()
-    words = [f"{ok:,}/{cases:,} cases ok", *results.shown_machines]
-    commits = sorted({str(commit)[:7] for commit in measured["commit"].dropna() if commit})
+    words = [f"{ok:,}/{cases:,} cases ok"]
+    commits = _commits(results)
     if commits:
         words.append(f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits")
     dates = sorted(str(time)[:10] for time in measured["time"].dropna())
     if dates and len(dates[0]) == 10:
         words.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
-    return " · ".join(words)
+    return " · ".join([*words, *results.shown_machines])  # machines last: their names are long, and a line is cut
 
 
 def _static_boards(boards: list[Board]) -> Iterator[str]:

@@ -202,13 +202,13 @@ def legend(boards: Sequence[Board]) -> list[str]:
 def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, evidence: Evidence) -> dict[str, Any]:
     """Return the columns of boards, lines and cells."""
     metric_codes = {metric.name: code for code, metric in enumerate(metrics_of(boards))}
-    texts, commands, configurations = _Codes(), _Codes(), _Codes()
+    texts, commands, configurations, twins = _Codes(), _Codes(), _Codes(), _Codes()
     property_names = [*(name for name in QUESTION if name not in ("n", "m")), "machine", "length"]
     properties = {name: _Codes() for name in property_names}
     of_board: dict[str, list[Any]] = {
-        name: [] for name in ("command", "curve", "configuration", "headline", "n", "m", "lines", "note", "legend")
+        name: [] for name in ("command", "curve", "configuration", "twin", "baseline", "headline", "n", "m")
     }
-    of_board["properties"] = [[] for _ in property_names]
+    of_board |= {"lines": [], "note": [], "legend": [], "properties": [[] for _ in property_names]}
     names = ("label", "identity", "grade", "kind", "floor", "cases", "seeds", "laws", "cells")
     of_line: dict[str, list[Any]] = {name: [] for name in names}
     cell_names = ("metric", "value", "low", "high", "status", "seeds", "processes", "counted", "reasons")
@@ -221,6 +221,9 @@ def _columns(boards: Sequence[Board], curves: _Codes, identities: _Codes, eviden
         n, m = board.question["n"], board.question["m"]
         of_board["curve"].append(curves.code(_curve_of(board.question, board.machine, None if n == m else m)))
         of_board["configuration"].append(configurations.code(state_configuration(board)))
+        baseline, question = _without_baseline(board)
+        of_board["baseline"].append(texts.code(baseline))
+        of_board["twin"].append(twins.code(question))
         of_board["headline"].append(metric_codes[board.headline.name])
         of_board["n"].append(board.question["n"])
         of_board["m"].append(board.question["m"])
@@ -297,6 +300,14 @@ def _property(name: str, board: Board, differing: Mapping[str, str]) -> str:
         return differing[settings_of(board)] or "none"
     value = board.question[name]
     return "none" if value in (None, "") else str(value)
+
+
+def _without_baseline(board: Board) -> tuple[str, tuple[str, ...]]:
+    """Return the mechanism and backend that a board's times are multiples of, and its question but for that."""
+    settings = json.loads(settings_of(board))
+    baseline = [str(settings.pop(name, "")) for name in ("baseline", "baseline_backend")]
+    question = [str(board.question[name]) for name in QUESTION if name != "settings"]
+    return " ".join(baseline).strip(), (*question, json.dumps(settings, sort_keys=True), board.machine)
 
 
 def _curve_of(columns: Mapping[str, Any], machine: str, keys: int | None = None) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from cab.report import write_page
-from tests.report.example_results import with_every_tab
+from tests.analysis.example_rows import training_rows
+from tests.report.example_results import results_of, with_every_tab
 
 TABS = ("Board", "Lengths", "Trade-off", "Patterns", "Compare", "Training", "Aggregate", "Failures", "Quality",
         "Machine and methods", "Published")  # fmt: skip
@@ -54,6 +55,20 @@ def test_axe_is_content_with_every_tab(size: str, scheme: str, axe: str, show: C
             found += complaints(page, tab)
     assert not found
     assert seen == set(TABS)
+
+
+def test_axe_is_content_with_the_aggregates_of_two_patterns(axe: str, show: Callable[..., Any]) -> None:
+    scores = {"none": 0.1, "softmax": 0.9, "linear": 0.5}
+    cases = [
+        training_rows(name, (score, score - 0.01, score + 0.01), task=task, pattern=pattern)
+        for pattern in ("NS", "CS")
+        for task in ("lra_text", "lra_image")
+        for name, score in scores.items()
+    ]
+    page = show(results_of(*cases), "tab=Aggregate")
+    page.evaluate(axe)
+    assert page.locator("#panel [role=region]").count() == 4
+    assert not complaints(page, "Aggregate")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -228,11 +228,11 @@ def test_columns_that_follow_from_others_are_chosen_like_any_and_kept_in_the_add
 
 
 def test_which_rows_are_weak(show: Callable[..., Any]) -> None:
-    wide = case_rows({"latency": (1.0, 0.5, 2.0)}, mechanism="shaky", n=256, m=256, converged=False)
+    wide = case_rows({"latency": (1.0, 0.5, 2.0)}, mechanism="shaky_one", n=256, m=256, converged=False)
     page = show(results_of(*grid_cases(), wide))
     page.get_by_role("tab", name="Quality").click()
     tables = page.locator("#panel tbody")
-    assert "± 100 %\tshaky" in tables.nth(1).locator("tr").first.inner_text()
+    assert "± 100 %\tshaky_one\tspeed" in tables.nth(1).locator("tr").first.inner_text()
     assert tables.first.locator("tr").count() == 4 and tables.first.locator("svg path").count() == 4
 
 
@@ -280,7 +280,7 @@ def test_a_number_of_the_csv_is_one_for_other_programs(show: Callable[..., Any])
     page = show(results_of(case_rows({"latency": 2_570.4}, mechanism="x,1,000"), case_rows({"latency": 1.0})))
     page.get_by_role("button", name="csv", exact=True).click()
     text = page.locator("textarea").input_value()
-    assert ",2570," in text and "2,570" not in text and '"x,1,000"' in text
+    assert ",2570.4," in text and "2,570" not in text and '"x,1,000"' in text
 
 
 def test_a_long_name_widens_neither_the_answer_nor_the_page(show: Callable[..., Any]) -> None:
@@ -515,3 +515,76 @@ def test_what_has_no_direction_has_no_best(show: Callable[..., Any]) -> None:
     cases = [case_rows({"parameters": value}, mechanism=name) for name, value in (("a", 1.0), ("b", 2.0))]
     page = show(results_of(*cases))
     assert "parameters has no direction" in page.locator("#answer").inner_text()
+
+
+def ratio_rows(mechanism: str, ratio: tuple[float, float, float], baseline: str) -> list[dict[str, Any]]:
+    """Make the rows of a case of the meter latency_ratio."""
+    settings = {"baseline": baseline, "baseline_backend": "eager"}
+    rows = case_rows({"latency": ratio}, mechanism=mechanism, settings=settings)
+    return with_columns(rows, metric="latency_ratio", unit="ratio")
+
+
+def test_what_was_measured_side_by_side_with_softmax_counts_and_the_column_says_which_it_is(
+    show: Callable[..., Any],
+) -> None:
+    latencies = {"softmax": 4.0, "fast": 1.0, "lean": 2.0}
+    cases = [case_rows({"latency": (s, 0.9 * s, 1.1 * s)}, mechanism=name) for name, s in latencies.items()]
+    cases += [ratio_rows("fast", (0.2, 0.16, 0.25), "softmax"), ratio_rows("lean", (0.1, 0.09, 0.11), "linear")]
+    page = show(results_of(*cases), "settings=none")
+    assert column(page, "ratio") == {"fast": "5.00 [4.00, 6.25]", "lean": "2.00", "softmax": "1.00"}
+    hovers = page.locator("tr.line td[title]").evaluate_all("all => all.map((each) => each.title)")
+    assert "[4.00, 6.25], measured side by side with softmax eager" in hovers
+    assert sum(hover.endswith("from the processes' medians, not measured side by side") for hover in hovers) == 2
+    assert "5.00× as fast as softmax [4.00, 6.25]" in page.locator("#answer").inner_text()
+
+
+def trade_off() -> Results:
+    """Return scores of one task, and costs in another board of the same lines and one more."""
+    scores = {"none": 0.1, "softmax": 0.9, "good": 0.8, "bad": 0.3}
+    cases = [training_rows(name, (x, x - 0.02, x + 0.02)) for name, x in scores.items()]
+    for name, seconds in {"softmax": 4.0, "good": 1.0, "bad": 2.0, "unscored": 0.5}.items():
+        cases += [case_rows({"latency": (seconds, seconds * 0.9, seconds * 1.1)}, mechanism=name)]
+    return results_of(*cases)
+
+
+def test_a_trade_off_of_scores_takes_the_costs_of_a_board_of_speed(show: Callable[..., Any]) -> None:
+    page = show(trade_off(), "task=lra_text&tab=Trade-off")
+    text = page.locator("#panel").inner_text()
+    assert "3 of 3 mechanisms have both" in text and "Frontier: good, softmax" in text
+    assert "The cost is of another board: speed, n = 512" in text
+    assert page.locator("select[name=x]").input_value() == "speed forward: latency"
+    picture = page.locator("#panel svg[role=img]")
+    assert picture.locator("line.interval").count() == 4, "both intervals of two points of the frontier"
+    assert picture.locator("line.other").count() == 2, "and of the other"
+    assert picture.locator("line.floor").count() == 1 and picture.locator("text", has_text="none 10.0 %").count() == 1
+
+
+def test_the_state_while_decoding_is_a_cost(show: Callable[..., Any]) -> None:
+    page = show(results_of(*scores_and_states()[:-1]), "pass=train&tab=Trade-off&x=decode_state")
+    assert "4 of 4 mechanisms have both" in page.locator("#panel").inner_text()
+    assert page.locator("select[name=x]").input_value() == "decode_state"
+
+
+def test_the_answer_on_speed_names_a_score_of_the_task_that_tells_mechanisms_apart(show: Callable[..., Any]) -> None:
+    dull = [training_rows(name, (0.5, 0.1, 0.9), task="dull") for name in ("softmax", "good", "bad")]
+    results = trade_off()
+    page = show(Results(table_of(*dull, results.rows.to_dict("records")), results.environments), "task=speed&find=good")
+    assert "; lra text 80.0 %. " in page.locator("#answer").inner_text()
+    page = show(trade_off(), "task=speed&find=unscored")
+    assert "lra text" not in page.locator("#answer").inner_text()
+
+
+def test_patterns_have_every_task_at_its_usual_board_and_scores_above_their_floor(show: Callable[..., Any]) -> None:
+    odd = training_rows("softmax", 0.99, dim=8)
+    trained = [training_rows(name, x, dim=16) for name, x in {"none": 0.1, "softmax": 0.9, "good": 0.8}.items()]
+    page = show(results_of(*trained, odd, *grid_cases()), "task=speed&tab=Patterns")
+    (column_head,) = page.locator(".heat thead th", has_text="lra text").all_inner_texts()
+    assert "accuracy (%), gain over none" in column_head
+    cell = page.locator(".heat tbody tr", has_text="good").locator("td[title*='none']")
+    assert cell.inner_text() == "+70.0" and cell.get_attribute("title") == "80.0 %; none 10.0 %"
+
+
+def test_all_commits_stand_under_the_pointer(show: Callable[..., Any]) -> None:
+    cases = [case_rows({"latency": 1.0}, mechanism=name, commit=name * 12) for name in ("a", "b")]
+    title = show(results_of(*cases)).locator(".head p").get_attribute("title")
+    assert title.startswith("2/2 cases ok · 2 commits · ") and title.endswith("commits aaaaaaa, bbbbbbb")
