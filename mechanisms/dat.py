@@ -8,8 +8,9 @@ of the queries says (section 3.2), at most `reach` times their distance:
 
 r_j is the middle of the places of point j, conv is depth-wise over `conv` places, norm is a layer norm over a group's
 channels, and groups share the network. Keys, values and the learned table B of offsets are interpolated linearly; keys
-and values are zero beyond the raster. The paper interpolates tokens and projects them: the same within the
-raster with one group. With more, its projections mix the channels of all groups, each taken at its own points.
+and values are zero beyond the raster. The paper interpolates tokens and projects them: with
+one group the same within the raster. With more, its projections mix the channels of all groups, each taken at its own
+points.
 
 - NS: native on images; sequences and volumes are ours. NC (ours): the points of the queries' raster lie at the same
   share of each axis of the source, and so does the place c_i of a query.

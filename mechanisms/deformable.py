@@ -10,8 +10,8 @@ offset is in boxes of its level. At first O and A are zero, and the offsets b li
 
 - The reference point is the query's own place; on a source of other sides, the same share of each axis. Where the
   source has another number of axes than the queries, it is sigmoid(R x_i), as in the authors' decoder.
-- NS, NC and CC are the authors': a row reads its own query alone. They have images. Of
-  NS sequences and volumes are ours, of NC and CC a source that is a sequence.
+- NS, NC and CC are the authors': a row reads its own query alone. They have images. Of NS
+  sequences and volumes are ours, of NC and CC a source that is a sequence.
 - CS (ours, on sequences): a sample beyond the last box that is complete at i is taken at that box.
 - `depth` (DFA3D, Li et al., arXiv 2307.12972): a point lies in depth, too. Each place that it reads counts as much as
   the depth distribution of that place, the input `depth` of 16 bins, says at the point (interpolated linearly).

@@ -89,20 +89,16 @@ class AttentionLayer(nn.Module):
     def _projected(self, tokens: Tensor, names: str, start: int = 0) -> dict[str, Tensor]:
         """Return those of q, k and v that are named and read, by heads; the first token has the position `start`."""
         mechanism, slot = self.mechanism, self.mechanism.slot
-        rotates = (
-            bool(slot.rotary)
-            and not slot.pattern.cross
-            and not mechanism.rotates
-            and {"q", "k"} <= set(mechanism.reads)
-        )
+        leaves_it = not slot.pattern.cross and not mechanism.rotates and {"q", "k"} <= set(mechanism.reads)
+        base = slot.rotary if leaves_it else None
         tensors: dict[str, Tensor] = {}
         for name, projection in self.projections.items():
             if name not in names:
                 continue
             heads = slot.heads if name == "q" else slot.key_heads
             tensors[name] = projection(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
-            if rotates and slot.rotary and name in "qk":
-                tensors[name] = rotated(tensors[name], slot.rotary, start)
+            if base and name in "qk":
+                tensors[name] = rotated(tensors[name], base, start)
         return tensors
 
     def _merged(self, out: Tensor, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Law:
     long: bool = False  # left out unless asked for
     on_rasters: bool = True  # run on every raster that the mechanism takes, beside its first layout
     one_raster: bool = False  # of those, run on the last one alone
-    in_later_layers: bool = False  # run in layer 3 of 5 with rotary positions too
+    in_later_layers: bool = False  # run in layer 3 of 4 with rotary positions too
     by_majority: bool = False  # compares rounding errors: drawn three times where it fails
 
     @property

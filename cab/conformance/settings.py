@@ -40,14 +40,15 @@ def sequence(pattern: Pattern) -> Setting:
 
 
 def later_layer(pattern: Pattern) -> Setting:
-    """Layer 3 of 5, with rotary positions; in cross patterns the longest source is longer than the longest target.
+    """Layer 3 of 4, with rotary positions; in cross patterns the longest source is longer than the longest target.
 
-    A mistake may begin in the second layer, in the third, or in every second one; the last layer may be special.
+    Layers count from 0. It is late, odd and the last one: a mistake may begin in any later layer, or in every second
+    one, or be in the last alone.
     """
-    slot: dict[str, Any] = {"max_len": MAX_LEN, "layer": 3, "layers": 5, "rotary": 10000.0}
+    slot: dict[str, Any] = {"max_len": MAX_LEN, "layer": 3, "layers": 4, "rotary": 10000.0}
     if pattern.cross:
         slot["source_len"] = MAX_LEN + 12
-    return Setting("layer 3 of 5, rotary", slot, sequence(pattern).lengths)
+    return Setting("layer 3 of 4, rotary", slot, sequence(pattern).lengths)
 
 
 def default_sizes(pattern: Pattern, layout: Layout) -> Setting:

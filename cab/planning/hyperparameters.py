@@ -82,8 +82,8 @@ def _is_of_inner(key: str) -> bool:
 def _axes(plugin: PluginConfig, chosen: Sequence[PluginConfig], keys: Axes, prefix: str, chooser: str) -> Axes:
     """Return the values of one plug-in's hyper-parameters from keys of the form PREFIX.KEY and PREFIX.NAME.KEY.
 
-    A key with a name is of that plug-in alone, and stands above one without.
-    `chooser` is the key that chose the plug-ins.
+    A key with a name is of that plug-in alone, and stands above one without. `chooser` is the key that chose the
+    plug-ins.
     """
     axes: Axes = {}
     for key, values in sorted(keys.items(), key=lambda item: item[0].count(".")):  # those with a name last
@@ -121,8 +121,11 @@ def _scope_of(plugin: PluginConfig) -> str:
 def _check_type(key: str, value: Any, plugin: PluginConfig, default: Any) -> None:
     """Raise `UsageError` unless a value is of the default's type."""
     if not _fits(default, value):
+        what = f"{key}={value}: {plugin.card.kind} '{plugin.option}' expects"
+        if default is None:
+            raise UsageError(f"{what} no numbers but finite ones")
         expected = "a finite number" if isinstance(default, float) else type(default).__name__
-        raise UsageError(f"{key}={value}: {plugin.card.kind} '{plugin.option}' expects {expected}, as in {default!r}")
+        raise UsageError(f"{what} {expected}, as in {default!r}")
 
 
 def _fits(default: Any, value: Any) -> bool:
@@ -142,4 +145,4 @@ def _can_be_kept(value: Any) -> bool:
         return all(map(_can_be_kept, value))
     if isinstance(value, dict):
         return all(map(_can_be_kept, value.values()))
-    return is_number(value) or not isinstance(value, int | float) or isinstance(value, bool)
+    return not isinstance(value, float) or is_number(value)

@@ -68,11 +68,13 @@ def _key_and_values(parser: "OverridesParser", text: str) -> tuple[str, list[Any
 
 def _without_quotes(value: Any) -> Any:
     """Return a value with the texts of Hydra's quoted strings, at any depth."""
+    from hydra.core.override_parser.types import QuotedString
+
     if isinstance(value, list):
         return [_without_quotes(each) for each in value]
     if isinstance(value, dict):
         return {_without_quotes(key): _without_quotes(each) for key, each in value.items()}
-    return getattr(value, "text", value)
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def options(group: str) -> list[str]:

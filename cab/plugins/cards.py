@@ -197,25 +197,25 @@ def _check_forms(facts: dict[str, Any], kind: str, name: str) -> None:
 
 def _names_axes(declared: Any) -> bool:
     """Whether it is a declaration of rasters: see cab.contracts.rasters."""
-    if isinstance(declared, int):
-        return False
     if isinstance(declared, dict):
         return all(pattern in Pattern.__members__ and _are_axes(axes) for pattern, axes in declared.items())
     if not isinstance(declared, list | tuple) or not declared:
         return False
-    if _are_axes(declared):
-        return True
 
     def one(entry: Any) -> bool:
         conditional = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], dict)
         plain = entry[0] if conditional else entry
-        return (isinstance(plain, int) and plain in (1, 2, 3)) or _are_axes(plain) or isinstance(plain, dict)
+        return _is_axis(plain) or _names_axes(plain)
 
-    return all(one(entry) for entry in declared)
+    return all(map(one, declared))
 
 
 def _are_axes(axes: Any) -> bool:
-    return isinstance(axes, list | tuple) and bool(axes) and all(a in (1, 2, 3) and a is not True for a in axes)
+    return isinstance(axes, list | tuple) and bool(axes) and all(map(_is_axis, axes))
+
+
+def _is_axis(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number in (1, 2, 3)
 
 
 def _check_metrics(metrics: Any, kind: str, name: str) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE, beside
-from cab.plugins import cards
+from cab.plugins import cards, fingerprint
 from cab.plugins.cards import CONTRACTS, Card
 
 KINDS = ("mechanism", "task", "meter")
-_helpers: dict[str, Path] = {}  # modules beside users' files that these have imported
+_helpers: dict[str, tuple[Path, bytes]] = {}  # modules beside users' files that these have imported, with their source
 _PACKAGES = {"mechanism": "cab.mechanisms", "task": "cab.tasks", "meter": "cab.meters"}
 
 
@@ -153,10 +153,13 @@ def _find_spec(name: str, search_path: Any) -> ModuleSpec | None:
 
 
 def _import_file(path: Path) -> Any:
-    # named by its path and its content: a second file of the same stem, or the file as it is after an edit, is another
-    name = f"cab_file_{sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]}_{path.stem}"
+    # named by its path and by the content of itself and of what it imports: a second file of the same stem, or the file
+    # as it is after an edit, is another
+    content = path.read_bytes() + fingerprint.of(path).encode()
+    name = f"cab_file_{sha256(str(path).encode() + content).hexdigest()[:12]}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
+    _forget_edited_helpers()
     _refuse_helpers_of_others(path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -175,8 +178,17 @@ def _import_file(path: Path) -> Any:
         for helper in set(sys.modules) - before:
             file = getattr(sys.modules[helper], "__file__", None)
             if "." not in helper and file and path.parent in Path(file).parents:
-                _helpers[helper] = Path(file)
+                _helpers[helper] = Path(file), Path(file).read_bytes()
     return module
+
+
+def _forget_edited_helpers() -> None:
+    """Let a module beside a user's file that was edited, or is gone, be imported as it is now."""
+    for name, (file, source) in list(_helpers.items()):
+        if not file.is_file() or file.read_bytes() != source:
+            for module in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+                del sys.modules[module]
+            del _helpers[name]
 
 
 def _refuse_helpers_of_others(folder: Path) -> None:
@@ -184,9 +196,9 @@ def _refuse_helpers_of_others(folder: Path) -> None:
 
     Python has one module of a name. The second plug-in would compute with the first one's.
     """
-    for name, held in _helpers.items():
+    for name, (held, source) in _helpers.items():
         for own in (folder / f"{name}.py", folder / name / "__init__.py"):
-            if own.is_file() and own.resolve() != held.resolve() and own.read_bytes() != held.read_bytes():
+            if own.is_file() and own.resolve() != held.resolve() and own.read_bytes() != source:
                 raise UsageError(
                     f"two modules are called {name}: {held}, which is in use, and {own}. Python has one of a name in a "
                     "process: rename one of them, or put it into the plug-in's own file"

@@ -86,8 +86,8 @@ def tradeoff(results: Results, metric: str = "") -> "Figure":
     """Draw a cost against a score, or latency against peak memory, with both intervals.
 
     What nothing beats in both is filled, and joined by steps. A score's cost is that of the same model, or, where none
-    was measured, of the same mechanism on its own (`task=speed`), as the title says. A dotted line is the score of
-    `none`.
+    was measured, of the same mechanism on its own (`task=speed`): the title says of which length and machine. A dotted
+    line is the score of `none`.
     """
     import plotly.graph_objects as go
 
@@ -132,7 +132,10 @@ def tradeoff(results: Results, metric: str = "") -> "Figure":
     figure.update_xaxes(type="log", title=x_unit.header(across.name))
     figure.update_yaxes(type="linear" if up.is_score else "log", title=y_unit.header(up.name))
     title = notes.title([board])
-    return styled(figure, title if costs is board else f"{title}; {across.name} of {notes.title([costs])}", board)
+    if costs is not board:
+        elsewhere = "" if costs.machine == board.machine else f", on {costs.machine}"
+        title += f"; {across.name} of {notes.title([costs])}{elsewhere}"
+    return styled(figure, title, board)
 
 
 def _plane(results: Results, metric: str) -> tuple[Board, Metric, Board]:
@@ -161,21 +164,25 @@ def _cost_across(board: Board, up: Metric) -> Metric | None:
 
 
 def _costs_of(board: Board, up: Metric, boards: Sequence[Board]) -> Board | None:
-    """Return the board of costs with most of a board's mechanisms, in its pattern, at the length nearest to its own."""
+    """Return the board of costs in a board's pattern with most of its mechanisms.
+
+    Of equal ones that of its machine, then the one whose length is nearest.
+    """
     keys = {(line.mechanism, str(line.params), line.backend) for line in board.lines if line.kind == "ranked"}
 
     def common(other: Board) -> int:
         return len(keys & {(line.mechanism, str(line.params), line.backend) for line in other.lines})
 
-    def nearness(other: Board) -> float:
-        return -abs(log2(int(other.question["n"]) / int(board.question["n"])))
+    def rank(other: Board) -> tuple[int, bool, float]:
+        distance = abs(log2(int(other.question["n"]) / int(board.question["n"])))
+        return common(other), other.machine == board.machine, -distance
 
     others = [
         other
         for other in boards
         if not other.has_scores and other.question["pattern"] == board.question["pattern"] and _cost_across(other, up)
     ]
-    best = max(others, key=lambda other: (common(other), nearness(other)), default=None)
+    best = max(others, key=rank, default=None)
     return best if best is not None and common(best) > 1 else None
 
 
@@ -408,11 +415,6 @@ def _metric(boards: Sequence[Board], name: str) -> Metric:
     if name and name not in metrics:
         raise unknown("metric", name, metrics)
     return metrics[name] if name else boards[0].headline
-
-
-def _has(line: Line, metric: Metric) -> bool:
-    cell = line.cells.get(metric.name)
-    return cell is not None and cell.value is not None
 
 
 def _dominates(other: tuple[Line, Cell, Cell], point: tuple[Line, Cell, Cell], sign: int) -> bool:

@@ -98,14 +98,16 @@ def print_pivot(table: Pivot, console: "Console", full: bool = False) -> None:
     """Print the table in the terminal, and above it what all cells share; unless `full`, at most 40 lines."""
     shown = ("task", "pattern", "level", "pass", "scale", "n", "batch", "heads", "dim", "dtype", "device", "machine")
     same = " · ".join(f"{key} {table.same[key]}" for key in shown if key in table.same)
-    console.print(Text(table.unit.header(table.metric.name), style="bold"))
-    console.print(Text(same, style="dim"))
+    above = [Text(table.unit.header(table.metric.name), style="bold"), Text(same, style="dim")]
+    rows = table.texts()
+    room = notes.MOST_LINES - 1 - sum(len(console.render_lines(text)) for text in above)  # below the grid's head
+    shown_rows = rows if full or len(rows) <= room else rows[: room - 1]
+    for text in above:
+        console.print(text)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column(table.row_key)
     for column in table.columns:
         grid.add_column(f"{table.column_key} {column}", justify="right", no_wrap=True)
-    rows = table.texts()
-    shown_rows = rows if full or len(rows) <= notes.MOST_LINES - 3 else rows[: notes.MOST_LINES - 4]
     for row in shown_rows:
         grid.add_row(*map(Text, row))
     console.print(grid)

@@ -34,23 +34,29 @@ def print_summary(results: Results, console: "Console", height: int) -> None:
 
     At most `height` lines: what is beyond them is counted.
     """
+    boards = longest_boards(results.boards)
+    places, wins = _places(boards), derived_columns(results)["efficiency_length"]
     most_rows = height - 2  # beside the head and the hint; what else is printed is known when it is
-    parts = _parts(results, console, most_rows)
+    parts = _parts(boards, places, wins, console, most_rows)
     while (excess := sum(len(console.render_lines(part)) for part in parts) - height) > 0 and most_rows > 1:
         most_rows = max(most_rows - excess, 1)
-        parts = _parts(results, console, most_rows)
+        parts = _parts(boards, places, wins, console, most_rows)
     for part in parts:
         console.print(part)
 
 
-def _parts(results: Results, console: "Console", most_rows: int) -> list["RenderableType"]:
+def _parts(
+    boards: Sequence[Board],
+    places: Sequence[Mapping[str, str]],
+    wins: DerivedColumn,
+    console: "Console",
+    most_rows: int,
+) -> list["RenderableType"]:
     """Return the table with at most so many rows, and what stands below it."""
-    boards = longest_boards(results.boards)
-    best = next((most for most in (len(results.rows), BEST) if _row_count(boards, most) <= most_rows), 1)
-    places = _places(boards)
+    every = max((len(board.lines) for board in boards), default=0)
+    best = next((most for most in (every, BEST) if _row_count(boards, most) <= most_rows), 1)
     names = list(places[0]) if places else []
     titles = [*names, "rank", "mechanism", "value", "±", "× softmax", "wins from n", "failed"]
-    wins = derived_columns(results)["efficiency_length"]
     rows: list[dict[str, Text]] = []
     shown = 0
     while shown < len(boards) and len(rows) < most_rows:

@@ -28,7 +28,7 @@ def rows_of_equal_tokens(layer: torch.nn.Module) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "params"),
-    [("vwa", {"windows": 1, "ratio": 1}), ("fasa", {}), ("synthesizer", {"kind": "dense"}), ("mean", {})],
+    [("vwa", {"windows": 1, "ratio": 1}), ("fasa", {}), ("synthesizer", {"kind": "dense"})],
 )
 def test_queries_do_not_turn_where_keys_are_the_mechanisms_own(name: str, params: dict[str, Any]) -> None:
     equal = rows_of_equal_tokens(layer_of(name, 100.0, **params))

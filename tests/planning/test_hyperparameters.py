@@ -35,6 +35,7 @@ def test_a_hyperparameter_must_exist_in_every_chosen_mechanism() -> None:
         (["mechanism=sinkhorn", "mechanism.temperature=nan"], "expects a finite number, as in 0.75"),
         (["mechanism=sinkhorn", f"mechanism.temperature={'9' * 401}"], "expects a finite number, as in 0.75"),
         (["mechanism=linear", "mechanism.chunk=null"], "mechanism.chunk=None: mechanism 'linear' expects int"),
+        (["mechanism=mla", "mechanism.rank=nan"], "mechanism 'mla' expects no numbers but finite ones"),
         (["mechanism=linear", "mechanism.chunks=8"], "did you mean 'chunk'"),
         (["mechanism=linear", "mechanism.chunk=large"], "expects int, as in"),
         (["mechanism=linear", "mechanism.chunk=true"], "mechanism.chunk=True: mechanism 'linear' expects int"),

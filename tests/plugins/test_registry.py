@@ -124,6 +124,14 @@ def test_a_file_that_was_edited_is_imported_as_it_is_now(tmp_path: Path) -> None
         assert registry.load("mechanism", f"{file}:Mine").size == size  # type: ignore[attr-defined]
 
 
+def test_a_helper_that_was_edited_is_imported_as_it_is_now(tmp_path: Path) -> None:
+    imports = "from edited_helper_of_a_test import SCALE\nfrom cab import Mechanism\n"
+    (tmp_path / "p.py").write_text(f"{imports}\n\nclass P(Mechanism):\n    scale = SCALE\n")
+    for scale in (1, 20):  # of another length: Python's own cache tells files of one second apart by their size
+        (tmp_path / "edited_helper_of_a_test.py").write_text(f"SCALE = {scale}\n")
+        assert registry.load("mechanism", f"{tmp_path}/p.py:P").scale == scale  # type: ignore[attr-defined]
+
+
 def test_two_helpers_of_one_name_are_refused(tmp_path: Path) -> None:
     plug_in = (
         "from helper_of_a_test import SCALE\nfrom cab import Mechanism\n\n\nclass P(Mechanism):\n    scale = SCALE\n"

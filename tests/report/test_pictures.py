@@ -57,7 +57,11 @@ def test_a_score_stands_over_the_cost_that_was_measured_elsewhere() -> None:
     figure = tradeoff(both)
     by_name = {trace.name: set(trace.text) for trace in figure.data}
     assert by_name == {"frontier": {"softmax", "fast"}, "dominated": {"slow"}}
-    assert "latency of" in figure.layout.title.text and figure.layout.annotations[0].text == "none"
+    assert (
+        "latency of" in figure.layout.title.text
+        and ", on " not in figure.layout.title.text
+        and figure.layout.annotations[0].text == "none"
+    )
     with pytest.raises(UsageError, match="no two mechanisms have both a score and a cost; measure one: cab run"):
         tradeoff(Results(table_of(*scores), environments()))
 

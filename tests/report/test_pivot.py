@@ -4,10 +4,11 @@ import io
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from cab.analysis.ranking import leaderboard
 from cab.errors import UsageError
-from cab.report.pivot import pivot, written_pivot
+from cab.report.pivot import pivot, print_pivot, written_pivot
 from tests.analysis.example_rows import case_rows, environments, table_of
 
 
@@ -66,3 +67,19 @@ def test_hyper_parameters_that_differ_between_boards_have_rows_of_their_own() ->
     ]
     found = pivot(boards(*cases), "mechanism", "n", "latency")
     assert found.texts() == [["local window=16", "1.00", ""], ["local window=1024", "", "1.00"]]
+
+
+@pytest.mark.parametrize("width", [50, 120])
+def test_forty_lines_are_printed_unless_all_are_asked_for(width: int) -> None:
+    cases = [case_rows({"latency": 1.0 + i}, mechanism=f"m{i:02}") for i in range(60)]
+    table = pivot(boards(*cases), "mechanism", "n", "latency")
+
+    def printed(full: bool) -> list[str]:
+        file = io.StringIO()
+        print_pivot(table, Console(file=file, width=width), full)
+        return file.getvalue().splitlines()
+
+    lines = printed(full=False)
+    shown = sum(line.startswith("m") and line[1:3].isdecimal() for line in lines)
+    assert len(lines) == 40 and f"… and {60 - shown} more rows: --full" in lines[-1]
+    assert sum(line.startswith("m") and line[1:3].isdecimal() for line in printed(full=True)) == 60
