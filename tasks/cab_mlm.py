@@ -10,8 +10,8 @@ same in each epoch, and for each seed and mechanism.
 
 Departures: bytes in place of BPE tokens, and nats a covered byte in place of perplexity, at every scale; RoBERTa draws
 other places in each epoch, and has a hidden layer before its logits. At quick and small scale the encoder is pre-norm
-with rotary positions, all covered bytes are hidden, because a model without attention reads those that stay, and the
-text is film reviews where there is no PG-19.
+with rotary positions, all covered bytes are hidden, because a model without attention reads those that stay. At quick
+scale the text is film reviews.
 """
 
 import hashlib
@@ -54,6 +54,7 @@ class CabMLM(ByteText):
         source_len: int | None = None,
         heads: int = 4,
         dim: int = 16,
+        corpus: str = "reviews",
         covered: float = 0.15,
         hidden: float = 1.0,
         layers: int = 2,
@@ -64,7 +65,7 @@ class CabMLM(ByteText):
         tied: bool = False,
         embedding_std: float = 1.0,
     ) -> None:
-        super().__init__(seq_len=seq_len, source_len=source_len)
+        super().__init__(seq_len=seq_len, source_len=source_len, corpus=corpus)
         if not 0 < covered < 1:
             raise ValueError(f"covered={covered}: a share of the bytes, above 0 and below 1")
         if not 0 <= hidden <= 1:

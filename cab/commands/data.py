@@ -1,7 +1,7 @@
 """`cab data`: lists the data that the tasks would use, and fetches them. Imports torch, through the tasks."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ def fetch_data(name: str, folder: Path, out: Console, options: Sequence[str] = (
         raise UsageError(f"task '{name}' has nothing to fetch")
     task = _task(name)
     keywords = dict(_keywords(name, task.fetch, options))
+    chosen = {key: value for key, value in keywords.items() if key in card.params}  # the data that were asked for
+    task = _task(name, chosen) if chosen else task
     try:
         folder.mkdir(parents=True, exist_ok=True)
         task.fetch(folder, **keywords)
@@ -56,7 +58,7 @@ def fetch_data(name: str, folder: Path, out: Console, options: Sequence[str] = (
     source = task.source(folder)
     if isinstance(source, Missing):
         raise UsageError(f"the data of '{name}' are still missing after fetching; run: {source.run}")
-    if keywords:
+    if keywords.keys() - chosen:
         out.print(f"{escape(name)}: got into {folder}; at its usual settings a run reads: {escape(source.name)}")
     else:
         out.print(f"{escape(name)}: {escape(source.name)} in {folder}", highlight=False)
@@ -82,7 +84,8 @@ def _keywords(task: str, fetch: Any, options: Sequence[str]) -> Iterator[tuple[s
             yield key, value
 
 
-def _task(name: str) -> Any:
-    """Build a task as a run with its default settings would."""
-    case: Case = case_of(points([f"task={name}", "mechanism=none"])[0])
+def _task(name: str, chosen: Mapping[str, Any] | None = None) -> Any:
+    """Build a task as a run with its default settings would, but for the hyper-parameters chosen."""
+    words = [f"task={name}", "mechanism=none", *(f"task.{key}={value}" for key, value in (chosen or {}).items())]
+    case: Case = case_of(points(words)[0])
     return build_task(case)

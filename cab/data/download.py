@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cab.errors import UsageError
 
@@ -27,6 +28,7 @@ def download(url: str, known_hash: str, folder: Path) -> Path:
     `known_hash` is "sha256:..." or "md5:...". A file with another hash is downloaded again. Call it in `folder_lock`.
     """
     import pooch  # takes 0.1 s to import, and most runs download nothing
+    from requests.exceptions import ConnectionError as NoConnection
     from requests.exceptions import RequestException
 
     name = url.rsplit("/", 1)[-1]
@@ -39,8 +41,9 @@ def download(url: str, known_hash: str, folder: Path) -> Path:
         finally:
             logger.setLevel(level)
     except RequestException as error:
+        reason = f"no connection to {urlsplit(url).netloc}" if isinstance(error, NoConnection) else _first_line(error)
         raise UsageError(
-            f"{url} cannot be downloaded ({_first_line(error)}). Run the same command again to go on where it "
+            f"{url} cannot be downloaded ({reason}). Run the same command again to go on where it "
             f"stopped, or put {name} into {folder} yourself: it is verified there."
         ) from None
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Time series for forecasting: the released files of ETT, ECL and Weather, their splits in time, and calendar features.
 
-A released file is a CSV: a date, then the variables, a row each hour, or each 15 minutes in ETTm1.
+A released file is a CSV: a date, then the variables, a row each hour, or each 15 minutes in ETTm1. Those of ETT are
+downloaded (CC BY-ND 4.0); ECL and Weather are put into the data folder.
 """
 
 from dataclasses import dataclass
@@ -9,21 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from cab.data.download import download, folder_lock
 from cab.errors import UsageError
 
 MINUTE, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "D")
 MONTH = 30  # days, of ETT's splits
 FEATURES = 5  # of the calendar
+# the last commit that changed its files
+ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/"
 
 
 @dataclass(frozen=True)
 class Released:
-    """A released series: where its file lies, its variable for univariate forecasting, and its size."""
+    """A released series: where its file lies, its variable for univariate forecasting, its size and its hash."""
 
     file: str
     target: str
     rows: int
     minutes: int = 60  # between rows
+    sha256: str | None = None  # of the file that can be downloaded
 
     @property
     def address(self) -> str:
@@ -31,14 +36,29 @@ class Released:
         return f"github.com/zhouhaoyi/{'ETDataset' if self.file.startswith('ETT-small') else 'Informer2020'}"
 
 
+_SHA256 = {
+    "ETTh1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+    "ETTh2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
+    "ETTm1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
+}
 # Informer's release (Zhou et al., arXiv 2012.07436, section 5.1): github.com/zhouhaoyi/ETDataset and Informer2020
 RELEASED = {
-    "ETTh1": Released("ETT-small/ETTh1.csv", "OT", 17_420),
-    "ETTh2": Released("ETT-small/ETTh2.csv", "OT", 17_420),
-    "ETTm1": Released("ETT-small/ETTm1.csv", "OT", 69_680, 15),
+    "ETTh1": Released("ETT-small/ETTh1.csv", "OT", 17_420, sha256=_SHA256["ETTh1"]),
+    "ETTh2": Released("ETT-small/ETTh2.csv", "OT", 17_420, sha256=_SHA256["ETTh2"]),
+    "ETTm1": Released("ETT-small/ETTm1.csv", "OT", 69_680, 15, _SHA256["ETTm1"]),
     "ECL": Released("ECL.csv", "MT_320", 26_304),
     "WTH": Released("WTH.csv", "WetBulbCelsius", 35_064),
 }
+
+
+def fetch(folder: Path, series: str) -> None:
+    """Download a series of ETT, 2 to 10 MB; `UsageError` for another, which has to be put there."""
+    released = RELEASED[series]
+    if released.sha256 is None:
+        raise UsageError(f"{series} is not downloaded: put {released.file} into {folder}, from {released.address}")
+    target = folder / released.file
+    with folder_lock(target.parent):
+        download(ETT_URL + released.file, f"sha256:{released.sha256}", target.parent)
 
 
 def read_csv(file: Path, minutes: int, target: str | None = None) -> tuple[Any, Any]:

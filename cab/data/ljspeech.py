@@ -1,8 +1,8 @@
 """LJSpeech 1.1 (Ito and Johnson, 2017, public domain) with the durations of a forced alignment.
 
-`LJSpeech-1.1/wavs/*.wav` is the release. `ljspeech_mfa` has a TextGrid of the same name for each recording, from the
-Montreal Forced Aligner, as in the `ljspeech_mfa.zip` that the recipes of fairseq name: the tier "phones" says when each
-phoneme begins. Splits are by chapter.
+`LJSpeech-1.1/wavs/*.wav` is the release, which is downloaded. `ljspeech_mfa` is put there: a TextGrid of the same name
+for each recording, from the Montreal Forced Aligner, as in the `ljspeech_mfa.zip` that the recipes of fairseq name. Its
+tier "phones" says when each phoneme begins. Splits are by chapter.
 """
 
 import re
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from cab.data import speech_features
+from cab.data.download import atomic_folder, download, folder_lock, unpack
 from cab.data.espeak import Utterance
 from cab.errors import UsageError
 
 TREE, ALIGNMENTS = "LJSpeech-1.1", "ljspeech_mfa"
 RECORDINGS = 13_100
+URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
+HASH = "sha256:be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5"
 CHAPTERS = {"validation": ("LJ048", "LJ049"), "test": ("LJ050",)}  # the others are trained on
-BRING = (
-    f"put {TREE} (keithito.com/LJ-Speech-Dataset, 2.6 GB) and its alignments ({ALIGNMENTS}, a TextGrid a recording, as "
-    "fairseq's ljspeech_mfa.zip) there"
-)
+_ALIGN = f"put its alignments ({ALIGNMENTS}, a TextGrid a recording, as in fairseq's ljspeech_mfa.zip) there"
+BRING = f"cab data get cab_tts_fastspeech2 --corpus ljspeech ({TREE}, 2.7 GB, of which 3.8 GB are kept), and {_ALIGN}"
 _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
 _VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
 SILENCES = {"": "sil", "sil": "sil", "sp": "sp", "spn": "spn"}
@@ -51,6 +52,17 @@ class Recordings:
         return Utterance(phonemes, speech_features.durations_of(starts, len(audio)), *speech_features.features(audio))
 
 
+def fetch(folder: Path) -> None:
+    """Download the recordings into `folder`, unless they are there."""
+    with folder_lock(folder):
+        if (folder / TREE).exists():
+            return
+        archive = download(URL, HASH, folder)
+        with atomic_folder(folder / TREE) as temporary:
+            unpack(archive, temporary, lambda name: name.removeprefix(f"{TREE}/"))
+        archive.unlink()
+
+
 def read_tree(folder: Path) -> dict[str, Recordings] | None:
     """Return the recordings of each split, or None where `folder` has neither recordings nor alignments.
 
@@ -58,6 +70,8 @@ def read_tree(folder: Path) -> dict[str, Recordings] | None:
     """
     if not (folder / TREE).exists() and not (folder / ALIGNMENTS).exists():
         return None
+    if not (folder / ALIGNMENTS).exists():
+        raise UsageError(f"{folder / TREE} is there, and {ALIGNMENTS} is not: {_ALIGN}")
     names = {}
     for tree, pattern in ((folder / TREE / "wavs", "*.wav"), (folder / ALIGNMENTS, "*.TextGrid")):
         names[pattern] = sorted(file.stem for file in tree.glob(pattern))

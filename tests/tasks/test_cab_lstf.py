@@ -15,7 +15,10 @@ from cab.contracts.recipe import Recipe
 from cab.data import forecasting, hourly_traffic
 from cab.data.forecasting import Released
 from cab.errors import UsageError
+from cab.planning.plan import case_of
+from cab.planning.points import points
 from cab.plugins import registry
+from cab.worker.task_setup import build_task
 
 CabLSTF: Any = registry.load("task", "cab_lstf")
 CONFIG = Path(__file__).parents[2] / "conf" / "task" / "cab_lstf.yaml"
@@ -71,10 +74,10 @@ def test_one_series_never_stands_in_for_another(tmp_path: Path) -> None:
     missing = CabLSTF(seq_len=8).source(tmp_path)
     assert isinstance(missing, Missing) and missing.run.startswith("cab data get cab_lstf")
     missing = CabLSTF(seq_len=8, series="ETTh2").source(tmp_path)
-    assert isinstance(missing, Missing) and "put ETT-small/ETTh2.csv there" in missing.run
-    assert "github.com/zhouhaoyi/ETDataset" in missing.run
-    weather = CabLSTF(seq_len=8, series="WTH").source(tmp_path)  # that repository has the transformers' series alone
-    assert isinstance(weather, Missing) and "github.com/zhouhaoyi/Informer2020" in weather.run
+    assert isinstance(missing, Missing) and missing.run == "cab data get cab_lstf --series ETTh2"
+    weather = CabLSTF(seq_len=8, series="WTH").source(tmp_path)  # of no fixed address
+    assert isinstance(weather, Missing) and "put WTH.csv there" in weather.run
+    assert "github.com/zhouhaoyi/Informer2020" in weather.run
 
 
 def test_a_series_that_is_too_short_for_the_lengths_is_refused(folder: Path) -> None:
@@ -177,3 +180,17 @@ def test_the_yaml_has_every_hyper_parameter_with_its_default() -> None:
     task = CabLSTF(seq_len=paper["seq_len"], source_len=paper["source_len"], **paper["task"])
     assert task.horizon == 720
     assert paper["training"]["steps"] == 6 * ((8640 - 336 - 720 + 1) // 32)  # epochs of whole batches
+
+
+def test_the_paper_scale_is_informers_for_etth1() -> None:
+    case = case_of(points(["task=cab_lstf", "mechanism=softmax", "scale=paper"])[0])
+    task = build_task(case)
+    task.variables = 7  # of ETT
+    with torch.device("meta"):
+        model = task.model(LayerBuilder(registry.load("mechanism", "softmax"), {}, "NC"))
+    assert (case.m, task.label, task.horizon) == (336, 336, 720)
+    attention, mlp, norm = 4 * (512 * 512 + 512), 512 * 2048 + 2048 + 2048 * 512 + 512, 2 * 512
+    embedding, distilling = 7 * 3 * 512 + 5 * 512, 3 * 512 * 512 + 512 + norm
+    encoder, decoder = 2 * (attention + mlp + 2 * norm) + distilling + norm, 2 * attention + mlp + 3 * norm + norm
+    expected = 2 * embedding + encoder + decoder + 512 * 7 + 7
+    assert sum(p.numel() for p in model.parameters()) == expected == 11_329_031
