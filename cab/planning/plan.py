@@ -17,9 +17,10 @@ from cab.contracts.reads import first_that_holds
 from cab.errors import UsageError, unknown
 from cab.paths import PACKAGE
 from cab.planning.measurement import Measurement, key_of
+from cab.planning.overrides import parse
 from cab.planning.points import GridPoint, points
 from cab.planning.rasters import raster_settings
-from cab.planning.refusals import check_backends, check_meters, grade_of, refusal, refusal_of_meter
+from cab.planning.refusals import check_backends, check_meters, check_used, grade_of, refusal, refusal_of_meter
 from cab.planning.schema import memory_bytes
 from cab.plugins import cards, fingerprint, registry
 from cab.plugins.cards import Card
@@ -72,6 +73,7 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
         for measurement in _measurements(point, case_of(point), data_fingerprint, source_fingerprint):
             first = by_file.setdefault(measurement.file, measurement)  # points that come out identical are one case
             _check_limits(first, measurement)
+    check_used(parse(list(overrides)), (each.case for each in by_file.values()), engine)
     cards.keep()
     measurements = list(by_file.values())
     if not measurements:

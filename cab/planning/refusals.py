@@ -1,6 +1,6 @@
 """Which mechanism, task and case do not go together, as far as their cards can say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,17 @@ def check_meters(points: list[GridPoint]) -> None:
             owner = owners.setdefault(metric, meter)
             if owner != meter and meter in asked:
                 raise UsageError(f"the metric '{metric}' of {meter} is already one of the meter {owner}: rename yours")
+
+
+def check_used(keys: Iterable[str], cases: Iterable[Case], engine: str) -> None:
+    """Raise `UsageError` for a key that is given and that nothing reads."""
+    trains = any("training" in case.settings for case in cases)
+    for key in keys:
+        group = key.partition(".")[0]
+        if group == "training" and not trains:
+            raise UsageError(f"{key}: nothing is trained here. A training is pass=train of a task that learns.")
+        if group in ("slurm", "ray") and group != engine:
+            raise UsageError(f"{key}: it is read by engine={group} alone, and this run has engine={engine}")
 
 
 def backends_of(point: GridPoint) -> list[str]:

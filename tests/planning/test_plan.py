@@ -27,8 +27,11 @@ def test_the_id_is_what_is_asked_and_nothing_else() -> None:
     case = only().case
     assert only("timeout=5", "memory_limit=1GiB").case.id == case.id
     assert only("seed=1").case.id != case.id and only("mechanism.chunk=8").case.id != case.id
-    defaults = only("padding=0.0", "kv_heads=null", "context_parallel=1", "sharding=null", "training.devices=2")
-    assert defaults.case.id == case.id  # a default is not part of the question, nor what is of trainings alone
+    defaults = only("padding=0.0", "kv_heads=null", "context_parallel=1", "sharding=null")
+    assert defaults.case.id == case.id  # a default is not part of the question
+    both = [*SPEED, "task=speed,parity", "level=model", "pass=train", "meters=[flops]"]
+    timed, _ = plan(both).cases
+    assert timed.id == plan([*both, "training.steps=5"]).cases[0].id  # nor what is of trainings alone
     assert only("padding=0.5").case.settings == {"padding": 0.5}
 
 

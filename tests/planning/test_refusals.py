@@ -146,3 +146,21 @@ def test_weights_that_pretraining_left_are_not_shared_out() -> None:
     asked += ["training.devices=2", "training.pretrain=null,mlm", "sharding=fsdp"]
     whole, refused = refusals(*asked)
     assert whole is None and refused == "sharding=fsdp: FSDP2 takes over no weights from training.pretrain=mlm"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("task=speed training.lr=1e-3", r"training.lr: nothing is trained here"),
+        ("task=parity pass=decode training.steps=5", r"training.steps: nothing is trained here"),
+        ("task=speed slurm.partition=long", r"slurm.partition: it is read by engine=slurm alone, and .* engine=local"),
+        ("task=speed engine=slurm ray.address=auto", r"ray.address: it is read by engine=ray alone"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan(["mechanism=softmax", *words.split()])
+
+
+def test_a_key_that_some_cases_read_is_taken() -> None:
+    assert plan(["mechanism=softmax", "task=speed,parity", "pass=train", "meters=[quality,flops]", "training.steps=5"])
