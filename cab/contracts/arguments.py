@@ -118,8 +118,27 @@ class Arguments:
             length = self.n if axis == "queries" else self.m
             width: int = size if isinstance(size, int) else getattr(self.slot, size)
             shape = (self.batch, length, width) if kind == "real" else (self.batch, length)
-            if tuple(self.inputs[name].shape) != shape:
-                raise ValueError(f"input {name} has shape {tuple(self.inputs[name].shape)}, not {shape}")
+            given = self.inputs[name]
+            if tuple(given.shape) != shape:
+                raise ValueError(f"input {name} has shape {tuple(given.shape)}, not {shape}")
+            if kind != "real" and (given.is_floating_point() or given.is_complex()):
+                raise ValueError(f"input {name} is {given.dtype}: ids are whole numbers")
+            if kind == "index":
+                self._check_range(name, given, self.query_mask if axis == "queries" else self.key_mask, width)
+
+    def _check_range(self, name: str, ids: Tensor, mask: Tensor | None, count: int) -> None:
+        """Raise `ValueError` for the id of a token that is no number below `count`; masked tokens may have any.
+
+        Only on the CPU, where looking at values waits for nothing, and not while a graph is made of the call.
+        """
+        if ids.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        of_tokens = ids if mask is None else ids[mask]
+        if not of_tokens.numel():
+            return
+        low, high = (int(each) for each in of_tokens.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"input {name} has ids from {low} to {high}, and takes 0 to {count - 1}")
 
     def _require_query_mask(self) -> None:
         """Where q is not read, `attend` always gets a query mask: it says how many queries there are."""

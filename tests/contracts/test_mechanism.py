@@ -163,6 +163,7 @@ def test_a_raster_is_filled_with_masked_tokens() -> None:
         ({"key_mask": torch.ones(1, 3, dtype=torch.bool)}, "is unclear"),
         ({"query_mask": torch.ones(1, 4, dtype=torch.bool)}, "key_mask is both"),
         ({"y": torch.randn(1, 4, 7)}, r"input y has shape \(1, 4, 7\), not \(1, 4, 8\)"),
+        ({"segment": torch.zeros(1, 4)}, "input segment is torch.float32: ids are whole numbers"),
         ({"z": torch.randn(1, 4, 8)}, r"Echo takes \['segment', 'y'\]"),
         ({"v": torch.randn(2, 2, 4, 4)}, "batch sizes differ"),
     ],
@@ -178,6 +179,19 @@ def test_wrong_arguments_are_named(changes: dict[str, Tensor | None], message: s
     }
     with pytest.raises(ValueError, match=message):
         Echo(slot())(**{**valid, **changes})
+
+
+def test_an_index_is_below_its_size_but_at_masked_tokens() -> None:
+    class Indexed(Echo):
+        inputs = {"segment": ("queries", "index", 3)}
+
+    q, mask = torch.randn(1, 2, 4, 4), torch.tensor([[True, True, True, False]])
+    ids = torch.tensor([[0, 2, 1, 3]])
+    Indexed(slot())(q, q, q, mask, segment=ids)
+    with pytest.raises(ValueError, match="input segment has ids from 0 to 3, and takes 0 to 2"):
+        Indexed(slot())(q, q, q, segment=ids)
+    with pytest.raises(ValueError, match="input segment has ids from -1 to 2"):
+        Indexed(slot())(q, q, q, segment=ids.clamp(max=2) - torch.tensor([[1, 0, 0, 0]]))
 
 
 def test_self_patterns_need_as_many_keys_as_queries() -> None:
