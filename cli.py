@@ -30,6 +30,10 @@ app.add_typer(results_app, name="results")
 
 Results = Annotated[Path, typer.Option(help="The store of results.", envvar="CAB_RESULTS")]
 Data = Annotated[Path, typer.Option(help="The folder of the tasks' data.", envvar="CAB_DATA")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE | DIR]...", help="Filters, stores and bundles.")]
+Drawn = Annotated[str, typer.Option(help="What is drawn; the headline by default.")]
+Pictures = Annotated[Path, typer.Option(help="Where the picture goes.")]
+PictureFormat = Annotated[str, typer.Option("--format", help="png, svg or html.")]
 
 
 def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -244,28 +248,41 @@ def plot_mask(
     plot_masks(overrides or [], out, console())
 
 
+@plot_app.command("curve")
+@with_exit_codes
+def plot_curve(
+    words: Words = None,
+    results: Results = Path("results"),
+    metric: Drawn = "",
+    absolute: Annotated[bool, typer.Option("--absolute", help="The cost itself, and no ratio.")] = False,
+    out: Pictures = Path("results/plots"),
+    format_: PictureFormat = "png",
+) -> None:
+    """Draw a cost by length, as its ratio to softmax, a panel for each pattern, with bands of 95 %."""
+    from cab.terminal.reporting import draw
+
+    typer.echo(f"written: {draw('curve', words or [], results, metric, out, format_, absolute=absolute)}")
+
+
 def _plot_command(kind: str, about: str) -> None:
     """Add `cab plot KIND`: a picture of a store."""
 
     @plot_app.command(kind, help=about)
     @with_exit_codes
     def plot(
-        words: Annotated[
-            list[str] | None, typer.Argument(metavar="[KEY=VALUE | DIR]...", help="Filters, stores and bundles.")
-        ] = None,
+        words: Words = None,
         results: Results = Path("results"),
-        metric: Annotated[str, typer.Option(help="What is drawn; the headline by default.")] = "",
-        out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("results/plots"),
-        format_: Annotated[str, typer.Option("--format", help="png, svg or html.")] = "png",
+        metric: Drawn = "",
+        out: Pictures = Path("results/plots"),
+        format_: PictureFormat = "png",
     ) -> None:
         from cab.terminal.reporting import draw
 
         typer.echo(f"written: {draw(kind, words or [], results, metric, out, format_)}")
 
 
-_plot_command("curve", "Draw a cost by length, as its ratio to softmax, a panel for each pattern.")
 _plot_command("tradeoff", "Draw latency against a score or memory; those that nothing beats in both are filled.")
-_plot_command("patterns", "Draw mechanism by pattern: how many times as good as softmax, or the score.")
+_plot_command("patterns", "Draw mechanism by task and pattern: costs as a ratio to softmax, scores above their floor.")
 _plot_command("training", "Draw the validations of each training by step.")
 _plot_command("quality", "Draw how well a cost was measured: the half-widths of its intervals by length.")
 _plot_command("wins", "Draw from which length each mechanism beats softmax, with its interval.")
@@ -280,13 +297,11 @@ _plot_command(
 def plot_compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A label, as cab report --full prints it.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE | DIR]...", help="Filters, stores and bundles.")
-    ] = None,
+    words: Words = None,
     results: Results = Path("results"),
     metric: Annotated[str, typer.Option(help="What is compared; the headline by default.")] = "",
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("results/plots"),
-    format_: Annotated[str, typer.Option("--format", help="png, svg or html.")] = "png",
+    out: Pictures = Path("results/plots"),
+    format_: PictureFormat = "png",
 ) -> None:
     """Draw A against B: a dot for each case, the ratio (of scores the difference) with its interval."""
     from cab.terminal.reporting import draw_comparison

@@ -12,16 +12,16 @@ from cab.analysis.derived_values import softmax_line
 from cab.analysis.leaderboard import Board, Cell, Line, Metric
 from cab.analysis.quality import measured_costs
 from cab.analysis.quality import quality as of_lengths
-from cab.analysis.questions import QUESTION
 from cab.analysis.ranking import labelled_together, pattern_order, unmarked
 from cab.analysis.results import Results
 from cab.errors import UsageError, unknown
 from cab.report import notes
 from cab.report.comparison_pictures import agreement, ranks
 from cab.report.export import write_file
-from cab.report.figures import COLOURS, GREY, HEIGHT, plain, styled
+from cab.report.figures import COLOURS, GREY, HEIGHT, largest_group, plain, styled
+from cab.report.pattern_picture import patterns
 from cab.report.summary import longest_boards
-from cab.report.units import display_unit
+from cab.report.units import DisplayUnit, display_unit
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -31,12 +31,16 @@ _ACROSS = ("latency", "latency_ratio", "flops", "peak_allocated")  # costs: the 
 HIGHLIGHTED = 8  # lines that have a colour and a name; the others are grey
 
 
-def curve(results: Results, metric: str = "") -> "Figure":
-    """Draw a cost by length as its ratio to softmax, a panel for each pattern; a score as it is."""
+def curve(results: Results, metric: str = "", absolute: bool = False) -> "Figure":
+    """Draw a cost by length as its ratio to softmax, or `absolute`, a panel for each pattern; a score as it is.
+
+    Bands are the intervals of the lines that have a colour.
+    """
     from plotly.subplots import make_subplots
 
-    group = labelled_together(_largest_group(results.boards, ("pattern", "n", "m")))
+    group = labelled_together(largest_group(results.boards, ("pattern", "n", "m")))
     chosen = _metric(group, metric)
+    as_it_is = absolute or chosen.is_score
     patterns = sorted({str(board.question["pattern"]) for board in group}, key=pattern_order)
     series: dict[str, dict[str, list[tuple[int, float, float | None, float | None]]]] = {name: {} for name in patterns}
     for board in sorted(group, key=lambda board: int(board.question["n"])):
@@ -46,7 +50,7 @@ def curve(results: Results, metric: str = "") -> "Figure":
             cell = line.cells.get(chosen.name)
             if line.kind != "ranked" or cell is None or cell.value is None:
                 continue
-            point = (cell.value, cell.low, cell.high) if chosen.is_score else ratio(cell, below)
+            point = (cell.value, cell.low, cell.high) if as_it_is else ratio(cell, below)
             if point is not None:
                 points = series[str(board.question["pattern"])].setdefault(line.label, [])
                 points.append((int(board.question["n"]), *point))
@@ -59,26 +63,35 @@ def curve(results: Results, metric: str = "") -> "Figure":
         horizontal_spacing=0.05, vertical_spacing=0.1,
     )  # fmt: skip
     highlighted = _best_of_curves(series, chosen)
+    drawn = [value for of in series.values() for points in of.values() for _, value, *_ in points]
+    unit = display_unit(chosen.unit, drawn) if as_it_is else DisplayUnit(1.0, "")
     for i, pattern in enumerate(patterns):
         # grey lines first, so that the coloured ones lie above them
         for label, points in sorted(series[pattern].items(), key=lambda item: item[0] in highlighted):
             is_named = label in highlighted
             colour = COLOURS[highlighted.index(label)] if is_named else GREY
-            above = [(value if high is None else high) - value for _, value, _, high in points]
-            arms_below = [value - (value if low is None else low) for _, value, low, _ in points]
-            arms = {"type": "data", "array": above, "arrayminus": arms_below, "thickness": 1}
+            x = [n for n, *_ in points]
+            if is_named:
+                lows = [value if low is None else low for _, value, low, _ in points]
+                highs = [value if high is None else high for _, value, _, high in points]
+                figure.add_scatter(
+                    x=x + x[::-1], y=[end / unit.factor for end in highs + lows[::-1]],
+                    fill="toself", fillcolor=colour, opacity=0.15, mode="none",
+                    name=f"{plain(label)}, 95 %", legendgroup=label, showlegend=False, hoverinfo="skip",
+                    row=i // columns + 1, col=i % columns + 1,
+                )  # fmt: skip
             figure.add_scatter(
-                x=[n for n, *_ in points], y=[value for _, value, *_ in points], name=plain(label),
+                x=x, y=[value / unit.factor for _, value, *_ in points], name=plain(label),
                 legendgroup=label, showlegend=is_named and not any(label in series[p] for p in patterns[:i]),
                 mode="lines+markers" if is_named else "lines", line={"color": colour, "width": 2 if is_named else 1},
-                error_y=arms if is_named else None,
                 row=i // columns + 1, col=i % columns + 1,
             )  # fmt: skip
     figure.update_xaxes(type="log", title="n", tickvals=sorted({int(board.question["n"]) for board in group}))
     if not chosen.is_score:
         figure.update_yaxes(type="log")
+    if not as_it_is:
         figure.add_hline(y=1, line={"dash": "dot", "color": "#59616b"})
-    axis = chosen.name.replace("_", " ") + ("" if chosen.is_score else ", ratio to softmax")
+    axis = unit.header(chosen.name) if as_it_is else f"{chosen.name.replace('_', ' ')}, ratio to softmax"
     return styled(figure, f"{axis} by length", group[0])
 
 
@@ -194,45 +207,6 @@ def _arms(cells: Sequence[Cell], factor: float, colour: str) -> dict[str, Any]:
         "array": [(high - value) / factor for value, _, high in ends],
         "arrayminus": [(value - low) / factor for value, low, _ in ends],
     }  # fmt: skip
-
-
-def patterns(results: Results, metric: str = "") -> "Figure":
-    """Draw mechanism by pattern at the longest length: how many times as good as softmax, or the score."""
-    import plotly.graph_objects as go
-
-    group = labelled_together(longest_boards(_largest_group(results.boards, ("pattern", "n", "m"))))
-    chosen = _metric(group, metric)
-    if chosen.higher_is_better is None:
-        raise UsageError(f"{chosen.name} has no direction, so that nothing is as good as softmax in it")
-    group.sort(key=lambda board: pattern_order(str(board.question["pattern"])))
-    values: dict[str, list[float | None]] = {}
-    for i, board in enumerate(group):
-        reference = softmax_line(board)
-        above = reference.cells.get(chosen.name) if reference else None
-        for line in board.lines:
-            cell = line.cells.get(chosen.name)
-            if line.kind != "ranked" or cell is None or cell.value is None:
-                continue
-            times = ratio(cell, above) if chosen.higher_is_better else ratio(above, cell)
-            value = cell.value if chosen.is_score else times[0] if times else None
-            values.setdefault(line.label, [None] * len(group))[i] = value
-    labels = sorted(values, key=lambda label: sum(value or 0 for value in values[label]))
-    shades = [[None if v is None else v if chosen.is_score else log2(v) for v in values[label]] for label in labels]
-    heatmap = go.Heatmap(
-        x=[f"{board.question['pattern']}, n = {board.question['n']:,}" for board in group],
-        y=list(map(plain, labels)),
-        z=shades,
-        text=[["" if v is None else f"{v:.3g}" for v in values[label]] for label in labels],
-        texttemplate="%{text}",
-        colorscale="Blues" if chosen.is_score else "RdBu",
-        zmid=None if chosen.is_score else 0,
-        showscale=False,
-        xgap=2,
-        ygap=2,
-    )
-    figure = go.Figure(heatmap)
-    what = chosen.name.replace("_", " ") + ("" if chosen.is_score else ": how many times as good as softmax")
-    return styled(figure, what, group[0], height=max(HEIGHT, 22 * len(labels) + 140))
 
 
 def training(results: Results, metric: str = "") -> "Figure":
@@ -372,7 +346,7 @@ def quality(results: Results, metric: str = "") -> "Figure":
     return styled(figure, f"How well {chosen.replace('_', ' ')} was measured", None)
 
 
-PICTURES: dict[str, Callable[[Results, str], "Figure"]] = {
+PICTURES: dict[str, Callable[..., "Figure"]] = {  # of results, a metric, and options of some
     "curve": curve, "tradeoff": tradeoff, "patterns": patterns, "training": training,
     "quality": quality,
     "wins": wins,
@@ -397,17 +371,6 @@ def write_picture(figure: "Figure", path: Path) -> None:
             f"--format html needs neither"
         ) from error
     write_file(path, content)
-
-
-def _largest_group(boards: Sequence[Board], free: Sequence[str]) -> list[Board]:
-    """Return, of the groups of boards that differ in nothing but `free`, the one with most lines."""
-    groups: dict[tuple[object, ...], list[Board]] = {}
-    for board in boards:
-        key = (*(board.question[name] for name in QUESTION if name not in free), board.machine)
-        groups.setdefault(key, []).append(board)
-    if not groups:
-        raise UsageError(notes.EMPTY)
-    return max(groups.values(), key=lambda group: sum(len(board.lines) for board in group))
 
 
 def _metric(boards: Sequence[Board], name: str) -> Metric:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -212,10 +212,10 @@ def print_choice(words: Sequence[str], results: Path, limits: Sequence[str], as_
     return bool(choice.fitting)
 
 
-def draw(kind: str, words: Sequence[str], results: Path, metric: str, out: Path, format_: str) -> Path:
+def draw(kind: str, words: Sequence[str], results: Path, metric: str, out: Path, format_: str, **options: Any) -> Path:
     """Draw one of PICTURES from the folders among `words` or from `results`, and return the file."""
     filters, folders = read(words, results)
-    figure = PICTURES[kind](tables_of(Request(filters, folders)), metric)
+    figure = PICTURES[kind](tables_of(Request(filters, folders)), metric, **options)
     path = out / f"{kind}.{format_}"
     write_picture(figure, path)
     return path

@@ -7,7 +7,7 @@ import pytest
 
 from cab.analysis.results import Results
 from cab.errors import UsageError
-from cab.report.pictures import curve, patterns, quality, tradeoff, training, wins, write_picture
+from cab.report.pictures import curve, quality, tradeoff, training, wins, write_picture
 from tests.analysis.example_rows import case_rows, environments, table_of, training_rows, with_columns
 
 COSTS = {"softmax": (4.0, 400), "fast": (1.0, 100), "lean": (2.0, 10), "slow": (8.0, 200), "mean": (0.1, 0)}
@@ -28,9 +28,19 @@ GRID = Results(
 
 
 def test_a_curve_is_the_ratio_to_softmax_of_every_ranked_line() -> None:
-    lines = {(trace.name, trace.yaxis): list(trace.y) for trace in curve(GRID).data}
+    lines = {(trace.name, trace.yaxis): list(trace.y) for trace in curve(GRID).data if trace.fill is None}
     assert len(lines) == 8 and lines["fast", "y"] == pytest.approx([0.25, 0.25])
     assert not any(name == "mean" for name, _ in lines)
+
+
+def test_an_absolute_curve_is_the_cost_itself_in_its_band() -> None:
+    figure = curve(GRID, absolute=True)
+    traces = {trace.name: trace for trace in figure.data if trace.yaxis == "y"}
+    assert list(traces["fast"].x) == [256, 512] and list(traces["fast"].y) == pytest.approx([256, 512])
+    # along the upper ends and back along the lower ones
+    assert list(traces["fast, 95 %"].y) == pytest.approx([256 * 1.2, 512 * 1.2, 512 * 0.9, 256 * 0.9])
+    assert figure.layout.title.text.startswith("latency (s) by length") and not figure.layout.shapes
+    assert curve(GRID).layout.shapes  # the line at 1
 
 
 def test_one_length_is_no_curve() -> None:
@@ -64,12 +74,6 @@ def test_a_score_stands_over_the_cost_that_was_measured_elsewhere() -> None:
     )
     with pytest.raises(UsageError, match="no two mechanisms have both a score and a cost; measure one: cab run"):
         tradeoff(Results(table_of(*scores), environments()))
-
-
-def test_patterns_hold_how_many_times_as_good_as_softmax() -> None:
-    (heatmap,) = patterns(GRID).data
-    assert list(heatmap.x) == ["NS, n = 512", "CC, n = 512"]
-    assert dict(zip(heatmap.y, heatmap.text, strict=True))["fast"] == ["4", "4"]
 
 
 def test_a_learning_curve_is_the_validations_by_step() -> None:
