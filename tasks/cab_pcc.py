@@ -10,9 +10,9 @@ away is hidden. Splits are by mesh.
 Scores are PoinTr's: Chamfer distances times 1,000, and the F-score at `threshold`. With `keep_input` the points that
 were given are among those that are scored, as in its release.
 
-Departures at quick and small scale: the meshes, 576 points of 64 queries, which are learned (queries=learned) in place
-of coarse points that the encoder's maximum gives: through these a model without cross attention sees the shape too. So
-no block of the decoder is geometry-aware, and the input is no part of the output.
+Departures at quick and small scale: the queries are learned (queries=learned) in place of coarse points that the
+encoder's maximum gives: through these a model without cross attention sees the shape too. So no block of the decoder is
+geometry-aware, and the input is no part of the output. At quick scale: the meshes, 576 points of 64 queries.
 """
 
 import hashlib
@@ -175,7 +175,8 @@ class CabPCC(RealDataTask):
             note = f"{len(read):,} meshes, split by mesh, with {self.views} views of each in training"
             note += f"; {skipped} without a surface left out; zlib licence; {tree}"
         name = "PCN" if self.shapes == "pcn" else "meshes of objects"
-        return Source(name, self.shapes == "pcn", self.counts(), note)
+        published = self.shapes == "pcn" and self.sizes["queries"] == "coarse"
+        return Source(name, published, self.counts(), note)
 
     def collate(self, examples: Sequence[Example], trim: bool = False) -> Batch:
         """Return x (batch, 3, points), the part, and target (batch, target, 3), the whole."""

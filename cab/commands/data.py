@@ -48,7 +48,8 @@ def fetch_data(name: str, folder: Path, out: Console, options: Sequence[str] = (
         raise UsageError(f"task '{name}' has nothing to fetch")
     task = _task(name)
     keywords = dict(_keywords(name, task.fetch, options))
-    chosen = {key: value for key, value in keywords.items() if key in card.params}  # the data that were asked for
+    # what was asked for, where a hyper-parameter of that name chooses the data
+    chosen = {key: value for key, value in keywords.items() if key in ("corpus", "series") and key in card.params}
     task = _task(name, chosen) if chosen else task
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,10 @@ def fetch_data(name: str, folder: Path, out: Console, options: Sequence[str] = (
     source = task.source(folder)
     if isinstance(source, Missing):
         raise UsageError(f"the data of '{name}' are still missing after fetching; run: {source.run}")
-    if keywords.keys() - chosen:
+    if chosen:
+        words = " ".join(f"task.{key}={value}" for key, value in chosen.items())
+        out.print(f"{escape(name)}: {escape(source.name)} in {folder}; a run reads it with {words}", highlight=False)
+    elif keywords:
         out.print(f"{escape(name)}: got into {folder}; at its usual settings a run reads: {escape(source.name)}")
     else:
         out.print(f"{escape(name)}: {escape(source.name)} in {folder}", highlight=False)

@@ -136,7 +136,7 @@ class Arguments:
         of_tokens = ids if mask is None else ids[mask]
         if not of_tokens.numel():
             return
-        low, high = (int(each) for each in of_tokens.aminmax())
+        low, high = (int(each) for each in of_tokens.long().aminmax())
         if low < 0 or high >= count:
             raise ValueError(f"input {name} has ids from {low} to {high}, and takes 0 to {count - 1}")
 

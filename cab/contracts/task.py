@@ -101,6 +101,9 @@ class Task:
     # where it departs from what was published of it: words, or (words, hyper-parameters that make it so). A row's
     # `protocol` is those that hold
     departures: ClassVar[tuple[Any, ...]] = ()
+    # hyper-parameters that came later -> their defaults: at these they are no part of a case's question, so that what
+    # was measured before they came stays the answer
+    added: ClassVar[dict[str, Any]] = {}
     data: ClassVar[tuple[str, ...]] = ()  # names in the data folder that `source` looks for: other data, other numbers
     # what a case of this task is by default, and at each scale: pieces of the root configuration. A YAML of the task's
     # name (conf/task/, or beside a file of the user's own) replaces both

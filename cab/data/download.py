@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from cab.errors import UsageError
 
 PARTIAL = ".part"  # suffix of an unfinished download or folder
-MOST_BYTES = 4 << 30  # that an archive may unpack to: several times the largest one here
+MOST_BYTES = 4 << 30  # that an archive may unpack to; the largest one here has 3.8e9
 _CHUNK = 1 << 16  # bytes that a broken connection loses at most
 _BLOCK = 4096  # bytes that the smallest file takes of a disk
 
@@ -28,8 +28,8 @@ def download(url: str, known_hash: str, folder: Path) -> Path:
     `known_hash` is "sha256:..." or "md5:...". A file with another hash is downloaded again. Call it in `folder_lock`.
     """
     import pooch  # takes 0.1 s to import, and most runs download nothing
-    from requests.exceptions import ConnectionError as NoConnection
-    from requests.exceptions import RequestException
+    from requests.exceptions import ConnectionError as BadConnection
+    from requests.exceptions import ProxyError, RequestException, SSLError
 
     name = url.rsplit("/", 1)[-1]
     partial = folder / (name + PARTIAL)
@@ -41,7 +41,9 @@ def download(url: str, known_hash: str, folder: Path) -> Path:
         finally:
             logger.setLevel(level)
     except RequestException as error:
-        reason = f"no connection to {urlsplit(url).netloc}" if isinstance(error, NoConnection) else _first_line(error)
+        reason = _first_line(error)
+        if isinstance(error, BadConnection) and not isinstance(error, SSLError | ProxyError):  # its words are a page
+            reason = f"the connection to {urlsplit(url).netloc} failed or broke"
         raise UsageError(
             f"{url} cannot be downloaded ({reason}). Run the same command again to go on where it "
             f"stopped, or put {name} into {folder} yourself: it is verified there."

@@ -16,7 +16,7 @@ from cab.errors import UsageError
 MINUTE, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "D")
 MONTH = 30  # days, of ETT's splits
 FEATURES = 5  # of the calendar
-# the last commit that changed its files
+# a commit, because a branch moves
 ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/"
 
 
@@ -57,7 +57,8 @@ def fetch(folder: Path, series: str) -> None:
     if released.sha256 is None:
         raise UsageError(f"{series} is not downloaded: put {released.file} into {folder}, from {released.address}")
     target = folder / released.file
-    with folder_lock(target.parent):
+    with folder_lock(folder):  # a lock within the data would be taken for data
+        target.parent.mkdir(exist_ok=True)
         download(ETT_URL + released.file, f"sha256:{released.sha256}", target.parent)
 
 

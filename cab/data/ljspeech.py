@@ -24,7 +24,8 @@ URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
 HASH = "sha256:be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5"
 CHAPTERS = {"validation": ("LJ048", "LJ049"), "test": ("LJ050",)}  # the others are trained on
 _ALIGN = f"put its alignments ({ALIGNMENTS}, a TextGrid a recording, as in fairseq's ljspeech_mfa.zip) there"
-BRING = f"cab data get cab_tts_fastspeech2 --corpus ljspeech ({TREE}, 2.7 GB, of which 3.8 GB are kept), and {_ALIGN}"
+COMMAND = "cab data get cab_tts_fastspeech2 --corpus ljspeech"
+BRING = f"{COMMAND} ({TREE}, 2.7 GB, 3.8 GB unpacked), and {_ALIGN}"
 _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
 _VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
 SILENCES = {"": "sil", "sil": "sil", "sp": "sp", "spn": "spn"}
@@ -55,12 +56,11 @@ class Recordings:
 def fetch(folder: Path) -> None:
     """Download the recordings into `folder`, unless they are there."""
     with folder_lock(folder):
-        if (folder / TREE).exists():
-            return
-        archive = download(URL, HASH, folder)
-        with atomic_folder(folder / TREE) as temporary:
-            unpack(archive, temporary, lambda name: name.removeprefix(f"{TREE}/"))
-        archive.unlink()
+        if not (folder / TREE).exists():
+            archive = download(URL, HASH, folder)
+            with atomic_folder(folder / TREE) as temporary:
+                unpack(archive, temporary, lambda name: name.removeprefix(f"{TREE}/"))
+        (folder / URL.rsplit("/", 1)[-1]).unlink(missing_ok=True)
 
 
 def read_tree(folder: Path) -> dict[str, Recordings] | None:
@@ -71,7 +71,9 @@ def read_tree(folder: Path) -> dict[str, Recordings] | None:
     if not (folder / TREE).exists() and not (folder / ALIGNMENTS).exists():
         return None
     if not (folder / ALIGNMENTS).exists():
-        raise UsageError(f"{folder / TREE} is there, and {ALIGNMENTS} is not: {_ALIGN}")
+        raise UsageError(f"{folder / TREE} is there, and {ALIGNMENTS} is not yet: {_ALIGN}")
+    if not (folder / TREE).exists():
+        raise UsageError(f"{folder / ALIGNMENTS} is there, and {TREE} is not yet: {COMMAND}")
     names = {}
     for tree, pattern in ((folder / TREE / "wavs", "*.wav"), (folder / ALIGNMENTS, "*.TextGrid")):
         names[pattern] = sorted(file.stem for file in tree.glob(pattern))

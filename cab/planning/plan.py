@@ -73,7 +73,6 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
         for measurement in _measurements(point, case_of(point), data_fingerprint, source_fingerprint):
             first = by_file.setdefault(measurement.file, measurement)  # points that come out identical are one case
             _check_limits(first, measurement)
-    check_used(parse(list(overrides)), (each.case for each in by_file.values()), engine)
     cards.keep()
     measurements = list(by_file.values())
     if not measurements:
@@ -82,6 +81,7 @@ def plan(overrides: Sequence[str], data: Path = Path("data")) -> Plan:
     if all(each.refusal for each in measurements):
         reasons = dict.fromkeys(each.refusal[1] for each in measurements if each.refusal)
         raise UsageError(f"nothing of this can be measured: {'; '.join(list(reasons)[:5])}")
+    check_used(parse(list(overrides)), (each.case for each in measurements), engine)
     # seeds outermost: a drift of the machine then hits every mechanism alike, and a cut run has whole comparisons
     return Plan(sorted(measurements, key=lambda each: each.case.seed), engine, workers, cluster)
 
@@ -133,7 +133,7 @@ def case_of(point: GridPoint) -> Case:
         params=point.params,
         pattern=root["pattern"],
         task=point.task.name,
-        task_params=point.task_params,
+        task_params=_asked(point.task_params, point.task.facts["added"]),
         n=n,
         m=m,
         batch=root["batch"],
@@ -148,6 +148,11 @@ def case_of(point: GridPoint) -> Case:
         scale=root["scale"],
         settings=settings,
     )
+
+
+def _asked(params: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the hyper-parameters that came later, where they have their defaults."""
+    return {key: value for key, value in params.items() if key not in added or value != added[key]}
 
 
 def _measurements(

@@ -64,7 +64,7 @@ def check_meters(points: list[GridPoint]) -> None:
 
 
 def check_used(keys: Iterable[str], cases: Iterable[Case], engine: str) -> None:
-    """Raise `UsageError` for a key that is given and that nothing reads."""
+    """Raise `UsageError` for a key of a recipe or a cluster that is given, where no case has one or it is another."""
     trains = any("training" in case.settings for case in cases)
     for key in keys:
         group = key.partition(".")[0]

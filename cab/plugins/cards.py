@@ -167,6 +167,10 @@ def _parse(kind: str, name: str, path: Path, source: bytes, class_name: str | No
     if kind in ("task", "meter"):
         _check_metrics(facts["metrics"], kind, name)
     params, takes = _constructor(init, kind, name)
+    for key, value in facts.get("added", {}).items():
+        if key not in params or params[key] != value:
+            usual = f"its default is {params[key]!r}" if key in params else "there is no such hyper-parameter"
+            raise UsageError(f"{kind} '{name}': `added` has {key!r}: {value!r}, and {usual}")
     doc = ast.get_docstring(tree) or ast.get_docstring(classes[class_name]) or ""
     # through JSON, so that a card from the cache and a fresh one are alike
     facts, params = json.loads(json.dumps([facts, params]))

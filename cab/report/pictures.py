@@ -55,6 +55,8 @@ def curve(results: Results, metric: str = "", absolute: bool = False) -> "Figure
                 points = series[str(board.question["pattern"])].setdefault(line.label, [])
                 points.append((int(board.question["n"]), *point))
     if max((len({p[0] for p in points}) for of in series.values() for points in of.values()), default=0) < 2:
+        if not as_it_is and len({board.question["n"] for board in group}) > 1:
+            raise UsageError("there is no softmax to compare with at two lengths; --absolute draws the cost itself")
         raise UsageError("a curve needs two lengths of one question; measure more with seq_len=256,512,1024")
     columns = 2 if len(patterns) > 1 else 1
     titles = [notes.pattern_title(pattern) for pattern in patterns]

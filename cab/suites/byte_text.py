@@ -33,6 +33,7 @@ class ByteText(RealDataTask):
     """Examples are windows of `windows` * seq_len bytes. A task adds its model, loss and score."""
 
     metrics = {"nll": ("nats", False)}
+    added = {"corpus": "reviews"}
     data = ("pg19",)
     paper = "arXiv 2210.07661"
     windows: ClassVar[int] = 1

@@ -1,7 +1,7 @@
 """Text to speech: data, splits, distances and floors of the tasks of this family.
 
-`corpus` is espeak, real sentences that a synthesiser speaks, which `cab data get` brings, or ljspeech, CAB's, which is
-put into the data folder. Spectrograms have 80 bands and 86 frames a second; each band is standardised by training.
+`corpus` is espeak, real sentences that a synthesiser speaks, which `cab data get` brings, or ljspeech, CAB's, whose
+recordings it downloads. Spectrograms have 80 bands and 86 frames a second; each band is standardised by training.
 
 Nothing makes a waveform: MCD and MSD are of the spectrograms themselves. So they are not comparable with CAB's, whose
 are of waveforms by the algorithm of Griffin and Lim.

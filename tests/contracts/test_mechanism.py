@@ -194,6 +194,21 @@ def test_an_index_is_below_its_size_but_at_masked_tokens() -> None:
         Indexed(slot())(q, q, q, segment=ids.clamp(max=2) - torch.tensor([[1, 0, 0, 0]]))
 
 
+def test_an_index_of_the_keys_is_looked_at_under_the_keys_mask() -> None:
+    class Indexed(Echo):
+        inputs = {"segment": ("queries", "index", 3), "source_segment": ("keys", "index", 3)}
+
+    mechanism = Indexed(slot(pattern="NC"))
+    q, first, second = torch.randn(1, 2, 2, 4), torch.tensor([[True, False]]), torch.tensor([[False, True]])
+    ids, good = torch.tensor([[0, 7]]), torch.tensor([[0, 1]])
+    mechanism(q, q, q, first, second, segment=good, source_segment=ids)
+    mechanism(q, q, q, second, first, segment=ids, source_segment=good)
+    with pytest.raises(ValueError, match="input source_segment has ids from 7 to 7"):
+        mechanism(q, q, q, second, first, segment=good, source_segment=ids)
+    with pytest.raises(ValueError, match="input segment has ids from 7 to 7"):
+        mechanism(q, q, q, first, second, segment=ids, source_segment=good)
+
+
 def test_self_patterns_need_as_many_keys_as_queries() -> None:
     class Plain(Echo):
         inputs = {}

@@ -76,10 +76,13 @@ def test_recordings_are_downloaded_and_alignments_asked_for(
     for _ in range(2):  # the second time there is nothing to do
         ljspeech.fetch(empty)
     assert len(server.requests) == 1 and not (empty / "file.bin").exists()
-    with pytest.raises(UsageError, match="LJSpeech-1.1 is there, and ljspeech_mfa is not: put its alignments"):
+    with pytest.raises(UsageError, match="LJSpeech-1.1 is there, and ljspeech_mfa is not yet: put its align"):
         ljspeech.read_tree(empty)
     shutil.copytree(folder / ljspeech.ALIGNMENTS, empty / ljspeech.ALIGNMENTS)
     assert ljspeech.read_tree(empty)
+    shutil.rmtree(empty / ljspeech.TREE)
+    with pytest.raises(UsageError, match="LJSpeech-1.1 is not yet: cab data get cab_tts_fastspeech2 --corpus ljspeech"):
+        ljspeech.read_tree(empty)
 
 
 def test_no_chapter_is_in_two_splits(folder: Path) -> None:

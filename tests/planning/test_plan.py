@@ -171,3 +171,12 @@ def test_a_measurement_has_one_limit_of_a_kind(words: list[str], message: str) -
 def test_a_limit_that_a_meter_asks_about_may_have_several_values() -> None:
     asked = ["mechanism=none", "task=speed", "meters=[frontier]", "memory_limit=1GiB,8GiB"]
     assert [each.memory_limit for each in plan(asked).measurements] == [2**30, 2**33]
+
+
+def test_a_hyper_parameter_that_came_later_is_no_part_of_the_question_at_its_default() -> None:
+    asked = ["task=cab_lm", "mechanism=softmax", "meters=[quality]"]
+    usual, given, other = (
+        plan([*asked, *more]).cases[0] for more in ([], ["task.corpus=reviews"], ["task.corpus=pg19"])
+    )
+    assert usual.id == given.id != other.id
+    assert "corpus" not in usual.task_params and other.task_params["corpus"] == "pg19"

@@ -190,3 +190,19 @@ def test_metrics_of_another_form_are_named(metrics: str, message: str, elsewhere
     file.write_text(f"from cab import Meter\n\n\nclass Mine(Meter):\n    metrics = {metrics}\n")
     with pytest.raises(UsageError, match=message):
         cards.read("meter", "mine", file)
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("{'corpus': 'books'}", "`added` has 'corpus': 'books', and its default is 'reviews'"),
+        ("{'corpse': 'reviews'}", "`added` has 'corpse': 'reviews', and there is no such hyper-parameter"),
+        ("['corpus']", "`added` is .'corpus'."),
+    ],
+)
+def test_a_hyper_parameter_that_came_later_is_named_with_its_default(added: str, message: str, elsewhere: Path) -> None:
+    file = elsewhere / "mine.py"
+    init = 'def __init__(self, *, seq_len, corpus="reviews"):\n        pass'
+    file.write_text(f"from cab import Task\n\n\nclass Mine(Task):\n    added = {added}\n\n    {init}\n")
+    with pytest.raises(UsageError, match=message):
+        cards.read("task", "mine", file)

@@ -35,7 +35,7 @@ def drawn(*cases: Any, metric: str = "") -> Any:
 
 def test_costs_are_how_many_times_as_good_as_softmax_at_the_longest_length() -> None:
     _, heatmap, cells, _ = drawn(*costs("CC"), *costs("NS", 256), *costs("NS", 512))
-    assert list(heatmap.x) == ["speed<br>NS, n = 512<br>latency", "speed<br>CC, n = 512<br>latency"]
+    assert list(heatmap.x) == ["speed<br>NS, n = 512<br>latency, forward", "speed<br>CC, n = 512<br>latency, forward"]
     assert list(heatmap.y) == ["mean (control)", "slow", "softmax", "fast"]  # from the bottom: controls, then the worst
     assert [cells["fast", column] for column in heatmap.x] == ["4.00", "4.00"] and cells[
         "slow", heatmap.x[0]
@@ -67,12 +67,41 @@ def test_what_was_not_measured_is_not_filled_in() -> None:
     assert measured["softmax"] == "3/3" and measured["other"] == "1/3" and measured["broken"] == "0/3"
 
 
+def test_skipped_and_leaky_cells_say_so_and_are_not_framed() -> None:
+    leaky = [
+        {**row, "grade": "leaky"} for row in case_rows({"latency": 0.5}, mechanism="other", pattern="CS", n=512, m=512)
+    ]
+    figure, heatmap, cells, others = drawn(*costs("NS", other=2.0, long=("skipped", "oom at 256")), *costs("CS"), leaky)
+    ns, cs = heatmap.x
+    marks = dict(zip(zip(others["other"].x, others["other"].y, strict=True), others["other"].text, strict=True))
+    assert marks == {(ns, "long"): "skipped", (cs, "other"): "leaky"}
+    assert cells["other", cs] == "" and not figure.layout.shapes
+
+
+def test_a_value_that_nothing_compares_has_its_unit_and_no_colour() -> None:
+    alone = [case_rows({"latency": x}, mechanism=name, n=512, m=512) for name, x in (("fast", 0.002), ("slow", 0.004))]
+    failed = case_rows({"latency": ("oom", "too large")}, n=512, m=512)
+    for cases in (alone, [*alone, failed]):
+        _, heatmap, cells, others = drawn(*cases)
+        assert cells["fast", heatmap.x[0]] == "2.00 ms" and "2.00 ms" in others["uncompared"].text
+        assert all(shade is None for row in heatmap.z for shade in row)
+
+
+def test_softmax_at_its_floor_gives_no_colour_and_the_head_says_so() -> None:
+    _, heatmap, cells, _ = drawn(*scores("NS", softmax=0.05, good=0.9, none=0.1))
+    (column,) = heatmap.x
+    assert column.endswith("softmax is not above it") and cells["good", column] == "+80.0"
+    assert all(shade is None for row in heatmap.z for shade in row)
+
+
 def test_a_metric_is_drawn_where_it_was_measured() -> None:
     rows = [*costs("NS"), *costs("CS"), case_rows({"latency": 1.0, "flops": 100.0}, pattern="CS", n=512, m=512)]
     _, heatmap, _, _ = drawn(*rows, metric="flops")
-    assert list(heatmap.x) == ["speed<br>CS, n = 512<br>flops"]
+    assert list(heatmap.x) == ["speed<br>CS, n = 512<br>flops, forward"]
     with pytest.raises(UsageError, match="unknown metric 'flop'; did you mean 'flops'"):
         drawn(*rows, metric="flop")
+    with pytest.raises(UsageError, match="bytes_needed has no direction"):
+        drawn(case_rows({"latency": 1.0, "bytes_needed": 5.0}), metric="bytes_needed")
 
 
 def test_a_name_is_no_markup() -> None:

@@ -48,6 +48,13 @@ def test_one_length_is_no_curve() -> None:
         curve(Results(table_of(case_rows({"latency": 1.0})), environments()))
 
 
+def test_lengths_without_softmax_are_drawn_absolute() -> None:
+    alone = Results(table_of(*(case_rows({"latency": n}, mechanism="a", n=n, m=n) for n in (256, 512))), environments())
+    with pytest.raises(UsageError, match="no softmax to compare with at two lengths; --absolute draws the cost"):
+        curve(alone)
+    assert [list(trace.x) for trace in curve(alone, absolute=True).data if trace.fill is None] == [[256, 512]]
+
+
 def test_the_frontier_is_what_nothing_beats_in_both() -> None:
     by_name = {trace.name: set(trace.text) for trace in tradeoff(GRID).data}
     assert by_name == {"frontier": {"fast", "lean"}, "dominated": {"softmax", "slow"}}

@@ -25,6 +25,12 @@ def test_the_floors_are_trained_in_every_slot_with_three_seeds(tmp_path: Path) -
     assert set(trained.values()) == {1} and not [i for i in items if i.refusal is not None]
 
 
+@pytest.mark.parametrize(("grid", "name"), [("cab_floors", "cab-floors"), ("cab", "cab-quick")])
+def test_the_reference_results_are_of_what_the_grid_asks_today(grid: str, name: str) -> None:
+    rows, _ = bundle.read(Path(__file__).parents[2] / "results" / "reference" / name)
+    assert {case.id for case in plan([f"grid={grid}", "threads=1"]).cases} == {*rows["case_id"]}
+
+
 def test_every_slot_has_eight_mechanisms_beside_the_floors_and_none_is_refused(tmp_path: Path) -> None:
     items = plan(["grid=cab"], tmp_path).measurements
     assert not [i for i in items if i.refusal is not None]
