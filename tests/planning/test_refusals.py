@@ -152,7 +152,7 @@ def test_weights_that_pretraining_left_are_not_shared_out() -> None:
     ("words", "message"),
     [
         ("task=speed training.lr=1e-3", r"training.lr: nothing is trained here"),
-        ("task=parity pass=decode training.steps=5", r"training.steps: nothing is trained here"),
+        ("task=parity pass=forward meters=[flops] training.steps=5", r"training.steps: nothing is trained here"),
         ("task=speed slurm.partition=long", r"slurm.partition: it is read by engine=slurm alone, and .* engine=local"),
         ("task=speed engine=slurm ray.address=auto", r"ray.address: it is read by engine=ray alone"),
     ],
