@@ -116,7 +116,7 @@ class CabLSTF(RealDataTask):
         if not file.is_file():
             if released.sha256 is not None:
                 return Missing(f"{COMMAND} --series {self.series}")
-            return Missing(f"put {released.file} there, as Informer's release has it ({released.address})")
+            return Missing(f"put {released.file} there, as Informer's release has it ({forecasting.ADDRESS})")
         times, values = forecasting.read_csv(file, released.minutes, released.target if self.univariate else None)
         self.day = 24 * 60 // released.minutes
         if len(times) != released.rows:

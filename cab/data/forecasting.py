@@ -16,6 +16,7 @@ from cab.errors import UsageError
 MINUTE, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "D")
 MONTH = 30  # days, of ETT's splits
 FEATURES = 5  # of the calendar
+ADDRESS = "github.com/zhouhaoyi/Informer2020"  # says where the files are that are not downloaded
 # a commit, because a branch moves
 ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/"
 
@@ -29,11 +30,6 @@ class Released:
     rows: int
     minutes: int = 60  # between rows
     sha256: str | None = None  # of the file that can be downloaded
-
-    @property
-    def address(self) -> str:
-        """Where the release has the file, or says where it is."""
-        return f"github.com/zhouhaoyi/{'ETDataset' if self.file.startswith('ETT-small') else 'Informer2020'}"
 
 
 _SHA256 = {
@@ -55,7 +51,7 @@ def fetch(folder: Path, series: str) -> None:
     """Download a series of ETT, 2 to 10 MB; `UsageError` for another, which has to be put there."""
     released = RELEASED[series]
     if released.sha256 is None:
-        raise UsageError(f"{series} is not downloaded: put {released.file} into {folder}, from {released.address}")
+        raise UsageError(f"{series} is not downloaded: put {released.file} into {folder}, from {ADDRESS}")
     target = folder / released.file
     with folder_lock(folder):  # a lock within the data would be taken for data
         target.parent.mkdir(exist_ok=True)

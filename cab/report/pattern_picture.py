@@ -193,7 +193,7 @@ def _mark_others(
     for name, at, colour in (
         ("unsupported", [(x, y, "╱╱╱╱") for x, y, status in empty if status == "unsupported"], "#9aa1a9"),
         ("failed", [each for each in empty if each[2] not in FINE], FRAME),
-        ("other", [each for each in empty if each[2] in FINE[1:]], "#9aa1a9"),
+        ("other", [each for each in empty if each[2] in FINE and each[2] != "unsupported"], "#9aa1a9"),
         ("uncompared", [(x, y, text) for x, y, text, shade, _ in places if text and shade is None], DARK_GREY),
         ("measured", [("measured", y, count) for y, count in zip(names, counts, strict=True)], DARK_GREY),
     ):
